@@ -1,0 +1,1 @@
+"""Exporters: from a model family to the canonical graph."""

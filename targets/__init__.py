@@ -1,0 +1,1 @@
+"""Targets: from the canonical graph and a plan to what a platform runs."""

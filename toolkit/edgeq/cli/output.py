@@ -1,0 +1,154 @@
+"""Where output goes: data to stdout, everything for people (progress, tables, notices, errors) to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def stderr_console() -> Console:
+    """A console on stderr; plain text without a terminal or with NO_COLOR."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def print_error(message: str, hint: str | None) -> None:
+    """`error: ...` and `hint: ...` on stderr."""
+    colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    red, cyan, off = ("\033[1;31m", "\033[36m", "\033[0m") if colored else ("", "", "")
+    print(f"{red}error:{off} {message}", file=sys.stderr)
+    if hint:
+        print(f"\n{cyan}hint:{off} {hint}", file=sys.stderr)
+
+
+class Out:
+    """One command's output.
+
+    Args:
+        json_mode: `result` prints its document to stdout and nothing else goes there.
+        quiet: no notices, tables or progress (errors and `result` remain).
+    """
+
+    def __init__(self, *, json_mode: bool = False, quiet: bool = False) -> None:
+        self.json_mode = json_mode
+        self.quiet = quiet
+        self.console = stderr_console()
+
+    def notice(self, message: str) -> None:
+        """One line for the person at the terminal (stderr)."""
+        if not self.quiet:
+            self.console.print(message, markup=False)
+
+    def warn(self, message: str) -> None:
+        """Something the user can act on (stderr, also when quiet)."""
+        self.console.print(f"[yellow]warning:[/] {_escape(message)}")
+
+    def result(self, document: Any, text: str | None = None) -> None:
+        """The command's data on stdout: the JSON document, or `text` for people."""
+        if self.json_mode:
+            print(json.dumps(document, indent=2, allow_nan=False))
+        elif text is not None:
+            print(text)
+
+    def table(self, title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table for people, on stdout; numbers (cells that start with a digit or sign) align right.
+
+        With --json it is not printed: the document of `result` carries the same data.
+        """
+        if self.json_mode or self.quiet:
+            return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+        for index, column in enumerate(columns):
+            cells = [row[index] for row in rows]
+            numeric = bool(cells) and all(not cell or cell[:1] in "0123456789+-.<>~" for cell in cells)
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(_escape(cell) for cell in row))
+        width = None if sys.stdout.isatty() else 132
+        Console(highlight=False, width=width).print(table)
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Stages with a bar, an elapsed time and, where the total is known, the time left."""
+        with Progress(self.console, enabled=not self.quiet) as progress:
+            yield progress
+
+
+class Progress:
+    """Named stages on stderr: bars on a terminal, one finished line per stage elsewhere."""
+
+    def __init__(self, console: Console, *, enabled: bool) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as RichProgress
+
+        self._console = console
+        self._enabled = enabled
+        self._live = enabled and console.is_terminal
+        self._bars = RichProgress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not self._live,
+        )
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def stage(self, description: str, total: int | None = None) -> Iterator[Stage]:
+        """One stage; `stage.advance()` moves its bar, `stage.note` says what came of it."""
+        import time
+
+        task = self._bars.add_task(description, total=total)
+        stage = Stage(self, task)
+        started = time.perf_counter()
+        yield stage
+        seconds = time.perf_counter() - started
+        done = total or max(stage.done, 1)
+        note = f": {stage.note}" if stage.note else ""
+        self._bars.update(task, description=f"{description}{note}", total=done, completed=done)
+        if self._enabled and not self._live:
+            self._console.print(f"  {description}{note} ({seconds:.1f} s)", markup=False)
+
+    def _advance(self, task: Any, count: int) -> None:
+        self._bars.advance(task, count)
+
+
+class Stage:
+    """A running stage."""
+
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress = progress
+        self._task = task
+        self.note = ""
+        self.done = 0
+
+    def advance(self, count: int = 1) -> None:
+        """Move the bar by `count`."""
+        self.done += count
+        self._progress._advance(self._task, count)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

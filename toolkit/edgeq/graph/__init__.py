@@ -1,0 +1,1 @@
+"""The graph layer: the canonical model and the passes that rewrite it."""

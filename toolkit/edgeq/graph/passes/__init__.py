@@ -1,0 +1,1 @@
+"""One file per pass; pipelines are explicit lists in the targets."""

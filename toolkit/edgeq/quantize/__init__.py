@@ -1,0 +1,1 @@
+"""Quantization: observe, decide. Nothing here edits the graph a target ships."""

@@ -1,0 +1,1 @@
+"""The reference runtime over a bundle: numpy, onnxruntime and tokenizers, no torch."""

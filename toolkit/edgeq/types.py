@@ -1,0 +1,125 @@
+"""The vocabulary every layer shares: enums and frozen dataclasses. Imports nothing of edgeq."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+Feeds: TypeAlias = Mapping[str, Array]
+"""Model inputs by name."""
+Outputs: TypeAlias = dict[str, Array]
+"""Model outputs by name."""
+Sample: TypeAlias = str | tuple[str, str]
+"""One text, or a pair of texts (question and context, premise and hypothesis)."""
+
+
+class Precision(StrEnum):
+    """What a bundle's weights and activations are stored and computed in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+class Task(StrEnum):
+    """What a model computes; decides its outputs and the metrics that matter."""
+
+    FEATURE_EXTRACTION = "feature-extraction"
+    SENTENCE_EMBEDDING = "sentence-embedding"
+    SEQUENCE_CLASSIFICATION = "sequence-classification"
+    TOKEN_CLASSIFICATION = "token-classification"
+    QUESTION_ANSWERING = "question-answering"
+    FILL_MASK = "fill-mask"
+    TEXT_GENERATION = "text-generation"
+
+
+class Role(StrEnum):
+    """What an input or output of a model means."""
+
+    TOKEN_IDS = "token_ids"
+    ATTENTION_MASK = "attention_mask"
+    TOKEN_TYPE_IDS = "token_type_ids"
+    POSITION_IDS = "position_ids"
+    PIXEL_VALUES = "pixel_values"
+    INPUT_FEATURES = "input_features"
+    PAST = "past"
+    PRESENT = "present"
+    LOGITS = "logits"
+    START_LOGITS = "start_logits"
+    END_LOGITS = "end_logits"
+    LAST_HIDDEN_STATE = "last_hidden_state"
+    SENTENCE_EMBEDDING = "sentence_embedding"
+    OTHER = "other"
+
+
+class Verification(StrEnum):
+    """How a number was obtained, weakest first (compare with `rank`)."""
+
+    STRUCTURE = "structure"
+    SIMULATED = "simulated"
+    EXECUTED_OTHER_ARCH = "executed-other-arch"
+    EXECUTED_ARM64_EMULATED = "executed-arm64-emulated"
+    EXECUTED = "executed"
+
+    @property
+    def rank(self) -> int:
+        """Position in the order from `structure` (0) to `executed` (4)."""
+        return list(type(self)).index(self)
+
+
+Dim: TypeAlias = int | str
+"""A dimension: a number, or the name of a free one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output of a model: `dtype` is a numpy name, a free dimension is a string."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+    role: Role = Role.OTHER
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file of the original model."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """Where a model came from."""
+
+    model: str
+    revision: str | None
+    files: tuple[SourceFile, ...]
+    license: str | None
+    task: Task
+    architecture: str
+    parameters: int
+    labels: tuple[str, ...] = ()
+
+
+class Preprocessor(Protocol):
+    """Turns raw samples into model inputs; needs no torch, and travels in the bundle."""
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence the model takes, in tokens."""
+
+    def __call__(self, samples: Sequence[Sample], *, pad_to: int | None = None) -> dict[str, Array]:
+        """Feeds for a batch: `[batch, sequence]` int64, right-padded to the longest or to `pad_to`."""
+
+    def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
+        """Token count of each sample before truncation."""
