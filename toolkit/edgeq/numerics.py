@@ -187,7 +187,7 @@ def pack_int4(codes: Array) -> ByteArray:
     nibbles = (codes.astype(np.int16) & 0xF).astype(np.uint8)
     if nibbles.shape[-1] % 2:
         nibbles = np.pad(nibbles, [(0, 0)] * (nibbles.ndim - 1) + [(0, 1)])
-    packed: ByteArray = nibbles[..., 0::2] | (nibbles[..., 1::2] << 4)
+    packed: ByteArray = nibbles[..., 0::2] | np.left_shift(nibbles[..., 1::2], np.uint8(4))
     assert packed.dtype == np.uint8 and packed.shape == packed_int4_shape(codes.shape)
     return packed
 
