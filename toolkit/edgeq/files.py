@@ -1,0 +1,237 @@
+"""Files written whole or not at all, paths that stay inside their folder, and zips with reproducible bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from edgeq.errors import IntegrityError, OutputError
+
+PAGE_ALIGNMENT = 16384
+"""Largest page size of current phones: a stored entry aligned to it can be memory-mapped in place."""
+
+BUNDLE_MARKER = "edgeq.json"
+
+_LOCAL_HEADER_BYTES = 30
+_ZIP64_EXTRA_BYTES = 20
+_ALIGNMENT_EXTRA_ID = 0xD935
+"""The extra field that Android's zipalign and apksigner pad local headers with."""
+_COPY_CHUNK_BYTES = 1 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: to a hidden neighbour first, then renamed.
+
+    Raises:
+        OSError: the folder is missing or not writable, or the disk is full; `path` is then as it was.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp gives 0600; a bundle is read by others too.
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    r"""`atomic_write_bytes` of UTF-8 text, with `\n` line ends on every platform."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def contained_path(root: Path, relative: str) -> Path:
+    """The path of `relative` inside `root`.
+
+    Raises:
+        IntegrityError: it is empty, absolute, has `..`, `.`, a backslash, a NUL or a drive letter, or goes
+            through a symbolic link.
+    """
+    problem = _path_problem(relative)
+    if problem:
+        raise IntegrityError(f"unsafe path {relative!r}: {problem}; expected a plain path inside the bundle")
+    path = root
+    for part in PurePosixPath(relative).parts:
+        path = path / part
+        if path.is_symlink():
+            raise IntegrityError(f"`{relative}` goes through the symbolic link `{path}`; bundles have none")
+    return path
+
+
+def _path_problem(relative: str) -> str | None:
+    if not relative:
+        return "it is empty"
+    if "\0" in relative:
+        return "it has a NUL byte"
+    if "\\" in relative:
+        return "it has a backslash"
+    if relative.startswith("/") or (len(relative) > 1 and relative[1] == ":"):
+        return "it is absolute"
+    if any(part in ("", ".", "..") for part in relative.split("/")):
+        return "it has an empty, `.` or `..` part"
+    return None
+
+
+def list_files(root: Path) -> list[str]:
+    """Every file under `root` as sorted POSIX paths.
+
+    Raises:
+        IntegrityError: something is a symbolic link or neither a file nor a folder.
+    """
+    found: list[str] = []
+    pending = [root]
+    while pending:
+        for entry in os.scandir(pending.pop()):
+            relative = Path(entry.path).relative_to(root).as_posix()
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                found.append(relative)
+            else:
+                kind = "a symbolic link" if entry.is_symlink() else "not a regular file"
+                raise IntegrityError(f"`{relative}` is {kind}; a bundle has only files and folders")
+    return sorted(found)
+
+
+def check_output(destination: Path, force: bool, *, needed_bytes: int = 0) -> None:
+    """Find out before the work, not after it, that a result cannot be written.
+
+    An existing empty folder may be used. With `force`, only what is a bundle (a folder with `edgeq.json`, a
+    `.edgeq` file) is ever replaced: never somebody's home folder.
+
+    Args:
+        destination: the bundle folder or archive that will be made.
+        force: replace an existing bundle.
+        needed_bytes: the space that the result needs.
+
+    Raises:
+        OutputError: it exists, its parent cannot be written, or the disk is too full.
+    """
+    _check_existing(destination, force)
+    parent = _nearest_existing(destination.absolute().parent)
+    if not parent.is_dir():
+        raise OutputError(f"cannot write `{destination}`: `{parent}` is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"cannot write `{destination}`: `{parent}` is not writable",
+            hint="choose another place with --output",
+        )
+    check_free_space(parent, needed_bytes)
+
+
+def check_free_space(folder: Path, needed_bytes: int) -> None:
+    """Raise OutputError when the disk of `folder` has less than `needed_bytes` free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise OutputError(
+            f"not enough free space in `{folder}`: {_megabytes(free)} free, {_megabytes(needed_bytes)} needed",
+            hint="free some space, or choose another place with --output",
+        )
+
+
+def _check_existing(destination: Path, force: bool) -> None:
+    if destination.is_symlink():
+        raise OutputError(f"`{destination}` is a symbolic link; name the real place")
+    if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
+        return
+    if not force:
+        raise OutputError(
+            f"`{destination}` exists", hint="pass --force to replace it, or choose another --output"
+        )
+    is_bundle = (
+        (destination / BUNDLE_MARKER).is_file() if destination.is_dir() else destination.suffix == ".edgeq"
+    )
+    if not is_bundle:
+        raise OutputError(
+            f"`{destination}` exists and is not a bundle, so --force does not replace it",
+            hint="choose another --output",
+        )
+
+
+def _nearest_existing(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
+def write_zip(
+    destination: Path, root: Path, names: Sequence[str], *, alignment: int = PAGE_ALIGNMENT
+) -> None:
+    """Store files in a zip whose bytes depend on nothing but their names, order and contents.
+
+    Entries are uncompressed and start at multiples of `alignment`, so that an app can memory-map them inside
+    the archive; times are 1980-01-01 and modes 0644. The zip appears whole or not at all.
+
+    Args:
+        destination: the zip to write.
+        root: the folder the names are relative to.
+        names: POSIX paths, in the order they are stored.
+        alignment: in bytes, at most 32768 (the padding lives in a 16-bit extra field).
+    """
+    descriptor, name = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.", suffix=".tmp")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            for entry in names:
+                _store(archive, root / entry, entry, alignment)
+        temporary.chmod(0o644)
+        temporary.replace(destination)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _store(archive: zipfile.ZipFile, path: Path, name: str, alignment: int) -> None:
+    info = reproducible_zip_info(name)
+    info.file_size = path.stat().st_size
+    large = info.file_size >= zipfile.ZIP64_LIMIT // 2
+    assert archive.fp is not None
+    header = _LOCAL_HEADER_BYTES + len(name.encode("utf-8")) + (_ZIP64_EXTRA_BYTES if large else 0)
+    info.extra = _alignment_extra(archive.fp.tell() + header, alignment)
+    with path.open("rb") as source, archive.open(info, "w", force_zip64=large) as target:
+        shutil.copyfileobj(source, target, _COPY_CHUNK_BYTES)
+    # Only the local header is padded; the central directory would grow by the same for nothing.
+    info.extra = b""
+
+
+def reproducible_zip_info(name: str) -> zipfile.ZipInfo:
+    """A stored regular file, mode 0644, dated 1980-01-01, the same on every platform."""
+    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    info.compress_type = zipfile.ZIP_STORED
+    info.create_system = 3  # Unix; zipfile would write 0 on Windows
+    info.external_attr = 0o100644 << 16
+    return info
+
+
+def _alignment_extra(offset: int, alignment: int) -> bytes:
+    """Extra field after which data at `offset` starts at a multiple of `alignment`: id, size, alignment, zeros."""
+    fixed = 6
+    padding = -(offset + fixed) % alignment
+    size = 2 + padding
+    return (
+        _ALIGNMENT_EXTRA_ID.to_bytes(2, "little")
+        + size.to_bytes(2, "little")
+        + (alignment & 0xFFFF).to_bytes(2, "little")
+        + bytes(padding)
+    )

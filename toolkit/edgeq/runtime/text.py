@@ -1,0 +1,262 @@
+"""Text to model inputs with `tokenizers` alone: what calibration, golden vectors and the bundle's runtime share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from edgeq.errors import ConfigError, DataError, IntegrityError
+from edgeq.files import atomic_write_text
+from edgeq.types import Array, Sample
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+TOKENIZER_FILE = "tokenizer.json"
+SETTINGS_FILE = "preprocess.json"
+
+INPUT_IDS = "input_ids"
+ATTENTION_MASK = "attention_mask"
+TOKEN_TYPE_IDS = "token_type_ids"
+KNOWN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
+
+
+@dataclass(frozen=True, slots=True)
+class TextSettings:
+    """What `tokenizer.json` does not say about a model's inputs; saved beside it as `preprocess.json`.
+
+    Attributes:
+        max_length: longest sequence in tokens, special tokens included; longer ones are truncated, of a pair
+            the longer text first.
+        pad_token: the token short sequences are filled with, always on the right.
+        pad_id: its id.
+        input_names: which of `input_ids`, `attention_mask`, `token_type_ids` the model takes.
+        truncation_side: which end of a long text is cut off.
+        special_tokens: token by role (`cls_token`, `sep_token`, `mask_token`, ...), for people and for apps.
+    """
+
+    max_length: int
+    pad_token: str
+    pad_id: int
+    input_names: tuple[str, ...] = (INPUT_IDS, ATTENTION_MASK)
+    truncation_side: Literal["left", "right"] = "right"
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.input_names if name not in KNOWN_INPUTS]
+        if unknown or INPUT_IDS not in self.input_names:
+            raise ConfigError(
+                f"text inputs must be `input_ids` and any of {', '.join(KNOWN_INPUTS[1:])}; "
+                f"got {', '.join(self.input_names) or 'none'}"
+            )
+        if self.max_length < 1:
+            raise ConfigError(f"max_length must be at least 1 token, got {self.max_length}")
+        if self.truncation_side not in ("left", "right"):
+            raise ConfigError(f"truncation_side must be `left` or `right`, got `{self.truncation_side}`")
+
+
+class TextPreprocessor:
+    """Tokenizes texts and pairs of texts into `[batch, sequence]` int64 inputs, padded on the right.
+
+    The result equals that of the model's fast tokenizer in transformers, because both run the same
+    `tokenizer.json`; no torch and no transformers are needed.
+
+    Args:
+        tokenizer_json: the contents of a `tokenizer.json`.
+        settings: what that file does not say.
+    """
+
+    def __init__(self, tokenizer_json: str, settings: TextSettings) -> None:
+        self.tokenizer_json = tokenizer_json
+        self.settings = settings
+        self._truncating = _parse_tokenizer(tokenizer_json)
+        _truncate(self._truncating, settings)
+        self._whole: Tokenizer | None = None
+
+    @classmethod
+    def from_transformers(
+        cls, tokenizer: Any, *, max_length: int, input_names: Sequence[str]
+    ) -> TextPreprocessor:
+        """Take over a fast tokenizer of transformers, with its special tokens and truncation side.
+
+        A tokenizer without a padding token (GPT-2) pads with its end-of-text token: the attention mask
+        hides what is padded.
+        """
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise DataError(
+                f"the tokenizer `{type(tokenizer).__name__}` has no fast version; "
+                "edgeq needs one that can be written as tokenizer.json",
+                hint="convert it with transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...))",
+            )
+        special = {
+            role: str(token) for role, token in tokenizer.special_tokens_map.items() if isinstance(token, str)
+        }
+        pad_token = special.get("pad_token") or special.get("eos_token") or special.get("unk_token")
+        if pad_token is None:
+            raise DataError("the tokenizer has no padding, end-of-text or unknown token to pad with")
+        settings = TextSettings(
+            max_length=max_length,
+            pad_token=pad_token,
+            pad_id=int(tokenizer.convert_tokens_to_ids(pad_token)),
+            input_names=tuple(input_names),
+            truncation_side=tokenizer.truncation_side,
+            special_tokens=special,
+        )
+        return cls(_without_batch_state(backend.to_str()), settings)
+
+    @classmethod
+    def load(cls, folder: Path) -> TextPreprocessor:
+        """Read what `save` wrote.
+
+        Raises:
+            IntegrityError: a file is missing or malformed.
+        """
+        try:
+            tokenizer_json = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
+            document = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+            document["input_names"] = tuple(document["input_names"])
+            settings = TextSettings(**document)
+        except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
+            raise IntegrityError(f"the tokenizer in `{folder}` cannot be read: {error}") from error
+        return cls(tokenizer_json, settings)
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and `preprocess.json`; the same preprocessor gives the same bytes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = asdict(self.settings)
+        settings["special_tokens"] = dict(sorted(self.settings.special_tokens.items()))
+        atomic_write_text(folder / TOKENIZER_FILE, self.tokenizer_json)
+        atomic_write_text(folder / SETTINGS_FILE, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence the model takes, in tokens."""
+        return self.settings.max_length
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding token."""
+        return self.settings.pad_id
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The inputs that calling this gives."""
+        return self.settings.input_names
+
+    @property
+    def special_token_ids(self) -> dict[str, int]:
+        """Id by role (`cls_token`, `sep_token`, ...) of the special tokens the vocabulary has."""
+        ids = {
+            role: self._truncating.token_to_id(token) for role, token in self.settings.special_tokens.items()
+        }
+        return {role: token_id for role, token_id in ids.items() if token_id is not None}
+
+    def with_max_length(self, max_length: int) -> TextPreprocessor:
+        """The same preprocessor with another truncation length (`--seq-len`)."""
+        from dataclasses import replace
+
+        return TextPreprocessor(self.tokenizer_json, replace(self.settings, max_length=max_length))
+
+    def __call__(self, samples: Sequence[Sample], *, pad_to: int | None = None) -> dict[str, Array]:
+        """Feeds for a batch: `[batch, sequence]` int64, right-padded to the longest sample or to `pad_to`.
+
+        Raises:
+            DataError: no samples, a sample that is not text, only empty samples, or one longer than `pad_to`.
+        """
+        encodings = _encode(self._truncating, samples)
+        longest = max(len(encoding) for encoding in encodings)
+        if longest == 0:
+            raise DataError("the texts are empty: the tokenizer gives no tokens for them")
+        if pad_to is not None and pad_to < longest:
+            raise DataError(
+                f"a sample has {longest} tokens and cannot be padded to {pad_to}",
+                hint=f"truncate first: preprocessor.with_max_length({pad_to})",
+            )
+        return self._pad(encodings, pad_to or longest)
+
+    def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
+        """Token count of each sample before truncation, special tokens included."""
+        if self._whole is None:
+            self._whole = _parse_tokenizer(self.tokenizer_json)
+            self._whole.no_truncation()
+            self._whole.no_padding()
+        return [len(encoding) for encoding in _encode(self._whole, samples)]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of some token ids, special tokens left out."""
+        return str(self._truncating.decode(list(token_ids), skip_special_tokens=True))
+
+    def tokens(self, sample: Sample) -> list[str]:
+        """The tokens of one sample after truncation, as the vocabulary spells them."""
+        return list(_encode(self._truncating, [sample])[0].tokens)
+
+    def _pad(self, encodings: Sequence[Encoding], length: int) -> dict[str, Array]:
+        shape = (len(encodings), length)
+        feeds = {
+            INPUT_IDS: np.full(shape, self.settings.pad_id, np.int64),
+            ATTENTION_MASK: np.zeros(shape, np.int64),
+            TOKEN_TYPE_IDS: np.zeros(shape, np.int64),
+        }
+        for row, encoding in enumerate(encodings):
+            used = len(encoding)
+            feeds[INPUT_IDS][row, :used] = encoding.ids
+            feeds[ATTENTION_MASK][row, :used] = encoding.attention_mask
+            feeds[TOKEN_TYPE_IDS][row, :used] = encoding.type_ids
+        return {name: feeds[name] for name in self.settings.input_names}
+
+
+def _parse_tokenizer(tokenizer_json: str) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise IntegrityError(f"tokenizer.json is not a tokenizer: {error}") from error
+
+
+def _truncate(tokenizer: Tokenizer, settings: TextSettings) -> None:
+    # Padding is ours: it must not depend on what the file was saved with.
+    tokenizer.no_padding()
+    added = max(tokenizer.num_special_tokens_to_add(pair) for pair in (False, True))
+    if settings.max_length <= added:
+        raise ConfigError(
+            f"max_length {settings.max_length} leaves no room for text: the tokenizer adds up to {added} special tokens"
+        )
+    tokenizer.enable_truncation(
+        settings.max_length, strategy="longest_first", direction=settings.truncation_side
+    )
+
+
+def _without_batch_state(tokenizer_json: str) -> str:
+    """Drop the truncation and padding of whoever called the tokenizer last: they would change the file's hash."""
+    document = json.loads(tokenizer_json)
+    document["truncation"] = None
+    document["padding"] = None
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _encode(tokenizer: Tokenizer, samples: Sequence[Sample]) -> list[Encoding]:
+    if isinstance(samples, str):
+        raise DataError(f"samples must be a list of texts, got one text: {samples[:40]!r}")
+    checked = [_checked(index, sample) for index, sample in enumerate(samples)]
+    if not checked:
+        raise DataError("there are no samples to tokenize")
+    return list(tokenizer.encode_batch(checked))
+
+
+def _checked(index: int, sample: Sample) -> Sample:
+    texts = (sample,) if isinstance(sample, str) else tuple(sample)
+    if not all(isinstance(text, str) for text in texts) or len(texts) not in (1, 2):
+        raise DataError(f"sample {index} must be a text or a pair of texts, got {sample!r:.80}")
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(f"sample {index} is not valid Unicode text: {error}") from error
+    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
