@@ -1,0 +1,120 @@
+"""Building blocks of passes: constants by name, new operators before a node, chains walked backwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.types import Array
+
+
+class Editor:
+    """Adds constants and operators to one graph with readable, unique names.
+
+    Args:
+        model: edited in place; passes hand in a clone.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.graph = model.graph
+        self._names = {value.name for node in self.graph for value in node.outputs}
+        self._names |= set(self.graph.initializers) | {value.name for value in self.graph.inputs}
+
+    def unique(self, name: str) -> str:
+        """`name`, or `name_1`, `name_2` ... when it is taken."""
+        candidate, count = name, 0
+        while candidate in self._names:
+            count += 1
+            candidate = f"{name}_{count}"
+        self._names.add(candidate)
+        return candidate
+
+    def constant(self, array: Array | float | int, name: str) -> ir.Value:
+        """A new initializer."""
+        data = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
+        unique = self.unique(name)
+        tensor = ir.tensor(data, name=unique)
+        value = ir.Value(
+            name=unique, shape=ir.Shape(data.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        self.graph.register_initializer(value)
+        return value
+
+    def op(
+        self,
+        op_type: str,
+        inputs: list[ir.Value | None],
+        name: str,
+        *,
+        before: ir.Node,
+        domain: str = "",
+        attributes: dict[str, Any] | None = None,
+        dtype: ir.DataType | None = None,
+        shape: ir.Shape | None = None,
+    ) -> ir.Value:
+        """Insert a one-output operator before a node; returns its output, named after the operator."""
+        node = ir.node(op_type, inputs, attributes or {}, domain=domain, num_outputs=1, name=self.unique(name))
+        output = node.outputs[0]
+        output.name = node.name
+        output.type = ir.TensorType(dtype or ir.DataType.FLOAT)
+        output.shape = shape
+        self.graph.insert_before(before, node)
+        return output
+
+    def replace(self, old: ir.Value, new: ir.Value) -> None:
+        """Every use of `old`, graph outputs included, reads `new`; an output keeps its public name."""
+        if old.is_graph_output():
+            public = old.name
+            old.name = self.unique(f"{public}_replaced")
+            new.name = public
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+    def finish(self) -> ir.Model:
+        """Drop what nothing reads any more and sort; returns the model."""
+        remove_unused(self.model)
+        self.graph.sort()
+        return self.model
+
+
+def remove_unused(model: ir.Model) -> None:
+    """Remove dead nodes and initializers."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    RemoveUnusedNodesPass()(model)
+
+
+def constant_of(value: ir.Value | None) -> Array | None:
+    """The constant behind a value (an initializer or a Constant node), or None."""
+    if value is None:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def is_op(value: ir.Value | None, *op_types: str) -> bool:
+    """Whether a value is produced by one of these operators."""
+    if value is None:
+        return False
+    producer = value.producer()
+    return producer is not None and producer.op_type in op_types
+
+
+def only_user(value: ir.Value) -> ir.Node | None:
+    """The single node that reads a value, or None when several do, or the graph returns it."""
+    users = value.consumers()
+    return users[0] if len(users) == 1 and len(value.uses()) == 1 and not value.is_graph_output() else None
+
+
+def input_of(value: ir.Value, index: int = 0) -> ir.Value | None:
+    """Input `index` of the node that produces a value."""
+    producer = value.producer()
+    return producer.inputs[index] if producer is not None and len(producer.inputs) > index else None
+
+
+def attribute(node: ir.Node, name: str, default: Any) -> Any:
+    """An attribute's value, or the operator's default."""
+    attr = node.attributes.get(name)
+    return default if attr is None else attr.value

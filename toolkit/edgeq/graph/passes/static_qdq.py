@@ -1,0 +1,173 @@
+"""Static int8 in QDQ form on the inputs of linear layers: the form ONNX Runtime fuses into integer kernels.
+
+Only inputs are quantized. Quantizing a MatMul's output as well adds a second error and stops the fusion into
+MatMulIntegerToFloat, which returns float anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.graph.edit import Editor, attribute
+from edgeq.numerics import IntDtype, affine_params, quantize_affine, symmetric_scale
+from edgeq.types import Array, FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class LinearQDQ:
+    """How to quantize one linear layer.
+
+    Attributes:
+        name: the MatMul's name.
+        input_range: `(lo, hi)` of its input.
+        bias_shift: added to the bias, `[out]`, or None.
+    """
+
+    name: str
+    input_range: tuple[float, float]
+    bias_shift: FloatArray | None = None
+
+
+def quantize_linears(
+    model: ir.Model,
+    linears: Sequence[LinearQDQ],
+    *,
+    activation_dtype: IntDtype = "uint8",
+    weight_bits: int = 8,
+) -> ir.Model:
+    """Insert Q/DQ around the inputs of MatMuls and int8 per-channel weights behind a DQ; returns an edited clone.
+
+    Args:
+        model: a graph whose MatMul weights are `[in, out]` initializers.
+        linears: what to quantize.
+        activation_dtype: uint8 for x86 with VNNI; int8 has the same grid, shifted by 128.
+        weight_bits: 8, or 7 for CPUs whose U8S8 products saturate in 16 bits.
+    """
+    model = model.clone()
+    editor = Editor(model)
+    nodes = {node.name: node for node in model.graph}
+    inputs: dict[tuple[str, tuple[float, float]], tuple[ir.Value, ir.Value, ir.Value]] = {}
+    weights: dict[str, tuple[ir.Value, ir.Value, ir.Value, int]] = {}
+    for item in linears:
+        node = nodes[item.name]
+        _quantize_input(editor, node, item, activation_dtype, inputs)
+        _quantize_weight(editor, node, weight_bits, weights)
+        if item.bias_shift is not None:
+            shift_bias(editor, node, item.bias_shift)
+    return editor.finish()
+
+
+def _quantize_input(
+    editor: Editor,
+    node: ir.Node,
+    item: LinearQDQ,
+    dtype: IntDtype,
+    done: dict[tuple[str, tuple[float, float]], tuple[ir.Value, ir.Value, ir.Value]],
+) -> None:
+    value = node.inputs[0]
+    assert value is not None and value.name is not None
+    key = (value.name, item.input_range)
+    if key not in done:
+        scale, zero_point = affine_params(*item.input_range, dtype, False)
+        scale_value = editor.constant(scale, f"{value.name}.scale")
+        zero_value = editor.constant(zero_point, f"{value.name}.zero_point")
+        quantized = editor.op(
+            "QuantizeLinear",
+            [value, scale_value, zero_value],
+            f"{value.name}.quantized",
+            before=node,
+            dtype=ir.DataType.from_numpy(zero_point.dtype),
+            shape=value.shape,
+        )
+        done[key] = (quantized, scale_value, zero_value)
+    # One DequantizeLinear per reader: ONNX Runtime forms a QDQ group only around a DQ with one consumer.
+    restored = editor.op(
+        "DequantizeLinear", list(done[key]), f"{item.name}.input", before=node, shape=value.shape
+    )
+    node.replace_input_with(0, restored)
+
+
+def _quantize_weight(
+    editor: Editor, node: ir.Node, bits: int, done: dict[str, tuple[ir.Value, ir.Value, ir.Value, int]]
+) -> None:
+    value = node.inputs[1]
+    assert value is not None and value.name is not None and value.const_value is not None
+    if value.name not in done:
+        axis = 0 if attribute(node, "transB", 0) else 1
+        codes, scale = quantize_per_channel(value.const_value.numpy(), axis, bits)
+        done[value.name] = (
+            editor.constant(codes, f"{value.name}.quantized"),
+            editor.constant(scale, f"{value.name}.scale"),
+            editor.constant(np.zeros(scale.shape, np.int8), f"{value.name}.zero_point"),
+            axis,
+        )
+    codes_value, scale_value, zero_value, axis = done[value.name]
+    restored = editor.op(
+        "DequantizeLinear",
+        [codes_value, scale_value, zero_value],
+        f"{node.name}.weight",
+        before=node,
+        attributes={"axis": axis},
+        shape=value.shape,
+    )
+    node.replace_input_with(1, restored)
+
+
+def quantize_per_channel(weight: Array, axis: int, bits: int = 8) -> tuple[Array, FloatArray]:
+    """Symmetric int8 codes and one scale per output channel (`axis`)."""
+    other = tuple(dim for dim in range(weight.ndim) if dim != axis)
+    scale = symmetric_scale(np.abs(weight).max(axis=other), bits)
+    codes = quantize_affine(weight, scale, np.zeros(scale.shape, np.int8), "int8", axis)
+    limit = 2 ** (bits - 1) - 1
+    return np.clip(codes, -limit, limit), scale
+
+
+def shift_bias(editor: Editor, node: ir.Node, shift: FloatArray) -> None:
+    """Add `shift` to the layer's own bias, or give it one."""
+    user = node if node.op_type == "Gemm" else next(iter(node.outputs[0].consumers()))
+    for index, value in enumerate(user.inputs):
+        if value is not None and value.const_value is not None and len(value.const_value.shape) == 1:
+            corrected = (value.const_value.numpy() + shift).astype(np.float32)
+            user.replace_input_with(index, editor.constant(corrected, f"{node.name}.bias"))
+            return
+
+
+def quantize_embeddings(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """Store embedding tables as int8 with one scale per row: Gather codes, Gather scales, Cast, Mul."""
+    model = model.clone()
+    editor = Editor(model)
+    nodes = {node.name: node for node in model.graph}
+    tables: Mapping[str, tuple[ir.Value, ir.Value]] = {}
+    for name in names:
+        node = nodes[name]
+        tables = {**tables, **_row_table(editor, node, tables)}
+        _replace_gather(editor, node, *tables[str(node.inputs[0].name)])  # type: ignore[union-attr]
+    return editor.finish()
+
+
+def _row_table(
+    editor: Editor, node: ir.Node, done: Mapping[str, tuple[ir.Value, ir.Value]]
+) -> dict[str, tuple[ir.Value, ir.Value]]:
+    table = node.inputs[0]
+    assert table is not None and table.name is not None and table.const_value is not None
+    if table.name in done:
+        return {}
+    codes, scale = quantize_per_channel(table.const_value.numpy(), axis=0)
+    return {
+        table.name: (
+            editor.constant(codes, f"{table.name}.quantized"),
+            editor.constant(scale[:, None], f"{table.name}.scale"),
+        )
+    }
+
+
+def _replace_gather(editor: Editor, node: ir.Node, codes: ir.Value, scale: ir.Value) -> None:
+    ids, old = node.inputs[1], node.outputs[0]
+    rows = editor.op("Gather", [codes, ids], f"{node.name}.codes", before=node, dtype=ir.DataType.INT8, shape=old.shape)
+    scales = editor.op("Gather", [scale, ids], f"{node.name}.scales", before=node)
+    floats = editor.op("Cast", [rows], f"{node.name}.cast", before=node, attributes={"to": ir.DataType.FLOAT}, shape=old.shape)
+    editor.replace(old, editor.op("Mul", [floats, scales], f"{node.name}.dequantized", before=node, shape=old.shape))

@@ -1,0 +1,189 @@
+"""Where a canonical graph can be quantized: linear layers and embedding tables, by structure and not by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.types import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True, slots=True)
+class LinearSite:
+    """A linear layer: `output = input @ weight + bias`.
+
+    Attributes:
+        name: the MatMul's or Gemm's name; plans refer to it.
+        input: the tensor that is multiplied, `[..., in]`.
+        product: the MatMul's output, before the bias.
+        output: after the bias (equal to `product` without one), `[..., out]`.
+        weight: initializer, `[in, out]` (`[out, in]` when `transposed`).
+        bias: initializer `[out]`, or None.
+        transposed: a Gemm with transB.
+        folds_into: the value projection whose output channels can carry this layer's input scale, because attention
+            is linear in V; None elsewhere.
+    """
+
+    name: str
+    input: str
+    product: str
+    output: str
+    weight: str
+    bias: str | None
+    shape: tuple[int, int]
+    transposed: bool = False
+    folds_into: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingSite:
+    """A table read by Gather: `table [rows, columns]`, looked up by integer ids."""
+
+    name: str
+    output: str
+    table: str
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Sites:
+    """Everything in a graph that holds quantizable weights."""
+
+    linears: tuple[LinearSite, ...]
+    embeddings: tuple[EmbeddingSite, ...]
+
+    def activation_inputs(self) -> tuple[str, ...]:
+        """Tensors that enter linear layers, each once, in graph order."""
+        return tuple(dict.fromkeys(site.input for site in self.linears))
+
+    def outputs(self) -> tuple[str, ...]:
+        """Tensors that leave linear layers."""
+        return tuple(dict.fromkeys(site.output for site in self.linears))
+
+
+def find_sites(model: ir.Model, *, min_table_rows: int = 64) -> Sites:
+    """Find linear layers (MatMul or Gemm with a constant matrix) and embedding tables.
+
+    Tables with fewer than `min_table_rows` rows (token types) are not worth their scales.
+    """
+    linears = tuple(site for node in model.graph if (site := _linear(node)) is not None)
+    by_product = {site.output: site for site in linears}
+    linears = tuple(_with_fold(model, site, by_product) for site in linears)
+    embeddings = tuple(site for node in model.graph if (site := _embedding(node, min_table_rows)) is not None)
+    return Sites(linears, embeddings)
+
+
+def weight_of(model: ir.Model, site: LinearSite) -> Array:
+    """The site's weight as `[in, out]` float32."""
+    tensor = model.graph.initializers[site.weight].const_value
+    assert tensor is not None
+    weight = tensor.numpy()
+    return np.ascontiguousarray(weight.T) if site.transposed else weight
+
+
+def _linear(node: ir.Node) -> LinearSite | None:
+    from edgeq.graph.edit import attribute, only_user
+
+    if node.op_type not in ("MatMul", "Gemm") or node.domain:
+        return None
+    data, weight = node.inputs[0], node.inputs[1]
+    if data is None or weight is None or not _is_matrix(weight) or data.const_value is not None:
+        return None
+    transposed = bool(attribute(node, "transB", 0))
+    product = node.outputs[0]
+    if node.op_type == "Gemm":
+        if (
+            attribute(node, "alpha", 1.0) != 1.0
+            or attribute(node, "beta", 1.0) != 1.0
+            or attribute(node, "transA", 0)
+        ):
+            return None
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        output = product
+    else:
+        bias, output = _bias_after(product, only_user(product))
+    rows, columns = (int(dim) for dim in weight.const_value.shape)  # type: ignore[union-attr]
+    shape = (columns, rows) if transposed else (rows, columns)
+    return LinearSite(
+        name=str(node.name),
+        input=str(data.name),
+        product=str(product.name),
+        output=str(output.name),
+        weight=str(weight.name),
+        bias=None if bias is None else str(bias.name),
+        shape=shape,
+        transposed=transposed,
+    )
+
+
+def _bias_after(product: ir.Value, user: ir.Node | None) -> tuple[ir.Value | None, ir.Value]:
+    if user is None or user.op_type != "Add":
+        return None, product
+    bias = user.inputs[1] if user.inputs[0] is product else user.inputs[0]
+    if bias is None or bias.const_value is None or len(bias.const_value.shape) != 1:
+        return None, product
+    return bias, user.outputs[0]
+
+
+def _is_matrix(value: ir.Value) -> bool:
+    import onnx_ir as ir
+
+    tensor = value.const_value
+    return (
+        value.is_initializer()
+        and tensor is not None
+        and len(tensor.shape) == 2
+        and tensor.dtype == ir.DataType.FLOAT
+        and min(int(dim) for dim in tensor.shape) > 1
+    )
+
+
+def _embedding(node: ir.Node, min_rows: int) -> EmbeddingSite | None:
+    from edgeq.graph.edit import attribute
+
+    if node.op_type != "Gather" or attribute(node, "axis", 0) != 0:
+        return None
+    table, ids = node.inputs[0], node.inputs[1]
+    if table is None or ids is None or not _is_matrix(table) or ids.const_value is not None:
+        return None
+    rows, columns = (int(dim) for dim in table.const_value.shape)  # type: ignore[union-attr]
+    if rows < min_rows:
+        return None
+    return EmbeddingSite(str(node.name), str(node.outputs[0].name), str(table.name), (rows, columns))
+
+
+def _with_fold(model: ir.Model, site: LinearSite, by_output: dict[str, LinearSite]) -> LinearSite:
+    """Recognize `context = probabilities @ V` in front of an output projection."""
+    from dataclasses import replace
+
+    node = next(node for node in model.graph if node.name == site.name)
+    value = _through_layout(node.inputs[0])
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type != "MatMul" or len(site.shape) != 2:
+        return site
+    source = _through_layout(producer.inputs[1])
+    target = by_output.get(str(source.name)) if source is not None else None
+    if target is None or target.shape[1] != site.shape[0] or len(source.uses()) != 1:  # type: ignore[union-attr]
+        return site
+    return replace(site, folds_into=target.name)
+
+
+def _through_layout(value: ir.Value | None) -> ir.Value | None:
+    """Walk back through Reshape and Transpose, stopping where another node reads the tensor too."""
+    while value is not None:
+        producer = value.producer()
+        if producer is None or producer.op_type not in ("Reshape", "Transpose"):
+            return value
+        # Only the [batch, sequence, heads, size] <-> [batch, heads, sequence, size] swap keeps channels in order.
+        swaps = (
+            tuple(producer.attributes["perm"].as_ints()) if producer.op_type == "Transpose" else (0, 2, 1, 3)
+        )
+        if len(value.uses()) != 1 or swaps != (0, 2, 1, 3):
+            return None
+        value = producer.inputs[0]
+    return None
