@@ -1,0 +1,1 @@
+"""Calibration data: where texts and tensors come from."""

@@ -1,0 +1,156 @@
+"""Run a model over calibration batches and keep statistics of intermediate tensors, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.errors import DataError, ModelError
+from edgeq.quantize.batches import Batches, batches_of
+from edgeq.quantize.instrument import run, session_of
+from edgeq.quantize.observers.layout import Layout, Mask, layout_of, rows_of
+from edgeq.quantize.observers.tensor import TensorStatistics, tensor_statistics
+from edgeq.quantize.statistics import Statistics
+from edgeq.types import Array, Feeds
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["batches_of", "observe"]
+
+ATTENTION_MASK = "attention_mask"
+
+
+def observe(
+    model: ir.Model | Path | str,
+    tensors: Sequence[str],
+    batches: Iterable[tuple[Feeds, int]],
+    *,
+    gram: bool | Collection[str] = False,
+    layouts: Mapping[str, Layout] | None = None,
+    mask_input: str | None = ATTENTION_MASK,
+    threads: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+    resume_from: Statistics | None = None,
+    on_batch: Callable[[Statistics], None] | None = None,
+) -> Statistics:
+    """Statistics of named tensors of a model over batches of inputs.
+
+    Runs on onnxruntime's CPU provider, one batch at a time: memory does not depend on the number of batches.
+    Positions where the mask input is zero enter no statistic.
+
+    Args:
+        model: the graph, which is not changed, or its file.
+        tensors: names of floating-point tensors in it; two or three axes, or listed in `layouts`.
+        batches: feeds and the number of samples in them, as `batches_of` gives them.
+        gram: also collect `X^T X`, for all tensors or for those named (`channels ** 2` float64 each).
+        layouts: axes of tensors that are neither `[batch, sequence, channels]`, `[batch * sequence,
+        channels]` nor
+            `[batch, channels]`.
+        mask_input: input that is zero at padding, `[batch, sequence]`; ignored where feeds lack it.
+        threads: of onnxruntime; None leaves the choice to it.
+        on_progress: called with the number of samples done after every batch.
+        resume_from: statistics of the batches that came before these.
+        on_batch: called after every batch with all statistics so far.
+
+    Raises:
+        ModelError: a tensor is not in the graph, or the graph does not run.
+        DataError: there is no batch, or a value is NaN or infinite (names tensor and sample).
+    """
+    wanted = _wanted_grams(tensors, gram)
+    found = resume_from or Statistics({})
+    with session_of(model, tensors, threads) as session:
+        inputs = {spec.name for spec in session.get_inputs()}
+        for feeds, count in batches:
+            outputs = run(session, tensors, {name: feeds[name] for name in feeds if name in inputs})
+            mask = None if mask_input is None else _mask(feeds, mask_input)
+            done = found.samples
+            seen = {
+                name: _statistics(name, array, mask, layouts or {}, name in wanted, _namer(batches, done))
+                for name, array in zip(tensors, outputs, strict=True)
+            }
+            positions = int(mask.sum()) if mask is not None else count
+            found = found.merge(Statistics(seen, count, positions, 1))
+            if on_batch:
+                on_batch(found)
+            if on_progress:
+                on_progress(found.samples)
+    if found.batches == 0:
+        raise DataError("calibration got no batch, expected at least one", hint="check the calibration data")
+    return found
+
+
+def _wanted_grams(tensors: Sequence[str], gram: bool | Collection[str]) -> frozenset[str]:
+    if isinstance(gram, bool):
+        return frozenset(tensors if gram else ())
+    unknown = sorted(set(gram) - set(tensors))
+    if unknown:
+        raise ModelError(f"Gram matrix asked for `{unknown[0]}`, which is not observed")
+    return frozenset(gram)
+
+
+def _mask(feeds: Feeds, name: str) -> Mask | None:
+    return feeds[name] != 0 if name in feeds else None
+
+
+def _statistics(
+    name: str,
+    array: Array,
+    mask: Mask | None,
+    layouts: Mapping[str, Layout],
+    gram: bool,
+    sample_name: Callable[[int], str],
+) -> TensorStatistics:
+    """Statistics of one tensor of one batch."""
+    try:
+        layout = layouts.get(name) or _layout(array, mask)
+        rows = rows_of(array, layout, mask)
+    except ValueError as error:
+        raise ModelError(f"tensor `{name}`: {error}") from error
+    try:
+        return tensor_statistics(rows, gram=gram)
+    except ValueError as error:
+        where = _first_bad(array, layout, mask)
+        if where is None:
+            raise ModelError(f"tensor `{name}`: {error}") from error
+        raise DataError(
+            f"tensor `{name}` is NaN or infinite for {sample_name(where)}, expected finite values",
+            hint="check the model's weights and run this sample through the original model",
+        ) from error
+
+
+def _layout(array: Array, mask: Mask | None) -> Layout:
+    if mask is not None:
+        return layout_of(array.shape, *mask.shape)
+    return layout_of(array.shape, *(array.shape[:2] if array.ndim == 3 else (array.shape[0], 1)))
+
+
+def _first_bad(array: Array, layout: Layout, mask: Mask | None) -> int | None:
+    """Index in the batch of the first sample with a value that is not finite, padding aside."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return None
+    if layout is Layout.FLAT_TOKENS:
+        batch = len(mask) if mask is not None else len(array)
+        array = array.reshape(batch, -1, array.shape[-1])
+        layout = Layout.TOKENS
+    for index in range(len(array)):
+        own = None if mask is None else mask[index : index + 1]
+        if not np.isfinite(rows_of(array[index : index + 1], layout, own)).all():
+            return index
+    return None
+
+
+def _namer(batches: object, done: int) -> Callable[[int], str]:
+    """How an error names the sample at an index of the running batch."""
+
+    def name(index: int) -> str:
+        number = f"sample {done + index + 1}"
+        if not isinstance(batches, Batches):
+            return number
+        text = str(batches.sample(done + index))
+        return f"{number} ({text[:60]!r}{'...' if len(text) > 60 else ''})"
+
+    return name
