@@ -1,1 +1,27 @@
-"""Exporters: from a model family to the canonical graph."""
+"""Exporters: from a model family to the canonical graph.
+
+Adding an architecture is one file with an `ARCHITECTURE`, and one line in the table below.
+"""
+
+from __future__ import annotations
+
+from edgeq.exporters import bert
+from edgeq.exporters.architecture import TextArchitecture
+from edgeq.exporters.base import ExportedModel, ModelFacts
+from edgeq.exporters.loading import inspect_model, load_model
+from edgeq.exporters.samples import sample_model_path
+
+ARCHITECTURES: dict[str, TextArchitecture] = {
+    "bert": bert.ARCHITECTURE,
+}
+"""Every supported `model_type`."""
+
+__all__ = [
+    "ARCHITECTURES",
+    "ExportedModel",
+    "ModelFacts",
+    "TextArchitecture",
+    "inspect_model",
+    "load_model",
+    "sample_model_path",
+]

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-from edgeq.graph.canonical import CanonicalModel
-from edgeq.runtime.text import TextPreprocessor
-from edgeq.types import Feeds, Outputs, SourceInfo
+from edgeq.errors import ModelError
+from edgeq.types import Feeds, Outputs, SourceInfo, Task
+
+if TYPE_CHECKING:
+    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.runtime.text import TextPreprocessor
+
+Progress: TypeAlias = Callable[[str], None]
+"""Told what is being done, one short phrase per stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +34,39 @@ class ExportedModel:
     source: SourceInfo
     preprocessor: TextPreprocessor
     reference: Callable[[Feeds], Outputs]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model's config says, read without loading weights, torch or transformers.
+
+    Attributes:
+        model: what the user named.
+        folder: where its files are.
+        architecture: Hugging Face `model_type`, or `onnx`.
+        task: what it will be exported for; None where the config does not say.
+        tasks: every task it could be exported for.
+        refusal: why it cannot be exported; None where it can.
+    """
+
+    model: str
+    folder: Path
+    architecture: str
+    task: Task | None
+    tasks: tuple[Task, ...]
+    refusal: ModelError | None = None
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether `load_model` will try."""
+        return self.refusal is None
+
+    def require_supported(self) -> ModelFacts:
+        """These facts, or the refusal.
+
+        Raises:
+            ModelError: the model cannot be exported.
+        """
+        if self.refusal is not None:
+            raise self.refusal
+        return self

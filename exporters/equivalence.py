@@ -1,0 +1,127 @@
+"""The float32 graph against the original model, on real text, before anything else is done with it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from edgeq.errors import ModelError
+from edgeq.graph.canonical import SEQUENCE
+from edgeq.types import Array, Feeds, Outputs, TensorSpec
+
+if TYPE_CHECKING:
+    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.runtime.text import TextPreprocessor
+
+TOLERANCE = 1e-4
+"""Largest difference allowed, relative to the largest absolute value of the output."""
+
+PROBES = (
+    "The ferry leaves at half past nine.",
+    "Why is the sky blue?",
+    "Mix the flour with two eggs, a pinch of salt and enough milk to make a smooth batter, then let it rest.",
+    "No.",
+    "Quarterly revenue rose 4.2 % to $1.3 billion, although the company had warned in May that the weak yen, higher "
+    "freight rates and a fire in its main warehouse would cost it most of the growth it had promised its shareholders.",
+    "def area(radius): return 3.14159 * radius ** 2",
+    "Die Bibliothek ist montags geschlossen, ¿pero abre los domingos?",
+)
+"""Short and long, several domains and alphabets: a batch of them is ragged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The worst difference of one output, relative to its scale, and where it is."""
+
+    output: str
+    relative: float
+    position: tuple[int, ...]
+    expected: float
+    got: float
+
+
+def run_graph(canonical: CanonicalModel) -> Callable[[Feeds], Outputs]:
+    """A function that runs the canonical graph in ONNX Runtime, unoptimized weights read from disk, not copied."""
+    import onnx_ir as ir
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        # Saving moves the weights into the model on disk; a clone keeps the caller's in memory.
+        ir.save(canonical.model.clone(), path, external_data="weights.bin")
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [spec.name for spec in canonical.outputs]
+
+    def run(feeds: Feeds) -> Outputs:
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+    return run
+
+
+def check_equivalence(
+    canonical: CanonicalModel, preprocessor: TextPreprocessor, reference: Callable[[Feeds], Outputs]
+) -> tuple[Difference, ...]:
+    """Compare the graph with the original model on a ragged batch of sentences and on each of two alone.
+
+    Returns:
+        The worst difference of every output.
+
+    Raises:
+        ModelError: one of them is above `TOLERANCE`, or not a number.
+    """
+    run = run_graph(canonical)
+    worst: dict[str, Difference] = {}
+    for texts in (PROBES, PROBES[:1], PROBES[4:5]):
+        feeds = preprocessor(list(texts))
+        for found in compare(canonical.outputs, reference(feeds), run(feeds), feeds["attention_mask"]):
+            kept = worst.setdefault(found.output, found)
+            if not found.relative <= kept.relative:
+                worst[found.output] = found
+    _refuse(max(worst.values(), key=lambda difference: _sortable(difference.relative)))
+    return tuple(worst.values())
+
+
+def _sortable(relative: float) -> float:
+    return float("inf") if np.isnan(relative) else relative
+
+
+def _refuse(worst: Difference) -> None:
+    # Written so that NaN fails too.
+    if not worst.relative <= TOLERANCE:
+        raise ModelError(
+            f"the exported graph does not compute what the model does: output {worst.output} at {worst.position} is "
+            f"{worst.got:.6g}, expected {worst.expected:.6g}, a difference of {worst.relative:.2g} of the output's "
+            f"scale where {TOLERANCE:g} is allowed",
+            hint="please report this model; it must not be shipped",
+        )
+
+
+def compare(specs: tuple[TensorSpec, ...], expected: Outputs, got: Outputs, mask: Array) -> list[Difference]:
+    """The worst difference of each output on positions that are not padding."""
+    return [_compare_one(spec, expected[spec.name], got[spec.name], mask) for spec in specs]
+
+
+def _compare_one(spec: TensorSpec, expected: Array, got: Array, mask: Array) -> Difference:
+    if expected.shape != got.shape:
+        raise ModelError(f"output {spec.name} of the graph has shape {got.shape}, expected {expected.shape}")
+    difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
+    counted = _counted(spec, expected.shape, mask)
+    scale = float(np.abs(expected[counted]).max())
+    # NaN sorts above every number in argmax, which is what must be reported.
+    position = tuple(
+        int(i) for i in np.unravel_index(np.argmax(np.where(counted, difference, -1.0)), expected.shape)
+    )
+    relative = float(difference[position]) / scale if scale else float(difference[position])
+    return Difference(spec.name, relative, position, float(expected[position]), float(got[position]))
+
+
+def _counted(spec: TensorSpec, shape: tuple[int, ...], mask: Array) -> Array:
+    if len(spec.shape) < 2 or spec.shape[1] != SEQUENCE:
+        return np.ones(shape, bool)
+    return np.broadcast_to(mask.astype(bool).reshape(*mask.shape, *[1] * (len(shape) - 2)), shape)

@@ -1,0 +1,156 @@
+"""What a model is, from its config alone, and every reason to refuse it before long work."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgeq.errors import ConfigError, ModelError
+from edgeq.exporters.architecture import TextArchitecture
+from edgeq.exporters.base import ModelFacts
+from edgeq.exporters.sentence import read_json, read_sentence_model
+from edgeq.types import Task
+
+HEAD_SUFFIXES = {
+    "ForSequenceClassification": Task.SEQUENCE_CLASSIFICATION,
+    "ForTokenClassification": Task.TOKEN_CLASSIFICATION,
+    "ForQuestionAnswering": Task.QUESTION_ANSWERING,
+    "ForMaskedLM": Task.FILL_MASK,
+    # The heads of pretraining are not exported; what such a checkpoint is used for is its encoder.
+    "ForPreTraining": Task.FEATURE_EXTRACTION,
+    "Model": Task.FEATURE_EXTRACTION,
+}
+DECODER_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+def parse_task(name: str) -> Task:
+    """The task of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        return Task(name)
+    except ValueError:
+        known = [task.value for task in Task]
+        close = difflib.get_close_matches(name, known, n=1)
+        raise ConfigError(
+            f"unknown task `{name}`, expected one of {', '.join(known)}",
+            hint=f"--task {close[0]}" if close else None,
+        ) from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a model folder.
+
+    Raises:
+        ModelError: it is missing, malformed, or not that of a transformer.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"`{folder}` has no config.json, so it is not a Hugging Face model",
+            hint="name the folder that holds config.json, tokenizer.json and model.safetensors",
+        )
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelError(
+            f"`{folder / 'config.json'}` names no `model_type`, so the model is not a transformers model"
+        )
+    return config
+
+
+def read_facts(
+    model: str, folder: Path, table: Mapping[str, TextArchitecture], task: str | None
+) -> ModelFacts:
+    """Facts about a folder with `config.json`.
+
+    Args:
+        model: what the user named.
+        folder: a model folder, perhaps one of sentence-transformers.
+        table: the architectures there are exporters for.
+        task: the task the user asked for.
+
+    Raises:
+        ModelError: the folder holds no transformer.
+        ConfigError: there is no such task.
+    """
+    sentence = read_sentence_model(folder)
+    config = read_config(sentence.transformer if sentence else folder)
+    architecture = config["model_type"]
+    wanted = parse_task(task) if task else None
+    detected = Task.SENTENCE_EMBEDDING if sentence else detect_task(config)
+    known = table.get(architecture)
+    tasks = known.tasks if known else ()
+    if sentence is None:
+        tasks = tuple(one for one in tasks if one is not Task.SENTENCE_EMBEDDING)
+    chosen = wanted or detected
+    refusal = _refuse_config(config, table) or _refuse_task(chosen, wanted, tasks, architecture, config)
+    return ModelFacts(model, folder, architecture, chosen, tasks, refusal)
+
+
+def detect_task(config: Mapping[str, Any]) -> Task | None:
+    """The task of the head that a config names; the bare encoder where it names none."""
+    names = config.get("architectures") or ["Model"]
+    return next((task for suffix, task in HEAD_SUFFIXES.items() if str(names[0]).endswith(suffix)), None)
+
+
+def _refuse_config(config: Mapping[str, Any], table: Mapping[str, TextArchitecture]) -> ModelError | None:
+    architecture = config["model_type"]
+    if config.get("auto_map"):
+        return ModelError(
+            f"the model needs code of its own ({', '.join(sorted(config['auto_map']))} in auto_map), which edgeq does "
+            "not run: code from a model repository could do anything on this machine",
+            hint="use a model whose architecture is part of transformers",
+        )
+    quantized = config.get("quantization_config")
+    if quantized:
+        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
+        return ModelError(
+            f"the checkpoint is already quantized ({method}), expected float weights",
+            hint="export the original model: edgeq quantizes it for the target",
+        )
+    if _is_decoder(config):
+        return ModelError(
+            f"`{architecture}` with {config.get('architectures')} generates text, expected a text encoder",
+            hint="edgeq targets lists what each target takes",
+        )
+    if architecture not in table:
+        close = difflib.get_close_matches(architecture, table, n=1)
+        return ModelError(
+            f"architecture `{architecture}` is not supported, expected one of {', '.join(sorted(table))}",
+            hint=f"did you mean {close[0]}? check model_type in config.json" if close else None,
+        )
+    return None
+
+
+def _is_decoder(config: Mapping[str, Any]) -> bool:
+    names = config.get("architectures") or []
+    heads = any(str(name).endswith(DECODER_SUFFIXES) for name in names)
+    return heads or bool(config.get("is_decoder")) or bool(config.get("is_encoder_decoder"))
+
+
+def _refuse_task(
+    task: Task | None,
+    wanted: Task | None,
+    tasks: tuple[Task, ...],
+    architecture: str,
+    config: Mapping[str, Any],
+) -> ModelError | None:
+    listed = ", ".join(tasks)
+    if task is None:
+        return ModelError(
+            f"no exporter for the head {config.get('architectures')}, expected a model for one of {listed}",
+            hint="export its encoder with --task feature-extraction",
+        )
+    if task is Task.SENTENCE_EMBEDDING and task not in tasks:
+        return ModelError(
+            "the model has no modules.json, so its pooling is not known",
+            hint="use --task feature-extraction and pool in your app, or save it with sentence-transformers",
+        )
+    if task not in tasks:
+        return ModelError(
+            f"`{architecture}` cannot be exported for {task}{' (--task)' if wanted else ''}, expected one of {listed}"
+        )
+    return None

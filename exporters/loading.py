@@ -1,0 +1,187 @@
+"""The two verbs of this package: look at a model, and take it in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeq.errors import ConfigError, MissingExtraError
+from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
+from edgeq.exporters.facts import read_facts
+from edgeq.exporters.sentence import build_sentence_head, read_sentence_model
+from edgeq.exporters.source import fetch, is_onnx_file, local_folder
+from edgeq.types import Role, SourceInfo, Task, TensorSpec
+
+if TYPE_CHECKING:
+    from edgeq.exporters.architecture import TextArchitecture
+    from edgeq.graph.canonical import CanonicalModel
+
+
+def _table() -> Mapping[str, TextArchitecture]:
+    from edgeq.exporters import ARCHITECTURES
+
+    return ARCHITECTURES
+
+
+def inspect_model(model: str | Path, *, task: str | None = None, revision: str | None = None) -> ModelFacts:
+    """Read what a model is from its config alone; takes milliseconds for a local folder.
+
+    Args:
+        model: a local folder, a Hub id, or an `.onnx` file.
+        task: overrides the task that the config names.
+        revision: commit, tag or branch on the Hub.
+
+    Returns:
+        Facts; `facts.refusal` says why a model that could be read cannot be exported.
+
+    Raises:
+        ModelError: there is no such model, or it is not a transformer.
+        ConfigError: there is no such task.
+    """
+    if is_onnx_file(model):
+        from edgeq.exporters.onnx_file import inspect_onnx
+
+        return inspect_onnx(Path(model), task)
+    folder = local_folder(model) or fetch(str(model), revision, config_only=True)
+    return read_facts(str(model), folder, _table(), task)
+
+
+def load_model(
+    model: str | Path,
+    *,
+    task: str | None = None,
+    revision: str | None = None,
+    seq_len: int | None = None,
+    on_progress: Progress | None = None,
+) -> ExportedModel:
+    """Take a text encoder in: one canonical graph, checked against the original on real text.
+
+    Args:
+        model: a local Hugging Face or sentence-transformers folder, a Hub id, or an `.onnx` file with its tokenizer.
+        task: overrides the task that the config names.
+        revision: commit, tag or branch on the Hub.
+        seq_len: longest sequence in tokens; the model's own limit when left out.
+        on_progress: told each stage.
+
+    Raises:
+        ModelError: the model cannot be read, is not supported, or its export does not match the original.
+        ConfigError: no such task, or `seq_len` is longer than the model's positions.
+        MissingExtraError: torch or transformers are not installed.
+    """
+    say = on_progress or (lambda _: None)
+    _require_torch()
+    facts = inspect_model(model, task=task, revision=revision).require_supported()
+    if is_onnx_file(model):
+        from edgeq.exporters.onnx_file import load_onnx
+
+        return load_onnx(facts, seq_len, say)
+    if local_folder(model) is None:
+        say("downloading the model")
+        folder = fetch(str(model), revision, config_only=False)
+        facts = read_facts(str(model), folder, _table(), task).require_supported()
+    return _load_folder(facts, seq_len, say)
+
+
+def _require_torch() -> None:
+    from importlib.util import find_spec
+
+    if any(find_spec(name) is None for name in ("torch", "transformers", "onnx_ir", "onnxscript")):
+        raise MissingExtraError("exporting a model", "export")
+
+
+def _load_folder(facts: ModelFacts, seq_len: int | None, say: Progress) -> ExportedModel:
+    from edgeq.exporters.checkpoint import load_encoder
+    from edgeq.exporters.equivalence import check_equivalence
+    from edgeq.exporters.reference import original
+    from edgeq.exporters.tokenizer import load_tokenizer, longest_text, text_preprocessor
+
+    architecture, task = _table()[facts.architecture], facts.task
+    assert task is not None
+    sentence = read_sentence_model(facts.folder)
+    folder = sentence.transformer if sentence else facts.folder
+    say("loading the model")
+    tokenizer = load_tokenizer(folder)
+    model = load_encoder(folder, architecture, task)
+    positions = architecture.positions(model.config)
+    check_seq_len(seq_len, positions)
+    head = (
+        build_sentence_head(sentence.modules, positions)
+        if sentence and task is Task.SENTENCE_EMBEDDING
+        else None
+    )
+    say("exporting the graph")
+    length = longest_text(tokenizer, positions, seq_len or (sentence.max_length if sentence else None))
+    canonical = _trace(model, architecture, task, head, length)
+    preprocessor = text_preprocessor(
+        tokenizer, max_length=length, input_names=[spec.name for spec in canonical.inputs]
+    )
+    reference = original(model, task, head)
+    say("checking the graph against the original")
+    check_equivalence(canonical, preprocessor, reference)
+    return ExportedModel(canonical, _source(facts, folder, model), preprocessor, reference)
+
+
+def check_seq_len(seq_len: int | None, positions: int) -> None:
+    """Refuse a sequence length that the model has no positions for.
+
+    Raises:
+        ConfigError: it is longer, or below 1.
+    """
+    if seq_len is not None and not 1 <= seq_len <= positions:
+        raise ConfigError(
+            f"--seq-len {seq_len} does not fit: the model has positions for 1 to {positions} tokens",
+            hint=f"--seq-len {positions}" if seq_len > positions else None,
+        )
+
+
+def _trace(model: Any, architecture: TextArchitecture, task: Task, head: Any, length: int) -> CanonicalModel:
+    from edgeq.exporters.canonicalize import canonicalize
+    from edgeq.exporters.text_encoder import build_text_encoder, input_specs, standard_activations
+    from edgeq.exporters.torch_onnx import export_encoder
+    from edgeq.graph.canonical import CanonicalModel
+
+    inputs = input_specs(architecture.token_types(model.config))
+    encoder = build_text_encoder(model, architecture, task, head)
+    with architecture.patch(model), standard_activations(model):
+        graph = export_encoder(encoder, [spec.name for spec in inputs], architecture.positions(model.config))
+    canonicalize(graph, _prefixes(model))
+    return CanonicalModel(graph, inputs, _output_specs(graph), task, architecture.model_type, length)
+
+
+def _prefixes(model: Any) -> tuple[str, ...]:
+    """Module paths left out of names: `encoder.layer.0` is the same layer in every head class."""
+    base = model.base_model_prefix
+    has_base = getattr(model, base, model) is not model
+    return (f"model.{base}", "model") if has_base else ("model",)
+
+
+def _output_specs(graph: Any) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(
+            str(value.name),
+            "float32",
+            tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape),
+            Role(str(value.name)),
+        )
+        for value in graph.graph.outputs
+    )
+
+
+def _source(facts: ModelFacts, folder: Path, model: Any) -> SourceInfo:
+    from edgeq.exporters.checkpoint import weight_files
+    from edgeq.exporters.provenance import hub_revision, read_license, source_files
+
+    assert facts.task is not None
+    labelled = facts.task in (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
+    id2label = model.config.id2label if labelled else {}
+    return SourceInfo(
+        model=facts.model,
+        revision=hub_revision(facts.folder),
+        files=source_files(facts.folder, weight_files(folder)),
+        license=read_license(facts.folder),
+        task=facts.task,
+        architecture=facts.architecture,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        labels=tuple(str(id2label[index]) for index in sorted(id2label)),
+    )

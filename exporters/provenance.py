@@ -1,0 +1,73 @@
+"""Where a model came from: revision, license, and a SHA-256 of every file that was read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from edgeq.files import sha256_file
+from edgeq.types import SourceFile
+
+METADATA_FILES = (
+    "config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+)
+"""Files besides the weights that decide what a model computes."""
+
+
+def source_files(root: Path, weights: Iterable[Path]) -> tuple[SourceFile, ...]:
+    """Every file that was read, sorted by path relative to `root`."""
+    paths = {root / name for name in METADATA_FILES if (root / name).is_file()}
+    paths |= set(weights) | {
+        path for path in root.glob("*_*/config.json") if (root / "modules.json").is_file()
+    }
+    return tuple(SourceFile(path.relative_to(root).as_posix(), sha256_file(path)) for path in sorted(paths))
+
+
+def read_license(folder: Path) -> str | None:
+    """License named in the front matter of README.md, else the one whose text the LICENSE file holds."""
+    readme = folder / "README.md"
+    if readme.is_file():
+        found = re.match(
+            r"---\r?\n(.*?)\r?\n---", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL
+        )
+        named = re.search(r"^license:\s*[\"']?([\w.+-]+)", found[1], re.MULTILINE) if found else None
+        if named:
+            return named[1]
+    return _recognize(
+        next(
+            (folder / name for name in ("LICENSE", "LICENSE.txt", "LICENSE.md") if (folder / name).is_file()),
+            None,
+        )
+    )
+
+
+LICENSE_PHRASES = {
+    "apache-2.0": "Apache License",
+    "mit": "Permission is hereby granted, free of charge",
+    "bsd-3-clause": "Redistribution and use in source and binary forms",
+}
+
+
+def _recognize(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return next((name for name, phrase in LICENSE_PHRASES.items() if phrase in text), "other")
+
+
+def hub_revision(folder: Path) -> str | None:
+    """Commit of a folder inside the Hub's cache (`.../snapshots/<commit>`)."""
+    return folder.name if folder.parent.name == "snapshots" else None

@@ -1,0 +1,34 @@
+"""The original model as a function of the same feeds as the graph: transformers' own forward, integer mask and all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from edgeq.exporters.text_encoder import OUTPUTS
+from edgeq.types import Feeds, Outputs, Task
+
+if TYPE_CHECKING:
+    import torch
+
+
+def original(
+    model: Any, task: Task, sentence_head: torch.nn.Module | None = None
+) -> Callable[[Feeds], Outputs]:
+    """Run a transformers model on numpy feeds.
+
+    The mask goes in as it is, `[batch, sequence]` integers, and positions are the model's own business: nothing of the
+    arithmetic that the exported graph does instead is shared with this function, save the sentence head.
+    """
+    import torch
+
+    def run(feeds: Feeds) -> Outputs:
+        tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
+        with torch.inference_mode():
+            output = model(**tensors)
+            if sentence_head is not None:
+                mask = tensors["attention_mask"].float()
+                return {"sentence_embedding": sentence_head(output.last_hidden_state, mask).numpy()}
+            return {name: getattr(output, name).numpy() for name in OUTPUTS[task]}
+
+    return run
