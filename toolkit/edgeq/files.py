@@ -1,4 +1,4 @@
-"""Files written whole or not at all, paths that stay inside their folder, and zips with reproducible bytes."""
+"""Files written whole or not at all, paths that stay inside their folder, zips with reproducible bytes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ PAGE_ALIGNMENT = 16384
 """Largest page size of current phones: a stored entry aligned to it can be memory-mapped in place."""
 
 BUNDLE_MARKER = "edgeq.json"
+ARCHIVE_SUFFIX = ".edgeq"
 
 _LOCAL_HEADER_BYTES = 30
 _ZIP64_EXTRA_BYTES = 20
@@ -140,7 +141,7 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise OutputError(
-            f"not enough free space in `{folder}`: {_megabytes(free)} free, {_megabytes(needed_bytes)} needed",
+            f"not enough space in `{folder}`: {_megabytes(free)} free, {_megabytes(needed_bytes)} needed",
             hint="free some space, or choose another place with --output",
         )
 
@@ -154,10 +155,8 @@ def _check_existing(destination: Path, force: bool) -> None:
         raise OutputError(
             f"`{destination}` exists", hint="pass --force to replace it, or choose another --output"
         )
-    is_bundle = (
-        (destination / BUNDLE_MARKER).is_file() if destination.is_dir() else destination.suffix == ".edgeq"
-    )
-    if not is_bundle:
+    is_archive = destination.is_file() and destination.suffix == ARCHIVE_SUFFIX
+    if not is_archive and not (destination / BUNDLE_MARKER).is_file():
         raise OutputError(
             f"`{destination}` exists and is not a bundle, so --force does not replace it",
             hint="choose another --output",
@@ -225,7 +224,7 @@ def reproducible_zip_info(name: str) -> zipfile.ZipInfo:
 
 
 def _alignment_extra(offset: int, alignment: int) -> bytes:
-    """Extra field after which data at `offset` starts at a multiple of `alignment`: id, size, alignment, zeros."""
+    """Id, size, alignment, zeros: after it, data from `offset` on starts at a multiple of `alignment`."""
     fixed = 6
     padding = -(offset + fixed) % alignment
     size = 2 + padding

@@ -1,4 +1,4 @@
-"""Text to model inputs with `tokenizers` alone: what calibration, golden vectors and the bundle's runtime share."""
+"""Text to model inputs with `tokenizers` alone: calibration, golden vectors and the runtime share it."""
 
 from __future__ import annotations
 
@@ -190,7 +190,11 @@ class TextPreprocessor:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of some token ids, special tokens left out."""
-        return str(self._truncating.decode(list(token_ids), skip_special_tokens=True))
+        return self._truncating.decode(list(token_ids), skip_special_tokens=True)
+
+    def id_to_token(self, token_id: int) -> str:
+        """A token as the vocabulary spells it; the number itself when it has none."""
+        return self._truncating.id_to_token(token_id) or str(token_id)
 
     def tokens(self, sample: Sample) -> list[str]:
         """The tokens of one sample after truncation, as the vocabulary spells them."""
@@ -226,7 +230,8 @@ def _truncate(tokenizer: Tokenizer, settings: TextSettings) -> None:
     added = max(tokenizer.num_special_tokens_to_add(pair) for pair in (False, True))
     if settings.max_length <= added:
         raise ConfigError(
-            f"max_length {settings.max_length} leaves no room for text: the tokenizer adds up to {added} special tokens"
+            f"max_length {settings.max_length} leaves no room for text: "
+            f"the tokenizer adds up to {added} special tokens"
         )
     tokenizer.enable_truncation(
         settings.max_length, strategy="longest_first", direction=settings.truncation_side
@@ -234,7 +239,7 @@ def _truncate(tokenizer: Tokenizer, settings: TextSettings) -> None:
 
 
 def _without_batch_state(tokenizer_json: str) -> str:
-    """Drop the truncation and padding of whoever called the tokenizer last: they would change the file's hash."""
+    """Drop the truncation and padding of the tokenizer's last call: they would change the file's hash."""
     document = json.loads(tokenizer_json)
     document["truncation"] = None
     document["padding"] = None

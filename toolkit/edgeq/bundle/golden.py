@@ -1,0 +1,144 @@
+"""Golden cases: real samples in every stage from text to outputs, so that an app can find where it differs.
+
+`golden/golden.json` lists, per case, the texts and their token ids before padding; one `.npz` per case holds
+`inputs/<name>`, `reference/<output>` (the original model) and `outputs/<variant>/<output>` (the bundle).
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from edgeq.bundle.manifest import Gate, GoldenEntry
+from edgeq.errors import IntegrityError
+from edgeq.files import atomic_write_text, contained_path, reproducible_zip_info
+from edgeq.types import Array, Feeds, Outputs, Sample
+
+GOLDEN_FOLDER = "golden"
+GOLDEN_INDEX = "golden/golden.json"
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenCase:
+    """One batch of real samples, stage by stage.
+
+    Attributes:
+        id: also the name of its `.npz`.
+        samples: texts or pairs of texts; empty when the model does not take text.
+        feeds: canonical inputs, `[batch, sequence]` int64 for text.
+        reference: outputs of the original model.
+        outputs: outputs of each variant, by variant id.
+    """
+
+    id: str
+    samples: tuple[Sample, ...]
+    feeds: Feeds
+    reference: Outputs
+    outputs: dict[str, Outputs] = field(default_factory=dict)
+
+    @property
+    def token_ids(self) -> list[list[int]]:
+        """Token ids of each sample before padding; empty for models that take no tokens."""
+        ids, mask = self.feeds.get("input_ids"), self.feeds.get("attention_mask")
+        if ids is None or mask is None:
+            return []
+        pairs = zip(ids, mask, strict=True)
+        return [[int(token) for token in row[kept.astype(bool)]] for row, kept in pairs]
+
+
+def write_golden(
+    folder: Path, cases: Sequence[GoldenCase], tolerances: Sequence[Gate] = ()
+) -> tuple[GoldenEntry, ...]:
+    """Write `golden/` under the bundle folder and return the manifest's entries.
+
+    Args:
+        folder: the bundle's folder (`writer.folder`).
+        cases: at least one.
+        tolerances: how far a device may be from the recorded outputs, the same for every case.
+    """
+    (folder / GOLDEN_FOLDER).mkdir(parents=True, exist_ok=True)
+    entries = []
+    for case in cases:
+        path = f"{GOLDEN_FOLDER}/{case.id}.npz"
+        write_npz(contained_path(folder, path), _arrays(case))
+        entries.append(GoldenEntry(case.id, path, tuple(tolerances)))
+    index = {"cases": [_describe(case) for case in cases]}
+    atomic_write_text(folder / GOLDEN_INDEX, json.dumps(index, indent=2, ensure_ascii=False) + "\n")
+    return tuple(entries)
+
+
+def read_golden(folder: Path, entries: Sequence[GoldenEntry]) -> list[GoldenCase]:
+    """The golden cases of a bundle folder, in the manifest's order.
+
+    Raises:
+        IntegrityError: the index or an array file is malformed.
+    """
+    if not entries:
+        return []
+    try:
+        index = json.loads(contained_path(folder, GOLDEN_INDEX).read_text(encoding="utf-8"))
+        samples = {case["id"]: _samples(case["samples"]) for case in index["cases"]}
+        return [_case(entry.id, samples[entry.id], contained_path(folder, entry.path)) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"the golden cases cannot be read: {type(error).__name__}: {error}") from error
+
+
+def write_npz(path: Path, arrays: dict[str, Array]) -> None:
+    """A `.npz` with reproducible bytes: stored, sorted by name, dated 1980."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(arrays):
+            with archive.open(reproducible_zip_info(f"{name}.npy"), "w", force_zip64=True) as stream:
+                _write_array(stream, arrays[name])
+
+
+def _write_array(stream: IO[bytes], array: Array) -> None:
+    contiguous = np.ascontiguousarray(array).reshape(np.shape(array))
+    little = contiguous.astype(contiguous.dtype.newbyteorder("<"), copy=False)
+    np.lib.format.write_array(stream, little, version=(1, 0), allow_pickle=False)
+
+
+def _arrays(case: GoldenCase) -> dict[str, Array]:
+    arrays = {f"inputs/{name}": array for name, array in case.feeds.items()}
+    arrays |= {f"reference/{name}": array for name, array in case.reference.items()}
+    for variant, outputs in case.outputs.items():
+        arrays |= {f"outputs/{variant}/{name}": array for name, array in outputs.items()}
+    return arrays
+
+
+def _describe(case: GoldenCase) -> dict[str, Any]:
+    return {
+        "id": case.id,
+        "file": f"{case.id}.npz",
+        "samples": [sample if isinstance(sample, str) else list(sample) for sample in case.samples],
+        "token_ids": case.token_ids,
+        "inputs": sorted(case.feeds),
+        "outputs": sorted(case.reference),
+        "variants": list(case.outputs),
+    }
+
+
+def _samples(items: list[Any]) -> tuple[Sample, ...]:
+    return tuple(item if isinstance(item, str) else (str(item[0]), str(item[1])) for item in items)
+
+
+def _case(case_id: str, samples: tuple[Sample, ...], path: Path) -> GoldenCase:
+    feeds: dict[str, Array] = {}
+    reference: Outputs = {}
+    outputs: dict[str, Outputs] = {}
+    with np.load(path, allow_pickle=False) as archive:
+        for key in archive.files:
+            stage, _, name = key.partition("/")
+            if stage == "inputs":
+                feeds[name] = archive[key]
+            elif stage == "reference":
+                reference[name] = archive[key]
+            else:
+                variant, _, output = name.partition("/")
+                outputs.setdefault(variant, {})[output] = archive[key]
+    return GoldenCase(case_id, samples, feeds, reference, outputs)

@@ -1,0 +1,328 @@
+"""`edgeq.json` as frozen dataclasses; the published schema is `schema/edgeq-1.0.schema.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from edgeq.bundle.codec import NOT_IN_JSON, KeyPath, decode, encode, restore
+from edgeq.bundle.schema import check_consistency, check_schema
+from edgeq.errors import IntegrityError
+from edgeq.types import SourceInfo, TensorSpec, Verification
+
+FORMAT_NAME = "edgeq"
+FORMAT_VERSION = "1.0"
+MAX_MANIFEST_BYTES = 64 << 20
+
+
+class Status(StrEnum):
+    """Whether a bundle kept its quality gates."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+
+
+class PreprocessKind(StrEnum):
+    """The steps from raw data to model inputs that a reader of format 1.0 knows."""
+
+    TOKENIZE = "tokenize"
+
+
+class PostprocessKind(StrEnum):
+    """The steps from model outputs to answers that a reader of format 1.0 knows.
+
+    `softmax`, `sigmoid`: probabilities over the last axis. `argmax_label`: the label of the largest logit,
+    per text or per token. `answer_span`: the best start and end of an answer in the second text of a
+    pair. `top_tokens`: the likeliest words at the mask token.
+    """
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
+    ARGMAX_LABEL = "argmax_label"
+    ANSWER_SPAN = "answer_span"
+    TOP_TOKENS = "top_tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """Name and version of the bundle format."""
+
+    name: str = FORMAT_NAME
+    version: str = FORMAT_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to run the model.
+
+    Attributes:
+        id: `cpu-int8`, `nnapi-fp32`, ...; also its folder's name.
+        model: path of the model file, or of the `.mlpackage` folder.
+        runtime: `onnxruntime`, `coreml`, `onnxruntime-genai`.
+        execution_provider: `CPUExecutionProvider`, `NnapiExecutionProvider`, a Core ML compute unit.
+        precision: of the weights and activations: `int8`, `int4`, `fp16`, `fp32` or a recipe's name.
+        size_bytes: all files of the variant.
+        opset: ONNX opset version.
+        requirements: runtime version range, `min_android_api`, `min_ios`, ABI, CPU features, `min_ram_mb`.
+        placement: predicted nodes per execution provider, partitions, reasons.
+    """
+
+    id: str
+    model: str
+    runtime: str
+    execution_provider: str
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    size_bytes: int
+    opset: int | None = None
+    requirements: Mapping[str, Any] = field(default_factory=dict)
+    placement: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerInfo:
+    """Where the tokenizer is and what an app has to know about it.
+
+    Attributes:
+        path: its folder.
+        special_ids: token id by role (`cls_token`, `sep_token`, `pad_token`, ...).
+    """
+
+    path: str
+    max_length: int
+    pad_id: int
+    padding: str = "right"
+    special_ids: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessStep:
+    """One step before the model; `inputs` are the model inputs it makes."""
+
+    step: PreprocessKind
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PostprocessStep:
+    """One step after the model; `outputs` are the model outputs it reads."""
+
+    step: PostprocessKind
+    outputs: tuple[str, ...]
+    top_k: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A bound on a metric, and how the bound was arrived at; also the tolerance of a golden case.
+
+    Attributes:
+        op: `>=` or `<=`.
+        derived_from: where the threshold comes from (a flag, a default, a measured spread).
+        value: what was measured, where it was.
+        passed: whether it held, where it was measured.
+    """
+
+    variant: str
+    output: str
+    metric: str
+    op: str
+    threshold: float
+    derived_from: str
+    value: float | None = None
+    passed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A measured number: on how many samples (`n`), where, and how real the execution was."""
+
+    variant: str
+    metric: str
+    value: float
+    n: int
+    environment: str
+    verification: Verification
+    output: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenEntry:
+    """A golden case: its arrays (`path`), and how far a device may be from the bundle's recorded outputs."""
+
+    id: str
+    path: str
+    tolerances: tuple[Gate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The data that activation ranges come from."""
+
+    source: str
+    sha256: str
+    samples: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExcludedNode:
+    """A node left in floating point, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How the model was quantized."""
+
+    precision: str
+    recipe: str
+    calibration: Calibration | None = None
+    bits_per_weight: float | None = None
+    excluded: tuple[ExcludedNode, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of the bundle."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Integrity:
+    """Every file of the bundle but `edgeq.json` and `SHA256SUMS` (which lists `edgeq.json` too)."""
+
+    files: tuple[FileEntry, ...] = ()
+    algorithm: str = "sha256"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The whole of `edgeq.json`.
+
+    Attributes:
+        name: of the model, as in `all-MiniLM-L6-v2`.
+        target: what it was built for: `android`, `coreml`, `cpu`.
+        variants: most preferred first.
+        created_by: version by program.
+        integrity: filled in by the writer.
+        unknown: keys of a newer minor version, kept on a round trip.
+    """
+
+    name: str
+    target: str
+    source: SourceInfo
+    variants: tuple[Variant, ...]
+    created_by: Mapping[str, str]
+    status: Status = Status.PASSED
+    quantization: Quantization | None = None
+    tokenizer: TokenizerInfo | None = None
+    preprocess: tuple[PreprocessStep, ...] = ()
+    postprocess: tuple[PostprocessStep, ...] = ()
+    golden: tuple[GoldenEntry, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    integrity: Integrity = field(default_factory=Integrity)
+    format: Format = field(default_factory=Format)
+    unknown: Mapping[KeyPath, Any] = field(default_factory=dict, metadata=NOT_IN_JSON, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgeq.json`, format first."""
+        document = encode(self)
+        document = {"format": document.pop("format"), **document}
+        restore(document, self.unknown)
+        return document
+
+    def to_text(self) -> str:
+        """`to_json` as text.
+
+        Raises:
+            ValueError: a number is NaN or infinite, which JSON has no word for.
+        """
+        return json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, document: Any) -> Manifest:
+        """Read a document.
+
+        Raises:
+            IntegrityError: a newer major format, a violation of the schema, or a reference to nothing.
+        """
+        check_version(document)
+        check_schema(document)
+        manifest, unknown = decode(cls, document)
+        check_consistency(document)
+        from dataclasses import replace
+
+        return replace(manifest, unknown=unknown)
+
+    @classmethod
+    def from_text(cls, text: str | bytes) -> Manifest:
+        """Read the contents of `edgeq.json`.
+
+        Raises:
+            IntegrityError: it is not JSON (nor are repeated keys and NaN), or as `from_json`.
+        """
+        if len(text) > MAX_MANIFEST_BYTES:
+            raise IntegrityError(
+                f"`edgeq.json` has {len(text)} bytes; at most {MAX_MANIFEST_BYTES} are expected"
+            )
+        try:
+            document = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise IntegrityError(f"`edgeq.json` is not valid JSON: {error}") from error
+        return cls.from_json(document)
+
+    def variant(self, variant_id: str) -> Variant:
+        """The variant with this id.
+
+        Raises:
+            IntegrityError: there is none.
+        """
+        for variant in self.variants:
+            if variant.id == variant_id:
+                return variant
+        known = ", ".join(variant.id for variant in self.variants)
+        raise IntegrityError(f"the bundle has no variant `{variant_id}`; it has {known}")
+
+
+def check_version(document: Any) -> None:
+    """Raise IntegrityError unless the document names this format with a major version that is known here."""
+    format_ = document.get("format") if isinstance(document, dict) else None
+    if not isinstance(format_, dict) or format_.get("name") != FORMAT_NAME:
+        raise IntegrityError(
+            f"`edgeq.json` does not say that it is an edgeq bundle: format is {format_!r:.80}"
+        )
+    version = format_.get("version")
+    major = str(version).split(".", maxsplit=1)[0]
+    if not major.isascii() or not major.isdigit():
+        raise IntegrityError(
+            f"the bundle's format version is {version!r:.40}; expected one like {FORMAT_VERSION}"
+        )
+    if major != FORMAT_VERSION.split(".", maxsplit=1)[0]:
+        raise IntegrityError(
+            f"the bundle has format {version}; this edgeq reads format {FORMAT_VERSION}",
+            hint="pip install --upgrade edgeq",
+        )
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        seen: set[str] = set()
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {repeated!r} is there twice")
+    return document
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,118 @@
+"""Checks of a manifest: against the published JSON Schema, then that its parts agree with each other."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from edgeq.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
+
+SCHEMA_FILE = "schema/edgeq-1.0.schema.json"
+_MOST_SHOWN = 5
+
+
+@cache
+def load_schema() -> dict[str, Any]:
+    """The published JSON Schema of `edgeq.json`, format 1.0."""
+    schema: dict[str, Any] = json.loads(
+        files("edgeq.bundle").joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
+    )
+    return schema
+
+
+@cache
+def _validator() -> Draft202012Validator:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(load_schema())
+
+
+def check_schema(document: Any) -> None:
+    """Raise IntegrityError naming each place that is wrong, what is there and what the schema expects."""
+    problems = [
+        _describe(error) for error in sorted(_validator().iter_errors(document), key=lambda e: e.json_path)
+    ]
+    _refuse(problems)
+
+
+def check_consistency(document: dict[str, Any]) -> None:
+    """Raise IntegrityError when a document's parts do not agree (a gate of a variant that is not there)."""
+    _refuse([*_repeated(document), *_dangling_variants(document), *_missing_files(document)])
+
+
+def _refuse(problems: list[str]) -> None:
+    if not problems:
+        return
+    shown = problems[:_MOST_SHOWN]
+    more = f"; and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
+    raise IntegrityError(f"`edgeq.json` does not follow format 1.0: {'; '.join(shown)}{more}")
+
+
+def _describe(error: ValidationError) -> str:
+    where = error.json_path.removeprefix("$").removeprefix(".") or "the document"
+    got = json.dumps(error.instance)
+    return f"at {where}: got {got if len(got) <= 60 else got[:57] + '...'}, expected {_expected(error)}"
+
+
+def _expected(error: ValidationError) -> str:
+    value: Any = error.validator_value
+    match error.validator:
+        case "type":
+            return f"type {value if isinstance(value, str) else ' or '.join(value)}"
+        case "enum":
+            return f"one of {', '.join(map(str, value))}"
+        case "const":
+            return json.dumps(value)
+        case "required":
+            return "the keys " + ", ".join(value)
+        case "pattern":
+            return f"text like {value}"
+        case "minimum" | "exclusiveMinimum":
+            return f"a number from {value} up"
+        case _:
+            return f"{error.validator} {json.dumps(value)[:60]}"
+
+
+def _repeated(document: dict[str, Any]) -> Iterator[str]:
+    yield from _duplicates("variant id", (variant["id"] for variant in document["variants"]))
+    yield from _duplicates("golden case", (case["id"] for case in document.get("golden", [])))
+    # Case is ignored: the bundle must mean the same on a Mac.
+    paths = (entry["path"].casefold() for entry in document["integrity"]["files"])
+    yield from _duplicates("file", paths)
+
+
+def _duplicates(what: str, values: Iterable[str]) -> Iterator[str]:
+    for value, count in Counter(values).items():
+        if count > 1:
+            yield f"the {what} `{value}` is there {count} times"
+
+
+def _dangling_variants(document: dict[str, Any]) -> Iterator[str]:
+    known = {variant["id"] for variant in document["variants"]}
+    for key in ("gates", "metrics"):
+        for index, item in enumerate(document.get(key, [])):
+            if item["variant"] not in known:
+                yield f"at {key}[{index}]: the variant `{item['variant']}` is not in the bundle"
+    for case in document.get("golden", []):
+        for item in case.get("tolerances", []):
+            if item["variant"] not in known:
+                yield f"at golden `{case['id']}`: the variant `{item['variant']}` is not in the bundle"
+
+
+def _missing_files(document: dict[str, Any]) -> Iterator[str]:
+    paths = [entry["path"] for entry in document["integrity"]["files"]]
+    named = [(f"variants `{variant['id']}`", variant["model"]) for variant in document["variants"]]
+    named += [(f"golden `{case['id']}`", case["path"]) for case in document.get("golden", [])]
+    if "tokenizer" in document:
+        named.append(("tokenizer", document["tokenizer"]["path"]))
+    for where, path in named:
+        if path not in paths and not any(listed.startswith(path + "/") for listed in paths):
+            yield f"at {where}: the file `{path}` is not in integrity.files"

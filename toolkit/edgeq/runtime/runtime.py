@@ -1,0 +1,195 @@
+"""The reference runtime: opens a bundle, verifies it, and runs it as an app would, without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from edgeq.bundle.manifest import Manifest, Variant
+from edgeq.bundle.reader import Bundle, open_bundle
+from edgeq.errors import DataError, UnsupportedError
+from edgeq.runtime.postprocess import Answer, Context, answers
+from edgeq.runtime.session import VariantSession
+from edgeq.runtime.text import TextPreprocessor
+from edgeq.types import Feeds, FloatArray, Outputs, Role, Sample, TensorSpec
+
+RUNNABLE = "onnxruntime"
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    variant: str | None = None,
+    force: bool = False,
+    threads: int | None = None,
+) -> Runtime:
+    """Open and verify a bundle, and load one of its variants.
+
+    Args:
+        path: a bundle folder or a `.edgeq` archive.
+        variant: its id; by default the first that ONNX Runtime runs.
+        force: load it even if it failed its quality gate.
+        threads: intra-op threads; None lets ONNX Runtime choose.
+
+    Raises:
+        ModelError: there is no such bundle or variant, or ONNX Runtime cannot load the model.
+        IntegrityError: its files are not those of its manifest.
+        GateError: it failed its quality gate.
+        UnsupportedError: the variant needs another runtime than ONNX Runtime.
+    """
+    bundle = open_bundle(Path(path), force=force)
+    try:
+        return Runtime(bundle, variant=variant, threads=threads)
+    except BaseException:
+        bundle.close()
+        raise
+
+
+class Runtime:
+    """A loaded bundle. Use it in a `with` block, or call `close`, when the bundle is an archive.
+
+    Args:
+        bundle: opened and verified; closed with the runtime.
+        variant: id of the variant to load; by default the first that ONNX Runtime runs.
+        threads: intra-op threads; None lets ONNX Runtime choose.
+    """
+
+    def __init__(self, bundle: Bundle, *, variant: str | None = None, threads: int | None = None) -> None:
+        self.bundle = bundle
+        self.variant = _choose(bundle, variant)
+        self.preprocessor = load_preprocessor(bundle)
+        pad_id = self.preprocessor.pad_id if self.preprocessor else 0
+        self._session = VariantSession(
+            bundle.file(self.variant.model), self.variant, threads=threads, pad_id=pad_id
+        )
+        static = self._session.static_length
+        if self.preprocessor and static is not None and static < self.preprocessor.max_length:
+            self.preprocessor = self.preprocessor.with_max_length(static)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release what opening an archive unpacked."""
+        self.bundle.close()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's `edgeq.json`."""
+        return self.bundle.manifest
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """All variants of the bundle, most preferred first; `variant` is the loaded one."""
+        return self.bundle.manifest.variants
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Declared inputs of the loaded variant."""
+        return self.variant.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Declared outputs of the loaded variant."""
+        return self.variant.outputs
+
+    def prepare(self, text: Sequence[Sample]) -> Feeds:
+        """Canonical feeds of some texts, `[batch, sequence]` int64, truncated to what the variant takes.
+
+        Raises:
+            DataError: the bundle has no tokenizer, or the texts are empty.
+        """
+        if self.preprocessor is None:
+            raise DataError(
+                "the bundle has no tokenizer; pass tensors: feeds=, or --npz", hint="edgeq inspect"
+            )
+        return self.preprocessor([text] if isinstance(text, str) else text)
+
+    def run(self, text: Sequence[Sample] | None = None, *, feeds: Feeds | None = None) -> Outputs:
+        """All outputs by name, `[batch, ...]`.
+
+        Args:
+            text: texts, or pairs of texts.
+            feeds: or the canonical inputs themselves, by name.
+
+        Raises:
+            DataError: not exactly one of both is given, or it does not fit the model.
+        """
+        if (text is None) == (feeds is None):
+            raise DataError("run takes either text= or feeds=")
+        if feeds is None:
+            assert text is not None
+            feeds = self.prepare(text)
+        return self._session.run(feeds)
+
+    def answer(self, text: Sequence[Sample]) -> list[Answer]:
+        """One answer per text by the bundle's postprocessing steps: labels, scores, spans, words at the mask.
+
+        Empty dictionaries for a bundle without such steps (embeddings).
+        """
+        feeds = self.prepare(text)
+        return self.interpret(self._session.run(feeds), feeds)
+
+    def interpret(self, outputs: Outputs, feeds: Feeds) -> list[Answer]:
+        """The answers that some outputs mean; empty when the bundle has no postprocessing steps."""
+        context = Context(feeds, self.manifest.source.labels, self.preprocessor)
+        return answers(self.manifest.postprocess, outputs, context)
+
+    def encode(self, texts: Sequence[str], batch_size: int = 32) -> FloatArray:
+        """Sentence embeddings `[n, hidden]`, in the order of the texts.
+
+        Texts of similar length share a batch, so little is computed on padding.
+
+        Raises:
+            UnsupportedError: the model's output is not a sentence embedding.
+            DataError: there are no texts.
+        """
+        name = self._embedding_output()
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        if isinstance(texts, str) or not batches:
+            raise DataError("encode takes a list with at least one text")
+        rows = [self.run([texts[index] for index in batch])[name] for batch in batches]
+        embeddings = np.concatenate(rows).astype(np.float32, copy=False)
+        return embeddings[np.argsort(order)]
+
+    def _embedding_output(self) -> str:
+        for spec in self.outputs:
+            if spec.role is Role.SENTENCE_EMBEDDING:
+                return spec.name
+        raise UnsupportedError(
+            f"`{self.manifest.name}` is a {self.manifest.source.task} model; it has no sentence embedding, "
+            f"only {', '.join(spec.name for spec in self.outputs)}",
+            hint="use runtime.run(text=[...])",
+        )
+
+
+def load_preprocessor(bundle: Bundle) -> TextPreprocessor | None:
+    """The bundle's tokenizer; None when the model does not take text."""
+    info = bundle.manifest.tokenizer
+    return TextPreprocessor.load(bundle.file(info.path)) if info else None
+
+
+def _choose(bundle: Bundle, variant_id: str | None) -> Variant:
+    if variant_id is not None:
+        variant = bundle.variant(variant_id)
+        if variant.runtime != RUNNABLE:
+            raise UnsupportedError(
+                f"the variant `{variant.id}` needs {variant.runtime}; this runtime has {RUNNABLE} alone"
+            )
+        return variant
+    for variant in bundle.variants:
+        if variant.runtime == RUNNABLE:
+            return variant
+    needed = ", ".join(sorted({variant.runtime for variant in bundle.variants}))
+    raise UnsupportedError(f"no variant of `{bundle.path}` runs here: they need {needed}, got {RUNNABLE}")
