@@ -8,7 +8,7 @@ from copy import copy
 from edgeq.types import Feeds, Preprocessor, Sample
 
 MAX_TOKENS = 1024
-"""Padded tokens of one batch: more gains a CPU nothing, and all tensors observed of a batch are held at once."""
+"""Padded tokens of one batch: more gains a CPU nothing, and a batch is held with all its observed tensors."""
 
 
 class Batches:
@@ -55,6 +55,36 @@ class Batches:
     def sample(self, position: int) -> Sample:
         """The sample at a position in the order in which batches run it."""
         return self.samples[self.order[position]]
+
+
+class FeedBatches:
+    """Batches of ready model inputs, in their order.
+
+    Args:
+        feeds: one array per input, first axis the samples.
+        batch_size: most samples in one batch.
+    """
+
+    def __init__(self, feeds: Feeds, batch_size: int = 32) -> None:
+        self.feeds = feeds
+        self.batch_size = batch_size
+        self._starts = range(0, len(next(iter(feeds.values()))), batch_size)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[tuple[Feeds, int]]:
+        """Feeds and number of samples of each batch."""
+        for start in self._starts:
+            batch = {name: array[start : start + self.batch_size] for name, array in self.feeds.items()}
+            yield batch, len(next(iter(batch.values())))
+
+    def after(self, done: int) -> FeedBatches:
+        """The batches that follow the first `done` ones."""
+        rest = copy(self)
+        rest._starts = self._starts[done:]
+        return rest
 
 
 def batches_of(

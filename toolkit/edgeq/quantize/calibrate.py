@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeq.errors import DataError, ModelError
-from edgeq.quantize.batches import Batches, batches_of
+from edgeq.quantize.batches import Batches, FeedBatches, batches_of
+from edgeq.quantize.cache import CalibrationCache, cache_key, feeds_digest, model_digest
 from edgeq.quantize.instrument import run, session_of
 from edgeq.quantize.observers.layout import Layout, Mask, layout_of, rows_of
 from edgeq.quantize.observers.tensor import TensorStatistics, tensor_statistics
@@ -19,7 +22,7 @@ from edgeq.types import Array, Feeds
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["batches_of", "observe"]
+__all__ = ["batches_of", "calibrate", "observe"]
 
 ATTENTION_MASK = "attention_mask"
 
@@ -81,6 +84,99 @@ def observe(
     if found.batches == 0:
         raise DataError("calibration got no batch, expected at least one", hint="check the calibration data")
     return found
+
+
+def calibrate(
+    model: ir.Model | Path | str,
+    tensors: Sequence[str],
+    batches: Batches | FeedBatches,
+    *,
+    cache: CalibrationCache | None = None,
+    checkpoint_seconds: float = 30.0,
+    gram: bool | Collection[str] = False,
+    layouts: Mapping[str, Layout] | None = None,
+    mask_input: str | None = ATTENTION_MASK,
+    threads: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Statistics:
+    """`observe`, remembered: a run that was done is read from the cache, an interrupted one is continued.
+
+    A continued run gives the same bytes as one without interruption.
+
+    Args:
+        model: as for `observe`, like all arguments that are not listed here.
+        tensors: names.
+        batches: of samples or feeds; they are iterated twice.
+        cache: None computes everything and keeps nothing.
+        checkpoint_seconds: time between two checkpoints.
+        gram: as for `observe`.
+        layouts: as for `observe`.
+        mask_input: as for `observe`.
+        threads: as for `observe`.
+        on_progress: as for `observe`.
+
+    Raises:
+        ModelError: as `observe`.
+        DataError: as `observe`.
+    """
+    import onnx_ir as ir
+
+    graph = model if isinstance(model, ir.Model) else ir.load(model)
+    run_over = partial(
+        observe,
+        graph,
+        tensors,
+        gram=gram,
+        layouts=layouts,
+        mask_input=mask_input,
+        threads=threads,
+        on_progress=on_progress,
+    )
+    if cache is None:
+        return run_over(batches)
+    settings = _settings(tensors, gram, layouts, mask_input)
+    key = cache_key(model_digest(graph), feeds_digest(batches), settings)
+    finished = cache.load(key)
+    if finished is not None:
+        return finished
+    before = cache.load_checkpoint(key)
+    if before is not None and before.batches >= len(batches):
+        finished = before
+    else:
+        keeper = _checkpointer(cache, key, checkpoint_seconds)
+        rest = batches.after(before.batches if before else 0)
+        finished = run_over(rest, resume_from=before, on_batch=keeper)
+    cache.store(key, finished)
+    return finished
+
+
+def _settings(
+    tensors: Sequence[str],
+    gram: bool | Collection[str],
+    layouts: Mapping[str, Layout] | None,
+    mask_input: str | None,
+) -> dict[str, object]:
+    import onnxruntime as ort
+
+    return {
+        "tensors": list(tensors),
+        "gram": sorted(_wanted_grams(tensors, gram)),
+        "layouts": {name: layout.value for name, layout in (layouts or {}).items()},
+        "mask": mask_input,
+        "onnxruntime": ort.__version__,
+    }
+
+
+def _checkpointer(cache: CalibrationCache, key: str, seconds: float) -> Callable[[Statistics], None]:
+    last = time.monotonic()
+
+    def keep(statistics: Statistics) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            cache.store_checkpoint(key, statistics)
+            last = time.monotonic()
+
+    return keep
 
 
 def _wanted_grams(tensors: Sequence[str], gram: bool | Collection[str]) -> frozenset[str]:

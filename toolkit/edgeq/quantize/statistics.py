@@ -58,6 +58,11 @@ class Statistics(Mapping[str, TensorStatistics]):
         """Number of tensors."""
         return len(self.tensors)
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all arrays."""
+        return sum(array.nbytes for found in self.tensors.values() for array in _arrays(found).values())
+
     def merge(self, other: Statistics) -> Statistics:
         """Statistics of both runs together; a tensor seen by only one of them is kept as it is."""
         merged = dict(self.tensors)

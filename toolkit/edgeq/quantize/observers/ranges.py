@@ -72,7 +72,7 @@ def mse(histogram: Histogram, bits: int = 8, *, symmetric: bool = False) -> Rang
     values, weights = histogram.centers[seen], histogram.counts[seen].astype(np.float64)
 
     def error(lo: float, hi: float) -> float:
-        return float(weights @ np.square(values - quantized(values, lo, hi, bits)))
+        return float(weights @ np.square(values - quantized(values, lo, hi, bits, symmetric=symmetric)))
 
     if symmetric:
         magnitude = max(-full.lo, full.hi)
@@ -123,9 +123,15 @@ def clipped_share(histogram: Histogram, lo: float, hi: float) -> float:
     return (below + above) / histogram.count
 
 
-def quantized(values: Float64Array, lo: float, hi: float, bits: int) -> Float64Array:
-    """Values after quantizing to `2 ** bits` levels over `[lo, hi]` with an integer zero point, and back."""
-    steps = (1 << bits) - 1
+def quantized(
+    values: Float64Array, lo: float, hi: float, bits: int, *, symmetric: bool = False
+) -> Float64Array:
+    """Values after quantizing over `[lo, hi]` with an integer zero point, and back.
+
+    Asymmetric types have `2 ** bits` levels; symmetric ones leave out the lowest, so that zero is in the
+    middle.
+    """
+    steps = (1 << bits) - (2 if symmetric else 1)
     scale = (hi - lo) / steps
     if scale <= 0.0:
         return np.zeros_like(values)
@@ -137,7 +143,7 @@ def quantized(values: Float64Array, lo: float, hi: float, bits: int) -> Float64A
 
 def _shrink(error: Callable[[float], float]) -> float:
     """The share in (0, 1] with the least error: a geometric grid, refined twice around its best point."""
-    shares = np.geomspace(0.01, 1.0, 48)
+    shares = np.geomspace(0.01, 1.0, 96)
     for _ in range(3):
         errors = [error(float(share)) for share in shares]
         at = len(errors) - 1 - int(np.argmin(errors[::-1]))  # the widest among equals
