@@ -9,7 +9,11 @@ import typer
 from edgeq import __version__
 
 # Adding a command: one module with `register(app)`, one name here.
-COMMANDS: tuple[str, ...] = ()
+COMMANDS: tuple[str, ...] = (
+    "run",
+    "inspect",
+    "diff",
+)
 
 
 def build_app() -> typer.Typer:

@@ -1,0 +1,189 @@
+"""`edgeq inspect`: what is inside a bundle, and what is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeq.cli.output import Out
+from edgeq.errors import GateError
+
+if TYPE_CHECKING:
+    from edgeq.bundle.manifest import Gate, Manifest, Variant
+    from edgeq.bundle.reader import Bundle
+    from edgeq.types import TensorSpec
+
+_MOST_REASONS = 8
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    bundle_path: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="A bundle folder or .edgeq archive.", show_default=False)
+    ],
+    json_mode: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Exit 0 for a bundle that failed its gate.")] = False,
+    verify: Annotated[bool, typer.Option(help="Compare every file's SHA-256 with the manifest.")] = True,
+) -> None:
+    """Show what is inside a bundle: variants, inputs and outputs, sizes, requirements, metrics, gates.
+
+    A bundle that failed its quality gate is shown too, and the exit code is then 3 unless --force is given.
+    """
+    from edgeq.bundle.manifest import Status
+    from edgeq.bundle.reader import open_bundle
+
+    out = Out(json_mode=json_mode)
+    with open_bundle(bundle_path, force=True, verify=verify) as bundle:
+        out.result(_document(bundle, verified=verify), _summary(bundle, verified=verify))
+        _print_tables(out, bundle.manifest)
+        if bundle.manifest.status is Status.FAILED and not force:
+            raise GateError(
+                f"`{bundle_path}` failed its quality gate", hint="every command needs --force for it"
+            )
+
+
+def _document(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
+    facts = {"path": str(bundle.path), "size_bytes": _total_bytes(bundle.manifest), "verified": verified}
+    return {"bundle": facts, **bundle.manifest.to_json()}
+
+
+def _summary(bundle: Bundle, *, verified: bool) -> str:
+    manifest = bundle.manifest
+    source = manifest.source
+    files = len(manifest.integrity.files)
+    lines = [
+        ("bundle", f"{manifest.name} for {manifest.target}, format {manifest.format.version}"),
+        (
+            "status",
+            f"{manifest.status} its quality gate" if manifest.gates else f"{manifest.status}, no gates",
+        ),
+        ("source", _join(source.model, source.revision, source.license)),
+        ("model", f"{source.architecture}, {source.task}, {source.parameters / 1e6:.1f} M parameters"),
+        ("files", f"{files}, {_size(_total_bytes(manifest))}, {'verified' if verified else 'not verified'}"),
+        ("made by", ", ".join(f"{name} {version}" for name, version in manifest.created_by.items())),
+        *_text_lines(manifest),
+        *_quantization_lines(manifest),
+    ]
+    return "\n".join(f"{name:<14}{text}" for name, text in lines if text)
+
+
+def _text_lines(manifest: Manifest) -> list[tuple[str, str]]:
+    steps = [step.step for step in manifest.preprocess] + [step.step for step in manifest.postprocess]
+    lines = [("steps", ", ".join(steps))]
+    if manifest.tokenizer:
+        lines.append(("tokenizer", f"up to {manifest.tokenizer.max_length} tokens, padded on the right"))
+    labels = manifest.source.labels
+    if labels:
+        lines.append(
+            ("labels", ", ".join(labels[:10]) + (f" and {len(labels) - 10} more" if labels[10:] else ""))
+        )
+    return [*lines, ("golden cases", str(len(manifest.golden)) if manifest.golden else "")]
+
+
+def _quantization_lines(manifest: Manifest) -> list[tuple[str, str]]:
+    quantization = manifest.quantization
+    if quantization is None:
+        return []
+    bits = f", {quantization.bits_per_weight:.2f} bits per weight" if quantization.bits_per_weight else ""
+    lines = [("quantization", f"{quantization.precision}, recipe {quantization.recipe}{bits}")]
+    if quantization.calibration:
+        data = quantization.calibration
+        lines.append(("calibration", f"{data.samples} samples of {data.source}, seed {data.seed}"))
+    if quantization.excluded:
+        named = "; ".join(f"{item.node} ({item.reason})" for item in quantization.excluded[:_MOST_REASONS])
+        more = len(quantization.excluded) - _MOST_REASONS
+        lines.append(("in float", named + (f"; and {more} more" if more > 0 else "")))
+    return lines
+
+
+def _print_tables(out: Out, manifest: Manifest) -> None:
+    columns = ["variant", "runtime", "provider", "precision", "opset", "size", "requires"]
+    out.table("Variants, most preferred first", columns, [_variant_row(item) for item in manifest.variants])
+    tensors = [row for variant in manifest.variants for row in _tensor_rows(variant)]
+    out.table("Inputs and outputs", ["variant", "", "name", "dtype", "shape", "role"], tensors)
+    _table(out, "Placement", ["variant", "what", "value"], _placement_rows(manifest))
+    columns = ["variant", "output", "metric", "value", "samples", "verification", "environment"]
+    _table(out, "Metrics", columns, _metric_rows(manifest))
+    columns = ["variant", "output", "metric", "required", "value", "verdict", "from"]
+    _table(out, "Gates", columns, [_gate_row(gate) for gate in manifest.gates])
+
+
+def _table(out: Out, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    if rows:
+        out.table(title, columns, rows)
+
+
+def _variant_row(variant: Variant) -> list[str]:
+    requirements = ", ".join(f"{key} {_plain(value)}" for key, value in variant.requirements.items())
+    provider = variant.execution_provider.removesuffix("ExecutionProvider")
+    opset = str(variant.opset or "")
+    return [
+        variant.id,
+        variant.runtime,
+        provider,
+        variant.precision,
+        opset,
+        _size(variant.size_bytes),
+        requirements,
+    ]
+
+
+def _tensor_rows(variant: Variant) -> list[list[str]]:
+    rows = [_tensor_row("in", spec) for spec in variant.inputs]
+    rows += [_tensor_row("out", spec) for spec in variant.outputs]
+    return [[variant.id if index == 0 else "", *row] for index, row in enumerate(rows)]
+
+
+def _tensor_row(direction: str, spec: TensorSpec) -> list[str]:
+    return [direction, spec.name, spec.dtype, f"[{', '.join(map(str, spec.shape))}]", spec.role]
+
+
+def _placement_rows(manifest: Manifest) -> list[list[str]]:
+    return [
+        [variant.id, key, _plain(value)]
+        for variant in manifest.variants
+        for key, value in variant.placement.items()
+    ]
+
+
+def _metric_rows(manifest: Manifest) -> list[list[str]]:
+    return [
+        [m.variant, m.output or "", m.metric, f"{m.value:.6g}", str(m.n), m.verification, m.environment]
+        for m in manifest.metrics
+    ]
+
+
+def _gate_row(gate: Gate) -> list[str]:
+    verdict = {True: "passed", False: "FAILED", None: "not measured"}[gate.passed]
+    value = "" if gate.value is None else f"{gate.value:.6g}"
+    required = f"{gate.op} {gate.threshold:.6g}"
+    return [gate.variant, gate.output, gate.metric, required, value, verdict, gate.derived_from]
+
+
+def _plain(value: Any) -> str:
+    """Free-form JSON in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        shown = "; ".join(_plain(item) for item in value[:_MOST_REASONS])
+        return shown + (f"; and {len(value) - _MOST_REASONS} more" if len(value) > _MOST_REASONS else "")
+    return str(value)
+
+
+def _join(*parts: str | None) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _total_bytes(manifest: Manifest) -> int:
+    return sum(entry.size for entry in manifest.integrity.files)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} kB"

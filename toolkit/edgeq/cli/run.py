@@ -1,0 +1,209 @@
+"""`edgeq run`: what a bundle answers to some texts or tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeq.cli.output import Out
+from edgeq.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from edgeq.runtime.runtime import Runtime
+    from edgeq.types import Array, Feeds, Outputs, Sample
+
+_SHOWN_VALUES = 6
+_SHOWN_CHARACTERS = 48
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("run")(run)
+
+
+def run(
+    bundle_path: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="A bundle folder or .edgeq archive.", show_default=False)
+    ],
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="A text; give it again for more.", show_default=False)
+    ] = None,
+    pair: Annotated[
+        list[str] | None,
+        typer.Option("--pair", help="The second text of a pair, one per --text.", show_default=False),
+    ] = None,
+    npz: Annotated[
+        Path | None, typer.Option("--npz", help="Model inputs by name, instead of texts.", show_default=False)
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option("--variant", help="Which variant to run.", show_default="the first that runs"),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Threads.", show_default="ONNX Runtime chooses")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run a bundle that failed its gate.")] = False,
+    json_mode: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Run a bundle on texts or tensors, as an app would.
+
+    Every file is verified first. Question answering takes the question as --text and the context as --pair.
+    """
+    from edgeq.runtime.runtime import load
+
+    samples = _samples(text or [], pair or [], npz)
+    out = Out(json_mode=json_mode)
+    with load(bundle_path, variant=variant, force=force, threads=threads) as runtime:
+        feeds = runtime.prepare(samples) if npz is None else _read_npz(npz)
+        _warn_truncated(out, runtime, samples)
+        outputs = runtime.run(feeds=feeds)
+        answers = runtime.interpret(outputs, feeds)
+    _warn_not_finite(out, outputs)
+    out.result(_document(runtime, outputs, answers))
+    _show(out, runtime, samples or [f"input {row}" for row in range(_rows(outputs))], outputs, answers)
+
+
+def _samples(texts: list[str], pairs: list[str], npz: Path | None) -> list[Sample]:
+    if bool(texts) == (npz is not None):
+        raise UsageError("run takes --text (once or more) or --npz, one of them", hint="edgeq run --help")
+    if pairs and len(pairs) != len(texts):
+        raise UsageError(f"got {len(texts)} --text and {len(pairs)} --pair; expected one pair for each text")
+    return list(zip(texts, pairs, strict=True)) if pairs else list(texts)
+
+
+def _read_npz(path: Path) -> Feeds:
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file `{path}`") from error
+    except (ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"`{path}` is not a .npz file of plain arrays: {error}") from error
+
+
+def _warn_truncated(out: Out, runtime: Runtime, samples: Sequence[Sample]) -> None:
+    if runtime.preprocessor is None or not samples:
+        return
+    limit = runtime.preprocessor.max_length
+    for sample, length in zip(samples, runtime.preprocessor.token_lengths(samples), strict=True):
+        if length > limit:
+            out.warn(f"{_shorten(sample)!r} has {length} tokens; the model sees the first {limit}")
+
+
+def _warn_not_finite(out: Out, outputs: Outputs) -> None:
+    import numpy as np
+
+    for name, array in outputs.items():
+        bad = array.size - int(np.isfinite(array).sum())
+        if bad:
+            out.warn(f"{bad} of {array.size} values of `{name}` are NaN or infinite (null in JSON)")
+
+
+def _document(runtime: Runtime, outputs: Outputs, answers: list[dict[str, Any]]) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "variant": runtime.variant.id,
+        "outputs": {name: _finite(array.tolist()) for name, array in outputs.items()},
+    }
+    return document | ({"answers": _finite(answers)} if answers else {})
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as None: JSON has no word for them."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _rows(outputs: Outputs) -> int:
+    return next((array.shape[0] for array in outputs.values() if array.ndim), 1)
+
+
+def _show(
+    out: Out, runtime: Runtime, samples: Sequence[Sample], outputs: Outputs, answers: list[dict[str, Any]]
+) -> None:
+    from edgeq.types import Role
+
+    if answers:
+        for sample, answer in zip(samples, answers, strict=True):
+            _show_answer(out, sample, answer)
+        return
+    for spec in runtime.outputs:
+        if spec.role is Role.SENTENCE_EMBEDDING:
+            _show_embeddings(out, samples, outputs[spec.name])
+        else:
+            _show_tensor(out, spec.name, outputs[spec.name])
+
+
+def _show_answer(out: Out, sample: Sample, answer: dict[str, Any]) -> None:
+    scores = answer.get("scores")
+    if scores:
+        ranked = sorted(scores.items(), key=lambda item: -item[1])
+        out.table(
+            _shorten(sample), ["label", "probability"], [[name, f"{value:.4f}"] for name, value in ranked]
+        )
+    elif "label" in answer:
+        out.table(_shorten(sample), ["label"], [[answer["label"]]])
+    if "tokens" in answer:
+        rows = [[item["token"], item["label"]] for item in answer["tokens"]]
+        out.table(_shorten(sample), ["token", "label"], rows)
+    if "answer" in answer:
+        row = [answer["answer"], f"{answer['start']}-{answer['end']}", f"{answer['score']:.4f}"]
+        out.table(_shorten(sample), ["answer", "tokens", "score"], [row])
+    for mask in answer.get("masks", []):
+        rows = [[item["token"], f"{item['score']:.4f}"] for item in mask]
+        out.table(_shorten(sample), ["word", "probability"], rows)
+
+
+def _show_embeddings(out: Out, samples: Sequence[Sample], embeddings: Array) -> None:
+    import numpy as np
+
+    norms = np.linalg.norm(embeddings.astype(np.float64), axis=-1)
+    rows = [
+        [str(index + 1), _shorten(sample), _values(row), f"{norm:.4f}"]
+        for index, (sample, row, norm) in enumerate(zip(samples, embeddings, norms, strict=True))
+    ]
+    title = f"Sentence embeddings, {embeddings.shape[-1]} values each"
+    out.table(title, ["#", "text", "values", "norm"], rows)
+    if len(samples) > 1:
+        out.table(
+            "Cosine similarity", ["#", *(str(i + 1) for i in range(len(samples)))], list(_cosines(embeddings))
+        )
+
+
+def _cosines(embeddings: Array) -> Iterator[list[str]]:
+    import numpy as np
+
+    wide = embeddings.astype(np.float64)
+    units = wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), np.finfo(np.float64).tiny)
+    for index, row in enumerate(units @ units.T):
+        yield [str(index + 1), *(f"{value:.4f}" for value in row)]
+
+
+def _show_tensor(out: Out, name: str, array: Array) -> None:
+    rows = [[str(index + 1), _values(row)] for index, row in enumerate(array.reshape(_leading(array), -1))]
+    out.table(f"{name}: {array.dtype} {list(array.shape)}", ["#", "values"], rows)
+
+
+def _leading(array: Array) -> int:
+    return array.shape[0] if array.ndim else 1
+
+
+def _values(row: Array) -> str:
+    shown = ", ".join(f"{value:.4g}" for value in row.ravel()[:_SHOWN_VALUES].tolist())
+    return f"[{shown}{', ...' if row.size > _SHOWN_VALUES else ''}]"
+
+
+def _shorten(sample: Sample) -> str:
+    text = sample if isinstance(sample, str) else " | ".join(sample)
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
