@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from edgeq.errors import ConfigError
 from edgeq.targets.placement import nnapi
+from edgeq.targets.placement.coreml import CoreMLOptions, predict_coreml
+from edgeq.targets.placement.coreml_rules import COREML_RULES
 from edgeq.targets.placement.fix_dims import fix_dims
-from edgeq.targets.placement.landmines import find_landmines
-from edgeq.targets.placement.model_view import GraphView, Node
-from edgeq.targets.placement.node_units import NodeUnit, node_units
+from edgeq.targets.placement.model_view import GraphView
+from edgeq.targets.placement.nnapi_predict import predict_nnapi
 from edgeq.targets.placement.optimized import OptimizeError, optimize_level_1
-from edgeq.targets.placement.partition import (
-    behind_stop_ops,
-    partitions,
-    reads_only_constants,
-    unit_graph,
-)
 from edgeq.targets.placement.read_model import ModelLike, load_proto, read_graph
-from edgeq.targets.placement.report import PlacementReport, Prediction, RefusedNode
-from edgeq.targets.placement.rules import Context, Refusal
+from edgeq.targets.placement.report import PlacementReport, Prediction
 
 if TYPE_CHECKING:
     import onnx
 
 TARGETS = ("android", "coreml")
-_Refusals: TypeAlias = dict[int, Refusal]
-_KeepGroup: TypeAlias = Callable[[GraphView, list[Node]], "Refusal | None"]
 
 
 def predict(
@@ -86,108 +78,10 @@ def _predictor(
         _check_choice("ONNX Runtime release", release, tuple(nnapi.RELEASES))
         options = nnapi.NnapiOptions(api_level, release)
         return lambda graph: predict_nnapi(graph, options)
-    raise ConfigError("coreml is not there yet")
+    _check_choice("Core ML format", coreml_format, tuple(COREML_RULES))
+    return lambda graph: predict_coreml(graph, CoreMLOptions(coreml_format))
 
 
 def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ConfigError(f"unknown {what} `{value}`, expected one of: {', '.join(known)}")
-
-
-def predict_nnapi(graph: GraphView, options: nnapi.NnapiOptions) -> Prediction:
-    """Predict for one graph whose dimensions are fixed."""
-    context = nnapi.context_for(graph, options)
-    units = node_units(graph)
-    refusals = _nnapi_refusals(context, units, options)
-
-    def is_supported(unit: NodeUnit, made: set[str]) -> bool:
-        if unit.target.index in refusals:
-            return False
-        late = nnapi.internal_u8_refusal(graph, unit, made)
-        if late:
-            late_refusals[unit.target.index] = late
-            return False
-        late_refusals.pop(unit.target.index, None)
-        return True
-
-    late_refusals: _Refusals = {}
-    groups = partitions(unit_graph(graph, units), is_supported)
-    refusals |= late_refusals
-    kept = _filtered(graph, groups, refusals, _nnapi_group_refusal)
-    taken = [unit for group in kept for unit in group]
-    return Prediction(
-        target="android",
-        nodes=len(graph.nodes),
-        taken=sum(len(unit.nodes) for unit in taken),
-        partition_nodes=_node_names(kept),
-        min_version=max((nnapi.api_level_of(context, unit) for unit in taken), default=None),
-        refused=_refused(units, refusals),
-        landmines=find_landmines(context, units, kept),
-        opset=graph.opset,
-        units=len(units),
-        expanded_operations=sum(nnapi.expanded_operations(context, unit) for unit in taken),
-        notes=_nnapi_notes(taken),
-    )
-
-
-def _nnapi_refusals(context: Context, units: Sequence[NodeUnit], options: nnapi.NnapiOptions) -> _Refusals:
-    if everything := nnapi.global_refusal(context, options):
-        return {unit.target.index: everything for unit in units}
-    stopped = behind_stop_ops(context.graph, options.stop_ops)
-    refusals: _Refusals = {}
-    for unit in units:
-        found = nnapi.refusal(context, unit)
-        if found is None and any(node.index in stopped for node in unit.nodes):
-            found = Refusal(
-                "comes after a stop operator", "set ep.nnapi.partitioning_stop_ops to an empty string"
-            )
-        if found:
-            refusals[unit.target.index] = found
-    return refusals
-
-
-def _nnapi_group_refusal(graph: GraphView, group: list[Node]) -> Refusal | None:
-    if nnapi.is_lone_copy(group):
-        return Refusal("alone in its partition; a single copy is left on the CPU")
-    if reads_only_constants(graph, group):
-        return Refusal("its partition reads nothing but constants", "fold it into a constant")
-    return None
-
-
-def _nnapi_notes(taken: Sequence[NodeUnit]) -> tuple[str, ...]:
-    moved = sum(1 for unit in taken if unit.op_type in nnapi.LAYOUT_OPS)
-    if not moved:
-        return ()
-    return (
-        f"{moved} layout-sensitive operators move to NHWC with Transposes around them, and the provider is "
-        "asked again; that second answer is not simulated",
-    )
-
-
-def _filtered(
-    graph: GraphView, groups: list[list[NodeUnit]], refusals: _Refusals, reject: _KeepGroup
-) -> list[list[NodeUnit]]:
-    """The groups that survive the provider's filters; the others' units are added to `refusals`."""
-    kept = []
-    for group in groups:
-        rejected = reject(graph, [node for unit in group for node in unit.nodes])
-        if rejected is None:
-            kept.append(group)
-        else:
-            refusals.update({unit.target.index: rejected for unit in group})
-    return kept
-
-
-def _node_names(groups: Sequence[Sequence[NodeUnit]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(node.name for unit in group for node in unit.nodes) for group in groups)
-
-
-def _refused(units: Sequence[NodeUnit], refusals: Mapping[int, Refusal]) -> tuple[RefusedNode, ...]:
-    return tuple(
-        RefusedNode(
-            node.name, node.op_type, refusals[unit.target.index].reason, refusals[unit.target.index].fix
-        )
-        for unit in units
-        if unit.target.index in refusals
-        for node in unit.nodes
-    )
