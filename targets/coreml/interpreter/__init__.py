@@ -1,0 +1,1 @@
+"""A numpy interpreter of saved Core ML packages: reads the files back and executes them."""
