@@ -1,0 +1,137 @@
+"""The NNAPI variant: static shapes, opset 17, one partition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.errors import UnsupportedError
+from edgeq.graph.canonical import BATCH, SEQUENCE
+from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions
+from edgeq.types import Precision, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgeq.quantize.plan import QuantizationPlan
+    from edgeq.targets.placement.report import PlacementReport
+
+NNAPI_OPSET = 17
+"""Older Android packages give the NNAPI provider no nodes above the opset their layout optimizer knows."""
+IR_VERSION = 8
+MIN_ONNXRUNTIME = "1.16"
+
+
+def lower_for_nnapi(
+    source: LoweringInput, precision: Precision, seq_len: int
+) -> tuple[ir.Model, tuple[TensorSpec, ...]]:
+    """The graph and its inputs, by an explicit list of passes."""
+    from edgeq.graph.passes.fp16_storage import store_fp16
+    from edgeq.graph.passes.static_shapes import fix_dimensions
+    from edgeq.targets.android.flat_trunk import flatten_trunk
+    from edgeq.targets.android.mobile_inputs import retype_inputs
+    from edgeq.targets.android.nnapi_ops import rewrite_operators
+
+    model = fix_dimensions(source.graph(), {BATCH: 1, SEQUENCE: seq_len})
+    inputs = retype_inputs(model, source.canonical.inputs)
+    flatten_trunk(model)
+    rewrite_operators(model)
+    if precision is Precision.INT8:
+        if source.plan is None:
+            raise UnsupportedError("int8 for NNAPI needs a quantization plan")
+        _apply_plan(model, source.plan)
+    if precision is Precision.FP16:
+        model = store_fp16(model)
+    model.opset_imports[""] = NNAPI_OPSET
+    model.ir_version = IR_VERSION
+    separate_scalars(model)
+    return model, inputs
+
+
+def _apply_plan(model: ir.Model, plan: QuantizationPlan) -> None:
+    from edgeq.targets.android.nnapi_qdq import GemmQDQ, quantize_gemms, quantize_tables
+
+    present = {node.name for node in model.graph}
+    gemms = [
+        GemmQDQ(item.name, item.input_range, item.output_low, item.output_high, item.bias_shift)
+        for item in plan.linears
+        if item.quantized and item.name in present
+    ]
+    quantize_gemms(model, gemms)
+    quantize_tables(model, [item.name for item in plan.embeddings if item.quantized and item.name in present])
+
+
+def separate_scalars(model: ir.Model) -> None:
+    """Nudge Q/DQ scales that equal another constant by one unit in the last place, in place.
+
+    ONNX Runtime merges equal scalars, and a scale that is also an operand crashes the NNAPI builder (landmine L6).
+    """
+    import onnx_ir as ir
+
+    scales: set[ir.Value] = set()
+    others: set[bytes] = set()
+    for node in model.graph:
+        is_qdq = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        for index, value in enumerate(node.inputs):
+            if value is None or value.const_value is None or value.const_value.dtype != ir.DataType.FLOAT:
+                continue
+            if is_qdq and index == 1:
+                scales.add(value)
+            elif value.const_value.size == 1:
+                others.add(value.const_value.numpy().tobytes())
+    for value in scales:
+        assert value.const_value is not None
+        scale = value.const_value.numpy()
+        while scale.size == 1 and scale.tobytes() in others:
+            scale = np.nextafter(scale, np.float32(np.inf), dtype=np.float32)
+            value.const_value = ir.tensor(scale, name=value.name)
+
+
+def write_nnapi_variant(source: LoweringInput, precision: Precision, options: LoweringOptions, path: Path) -> Lowered:
+    """Lower, save and predict the placement."""
+    from edgeq.targets.onnx_file import output_specs, save_onnx
+    from edgeq.targets.placement.predict import predict
+
+    model, inputs = lower_for_nnapi(source, precision, options.seq_len)
+    outputs = output_specs(model, source.canonical.outputs)
+    save_onnx(model, path)
+    report = predict(path, target="android")
+    return Lowered(
+        model=path,
+        inputs=inputs,
+        outputs=outputs,
+        opset=NNAPI_OPSET,
+        placement=_placement_json(report),
+        requirements={
+            "onnxruntime": f">={MIN_ONNXRUNTIME}",
+            "abi": ["arm64-v8a"],
+            "min_android_api": report.as_shipped.min_android_api or 29,
+            "session_options": {"graph_optimization_level": "ORT_ENABLE_BASIC"},
+            "nnapi_flags": ["USE_FP16"] if precision is Precision.FP16 else [],
+        },
+        notes=_notes(report),
+    )
+
+
+def _placement_json(report: PlacementReport) -> dict[str, object]:
+    # What an app gets by default: the graph after ONNX Runtime's own level-1 pass.
+    found = report.optimized or report.as_shipped
+    return {
+        "nodes": {"NnapiExecutionProvider": found.taken, "CPUExecutionProvider": found.nodes - found.taken},
+        "partitions": found.partitions,
+        "full": found.is_full,
+        "as_shipped": {"nodes": report.as_shipped.nodes, "taken": report.as_shipped.taken, "partitions": report.as_shipped.partitions},
+        "reasons": found.reasons(),
+        "landmines": [landmine.to_json() for landmine in found.landmines],
+        "level": "predicted",
+    }
+
+
+def _notes(report: PlacementReport) -> tuple[str, ...]:
+    found = report.optimized or report.as_shipped
+    if found.is_full:
+        return ()
+    reasons = "; ".join(f"{reason} ({count}x)" for reason, count in list(found.reasons().items())[:3])
+    return (f"NNAPI takes {found.taken} of {found.nodes} nodes in {found.partitions} partitions: {reasons}",)

@@ -1,0 +1,118 @@
+"""What a target is: capabilities as data, and a function that lowers the canonical graph to each of its variants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgeq.types import Precision, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.quantize.plan import QuantizationPlan
+
+
+@dataclass(frozen=True, slots=True)
+class VariantSpec:
+    """One way a target can run a model.
+
+    Attributes:
+        id: `cpu-int8`, `nnapi-fp32`; the folder in the bundle.
+        engine: the part before the dash, as `--variants` names it.
+        precision: of weights and activations.
+        runtime: program that runs it.
+        execution_provider: the provider or compute unit.
+        architecture: CPU it is made for, `arm64` or `x86-64`.
+        one_partition: the target promises that the accelerator takes the whole graph in one piece.
+    """
+
+    id: str
+    engine: str
+    precision: Precision
+    runtime: str
+    execution_provider: str
+    architecture: str
+    one_partition: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoweringOptions:
+    """Choices that shape the lowered graph.
+
+    Attributes:
+        seq_len: tokens of variants with a static shape.
+    """
+
+    seq_len: int = 128
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoweringInput:
+    """What a target gets.
+
+    Attributes:
+        canonical: the model.
+        plan: decisions for int8; None for floating point.
+        equalized: the canonical graph with the plan's equalizations applied; None for floating point.
+    """
+
+    canonical: CanonicalModel
+    plan: QuantizationPlan | None = None
+    equalized: ir.Model | None = None
+
+    def graph(self) -> ir.Model:
+        """The graph to lower: equalized where there is a plan."""
+        return self.canonical.model if self.equalized is None else self.equalized
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A variant that was written.
+
+    Attributes:
+        model: the file.
+        inputs: as the runtime takes them.
+        outputs: as it returns them.
+        opset: ONNX opset.
+        placement: nodes per execution provider, partitions, reasons (JSON values).
+        requirements: runtime version, API level, ABI (JSON values).
+        notes: what a reader of the report should know.
+    """
+
+    model: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    placement: Mapping[str, Any] = field(default_factory=dict)
+    requirements: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Target(Protocol):
+    """A platform. Adding one is a module with an instance of this, and a line in `edgeq.targets.TARGETS`."""
+
+    @property
+    def name(self) -> str:
+        """As `--target` spells it."""
+
+    @property
+    def title(self) -> str:
+        """One line for `edgeq targets`."""
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """What it can be asked for."""
+
+    def variants(self, precision: Precision) -> tuple[VariantSpec, ...]:
+        """Variants of a bundle, most preferred first."""
+
+    def lower(self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path) -> Lowered:
+        """Write one variant into a folder.
+
+        Raises:
+            UnsupportedError: the graph holds what this target cannot run, or a promised placement is not reached.
+        """

@@ -1,0 +1,38 @@
+"""Weights stored as float16, computed in float32: half the file, and the Casts are folded when a session loads it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.errors import UnsupportedError
+from edgeq.graph.edit import Editor
+
+MIN_ELEMENTS = 1024
+"""Smaller tensors (biases, normalization) stay in float32: they cost nothing and matter most."""
+FP16_MAX = float(np.finfo(np.float16).max)
+
+
+def store_fp16(model: ir.Model) -> ir.Model:
+    """Store large float32 initializers as float16 behind a Cast; returns an edited clone.
+
+    Raises:
+        UnsupportedError: a weight does not fit float16.
+    """
+    model = model.clone()
+    editor = Editor(model)
+    for value in list(model.graph.initializers.values()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < MIN_ELEMENTS:
+            continue
+        data = tensor.numpy()
+        largest = float(np.abs(data).max())
+        if largest > FP16_MAX:
+            raise UnsupportedError(
+                f"`{value.name}` holds {largest:.4g}, beyond float16's {FP16_MAX:.0f}", hint="use --precision fp32"
+            )
+        readers = value.consumers()
+        half = editor.constant(data.astype(np.float16), f"{value.name}.fp16")
+        cast = editor.op("Cast", [half], f"{value.name}.fp32", before=readers[0], attributes={"to": ir.DataType.FLOAT}, shape=value.shape)
+        value.replace_all_uses_with(cast)
+    return editor.finish()

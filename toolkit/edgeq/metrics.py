@@ -1,0 +1,172 @@
+"""How close two sets of outputs are: cosine, SQNR, max-abs, top-1 agreement, KL divergence. Numpy only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.types import Array, Role, TensorSpec
+
+LOGIT_ROLES = frozenset({Role.LOGITS, Role.START_LOGITS, Role.END_LOGITS})
+EXACT_DB = 200.0
+"""SQNR reported for outputs that are equal, where the ratio would be infinite (JSON has no infinity)."""
+
+Float64Array = npt.NDArray[np.float64]
+
+
+def cosines(reference: Array, candidate: Array) -> Float64Array:
+    """Cosine of each row pair, `[rows]`; two zero rows count as equal, one zero row as 0.
+
+    Args:
+        reference: `[rows, channels]`.
+        candidate: the same shape.
+    """
+    a, b = reference.astype(np.float64), candidate.astype(np.float64)
+    norm_a, norm_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+    norms = norm_a * norm_b
+    dots = np.einsum("rc,rc->r", a, b)
+    equal_zeros = (norm_a == 0) & (norm_b == 0)
+    result: Float64Array = np.where(norms > 0, dots / np.where(norms > 0, norms, 1.0), equal_zeros.astype(np.float64))
+    return np.clip(result, -1.0, 1.0)
+
+
+def relative_errors(reference: Array, candidate: Array) -> Float64Array:
+    """`|candidate - reference| / |reference|` of each row (Euclidean norms), `[rows]`."""
+    a, b = reference.astype(np.float64), candidate.astype(np.float64)
+    norm = np.linalg.norm(a, axis=1)
+    result: Float64Array = np.linalg.norm(b - a, axis=1) / np.where(norm > 0, norm, 1.0)
+    return result
+
+
+def kl_divergences(reference: Array, candidate: Array) -> Float64Array:
+    """KL(reference || candidate) in nats of each row's softmax, `[rows]`."""
+    log_p, log_q = _log_softmax(reference), _log_softmax(candidate)
+    result: Float64Array = np.sum(np.exp(log_p) * (log_p - log_q), axis=1)
+    return np.maximum(result, 0.0)
+
+
+def _log_softmax(logits: Array) -> Float64Array:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    result: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def spearman(x: Array, y: Array) -> float:
+    """Spearman rank correlation, ties by average rank."""
+    a, b = _ranks(np.asarray(x)), _ranks(np.asarray(y))
+    a, b = a - a.mean(), b - b.mean()
+    return float((a @ b) / math.sqrt((a @ a) * (b @ b)))
+
+
+def _ranks(values: Array) -> Float64Array:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    average: Float64Array = (last - (counts - 1) / 2).astype(np.float64)
+    return average[inverse]
+
+
+@dataclass(slots=True)
+class OutputComparison:
+    """Accumulates a comparison of one output over batches.
+
+    Rows are samples (`[batch, channels]`), or tokens that are not padding (`[batch, sequence, channels]`).
+
+    Args:
+        spec: the output.
+    """
+
+    spec: TensorSpec
+    cosine: list[float] = field(default_factory=list)
+    relative: list[float] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)
+    agreeing: int = 0
+    max_abs: float = 0.0
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, reference: Array, candidate: Array, mask: Array | None) -> None:
+        """Compare one batch.
+
+        Args:
+            reference: the original's output.
+            candidate: the other's, the same shape.
+            mask: `[batch, sequence]`, nonzero at real tokens; None when nothing is padded.
+        """
+        if reference.shape != candidate.shape:
+            raise ValueError(f"`{self.spec.name}`: shapes {reference.shape} and {candidate.shape} cannot be compared")
+        for a, b in _row_blocks(self.spec, reference, candidate, mask):
+            self._add_rows(a, b)
+
+    def _add_rows(self, a: Array, b: Array) -> None:
+        self.cosine.extend(cosines(a, b).tolist())
+        self.relative.extend(relative_errors(a, b).tolist())
+        difference = a.astype(np.float64) - b.astype(np.float64)
+        self.max_abs = max(self.max_abs, float(np.abs(difference).max(initial=0.0)))
+        self.signal += float(np.sum(np.square(a.astype(np.float64))))
+        self.noise += float(np.sum(np.square(difference)))
+        if self.spec.role in LOGIT_ROLES:
+            self.agreeing += int(np.sum(a.argmax(axis=1) == b.argmax(axis=1)))
+            self.kl.extend(kl_divergences(a, b).tolist())
+
+    def metrics(self) -> dict[str, float]:
+        """Every metric by name; `n` rows."""
+        if not self.cosine:
+            raise ValueError(f"`{self.spec.name}`: nothing was compared")
+        found = {
+            "n": float(len(self.cosine)),
+            "cosine_mean": float(np.mean(self.cosine)),
+            "cosine_p01": float(np.percentile(self.cosine, 1)),
+            "cosine_min": float(np.min(self.cosine)),
+            "relative_error_mean": float(np.mean(self.relative)),
+            "relative_error_p95": float(np.percentile(self.relative, 95)),
+            "sqnr_db": sqnr_db(self.signal, self.noise),
+            "max_abs": self.max_abs,
+        }
+        if self.spec.role in LOGIT_ROLES:
+            found["top1_agreement"] = self.agreeing / len(self.cosine)
+            found["kl_mean"] = float(np.mean(self.kl))
+        return found
+
+
+def sqnr_db(signal: float, noise: float) -> float:
+    """Signal to quantization noise ratio in dB, at most `EXACT_DB`."""
+    if noise <= 0:
+        return EXACT_DB
+    return min(EXACT_DB, 10 * math.log10(signal / noise)) if signal > 0 else -EXACT_DB
+
+
+def _row_blocks(
+    spec: TensorSpec, reference: Array, candidate: Array, mask: Array | None
+) -> list[tuple[Array, Array]]:
+    """Pairs of `[rows, channels]`: one for the batch, or one per sample where rows differ in length."""
+    if reference.ndim == 3:
+        keep = np.ones(reference.shape[:2], bool) if mask is None else mask.astype(bool)
+        return [(reference[keep], candidate[keep])]
+    if spec.role in (Role.START_LOGITS, Role.END_LOGITS) and mask is not None:
+        kept = [row.astype(bool) for row in mask]
+        return [
+            (a[keep][None], b[keep][None]) for a, b, keep in zip(reference, candidate, kept, strict=True)
+        ]
+    flat = (reference.shape[0], -1)
+    return [(reference.reshape(flat), candidate.reshape(flat))]
+
+
+LOWER_IS_BETTER = frozenset(
+    {"max_abs", "relative_error_mean", "relative_error_p95", "kl_mean", "spearman_drop", "size_bytes"}
+)
+KNOWN_METRICS: Sequence[str] = (
+    "cosine_mean",
+    "cosine_p01",
+    "cosine_min",
+    "relative_error_mean",
+    "relative_error_p95",
+    "sqnr_db",
+    "max_abs",
+    "top1_agreement",
+    "kl_mean",
+)
+"""What `--gate` may name."""

@@ -1,0 +1,25 @@
+"""The plan as a float graph's QDQ twin: what the search evaluates, and what every target is compared with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeq.quantize.plan import QuantizationPlan
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def simulate(equalized: ir.Model, plan: QuantizationPlan) -> ir.Model:
+    """Quantize the inputs and weights of the planned layers; embeddings and everything else stay in float.
+
+    Args:
+        equalized: the canonical graph after the plan's equalizations.
+        plan: the decisions.
+    """
+    from edgeq.graph.passes.static_qdq import LinearQDQ, quantize_linears
+
+    linears = [
+        LinearQDQ(item.name, item.input_range, item.bias_shift) for item in plan.linears if item.quantized
+    ]
+    return quantize_linears(equalized, linears)
