@@ -6,10 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-
 from edgeq.quantize.observers.histogram import (
     BINS,
     HALF_BINS,
@@ -20,6 +16,9 @@ from edgeq.quantize.observers.histogram import (
     histogram_of,
     widen,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 CENTER = HALF_BINS - 1
 

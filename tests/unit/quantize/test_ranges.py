@@ -6,11 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from edgeq.quantize.observers.histogram import empty, histogram_of
 from edgeq.quantize.observers.ranges import clipped_share, entropy, min_max, mse, percentile, quantized
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 
 def sample(kind: str, n: int = 40_000) -> np.ndarray:
@@ -67,7 +66,7 @@ def test_percentile_is_the_quantile_to_one_bin(kind: str, percent: float) -> Non
     cut = int(len(values) * (100.0 - percent) / 200.0)
     exact = np.sort(values)
     exact_lo, exact_hi = min(float(exact[cut]), 0.0), max(float(exact[-1 - cut]), 0.0)
-    # The border is the outer edge of the bin that holds the first value kept; the middle bin is two widths wide.
+    # The border is the outer edge of the bin of the first value kept; the middle bin is two widths wide.
     assert exact_lo - 2 * histogram.width <= lo <= exact_lo + histogram.width
     assert exact_hi - histogram.width <= hi <= exact_hi + 2 * histogram.width
     assert np.mean((values < lo) | (values > hi)) <= (100 - percent) / 100
@@ -92,12 +91,16 @@ def test_mse_is_as_good_as_brute_force(kind: str, bits: int, symmetric: bool) ->
     values = sample(kind, 4_000)
     lo, hi = mse(histogram_of(values), bits, symmetric=symmetric)
     # The search sees bin centers instead of samples, and descends one end at a time: 2 % of the best error.
-    assert error(values, lo, hi, bits, symmetric) <= 1.02 * brute_force_error(values, bits, symmetric=symmetric)
+    assert error(values, lo, hi, bits, symmetric) <= 1.02 * brute_force_error(
+        values, bits, symmetric=symmetric
+    )
 
 
 def test_mse_beats_min_max_where_there_is_something_to_gain() -> None:
     values = sample("laplace")
-    assert error(values, *mse(histogram_of(values), 4), 4) < 0.5 * error(values, *min_max(histogram_of(values)), 4)
+    assert error(values, *mse(histogram_of(values), 4), 4) < 0.5 * error(
+        values, *min_max(histogram_of(values)), 4
+    )
 
 
 def test_symmetric_mse_is_symmetric() -> None:
@@ -136,7 +139,7 @@ def test_entropy_is_the_naive_search() -> None:
     counts = np.bincount(values.astype(int), minlength=1024)
     candidates = range(128, 1024, 4)
     best = min(candidates, key=lambda limit: (naive_divergence(counts, limit, 256), -limit))
-    # In the histogram these values sit on its bins of width 1/8; the search halves them down to width 1/2 or more.
+    # The histogram has these values in bins of width 1/8; the search works on bins of width 1/2.
     found = entropy(histogram_of(values), 8).hi
     assert abs(found - best) <= 0.1 * best
     assert found < 0.9 * float(values.max())

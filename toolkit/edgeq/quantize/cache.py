@@ -80,6 +80,10 @@ def feeds_digest(batches: Iterable[tuple[Feeds, int]]) -> str:
     return digest.hexdigest()
 
 
+def _silent(_: str) -> None:
+    """Drop a notice."""
+
+
 class CalibrationCache:
     """Entries in a folder of bounded size. Never the reason that a calibration fails: problems are notices.
 
@@ -98,7 +102,7 @@ class CalibrationCache:
     ) -> None:
         self.folder = default_folder() if folder is None else folder
         self.max_bytes = max_bytes
-        self._notify = notify or (lambda _: None)
+        self._notify = _silent if notify is None else notify
 
     def load(self, key: str) -> Statistics | None:
         """The finished statistics of this key, if there are any."""

@@ -66,9 +66,8 @@ def observe(
     wanted = _wanted_grams(tensors, gram)
     found = resume_from or Statistics({})
     with session_of(model, tensors, threads) as session:
-        inputs = {spec.name for spec in session.get_inputs()}
         for feeds, count in batches:
-            outputs = run(session, tensors, {name: feeds[name] for name in feeds if name in inputs})
+            outputs = run(session, tensors, feeds)
             mask = None if mask_input is None else _mask(feeds, mask_input)
             done = found.samples
             seen = {

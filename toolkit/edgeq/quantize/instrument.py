@@ -69,16 +69,17 @@ def session_of(model: ir.Model | Path | str, tensors: Sequence[str], threads: in
 
 
 def run(session: Any, tensors: Sequence[str], feeds: Feeds) -> list[Array]:
-    """The tensors of one batch.
+    """The tensors of one batch; feeds the graph does not take are left out.
 
     Raises:
         ModelError: an input is missing, or the graph fails.
     """
-    missing = [spec.name for spec in session.get_inputs() if spec.name not in feeds]
+    inputs = [spec.name for spec in session.get_inputs()]
+    missing = [name for name in inputs if name not in feeds]
     if missing:
         raise ModelError(f"calibration feeds lack input `{missing[0]}`; got {', '.join(sorted(feeds))}")
     try:
-        outputs: list[Array] = session.run(list(tensors), dict(feeds))
+        outputs: list[Array] = session.run(list(tensors), {name: feeds[name] for name in inputs})
     except Exception as error:
         raise ModelError(f"the model fails on calibration data: {error}") from error
     return outputs

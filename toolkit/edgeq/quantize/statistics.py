@@ -116,7 +116,7 @@ class Statistics(Mapping[str, TensorStatistics]):
             DataError: the file is missing, damaged, of another version or saved with another key.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 header = json.loads(archive[_HEADER].tobytes())
                 _check_header(header, key)
                 tensors = {
