@@ -13,6 +13,7 @@ COMMANDS: tuple[str, ...] = (
     "run",
     "inspect",
     "diff",
+    "doctor",
 )
 
 
