@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx
@@ -24,28 +24,53 @@ def optimize_level_1(proto: onnx.ModelProto, base_dir: Path | None) -> onnx.Mode
         OptimizeError: ONNX Runtime refuses the model; the message is its own.
     """
     import onnx
-    import onnxruntime as ort
 
     with tempfile.TemporaryDirectory(prefix="edgeq-placement-") as folder:
         source, result = Path(folder) / "model.onnx", Path(folder) / "optimized.onnx"
         source.write_bytes(_hollow(proto, base_dir, Path(folder)).SerializeToString())
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options = _session_options("ORT_ENABLE_BASIC")
         options.optimized_model_filepath = str(result)
-        options.log_severity_level = 4
-        options.intra_op_num_threads = 1
-        options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", "optimized.weights"
         )
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_min_size_in_bytes", str(HOLLOW_BYTES)
         )
-        try:
-            ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the bindings raise many unrelated types
-            raise OptimizeError(f"ONNX Runtime {ort.__version__} cannot load the model: {error}") from error
+        _open_session(source, options)
         return onnx.load(str(result), load_external_data=False)
+
+
+def outputs_as_loaded(proto: onnx.ModelProto) -> dict[str, tuple[str, tuple[int | str | None, ...]]]:
+    """Type (`tensor(float)`) and shape of every graph output, as ONNX Runtime infers them without optimizing.
+
+    Raises:
+        OptimizeError: ONNX Runtime refuses the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgeq-placement-") as folder:
+        source = Path(folder) / "model.onnx"
+        source.write_bytes(_hollow(proto, None, Path(folder)).SerializeToString())
+        session = _open_session(source, _session_options("ORT_DISABLE_ALL"))
+        return {value.name: (value.type, tuple(value.shape)) for value in session.get_outputs()}
+
+
+def _session_options(level: str) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
+def _open_session(source: Path, options: Any) -> Any:
+    import onnxruntime as ort
+
+    try:
+        return ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the bindings raise many unrelated types
+        raise OptimizeError(f"ONNX Runtime {ort.__version__} cannot load the model: {error}") from error
 
 
 def _hollow(proto: onnx.ModelProto, base_dir: Path | None, folder: Path) -> onnx.ModelProto:

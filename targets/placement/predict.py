@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.errors import ConfigError
@@ -47,11 +48,10 @@ def predict(
         ModelError: the model cannot be read.
         ConfigError: an unknown target, format, release or dimension.
     """
-    predictor = _predictor(target, api_level, coreml_format, onnxruntime_release)
-    proto, folder = load_proto(model)
-    if dims:
-        proto = proto if folder else _copy(proto)
-        fix_dims(proto, dims)
+    predictor = predictor_for(
+        target, api_level=api_level, coreml_format=coreml_format, onnxruntime_release=onnxruntime_release
+    )
+    proto, folder = prepare(model, dims)
     as_shipped = predictor(read_graph(proto, base_dir=folder))
     if not optimized:
         return PlacementReport(as_shipped)
@@ -62,21 +62,31 @@ def predict(
     return PlacementReport(as_shipped, after)
 
 
-def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
+def prepare(model: ModelLike, dims: Mapping[str, int] | None) -> tuple[onnx.ModelProto, Path | None]:
+    """The model with its dimensions fixed (a caller's own proto is left alone), and its folder."""
     import onnx
 
-    copied = onnx.ModelProto()
-    copied.CopyFrom(proto)
-    return copied
+    proto, folder = load_proto(model)
+    if dims:
+        if proto is model:
+            proto = onnx.ModelProto()
+            proto.CopyFrom(model)
+        fix_dims(proto, dims)
+    return proto, folder
 
 
-def _predictor(
-    target: str, api_level: int, coreml_format: str, release: str
+def predictor_for(
+    target: str, *, api_level: int = 29, coreml_format: str = "MLProgram", onnxruntime_release: str = "1.27"
 ) -> Callable[[GraphView], Prediction]:
+    """The predictor of one provider, its options checked.
+
+    Raises:
+        ConfigError: an unknown target, format or release.
+    """
     _check_choice("target", target, TARGETS)
     if target == "android":
-        _check_choice("ONNX Runtime release", release, tuple(nnapi.RELEASES))
-        options = nnapi.NnapiOptions(api_level, release)
+        _check_choice("ONNX Runtime release", onnxruntime_release, tuple(nnapi.RELEASES))
+        options = nnapi.NnapiOptions(api_level, onnxruntime_release)
         return lambda graph: predict_nnapi(graph, options)
     _check_choice("Core ML format", coreml_format, tuple(COREML_RULES))
     return lambda graph: predict_coreml(graph, CoreMLOptions(coreml_format))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgeq.errors import ModelError
+from edgeq.targets.placement.contrib_shapes import fill_contrib_shapes
 from edgeq.targets.placement.lift_constants import lifted_constant
 from edgeq.targets.placement.model_view import GraphView, Node, Shape
 from edgeq.targets.placement.unique_dq import give_each_consumer_its_dq
@@ -56,9 +58,10 @@ def _parse(path: Path) -> onnx.ModelProto:
             f"`{path}` ({path.stat().st_size} bytes) is not a complete ONNX model: {error}",
             hint="it may be truncated or another format; export or download it again",
         ) from error
-    if not proto.graph.node and not proto.graph.output:
+    if not proto.opset_import or not proto.graph.output:
+        missing = "operator set" if proto.graph.output else "graph outputs"
         raise ModelError(
-            f"`{path}` holds no ONNX graph: no nodes and no outputs were found",
+            f"`{path}` is no complete ONNX model: it declares no {missing}",
             hint="it may be truncated or another format; export or download it again",
         )
     return proto
@@ -105,6 +108,7 @@ def read_graph(proto: onnx.ModelProto, *, base_dir: Path | None = None) -> Graph
     tensors, protos = _split_constants(graph)
     overridable = {value.name for value in graph.input} if proto.ir_version >= 4 else set()
     inferred = infer_shapes(proto, protos, tensors)
+    fill_contrib_shapes(proto, inferred)
     dtypes, shapes = _types_and_shapes(inferred.graph, tensors)
     outputs = [value.name for value in graph.output]
     nodes = give_each_consumer_its_dq(_sorted_nodes(protos, opsets), outputs, dtypes, shapes)
@@ -223,7 +227,19 @@ def _sorted_nodes(protos: list[onnx.NodeProto], opsets: Mapping[str, int]) -> li
                 )
     captured = [_captured(proto, made_by) for proto in protos]
     order = _topological_order(protos, captured, made_by)
-    return [_node(protos[at], index, opsets, captured[at]) for index, at in enumerate(order)]
+    labels = _labels(protos)
+    return [_node(protos[at], index, labels[at], opsets, captured[at]) for index, at in enumerate(order)]
+
+
+def _labels(protos: list[onnx.NodeProto]) -> list[str]:
+    """A name per node that no other node has: its own, or one made from its first output."""
+    own = Counter(proto.name for proto in protos)
+    return [
+        proto.name
+        if proto.name and own[proto.name] == 1
+        else f"{proto.op_type}:{next((name for name in proto.output if name), position)}"
+        for position, proto in enumerate(protos)
+    ]
 
 
 def _topological_order(
@@ -273,7 +289,9 @@ def _subgraphs(proto: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def _node(proto: onnx.NodeProto, index: int, opsets: Mapping[str, int], captured: tuple[str, ...]) -> Node:
+def _node(
+    proto: onnx.NodeProto, index: int, label: str, opsets: Mapping[str, int], captured: tuple[str, ...]
+) -> Node:
     from onnx import helper
 
     domain = "" if proto.domain == "ai.onnx" else proto.domain
@@ -281,7 +299,7 @@ def _node(proto: onnx.NodeProto, index: int, opsets: Mapping[str, int], captured
         index=index,
         op_type=proto.op_type,
         domain=domain,
-        name=proto.name or f"{proto.op_type}#{index}",
+        name=label,
         inputs=tuple(proto.input),
         outputs=tuple(proto.output),
         since_version=_since_version(proto.op_type, domain, opsets.get(domain, 1)),
