@@ -1,0 +1,1 @@
+"""The only place where exporters, quantization, targets and bundles are wired together."""

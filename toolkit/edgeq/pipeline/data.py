@@ -1,0 +1,153 @@
+"""Which samples calibrate, which choose between settings, and which judge: three sets that do not overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.errors import DataError
+from edgeq.quantize.batches import Batches, FeedBatches, batches_of
+from edgeq.types import Array, Feeds, Sample, Task
+
+if TYPE_CHECKING:
+    from edgeq.calibration import CalibrationData
+    from edgeq.runtime.text import TextPreprocessor
+
+SEARCH_SAMPLES = 64
+HELD_OUT_SAMPLES = 128
+GOLDEN_SAMPLES = 8
+EVALUATION_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DataSets:
+    """Disjoint parts of the user's data, ready to run.
+
+    Attributes:
+        calibration: activation ranges come from these batches.
+        calibration_samples: how many samples they hold.
+        search: choices between settings are made on these.
+        held_out: metrics and gates come from these, which nothing was fitted to.
+        golden: single held-out samples that travel in the bundle, with their feeds.
+        texts: the calibration texts, for the coverage report; empty for ready tensors.
+    """
+
+    calibration: Batches | FeedBatches
+    calibration_samples: int
+    search: tuple[Feeds, ...]
+    held_out: tuple[Feeds, ...]
+    golden: tuple[tuple[tuple[Sample, ...], Feeds], ...]
+    texts: tuple[Sample, ...] = ()
+
+    @property
+    def held_out_samples(self) -> int:
+        """How many samples judge."""
+        return sum(len(feeds["input_ids"]) for feeds in self.held_out)
+
+
+def wanted_samples(calibration_samples: int) -> int:
+    """How many samples to load for all three parts."""
+    return calibration_samples + SEARCH_SAMPLES + HELD_OUT_SAMPLES
+
+
+def divide(
+    data: CalibrationData,
+    preprocessor: TextPreprocessor,
+    *,
+    calibration_samples: int,
+    task: Task,
+    max_length: int,
+) -> DataSets:
+    """Tokenize and divide.
+
+    Args:
+        data: at least 8 samples, in the order the seed gave.
+        preprocessor: the model's.
+        calibration_samples: most samples to calibrate with.
+        task: question answering pairs up single texts.
+        max_length: tokens the shortest variant takes; judging and golden samples are cut to it.
+    """
+    judge = with_max_length(preprocessor, max_length)
+    if data.feeds is not None:
+        return _divide_feeds(data.feeds, preprocessor, calibration_samples)
+    samples = _for_task(data.samples, task)
+    held_out, search, rest = _parts(samples, calibration_samples)
+    return DataSets(
+        calibration=batches_of(rest, preprocessor),
+        calibration_samples=len(rest),
+        search=tuple(feeds for feeds, _ in batches_of(search, judge, EVALUATION_BATCH)),
+        held_out=tuple(feeds for feeds, _ in batches_of(held_out, judge, EVALUATION_BATCH)),
+        golden=tuple(((sample,), judge([sample])) for sample in _spread(held_out, judge)),
+        texts=rest,
+    )
+
+
+def _parts(
+    samples: tuple[Sample, ...], calibration_samples: int
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...], tuple[Sample, ...]]:
+    """Held-out first, so that it stays the same when more samples calibrate; a quarter is always spared."""
+    spare = max(len(samples) - calibration_samples, len(samples) // 4)
+    held_out = min(HELD_OUT_SAMPLES, max(2, (2 * spare) // 3))
+    search = min(SEARCH_SAMPLES, max(2, spare - held_out))
+    rest = samples[held_out + search :][:calibration_samples]
+    return samples[:held_out], samples[held_out : held_out + search], rest
+
+
+def _divide_feeds(feeds: Feeds, preprocessor: TextPreprocessor, calibration_samples: int) -> DataSets:
+    missing = [name for name in preprocessor.input_names if name not in feeds]
+    unknown = [name for name in feeds if name not in preprocessor.input_names]
+    if missing or unknown:
+        raise DataError(
+            f"the .npz has arrays {', '.join(feeds)}; the model's inputs are {', '.join(preprocessor.input_names)}"
+        )
+    whole = {name: np.asarray(array).astype(np.int64) for name, array in feeds.items()}
+    indices = tuple(str(index) for index in range(len(next(iter(whole.values())))))
+    held_out, search, rest = (
+        _rows(whole, [int(str(index)) for index in part]) for part in _parts(indices, calibration_samples)
+    )
+    golden = tuple(((), _rows(held_out, [index])) for index in range(min(GOLDEN_SAMPLES, _length(held_out))))
+    return DataSets(
+        calibration=FeedBatches(rest),
+        calibration_samples=_length(rest),
+        search=tuple(feeds for feeds, _ in FeedBatches(search, EVALUATION_BATCH)),
+        held_out=tuple(feeds for feeds, _ in FeedBatches(held_out, EVALUATION_BATCH)),
+        golden=golden,
+    )
+
+
+def _rows(feeds: Feeds, indices: list[int]) -> dict[str, Array]:
+    return {name: array[indices] for name, array in feeds.items()}
+
+
+def _length(feeds: Feeds) -> int:
+    return len(next(iter(feeds.values())))
+
+
+def _for_task(samples: Sequence[Sample], task: Task) -> tuple[Sample, ...]:
+    """Question answering reads pairs: single texts are paired, shorter one first."""
+    if task is not Task.QUESTION_ANSWERING or any(not isinstance(sample, str) for sample in samples):
+        return tuple(samples)
+    texts = [str(sample) for sample in samples]
+    shifted = texts[1:] + texts[:1]
+    return tuple((min(a, b, key=len), max(a, b, key=len)) for a, b in zip(texts, shifted, strict=True))
+
+
+def with_max_length(preprocessor: TextPreprocessor, max_length: int) -> TextPreprocessor:
+    """The same tokenization, truncated earlier."""
+    from edgeq.runtime.text import TextPreprocessor
+
+    if max_length >= preprocessor.max_length:
+        return preprocessor
+    return TextPreprocessor(preprocessor.tokenizer_json, replace(preprocessor.settings, max_length=max_length))
+
+
+def _spread(samples: Sequence[Sample], preprocessor: TextPreprocessor) -> list[Sample]:
+    """A few samples over the whole span of lengths, shortest first."""
+    lengths = preprocessor.token_lengths(samples)
+    order = sorted(range(len(samples)), key=lambda index: (lengths[index], index))
+    count = min(GOLDEN_SAMPLES, len(order))
+    picked = [order[round(step * (len(order) - 1) / max(count - 1, 1))] for step in range(count)]
+    return [samples[index] for index in dict.fromkeys(picked)]

@@ -1,0 +1,153 @@
+"""What a lowered variant is worth: fidelity on held-out samples, latency beside float32, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.bundle.golden import GoldenCase
+from edgeq.bundle.manifest import Metric
+from edgeq.errors import ModelError
+from edgeq.pipeline.data import DataSets
+from edgeq.progress import Progress
+from edgeq.runtime.footprint import measure_ram_bytes
+from edgeq.runtime.session import Signature, VariantSession
+from edgeq.runtime.timing import Timing, interleave
+from edgeq.types import Feeds, Outputs, Role, Verification
+from edgeq.validate import Run, batch_invariance, compare_runs
+
+if TYPE_CHECKING:
+    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.targets.base import Lowered, VariantSpec
+
+ORIGINAL_FP32 = "fp32"
+BENCH_TOKENS = 128
+INVARIANCE_SAMPLES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Everything measured of one variant.
+
+    Attributes:
+        fidelity: metrics by output, against the original, on held-out samples.
+        batch_invariance: lowest cosine between a sample alone and in a batch; None for static batches and
+            per-token outputs.
+        timing: latency at batch 1, against the float32 graph in the same rounds.
+        ram_bytes: growth of RSS to load and run it.
+        verification: how real the execution was.
+    """
+
+    fidelity: Mapping[str, Mapping[str, float]]
+    batch_invariance: float | None
+    timing: Timing
+    ram_bytes: int
+    verification: Verification
+
+
+def open_session(lowered: Lowered, pad_id: int) -> VariantSession:
+    """A session over a written variant."""
+    return VariantSession(lowered.model, Signature(lowered.inputs, lowered.outputs), pad_id=pad_id)
+
+
+def measure_variants(
+    canonical: CanonicalModel,
+    fp32_model: Path,
+    reference: Run,
+    written: Mapping[str, tuple[VariantSpec, Lowered]],
+    sessions: Mapping[str, VariantSession],
+    data: DataSets,
+    progress: Progress,
+) -> dict[str, Measured]:
+    """Measure every variant of a bundle, side by side."""
+    with progress.stage("comparing with the original", data.held_out_samples) as stage:
+        runs = {name: session.run for name, session in sessions.items()}
+        fidelity = compare_runs(reference, runs, data.held_out, canonical.outputs, stage.advance)
+        _require_finite(fidelity)
+    with progress.stage("measuring latency and memory"):
+        timings = _timings(VariantSession(fp32_model, canonical), sessions, data, canonical.max_length)
+        ram = {name: measure_ram_bytes(lowered.model, lowered.inputs) for name, (_, lowered) in written.items()}
+    return {
+        name: Measured(
+            fidelity[name],
+            _invariance(canonical, session, data),
+            timings[name],
+            ram[name],
+            _verification(written[name][0]),
+        )
+        for name, session in sessions.items()
+    }
+
+
+def _verification(spec: VariantSpec) -> Verification:
+    """ONNX Runtime's CPU provider ran it: the real thing only for a CPU variant on its own architecture."""
+    from edgeq.runtime.executors import NativeExecutor
+
+    if spec.execution_provider != "CPUExecutionProvider":
+        return Verification.EXECUTED_OTHER_ARCH
+    return NativeExecutor(spec.architecture).verification
+
+
+def _require_finite(fidelity: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    for variant, outputs in fidelity.items():
+        for output, metrics in outputs.items():
+            if not np.isfinite(list(metrics.values())).all():
+                raise ModelError(f"variant `{variant}` returns NaN or infinite values in `{output}`")
+
+
+def _timings(
+    fp32: VariantSession, sessions: Mapping[str, VariantSession], data: DataSets, max_length: int
+) -> dict[str, Timing]:
+    feeds = bench_feeds(data.held_out[-1], min(BENCH_TOKENS, max_length, *_static_lengths(sessions.values())))
+    contenders = {ORIGINAL_FP32: lambda: fp32.run(feeds)}
+    for name, session in sessions.items():
+        contenders[name] = lambda session=session: session.run(feeds)  # type: ignore[misc]
+    return interleave(contenders, baseline=ORIGINAL_FP32, rounds=21, budget_s=6.0)
+
+
+def _static_lengths(sessions: Sequence[VariantSession] | Mapping[str, VariantSession] | object) -> list[int]:
+    return [session.static_length for session in sessions if session.static_length is not None]  # type: ignore[attr-defined]
+
+
+def bench_feeds(feeds: Feeds, tokens: int, batch: int = 1) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    """A full batch of real token ids, repeated or cut to `[batch, tokens]`, nothing padded."""
+    ids = np.resize(feeds["input_ids"][feeds["attention_mask"].astype(bool)], (batch, tokens))
+    filled = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    return {name: filled[name] for name in feeds}
+
+
+def _invariance(canonical: CanonicalModel, session: VariantSession, data: DataSets) -> float | None:
+    output = next((spec for spec in canonical.outputs if len(spec.shape) == 2 and spec.role not in (Role.START_LOGITS, Role.END_LOGITS)), None)
+    if output is None or session.static_length is not None:
+        return None
+    batch = {name: array[:INVARIANCE_SAMPLES] for name, array in data.held_out[-1].items()}
+    return batch_invariance(session.run, batch, output.name)
+
+
+def golden_cases(reference: Run, sessions: Mapping[str, VariantSession], data: DataSets) -> list[GoldenCase]:
+    """Golden samples through the original and every variant."""
+    cases = []
+    for index, (samples, feeds) in enumerate(data.golden):
+        outputs: dict[str, Outputs] = {name: session.run(feeds) for name, session in sessions.items()}
+        cases.append(GoldenCase(f"case-{index:02d}", samples, feeds, reference(feeds), outputs))
+    return cases
+
+
+def metrics_of(measured: Mapping[str, Measured], environment: str) -> list[Metric]:
+    """Measured values as manifest entries, in a fixed order."""
+    found = []
+    for variant, values in measured.items():
+        for output, metrics in values.fidelity.items():
+            samples = int(metrics["n"])
+            found += [
+                Metric(variant, name, value, samples, environment, values.verification, output)
+                for name, value in metrics.items()
+                if name != "n"
+            ]
+        if values.batch_invariance is not None:
+            found.append(Metric(variant, "batch_invariance_min", values.batch_invariance, INVARIANCE_SAMPLES, environment, values.verification))
+    return found
