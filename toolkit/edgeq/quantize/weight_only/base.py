@@ -1,0 +1,202 @@
+"""What every weight-only method takes and returns, and the steps they share.
+
+A weight is `[in_features K, out_features N]`, as ONNX MatMul has it. Methods work on blocks along K in the
+layout `[block, N, blocks]`: the reduction over a block's members is then over whole rows of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from edgeq.errors import ConfigError, DataError, ModelError
+from edgeq.numerics import (
+    FP16_MAX,
+    ByteArray,
+    block_count,
+    dequantize_blocks,
+    join_blocks,
+    round_scale_fp16,
+    split_blocks,
+)
+from edgeq.types import Array, FloatArray
+
+ScaleDtype: TypeAlias = Literal["float16", "float32"]
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+PER_CHANNEL = -1
+
+# Below this the largest scale is subnormal in float16 and the search would round it to few digits.
+_FP16_NORMAL = 2.0**-14
+# Elements a chunk of rows holds: about 1 MB of float32, so a search's temporaries stay in cache.
+_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSpec:
+    """How one weight is stored.
+
+    Attributes:
+        bits: 4 or 8.
+        block_size: members per scale along the input axis, 16 to 256 (a power of two); -1 is one scale per
+            output channel.
+        symmetric: zero point fixed at the middle code; otherwise an integer zero point per block.
+        scale_dtype: how scales are stored. Methods round to it before they choose codes.
+    """
+
+    bits: int = 4
+    block_size: int = 32
+    symmetric: bool = True
+    scale_dtype: ScaleDtype = "float16"
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8):
+            raise ConfigError(f"{self.bits}-bit weights asked for; MatMulNBits has fast kernels for 4 and 8")
+        if self.block_size not in (*BLOCK_SIZES, PER_CHANNEL):
+            allowed = ", ".join(map(str, BLOCK_SIZES))
+            raise ConfigError(f"block size {self.block_size}; expected one of {allowed}, or -1 per channel")
+
+    @property
+    def middle(self) -> int:
+        """The code that means zero when symmetric: 8 or 128."""
+        return int(2 ** (self.bits - 1))
+
+    @property
+    def top(self) -> int:
+        """The largest code: 15 or 255."""
+        return int(2**self.bits - 1)
+
+    def bits_per_weight(self, in_features: int) -> float:
+        """Stored bits per weight, with scales, zero points and the padding of the last block."""
+        blocks = block_count(in_features, self.block_size)
+        width = in_features if self.block_size == PER_CHANNEL else self.block_size
+        scale_bits = 16 if self.scale_dtype == "float16" else 32
+        zero_bits = 0 if self.symmetric else self.bits
+        return blocks * (width * self.bits + scale_bits + zero_bits) / in_features
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerStats:
+    """What calibration says about one layer's input X `[tokens, K]`, padding left out.
+
+    Attributes:
+        mean_square: E[x^2] per input channel, `[K]`.
+        tokens: rows of X.
+        gram: X^T X summed over tokens, `[K, K]`; only GPTQ needs it.
+    """
+
+    mean_square: FloatArray
+    tokens: int
+    gram: Array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedWeight:
+    """A quantized weight `[K, N]`.
+
+    Attributes:
+        q: unsigned codes `[N, blocks, block]`; codes past K are padding.
+        scales: `[N, blocks]` float32, already rounded to `spec.scale_dtype`; may be negative.
+        zero_points: integers `[N, blocks]`, None when symmetric.
+        spec: how it is stored.
+        in_features: K.
+        method: what made it; differs from the one asked for after a fallback.
+        notes: what the user should know (a fallback and its reason).
+        input_scales: `[K]`: the codes hold `diag(input_scales) @ W`, so the input must be divided by them
+            (AWQ). None means 1.
+    """
+
+    q: ByteArray
+    scales: FloatArray
+    zero_points: ByteArray | None
+    spec: WeightSpec
+    in_features: int
+    method: str
+    notes: tuple[str, ...] = ()
+    input_scales: FloatArray | None = None
+
+    @property
+    def out_features(self) -> int:
+        """N."""
+        return int(self.q.shape[0])
+
+    def dequantize(self) -> FloatArray:
+        """The weight `[K, N]` this stands for, `input_scales` divided out."""
+        stored = self.dequantize_stored()
+        return stored if self.input_scales is None else stored / self.input_scales[:, None]
+
+    def dequantize_stored(self) -> FloatArray:
+        """The weight `[K, N]` the codes hold: `dequantize` before `input_scales` are divided out."""
+        blocks = dequantize_blocks(self.q, self.scales, self.zero_points, self.spec.bits)
+        return np.ascontiguousarray(join_blocks(blocks, self.in_features).T)
+
+
+def checked_weight(weight: Array) -> FloatArray:
+    """The weight as float32 `[K, N]`.
+
+    Raises:
+        ModelError: not two-dimensional, empty, or with NaN or infinite values.
+    """
+    if weight.ndim != 2 or 0 in weight.shape:
+        raise ModelError(f"a weight of shape {list(weight.shape)}; expected [in_features, out_features]")
+    values = np.asarray(weight, np.float32)
+    bad = int(values.size - np.count_nonzero(np.isfinite(values)))
+    if bad:
+        raise ModelError(f"a weight of shape {list(weight.shape)} has {bad} NaN or infinite values")
+    return values
+
+
+def checked_importance(stats: LayerStats | None, in_features: int) -> FloatArray:
+    """E[x^2] per channel scaled to mean 1; ones where there are no statistics. `[K]` float32.
+
+    Channels that were never active keep 1e-4 of the mean: unseen in calibration is not unused.
+
+    Raises:
+        DataError: statistics of another layer, or NaN or infinite ones.
+    """
+    if stats is None:
+        return np.ones(in_features, np.float32)
+    values = np.asarray(stats.mean_square, np.float64)
+    if values.shape != (in_features,):
+        raise DataError(f"statistics of {values.shape} channels for a weight with {in_features} inputs")
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise DataError("calibration statistics are NaN, infinite or negative; is the model's output finite?")
+    mean = float(values.mean())
+    if mean == 0:
+        return np.ones(in_features, np.float32)
+    return np.maximum(values / mean, 1e-4).astype(np.float32)
+
+
+def stored_spec(weight: FloatArray, spec: WeightSpec) -> WeightSpec:
+    """`spec`, with float32 scales where float16 cannot hold this weight's scales."""
+    largest = float(np.abs(weight).max()) / spec.middle
+    fits = largest == 0 or (largest >= _FP16_NORMAL and 2 * largest <= FP16_MAX)
+    return spec if fits else replace(spec, scale_dtype="float32")
+
+
+def round_scales(scales: FloatArray, spec: WeightSpec) -> FloatArray:
+    """Scales as they will be stored; zero and non-finite ones (an empty block) become 1."""
+    usable = np.where(np.isfinite(scales) & (scales != 0), scales, np.float32(1))
+    return round_scale_fp16(usable) if spec.scale_dtype == "float16" else usable.astype(np.float32)
+
+
+def row_chunks(weight: FloatArray, spec: WeightSpec) -> Iterator[tuple[slice, FloatArray]]:
+    """Rows of `weight.T` a cache-sized chunk at a time, as `[block, rows, blocks]`, padded with zeros."""
+    k, n = weight.shape
+    step = max(1, _CHUNK // k)
+    for start in range(0, n, step):
+        rows = slice(start, min(start + step, n))
+        blocks = split_blocks(np.ascontiguousarray(weight[:, rows].T), spec.block_size)
+        yield rows, np.ascontiguousarray(blocks.transpose(2, 0, 1))
+
+
+def block_importance(importance: FloatArray, spec: WeightSpec) -> FloatArray:
+    """`[K]` as `[block, 1, blocks]`; padding weighs nothing."""
+    return np.ascontiguousarray(split_blocks(importance[None], spec.block_size).transpose(2, 0, 1))
+
+
+def encode(x: FloatArray, scales: FloatArray, zero_points: FloatArray, spec: WeightSpec) -> FloatArray:
+    """Codes minus zero point, as float: `x [block, rows, blocks]` against `[rows, blocks]` parameters."""
+    return np.asarray(np.clip(np.rint(x / scales), -zero_points, spec.top - zero_points), np.float32)

@@ -1,0 +1,158 @@
+"""GPTQ: round channel by channel, feeding each channel's error into those not yet rounded.
+
+Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers" (2023).
+Scales come from the E[x^2]-weighted search and stay with their block ("static groups"), so channels can be
+visited by falling activation without a `g_idx`. The result is refined (`refine.py`), and per output channel
+the best on the calibration objective of RTN, scale search and GPTQ is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgeq.errors import DataError
+from edgeq.quantize.weight_only import rtn, scale_search
+from edgeq.quantize.weight_only.base import (
+    LayerStats,
+    QuantizedWeight,
+    WeightSpec,
+    checked_importance,
+    checked_weight,
+    stored_spec,
+)
+from edgeq.quantize.weight_only.blocks import fit_parameters
+from edgeq.quantize.weight_only.candidate import Candidate, assemble, keep_best, nearest
+from edgeq.quantize.weight_only.refine import refine
+from edgeq.types import Array, FloatArray
+
+DAMPING = (0.01, 0.1, 1.0)
+"""Shares of the mean diagonal added to H, in turn, until its Cholesky factor exists."""
+MIN_TOKENS_PER_CHANNEL = 2
+"""With fewer calibration tokens per input channel H is nearly rank-deficient, and GPTQ fits noise."""
+
+_COLUMNS = 128
+# Output channels solved together: bounds the working set to about 6 arrays of [K, 4096].
+_OUTPUTS = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hessian:
+    """The layer's quadratic error model.
+
+    Attributes:
+        gram: X^T X, `[K, K]`, scaled to mean diagonal 1.
+        damped: `gram` with the damping that made it positive definite.
+        order: channels by falling activation, `[K]`.
+        factor: upper triangular U with U^T U = inverse of `damped` in that order.
+        damping: the share of the mean diagonal that was added.
+    """
+
+    gram: FloatArray
+    damped: FloatArray
+    order: Array
+    factor: FloatArray
+    damping: float
+
+
+def quantize(weight: Array, spec: WeightSpec, stats: LayerStats | None = None) -> QuantizedWeight:
+    """Quantize `weight [K, N]` for the least output error on the calibration inputs behind `stats.gram`.
+
+    Never worse than RTN or the scale search on that objective. Where GPTQ cannot work (no Gram matrix, a NaN,
+    infinite or all-zero one, fewer than 2 tokens per input channel) the scale search, or RTN where its
+    statistics are unusable too, is returned and `notes` says why.
+
+    Raises:
+        ModelError: the weight is not a finite matrix.
+        DataError: the statistics belong to another layer.
+    """
+    values = checked_weight(weight)
+    reason = _why_not(stats, values.shape[0])
+    hessian = None if reason or stats is None or stats.gram is None else factorize(stats.gram)
+    if hessian is None or stats is None:
+        return _fall_back(values, spec, stats, reason or "X^T X is not positive definite at any damping")
+    spec = stored_spec(values, spec)
+    importance = checked_importance(stats, values.shape[0])
+    parts = [
+        _solve(np.ascontiguousarray(values[:, start : start + _OUTPUTS]), spec, importance, hessian)
+        for start in range(0, values.shape[1], _OUTPUTS)
+    ]
+    return assemble("gptq", parts, spec)
+
+
+def factorize(gram: Array) -> Hessian | None:
+    """Damp X^T X `[K, K]` just enough for a Cholesky factor; None where no step of the ladder gives one."""
+    from scipy.linalg import LinAlgError, cholesky
+    from scipy.linalg.lapack import dtrtri
+
+    exact = np.asarray(gram, np.float64)
+    exact = exact / np.diag(exact).mean()
+    order = np.argsort(-np.diag(exact), kind="stable")
+    for damping in DAMPING:
+        damped = exact + damping * np.eye(len(exact))
+        # H = M M^T with M upper triangular, from the Cholesky factor of H read backwards: then U = M^-1.
+        backwards = damped[np.ix_(order[::-1], order[::-1])]
+        try:
+            lower = cholesky(backwards, lower=True, overwrite_a=True, check_finite=False)
+        except LinAlgError:
+            continue
+        factor, failed = dtrtri(np.ascontiguousarray(lower[::-1, ::-1]))
+        if not failed and np.isfinite(factor).all():
+            as32 = (np.asarray(a, np.float32) for a in (exact, damped, factor))
+            return Hessian(next(as32), next(as32), order, next(as32), damping)
+    return None
+
+
+def feed_back(weight: FloatArray, start: Candidate, hessian: Hessian, spec: WeightSpec) -> Candidate:
+    """Codes for `weight [K, N]` under the parameters of `start`, by GPTQ's column loop."""
+    order, factor = hessian.order, hessian.factor
+    remaining = weight[order]
+    codes = np.empty_like(weight)
+    errors = np.empty((_COLUMNS, weight.shape[1]), np.float32)
+    for begin in range(0, len(order), _COLUMNS):
+        end = min(begin + _COLUMNS, len(order))
+        for i in range(begin, end):
+            scale, zero = start.parameters(order[i])
+            code = np.clip(np.rint(remaining[i] / scale), -zero, spec.top - zero)
+            codes[order[i]] = code
+            error = (remaining[i] - code * scale) / factor[i, i]
+            remaining[i + 1 : end] -= factor[i, i + 1 : end, None] * error
+            errors[i - begin] = error
+        remaining[end:] -= factor[begin:end, end:].T @ errors[: end - begin]
+    return replace(start, codes=codes)
+
+
+def _solve(weight: FloatArray, spec: WeightSpec, importance: FloatArray, hessian: Hessian) -> Candidate:
+    candidates = [
+        nearest(weight, spec, *fit_parameters(weight, spec, fit, importance))
+        for fit in (rtn.fit_range, scale_search.search_scales)
+    ]
+    rounded = feed_back(weight, candidates[-1], hessian, spec)
+    candidates += [rounded, refine(weight, rounded, hessian.damped, spec)]
+    return keep_best(weight, candidates, hessian.gram)
+
+
+def _why_not(stats: LayerStats | None, in_features: int) -> str | None:
+    """Why GPTQ cannot run on these statistics; None where it can."""
+    if stats is None or stats.gram is None:
+        return "no X^T X was collected"
+    if stats.gram.shape != (in_features, in_features):
+        shape = list(stats.gram.shape)
+        raise DataError(f"X^T X has shape {shape} for a weight with {in_features} inputs")
+    if not np.isfinite(stats.gram).all() or not np.isfinite(stats.mean_square).all():
+        return "X^T X is NaN or infinite"
+    if not np.diag(stats.gram).any():
+        return "every calibration input of this layer is zero"
+    needed = MIN_TOKENS_PER_CHANNEL * in_features
+    if stats.tokens < needed:
+        return f"{stats.tokens} calibration tokens for {in_features} inputs; at least {needed} are needed"
+    return None
+
+
+def _fall_back(
+    weight: FloatArray, spec: WeightSpec, stats: LayerStats | None, reason: str
+) -> QuantizedWeight:
+    usable = stats is not None and bool(np.isfinite(stats.mean_square).all())
+    result = scale_search.quantize(weight, spec, stats) if usable else rtn.quantize(weight, spec)
+    return replace(result, notes=(f"{result.method} instead of gptq: {reason}",))

@@ -1,0 +1,79 @@
+"""Lower the calibration objective of a rounded weight further: codes and scales in turn.
+
+Coordinate descent over codes (Behdin et al., "QuantEase", 2023) alternates with a least-squares fit of every
+block's scale. Both steps minimize tr((W - Q)^T H (W - Q)) exactly in their own variables, so it never rises.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from edgeq.quantize.weight_only.base import WeightSpec, round_scales
+from edgeq.quantize.weight_only.candidate import Candidate, output_errors
+from edgeq.types import FloatArray
+
+_COLUMNS = 128
+
+
+def refine(
+    weight: FloatArray, start: Candidate, hessian: FloatArray, spec: WeightSpec, rounds: int = 2
+) -> Candidate:
+    """`rounds` times: refit the scales, then re-choose every code once.
+
+    Args:
+        weight: `[K, N]`.
+        start: where to begin.
+        hessian: positive definite `[K, K]`.
+        spec: how scales are stored.
+        rounds: sweeps over all codes.
+    """
+    candidate = start
+    for _ in range(rounds):
+        candidate = refit_scales(weight, candidate, hessian, spec)
+        candidate = descend(weight, candidate, hessian, spec)
+    return candidate
+
+
+def descend(weight: FloatArray, start: Candidate, hessian: FloatArray, spec: WeightSpec) -> Candidate:
+    """Each input channel's codes in turn to their best, all others fixed."""
+    codes = start.codes.copy()
+    error = weight - start.values()
+    for begin in range(0, len(weight), _COLUMNS):
+        end = min(begin + _COLUMNS, len(weight))
+        slope = hessian[begin:end] @ error
+        for i in range(begin, end):
+            scale, zero = start.parameters(i)
+            best = codes[i] + slope[i - begin] / (hessian[i, i] * scale)
+            code = np.clip(np.rint(best), -zero, spec.top - zero)
+            change = (code - codes[i]) * scale
+            codes[i] = code
+            error[i] -= change
+            slope -= hessian[begin:end, i, None] * change
+    return replace(start, codes=codes)
+
+
+def refit_scales(weight: FloatArray, start: Candidate, hessian: FloatArray, spec: WeightSpec) -> Candidate:
+    """All scales of an output channel together by least squares; kept where that lowers its error."""
+    blocks, outputs = start.scales.shape
+    projected = hessian @ weight
+    normal = np.empty((outputs, blocks, blocks), np.float64)
+    for block in range(blocks):
+        members = start.block_of == block
+        right = hessian[:, members] @ start.codes[members]
+        normal[:, block] = _sum_blocks(start, start.codes * right)
+    target = _sum_blocks(start, start.codes * projected).astype(np.float64)
+    # A block of zero codes has no say in its scale: keep it solvable.
+    normal += 1e-7 * np.eye(blocks) * (1 + np.einsum("nbb->n", normal)[:, None, None] / blocks)
+    fitted = np.linalg.solve(normal, target[..., None])[..., 0]
+    scales = round_scales(np.ascontiguousarray(fitted.T, np.float32), spec)
+    refitted = replace(start, scales=scales)
+    better = output_errors(weight, refitted, hessian) < output_errors(weight, start, hessian)
+    return replace(start, scales=np.where(better, scales, start.scales))
+
+
+def _sum_blocks(candidate: Candidate, values: FloatArray) -> FloatArray:
+    """Sum `[K, N]` over the members of each block: `[N, blocks]`."""
+    starts = np.flatnonzero(np.diff(candidate.block_of, prepend=-1))
+    return np.asarray(np.add.reduceat(values, starts, axis=0).T)
