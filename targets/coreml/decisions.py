@@ -47,10 +47,12 @@ class Int4Weight:
 
     Attributes:
         block_size: columns per block; it must divide the number of columns.
+        equalization: `[in]`, AWQ's scales, as in `Int8Weight`.
         codes: a quantizer's result (GPTQ, HQQ); rounded to nearest here when None.
     """
 
     block_size: int = 32
+    equalization: FloatArray | None = None
     codes: Codes | None = None
 
 
@@ -70,6 +72,11 @@ class PaletteWeight:
 
 
 WeightDecision: TypeAlias = Int8Weight | Int4Weight | PaletteWeight
+
+
+def equalization_of(decision: WeightDecision | None) -> FloatArray | None:
+    """The per-input scale a weight carries, if its decision has one."""
+    return None if decision is None or isinstance(decision, PaletteWeight) else decision.equalization
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +159,12 @@ def minimum_ios(
     for decision in weights:
         if isinstance(decision, Int4Weight):
             needs.append((18, "a block-wise int4 weight (constexpr_blockwise_shift_scale)"))
+        if (
+            isinstance(decision, Int8Weight)
+            and decision.codes is not None
+            and decision.codes.scale.shape[1] > 1
+        ):
+            needs.append((18, "a block-wise int8 weight (constexpr_blockwise_shift_scale)"))
         if isinstance(decision, PaletteWeight) and decision.group_rows is not None:
             needs.append((18, "a lookup table per group of rows"))
     if len(seq_lens) > 1 and inputs > 1:

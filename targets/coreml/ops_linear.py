@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from edgeq.errors import UnsupportedError
 from edgeq.targets.coreml.context import Context, Var
-from edgeq.targets.coreml.decisions import ActivationQuant, Int8Weight
+from edgeq.targets.coreml.decisions import ActivationQuant, equalization_of
 from edgeq.targets.coreml.known import Known
 from edgeq.targets.coreml.ops_elementwise import Lowering
 from edgeq.targets.coreml.site import Site
@@ -59,8 +59,7 @@ def linear(site: Site, weight: Known, bias: FloatArray | None) -> Var:
 def linear_input(site: Site, weight: Known) -> Var:
     """The input, equalized and statically quantized when decided, once for all layers that share it."""
     context, x = site.context, site.var(0)
-    decision = context.weights.get(weight.source or "")
-    scale = decision.equalization if isinstance(decision, Int8Weight) else None
+    scale = equalization_of(context.weights.get(weight.source or ""))
     quant = context.activations.get(str(site.node.name))
     if scale is not None:
         x = _shared(context, ("equalize", x.name, scale.tobytes()), partial(_equalize, site, x, scale))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from edgeq.errors import UnsupportedError
 from edgeq.targets.coreml.context import Var, dtype_of
+from edgeq.targets.coreml.decisions import equalization_of
 from edgeq.targets.coreml.known import Known
 from edgeq.targets.coreml.ops_elementwise import Lowering, identity
 from edgeq.targets.coreml.site import Site
@@ -152,6 +153,10 @@ def gather(site: Site) -> Var:
 
 def _table(site: Site, table: Known, axis: int) -> Var:
     if axis == 0 and table.source is not None and table.longest.ndim == 2:
+        if equalization_of(site.context.weights.get(table.source)) is not None:
+            raise UnsupportedError(
+                f"{site.where} looks up `{table.source}`, whose decision equalizes its inputs"
+            )
         return row_weight(site.context, table, site.dtype, site.name)
     return site.var(0)
 

@@ -6,7 +6,14 @@ import numpy as np
 from edgeq.errors import UnsupportedError
 from edgeq.numerics import affine_params, quantize_affine, round_scale_fp16, symmetric_scale
 from edgeq.targets.coreml.context import Context, Var, safe_name
-from edgeq.targets.coreml.decisions import Codes, Int4Weight, Int8Weight, PaletteWeight, WeightDecision
+from edgeq.targets.coreml.decisions import (
+    Codes,
+    Int4Weight,
+    Int8Weight,
+    PaletteWeight,
+    WeightDecision,
+    equalization_of,
+)
 from edgeq.targets.coreml.known import Known
 from edgeq.targets.coreml.palettize import palettize
 from edgeq.types import Array, FloatArray
@@ -47,8 +54,7 @@ def _compressed(context: Context, rows: FloatArray, decision: WeightDecision, dt
 
 
 def _int8(context: Context, rows: FloatArray, decision: Int8Weight, dtype: str, name: str) -> Var:
-    equalized = rows if decision.equalization is None else rows * decision.equalization[None, :]
-    codes = decision.codes or int8_codes(equalized, dtype)
+    codes = decision.codes or int8_codes(_equalized(rows, decision), dtype)
     _check_codes(codes, rows.shape, name, bits=8)
     scale = _float(codes.scale, dtype)
     if context.ios >= 18:
@@ -56,8 +62,6 @@ def _int8(context: Context, rows: FloatArray, decision: Int8Weight, dtype: str, 
         return context.mb.constexpr_blockwise_shift_scale(
             data=codes.values, scale=scale, name=safe_name(name), **offset
         )
-    if codes.scale.shape[1] != 1:
-        raise UnsupportedError(f"weight `{name}` has int8 scales per block, which needs iOS 18")
     zero = (
         np.zeros(len(rows), np.int8) if codes.zero_point is None else codes.zero_point[:, 0].astype(np.int8)
     )
@@ -78,7 +82,7 @@ def _int4(context: Context, rows: FloatArray, decision: Int4Weight, dtype: str, 
             f"weight `{name}` has {rows.shape[1]} columns, not a multiple of block {decision.block_size}",
             hint="choose a block size that divides it, or int8 for this weight",
         )
-    codes = decision.codes or int4_codes(rows, decision.block_size)
+    codes = decision.codes or int4_codes(_equalized(rows, decision), decision.block_size)
     _check_codes(codes, rows.shape, name, bits=4)
     offset = (
         {} if codes.zero_point is None else {"offset": codes.zero_point.astype(np.int8).astype(np_int4_dtype)}
@@ -133,6 +137,11 @@ def pack_lsb_first(indices: Array, bits: int) -> Array:
     """Indices packed in `bits` each, least significant bit first, across byte borders (iOS 16 layout)."""
     planes = (indices.reshape(-1, 1) >> np.arange(bits, dtype=np.uint8)) & 1
     return np.packbits(planes.astype(np.uint8).reshape(-1), bitorder="little")
+
+
+def _equalized(rows: FloatArray, decision: WeightDecision) -> FloatArray:
+    scale = equalization_of(decision)
+    return rows if scale is None else rows * scale[None, :]
 
 
 def _float(values: FloatArray, dtype: str) -> Array:

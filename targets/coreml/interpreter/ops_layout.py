@@ -135,7 +135,7 @@ def gather_nd(
 def _check_range(indices: Array, size: int) -> None:
     if indices.size and (indices.min() < 0 or indices.max() >= size):
         raise UnsupportedError(
-            f"an index from {indices.min()} to {indices.max()} leaves an axis of {size}, where Core ML is undefined"
+            f"indices {indices.min()}..{indices.max()} leave an axis of {size}; Core ML does not define that"
         )
 
 
