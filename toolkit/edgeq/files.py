@@ -98,7 +98,9 @@ def list_files(root: Path) -> list[str]:
     found: list[str] = []
     pending = [root]
     while pending:
-        for entry in os.scandir(pending.pop()):
+        with os.scandir(pending.pop()) as scan:
+            entries = list(scan)
+        for entry in entries:
             relative = Path(entry.path).relative_to(root).as_posix()
             if entry.is_dir(follow_symlinks=False):
                 pending.append(Path(entry.path))

@@ -66,8 +66,6 @@ def unpack_archive(archive_path: Path, folder: Path) -> None:
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], archive_bytes: int) -> None:
-    if sum(entry.file_size for entry in entries) > archive_bytes:
-        raise IntegrityError("the archive's entries overlap or claim more bytes than the archive has")
     seen: set[str] = set()
     for entry in entries:
         problem = _entry_problem(entry)
@@ -76,6 +74,8 @@ def _check_entries(entries: list[zipfile.ZipInfo], archive_bytes: int) -> None:
         if problem:
             raise IntegrityError(f"the archive entry `{entry.filename}` is refused: {problem}")
         seen.add(entry.filename.casefold())
+    if sum(entry.file_size for entry in entries) > archive_bytes:
+        raise IntegrityError("the archive's entries overlap or claim more bytes than the archive has")
 
 
 def _entry_problem(entry: zipfile.ZipInfo) -> str | None:

@@ -55,9 +55,10 @@ class BundleWriter:
         self.folder = _sibling(self.destination, _UNFINISHED)
 
     def __enter__(self) -> Self:
+        # First: this may put a bundle back that then must not be overwritten.
+        _clean_up_after_the_dead(self.destination)
         check_output(self.destination, self.force, needed_bytes=self._needed_bytes)
         self.destination.parent.mkdir(parents=True, exist_ok=True)
-        _clean_up_after_the_dead(self.destination)
         self._signals.install()
         try:
             self.folder.mkdir()
@@ -169,9 +170,11 @@ def _host() -> str:
 
 def _clean_up_after_the_dead(destination: Path) -> None:
     """Remove what killed writers of this destination left; a bundle they were replacing is put back."""
+    if not destination.parent.is_dir():
+        return
     for purpose in (_REPLACED, _UNFINISHED):
         prefix = f".{destination.name}.{purpose}."
-        for path in destination.parent.iterdir():
+        for path in list(destination.parent.iterdir()):
             if not path.name.startswith(prefix) or not _is_abandoned(path.name.removeprefix(prefix)):
                 continue
             if purpose == _REPLACED and not destination.exists():

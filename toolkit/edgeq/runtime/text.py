@@ -255,13 +255,13 @@ def _encode(tokenizer: Tokenizer, samples: Sequence[Sample]) -> list[Encoding]:
     return list(tokenizer.encode_batch(checked))
 
 
-def _checked(index: int, sample: Sample) -> Sample:
-    texts = (sample,) if isinstance(sample, str) else tuple(sample)
-    if not all(isinstance(text, str) for text in texts) or len(texts) not in (1, 2):
-        raise DataError(f"sample {index} must be a text or a pair of texts, got {sample!r:.80}")
+def _checked(index: int, sample: Any) -> Sample:
+    texts = list(sample) if isinstance(sample, tuple | list) and len(sample) == 2 else [sample]
     for text in texts:
+        if not isinstance(text, str):
+            raise DataError(f"sample {index} must be a text or a pair of texts, got {sample!r:.80}")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(f"sample {index} is not valid Unicode text: {error}") from error
-    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
+    return (texts[0], texts[1]) if len(texts) == 2 else texts[0]

@@ -1,0 +1,262 @@
+"""`edgeq inspect`, `run` and `diff` as processes: what they print where, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edgeq.bundle.archive import write_archive
+from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
+from edgeq.files import sha256_file
+
+
+def edgeq(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgeq", *map(str, arguments)]
+    environment = {**os.environ, "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+
+
+def _json(result: subprocess.CompletedProcess[str]) -> Any:
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+# run
+
+
+def test_run_json_is_one_document(tiny: Any, tiny_bundle: Path) -> None:
+    result = edgeq("run", tiny_bundle, "--text", "the cat", "--text", "b", "--json")
+    document = _json(result)
+    assert result.stderr == ""
+    assert document["variant"] == "cpu-fp32"
+    feeds = tiny.preprocessor()(["the cat", "b"])
+    expected = tiny.expected_embedding(feeds["input_ids"], feeds["attention_mask"])
+    # float32 outputs printed in full; four additions of values of size 1 to 3.
+    np.testing.assert_allclose(document["outputs"]["sentence_embedding"], expected, atol=2e-6)
+    assert np.shape(document["outputs"]["last_hidden_state"]) == (2, 4, 4)
+
+
+def test_run_on_tensors_and_on_an_archive(tiny: Any, tiny_bundle: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", **tiny.preprocessor()(["the cat"]))
+    by_tensor = _json(edgeq("run", write_archive(tiny_bundle), "--npz", tmp_path / "in.npz", "--json"))
+    assert by_tensor == _json(edgeq("run", tiny_bundle, "--text", "the cat", "--json"))
+
+
+def test_run_shows_embeddings_to_people(tiny_bundle: Path) -> None:
+    result = edgeq("run", tiny_bundle, "--text", "the cat", "--text", "the cat", "--variant", "nnapi-fp32")
+    assert result.returncode == 0
+    assert "Sentence embeddings, 4 values each" in result.stdout
+    assert "Cosine similarity" in result.stdout
+    assert result.stdout.count("1.0000") >= 4
+
+
+def test_run_shows_labels_with_probabilities(tiny: Any, tmp_path: Path) -> None:
+    steps = (
+        PostprocessStep(PostprocessKind.SOFTMAX, ("sentence_embedding",)),
+        PostprocessStep(PostprocessKind.ARGMAX_LABEL, ("sentence_embedding",)),
+    )
+    labels = ("joy", "fear", "[anger]", "calm")
+    tiny.build(
+        tmp_path / "bundle", lambda m: replace(m, source=replace(m.source, labels=labels), postprocess=steps)
+    )
+    shown = edgeq("run", tmp_path / "bundle", "--text", "the cat").stdout
+    assert all(label in shown for label in labels)
+    (answer,) = _json(edgeq("run", tmp_path / "bundle", "--text", "the cat", "--json"))["answers"]
+    assert sorted(answer["scores"]) == sorted(labels)
+    assert answer["label"] == max(answer["scores"], key=answer["scores"].get)
+
+
+def test_run_says_when_a_text_is_cut(tiny_bundle: Path) -> None:
+    result = edgeq("run", tiny_bundle, "--text", "the " * 30, "--json")
+    assert "has 32 tokens; the model sees the first 16" in " ".join(result.stderr.split())
+    _json(result)
+
+
+def test_run_usage_and_data_errors(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.npz").write_bytes(b"not a zip")
+    np.savez(tmp_path / "wrong.npz", x=np.zeros(3))
+    np.save(tmp_path / "single.npy", np.zeros(3))
+    for arguments, code, message in (
+        ((), 2, "takes --text (once or more) or --npz"),
+        (("--text", "a", "--npz", "f"), 2, "one of them"),
+        (("--text", "a", "--text", "b", "--pair", "c"), 2, "got 2 --text and 1 --pair"),
+        (("--text", "a", "--variant", "gpu"), 1, "has no variant `gpu`; it has cpu-fp32, nnapi-fp32"),
+        (("--npz", tmp_path / "none.npz"), 1, "there is no file"),
+        (("--npz", tmp_path / "bad.npz"), 1, "is not a .npz file"),
+        (("--npz", tmp_path / "single.npy"), 1, "is not a .npz file"),
+        (("--npz", tmp_path / "wrong.npz"), 1, "missing inputs input_ids"),
+    ):
+        result = edgeq("run", tiny_bundle, *arguments)
+        assert (result.returncode, result.stdout) == (code, ""), arguments
+        assert f"error: {message}" in result.stderr or message in result.stderr
+
+
+# inspect
+
+
+def test_inspect_json_is_the_manifest(tiny_bundle: Path) -> None:
+    document = _json(edgeq("inspect", tiny_bundle, "--json"))
+    facts = document.pop("bundle")
+    assert document == json.loads((tiny_bundle / "edgeq.json").read_text())
+    assert facts["verified"] is True
+    assert facts["size_bytes"] == sum(entry["size"] for entry in document["integrity"]["files"])
+
+
+def test_inspect_shows_everything(tiny_bundle: Path) -> None:
+    result = edgeq("inspect", tiny_bundle)
+    assert result.returncode == 0
+    for part in (
+        "tiny for android",
+        "nnapi-fp32",
+        "attention_mask",
+        "cosine_mean",
+        "executed-other-arch",
+        "passed",
+    ):
+        assert part in result.stdout
+
+
+def test_inspect_shows_a_failed_bundle_and_says_so(tiny: Any, tmp_path: Path) -> None:
+    tiny.build_failed(tmp_path / "bundle")
+    result = edgeq("inspect", tmp_path / "bundle")
+    assert result.returncode == 3
+    assert "FAILED" in result.stdout
+    assert "error:" in result.stderr
+    assert edgeq("inspect", tmp_path / "bundle", "--force", "--json").returncode == 0
+
+
+# diff
+
+
+def test_diff_of_equal_bundles_is_empty(tiny_bundle: Path) -> None:
+    document = _json(edgeq("diff", tiny_bundle, write_archive(tiny_bundle), "--json"))
+    assert document == {"same": True, "manifest": [], "variants": [], "metrics": [], "gates": [], "files": []}
+
+
+def test_diff_names_what_changed(tiny: Any, tiny_bundle: Path, tmp_path: Path) -> None:
+    def change(manifest: Any) -> Any:
+        return replace(
+            manifest,
+            created_by={"edgeq": "9.9"},
+            variants=manifest.variants[:1],
+            metrics=(replace(manifest.metrics[0], value=0.75),),
+            gates=(replace(manifest.gates[0], threshold=0.7),),
+        )
+
+    other = tiny.build(tmp_path / "other", change)
+    document = _json(edgeq("diff", tiny_bundle, other.path, "--json"))
+    assert document["same"] is False
+    assert document["manifest"] == [{"what": "created_by.edgeq", "a": "0.0.0-test", "b": "9.9"}]
+    assert {item["what"].split(".")[0] for item in document["variants"]} == {"nnapi-fp32"}
+    assert [(item["a"], item["b"]) for item in document["metrics"]] == [(1.0, 0.75)]
+    assert [item["b"] for item in document["gates"]] == [">= 0.7, passed"]
+    assert [item["what"] for item in document["files"]] == ["model/component.json"]
+    shown = edgeq("diff", tiny_bundle, other.path).stdout
+    assert "-0.25" in shown
+    assert "removed" in shown
+
+
+# Hostile bundles
+
+
+def _flip_model(bundle: Path) -> None:
+    model = bundle / "model/cpu-fp32/model.onnx"
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(data)
+
+
+def _edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def apply(bundle: Path) -> None:
+        path = bundle / "edgeq.json"
+        old = sha256_file(path)
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_text(json.dumps(document))
+        sums = bundle / "SHA256SUMS"
+        sums.write_text(sums.read_text().replace(old, sha256_file(path)))
+
+    return apply
+
+
+def _listing(path: str) -> Callable[[Path], None]:
+    entry = {"path": path, "size": 0, "sha256": "0" * 64}
+    return _edit(lambda document: document["integrity"]["files"].append(entry))
+
+
+def _link(bundle: Path) -> None:
+    model = bundle / "model/cpu-fp32/model.onnx"
+    model.rename(bundle.parent / "moved.onnx")
+    model.symlink_to(bundle.parent / "moved.onnx")
+
+
+HOSTILE: dict[str, Callable[[Path], object]] = {
+    "flipped byte": _flip_model,
+    "missing file": lambda bundle: (bundle / "tokenizer/tokenizer.json").unlink(),
+    "missing manifest": lambda bundle: (bundle / "edgeq.json").unlink(),
+    "missing sums": lambda bundle: (bundle / "SHA256SUMS").unlink(),
+    "extra file": lambda bundle: (bundle / "model/payload.so").touch(),
+    "parent path": _listing("../../etc/passwd"),
+    "absolute path": _listing("/etc/passwd"),
+    "symbolic link": _link,
+    "newer major": _edit(lambda document: document["format"].update(version="2.0")),
+    "truncated model": lambda bundle: os.truncate(bundle / "model/cpu-fp32/model.onnx", 100),
+    "truncated manifest": lambda bundle: os.truncate(bundle / "edgeq.json", 100),
+    "unknown step": _edit(lambda document: document["preprocess"][0].update(step="exec")),
+    "wrong type": _edit(lambda document: document.update(variants={"a": 1})),
+}
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_hostile_bundles_exit_with_4(tiny_bundle: Path, attack: str) -> None:
+    HOSTILE[attack](tiny_bundle)
+    before = sorted(str(path) for path in tiny_bundle.parent.rglob("*"))
+    result = edgeq("run", tiny_bundle, "--text", "a", "--force")
+    assert result.returncode == 4, result.stderr
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+    assert sorted(str(path) for path in tiny_bundle.parent.rglob("*")) == before
+
+
+def test_the_other_commands_refuse_hostile_bundles_too(tiny_bundle: Path) -> None:
+    _flip_model(tiny_bundle)
+    for command in (("inspect", tiny_bundle, "--force"), ("diff", tiny_bundle, tiny_bundle)):
+        result = edgeq(*command)
+        assert (result.returncode, result.stdout) == (4, "")
+
+
+def test_the_attacks_are_what_makes_the_exit_code(tiny_bundle: Path) -> None:
+    assert edgeq("run", tiny_bundle, "--text", "a").returncode == 0
+
+
+def test_a_hostile_archive_exits_with_4(tiny_bundle: Path, tmp_path: Path) -> None:
+    archive = write_archive(tiny_bundle)
+    os.truncate(archive, 5000)
+    (tmp_path / "empty.edgeq").touch()
+    for path in (archive, tmp_path / "empty.edgeq"):
+        result = edgeq("run", path, "--text", "a")
+        assert (result.returncode, result.stdout) == (4, "")
+
+
+def test_failed_bundles_exit_with_3_without_force(tiny: Any, tmp_path: Path) -> None:
+    tiny.build_failed(tmp_path / "bundle")
+    result = edgeq("run", tmp_path / "bundle", "--text", "a")
+    assert (result.returncode, result.stdout) == (3, "")
+    assert "cpu-fp32 cosine_mean is 0.5, required >= 0.99" in result.stderr
+    assert edgeq("run", tmp_path / "bundle", "--text", "a", "--force").returncode == 0
+    assert edgeq("diff", tmp_path / "bundle", tmp_path / "bundle").returncode == 3
+
+
+def test_no_bundle_exits_with_1(tmp_path: Path) -> None:
+    result = edgeq("run", tmp_path / "none", "--text", "a")
+    assert result.returncode == 1
+    assert "there is no bundle at" in result.stderr

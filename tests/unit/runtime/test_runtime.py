@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edgeq.bundle.archive import write_archive
+from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
+from edgeq.errors import DataError, GateError, IntegrityError, ModelError, UnsupportedError
+from edgeq.runtime.runtime import load
+from edgeq.types import Role, Task
+
+TEXTS = ["the cat sat", "b", "a dog ran the cats the dog sat a b the the the the the the the"]
+# The graph averages at most 16 float32 values of size 1 to 3.
+ATOL = 4e-6
+
+
+def _expected(tiny: Any, texts: list[str], max_length: int = 16) -> np.ndarray:
+    feeds = tiny.preprocessor(max_length)(texts)
+    return tiny.expected_embedding(feeds["input_ids"], feeds["attention_mask"])
+
+
+def test_the_first_variant_runs_on_texts_and_feeds(tiny: Any, tiny_bundle: Path) -> None:
+    with load(tiny_bundle, threads=1) as runtime:
+        assert runtime.variant.id == "cpu-fp32"
+        assert [variant.id for variant in runtime.variants] == ["cpu-fp32", "nnapi-fp32"]
+        assert [spec.name for spec in runtime.inputs] == ["input_ids", "attention_mask"]
+        assert runtime.outputs[0].role is Role.SENTENCE_EMBEDDING
+        by_text = runtime.run(text=TEXTS)
+        by_feeds = runtime.run(feeds=tiny.preprocessor()(TEXTS))
+        np.testing.assert_allclose(by_text["sentence_embedding"], _expected(tiny, TEXTS), atol=ATOL)
+        for name, array in by_feeds.items():
+            np.testing.assert_array_equal(by_text[name], array)
+
+
+def test_a_static_variant_truncates_to_its_length(tiny: Any, tiny_bundle: Path) -> None:
+    with load(tiny_bundle, variant="nnapi-fp32") as runtime:
+        assert runtime.preprocessor is not None
+        assert runtime.preprocessor.max_length == tiny.static_length
+        outputs = runtime.run(text=TEXTS)["sentence_embedding"]
+    np.testing.assert_allclose(outputs, _expected(tiny, TEXTS, tiny.static_length), atol=ATOL)
+    assert np.abs(outputs[2] - _expected(tiny, TEXTS)[2]).max() > 100 * ATOL
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_encode_keeps_the_order(tiny: Any, tiny_bundle: Path, batch_size: int) -> None:
+    with load(tiny_bundle) as runtime:
+        embeddings = runtime.encode(TEXTS, batch_size=batch_size)
+    assert embeddings.dtype == np.float32
+    np.testing.assert_allclose(embeddings, _expected(tiny, TEXTS), atol=ATOL)
+    assert np.abs(embeddings[0] - embeddings[2]).max() > 100 * ATOL
+
+
+def test_the_bundle_reproduces_its_golden_outputs(tiny_bundle: Path) -> None:
+    with load(tiny_bundle) as runtime:
+        for case in runtime.bundle.golden_cases():
+            for name, array in runtime.run(text=case.samples).items():
+                np.testing.assert_array_equal(array, case.outputs["cpu-fp32"][name])
+
+
+def test_archives_load_and_close(tiny: Any, tiny_bundle: Path) -> None:
+    archive = write_archive(tiny_bundle)
+    with load(archive) as runtime:
+        folder = runtime.bundle.folder
+        np.testing.assert_allclose(runtime.encode(TEXTS), _expected(tiny, TEXTS), atol=ATOL)
+    assert not folder.exists()
+
+
+def test_other_models_have_no_encode(tiny: Any, tmp_path: Path) -> None:
+    def classifier(manifest: Any) -> Any:
+        variant = manifest.variants[0]
+        outputs = (replace(variant.outputs[0], role=Role.LOGITS), variant.outputs[1])
+        return replace(
+            manifest,
+            source=replace(manifest.source, task=Task.SEQUENCE_CLASSIFICATION, labels=("w", "x", "y", "z")),
+            variants=(replace(variant, outputs=outputs),),
+            postprocess=(PostprocessStep(PostprocessKind.ARGMAX_LABEL, ("sentence_embedding",)),),
+            golden=(),
+        )
+
+    tiny.build(tmp_path / "bundle", classifier)
+    with load(tmp_path / "bundle") as runtime:
+        with pytest.raises(UnsupportedError, match="is a sequence-classification model; it has no sentence"):
+            runtime.encode(["a"])
+        labels = [answer["label"] for answer in runtime.answer(TEXTS)]
+    assert labels == ["wxyz"[index] for index in _expected(tiny, TEXTS).argmax(axis=1)]
+
+
+def test_wrong_calls(tiny_bundle: Path) -> None:
+    with load(tiny_bundle) as runtime:
+        for wrong in ({}, {"text": ["a"], "feeds": {}}):
+            with pytest.raises(DataError, match="either text= or feeds="):
+                runtime.run(**wrong)
+        for nothing in ([], "the cat"):
+            with pytest.raises(DataError, match="list with at least one"):
+                runtime.encode(nothing)
+        np.testing.assert_array_equal(
+            runtime.run(text="the cat")["sentence_embedding"],
+            runtime.run(text=["the cat"])["sentence_embedding"],
+        )
+
+
+def test_what_cannot_be_loaded(tiny: Any, tiny_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="has no variant `gpu`"):
+        load(tiny_bundle, variant="gpu")
+    tiny.build(
+        tmp_path / "coreml",
+        lambda m: replace(m, variants=tuple(replace(v, runtime="coreml") for v in m.variants)),
+    )
+    with pytest.raises(UnsupportedError, match="they need coreml"):
+        load(tmp_path / "coreml")
+    with pytest.raises(UnsupportedError, match="needs coreml"):
+        load(tmp_path / "coreml", variant="cpu-fp32")
+    tiny.build_failed(tmp_path / "failed")
+    with pytest.raises(GateError):
+        load(tmp_path / "failed")
+    load(tmp_path / "failed", force=True).close()
+
+
+def test_verification_comes_before_loading(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda *_, **__: pytest.fail("a changed model was loaded")
+    )
+    model = tiny_bundle / "model/cpu-fp32/model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"\0")
+    with pytest.raises(IntegrityError):
+        load(tiny_bundle)
+
+
+def test_a_bundle_without_a_tokenizer_takes_feeds_alone(tiny: Any, tmp_path: Path) -> None:
+    tiny.build(tmp_path / "bundle", lambda m: replace(m, tokenizer=None, preprocess=()))
+    with load(tmp_path / "bundle") as runtime:
+        with pytest.raises(DataError, match="no tokenizer"):
+            runtime.run(text=["a"])
+        assert runtime.run(feeds=tiny.preprocessor()(["a"]))["sentence_embedding"].shape == (1, 4)
