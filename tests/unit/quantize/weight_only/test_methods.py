@@ -67,7 +67,7 @@ def test_rtn_error_is_at_most_half_a_step(spec):
 def test_rtn_golden_full_range():
     """d = max / -8, sign kept: -8 steps reach the peak exactly, the other side stops at 7."""
     weight = np.zeros((16, 2), np.float32)
-    weight[:4, 0] = [0.8, -0.1, 0.25, -0.8]
+    weight[:4, 0] = [0.8, -0.1, 0.24, -0.8]
     weight[:2, 1] = [-0.4, 0.4]
     result = wo.quantize("rtn", weight, WeightSpec(4, 16, symmetric=True))
     d0, d1 = np.float32(np.float16(-0.1)), np.float32(np.float16(-0.05))

@@ -1,0 +1,1 @@
+"""Recipes: which layer gets which bits, as readable data."""
