@@ -64,6 +64,8 @@ def _parse_response(folder: Path, count: int) -> tuple[str, list[Outputs]]:
     outputs: list[Outputs] = [{} for _ in range(count)]
     for line in lines:
         batch, name, value = _read_tensor(folder, line)
+        if batch not in range(count):
+            raise ValueError(f"batch {batch} in `{line}`, expected 0 to {count - 1}")
         outputs[batch][name] = value
     return version, outputs
 

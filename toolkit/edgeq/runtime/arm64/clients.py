@@ -81,6 +81,8 @@ def _on_path(name: str) -> tuple[str, ...] | None:
 
 def _find_pip() -> tuple[str, ...] | None:
     # `pip download` works across interpreters, so any pip will do when this environment has none.
-    if importlib.util.find_spec("pip"):
-        return (sys.executable, "-m", "pip")
-    return _on_path("pip3") or _on_path("pip")
+    return _own_pip() or _on_path("pip3") or _on_path("pip")
+
+
+def _own_pip() -> tuple[str, ...] | None:
+    return (sys.executable, "-m", "pip") if importlib.util.find_spec("pip") else None
