@@ -137,3 +137,21 @@ def test_a_bundle_without_a_tokenizer_takes_feeds_alone(tiny: Any, tmp_path: Pat
         with pytest.raises(DataError, match="no tokenizer"):
             runtime.run(text=["a"])
         assert runtime.run(feeds=tiny.preprocessor()(["a"]))["sentence_embedding"].shape == (1, 4)
+
+
+def test_running_a_bundle_needs_the_light_installation_alone(tiny_bundle: Path) -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import sys; from edgeq.runtime.runtime import load; load(sys.argv[1]).encode(['the cat']);"
+        "print([m for m in ('torch', 'transformers', 'onnx', 'onnx_ir', 'coremltools') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_bundle)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert result.stdout == "[]\n"
