@@ -1,6 +1,6 @@
 """A fake `adb`: its phone is a folder of this machine, its shell is this machine's.
 
-Environment: FAKE_PHONE (the folder), FAKE_DEVICES (lines of `adb devices`), FAKE_ABI, and FAKE_UNPLUG (a command
+Environment: FAKE_PHONE (the folder), FAKE_DEVICES (lines of `adb devices`), FAKE_ABI, FAKE_UNPLUG (a command
 that fails).
 """
 
