@@ -14,6 +14,7 @@ COMMANDS: tuple[str, ...] = (
     "inspect",
     "diff",
     "doctor",
+    "recipes",
     "check",
 )
 

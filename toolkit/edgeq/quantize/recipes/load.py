@@ -1,0 +1,219 @@
+"""Recipes from YAML and back; anything unknown is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from edgeq.errors import ConfigError
+from edgeq.quantize.recipes.layers import SELECTORS, is_selector
+from edgeq.quantize.recipes.roles import KNOWN_ROLES
+from edgeq.quantize.recipes.schema import FORMATS, METHODS, LayerSpec, Match, Recipe, Rule, StaticOptions
+
+BUILT_IN: tuple[str, ...] = (
+    "fp32",
+    "fp16",
+    "int8",
+    "q8-static",
+    "q8",
+    "q6",
+    "q5_k_m",
+    "q4_k_m",
+    "q4_k_s",
+    "q4",
+    "w4a8",
+    "int4",
+)
+"""Names of the recipes in this folder, from most to fewest bits."""
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "format": (str,),
+    "bits": (int,),
+    "block_size": (int,),
+    "symmetric": (bool,),
+    "method": (str,),
+    "alpha": (float, int, type(None)),
+    "range_method": (str, type(None)),
+    "bias_correction": (bool, type(None)),
+}
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "format": FORMATS,
+    "method": METHODS,
+    "bits": (4, 8),
+    "block_size": (-1, 16, 32, 64, 128, 256),
+    "range_method": ("min-max", "percentile", "mse", "entropy", None),
+}
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """A built-in recipe by name, or one from a YAML file.
+
+    Raises:
+        ConfigError: no such recipe or file, YAML that does not parse, unknown or wrong keys and values.
+    """
+    text = str(name_or_path)
+    if text in BUILT_IN:
+        return parse_recipe((Path(__file__).parent / f"{text}.yaml").read_text("utf-8"), source=text)
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise ConfigError(f"no recipe file `{path}`", hint="edgeq recipes")
+        return parse_recipe(path.read_text("utf-8"), source=text)
+    raise ConfigError(
+        f"unknown recipe `{text}`; expected one of {', '.join(BUILT_IN)}, or a .yaml file",
+        hint=_suggestion(text, BUILT_IN) or "edgeq recipes",
+    )
+
+
+def parse_recipe(text: str, *, source: str = "recipe") -> Recipe:
+    """A recipe from YAML text; `source` names it in errors.
+
+    Raises:
+        ConfigError: see `load_recipe`.
+    """
+    import yaml
+
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe `{source}` is not YAML: {str(error).splitlines()[0]}") from error
+    where = f"recipe `{source}`"
+    keys = _checked(document, ("name", "summary", "gguf", "default", "rules", "static_int8"), where)
+    for key in ("name", "default"):
+        if key not in keys:
+            raise ConfigError(f"{where} has no `{key}`")
+    rules = keys.get("rules", [])
+    if not isinstance(rules, list):
+        raise ConfigError(f"`rules` of {where} is {type(rules).__name__}; expected a list")
+    return Recipe(
+        name=_text(keys, "name", where),
+        summary=_text(keys, "summary", where),
+        gguf=_text(keys, "gguf", where),
+        default=LayerSpec(**_values(keys["default"], LayerSpec, f"`default` of {where}")),
+        rules=tuple(_rule(rule, f"rule {number} of {where}") for number, rule in enumerate(rules, start=1)),
+        static_int8=StaticOptions(
+            **_values(keys.get("static_int8", {}), StaticOptions, f"`static_int8` of {where}")
+        ),
+    )
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """YAML that `parse_recipe` reads back as an equal recipe; every default is written out."""
+    import yaml
+
+    document: dict[str, Any] = {"name": recipe.name, "summary": recipe.summary}
+    if recipe.gguf:
+        document["gguf"] = recipe.gguf
+    document["default"] = asdict(recipe.default)
+    document["rules"] = [_rule_document(rule) for rule in recipe.rules]
+    if recipe.default.format == "int8-static" or recipe.static_int8 != StaticOptions():
+        document["static_int8"] = asdict(recipe.static_int8)
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+
+
+def _rule_document(rule: Rule) -> dict[str, Any]:
+    match: dict[str, Any] = {}
+    if rule.match.role:
+        match["role"] = list(rule.match.role)
+    if rule.match.layers != "all":
+        layers = rule.match.layers
+        match["layers"] = layers if isinstance(layers, str) else list(layers)
+    if rule.match.name:
+        match["name"] = list(rule.match.name)
+    document: dict[str, Any] = {"match": match, "set": dict(rule.set)}
+    return document | {"optional": True} if rule.optional else document
+
+
+def _rule(document: Any, where: str) -> Rule:
+    keys = _checked(document, ("match", "set", "optional"), where)
+    if "match" not in keys or "set" not in keys:
+        raise ConfigError(f"{where} needs `match` and `set`")
+    match = _checked(keys["match"], ("role", "layers", "name"), f"`match` of {where}")
+    changes = _values(keys["set"], LayerSpec, f"`set` of {where}")
+    if not match or not changes:
+        raise ConfigError(f"{where} has an empty `{'set' if match else 'match'}`")
+    optional = keys.get("optional", False)
+    if not isinstance(optional, bool):
+        raise ConfigError(f"`optional` of {where} is {optional!r}; expected true or false")
+    roles = _patterns(match.get("role", []), "role", where)
+    for role in roles:
+        _check_role(role, where)
+    names = _patterns(match.get("name", []), "name", where)
+    return Rule(
+        Match(roles, _layers(match.get("layers", "all"), where), names), tuple(changes.items()), optional
+    )
+
+
+def _patterns(value: Any, key: str, where: str) -> tuple[str, ...]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise ConfigError(f"`{key}` of {where} is {value!r}; expected a pattern or a list of patterns")
+    return tuple(items)
+
+
+def _check_role(role: str, where: str) -> None:
+    from fnmatch import fnmatchcase
+
+    if not any(fnmatchcase(known, role) for known in KNOWN_ROLES):
+        raise ConfigError(
+            f"unknown role `{role}` in {where}; expected one of {', '.join(KNOWN_ROLES)}",
+            hint=_suggestion(role, KNOWN_ROLES),
+        )
+
+
+def _layers(value: Any, where: str) -> str | tuple[int, ...]:
+    if isinstance(value, str) and is_selector(value):
+        return value
+    if isinstance(value, list) and value and all(type(item) is int for item in value):
+        return tuple(value)
+    hint = _suggestion(value, SELECTORS) if isinstance(value, str) else None
+    raise ConfigError(
+        f"`layers` of {where} is {value!r}; expected {', '.join(SELECTORS)} or a list of numbers", hint=hint
+    )
+
+
+def _values(document: Any, schema: type, where: str) -> dict[str, Any]:
+    """Keys and values of a mapping checked against a dataclass's fields."""
+    values = _checked(document, [field.name for field in fields(schema)], where)
+    for key, value in values.items():
+        # bool is an int to isinstance; `bits: true` is not 1 bit.
+        wrong = isinstance(value, bool) and bool not in _TYPES[key]
+        if wrong or not isinstance(value, _TYPES[key]):
+            raise ConfigError(f"`{key}` in {where} is {value!r}; expected {_TYPES[key][0].__name__}")
+        if key in _CHOICES and value not in _CHOICES[key]:
+            raise ConfigError(
+                f"`{key}` in {where} is {value!r}; expected one of {', '.join(map(str, _CHOICES[key]))}",
+                hint=_suggestion(str(value), [str(choice) for choice in _CHOICES[key]]),
+            )
+        if key == "alpha" and isinstance(value, (int, float)) and not 0 <= value <= 1:
+            raise ConfigError(f"`alpha` in {where} is {value}; expected 0 to 1")
+    return values
+
+
+def _checked(document: Any, known: Iterable[str], where: str) -> dict[str, Any]:
+    """A mapping with only known keys."""
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"{where} is {type(document).__name__}; expected keys and values")
+    known = list(known)
+    for key in document:
+        if key not in known:
+            raise ConfigError(
+                f"unknown key `{key}` in {where}; expected {', '.join(known)}",
+                hint=_suggestion(str(key), known),
+            )
+    return dict(document)
+
+
+def _text(keys: Mapping[str, Any], key: str, where: str) -> str:
+    value = keys.get(key, "")
+    if not isinstance(value, str):
+        raise ConfigError(f"`{key}` of {where} is {value!r}; expected text")
+    return value
+
+
+def _suggestion(given: str, known: Iterable[str]) -> str | None:
+    close = get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f"did you mean `{close[0]}`?" if close else None
