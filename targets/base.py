@@ -110,7 +110,9 @@ class Target(Protocol):
     def variants(self, precision: Precision) -> tuple[VariantSpec, ...]:
         """Variants of a bundle, most preferred first."""
 
-    def lower(self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path) -> Lowered:
+    def lower(
+        self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path
+    ) -> Lowered:
         """Write one variant into a folder.
 
         Raises:

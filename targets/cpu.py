@@ -52,10 +52,16 @@ def write_cpu_variant(source: LoweringInput, precision: Precision, path: Path) -
     opset = model.opset_imports[""]
     save_onnx(model, path)
     kernels = optimized_kernels(path)
-    planned = sum(item.quantized for item in source.plan.linears) if source.plan and precision is Precision.INT8 else 0
+    planned = (
+        sum(item.quantized for item in source.plan.linears)
+        if source.plan and precision is Precision.INT8
+        else 0
+    )
     notes = ()
     if kernels.integer_matmuls < planned:
-        notes = (f"{planned - kernels.integer_matmuls} of {planned} int8 layers did not fuse into integer kernels",)
+        notes = (
+            f"{planned - kernels.integer_matmuls} of {planned} int8 layers did not fuse into integer kernels",
+        )
     return Lowered(
         model=path,
         inputs=source.canonical.inputs,
@@ -81,11 +87,18 @@ class CpuTarget:
 
         return (
             VariantSpec(
-                f"cpu-{precision}", "cpu", precision, "onnxruntime", "CPUExecutionProvider", host_architecture()
+                f"cpu-{precision}",
+                "cpu",
+                precision,
+                "onnxruntime",
+                "CPUExecutionProvider",
+                host_architecture(),
             ),
         )
 
-    def lower(self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path) -> Lowered:
+    def lower(
+        self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path
+    ) -> Lowered:
         """Write the variant."""
         return write_cpu_variant(source, spec.precision, folder / "model.onnx")
 

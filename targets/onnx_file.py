@@ -31,7 +31,8 @@ def output_specs(model: ir.Model, canonical: tuple[TensorSpec, ...]) -> tuple[Te
     """The outputs with the shapes the lowered graph gives them."""
     shapes = {value.name: value.shape for value in model.graph.outputs}
     return tuple(
-        TensorSpec(spec.name, spec.dtype, _dims(shapes[spec.name]) or spec.shape, spec.role) for spec in canonical
+        TensorSpec(spec.name, spec.dtype, _dims(shapes[spec.name]) or spec.shape, spec.role)
+        for spec in canonical
     )
 
 

@@ -13,8 +13,7 @@ from edgeq.graph.edit import Editor, constant_of
 from edgeq.types import Array
 
 ELEMENTWISE = frozenset(
-    "Add Sub Mul Div Max Min Pow Neg Abs Exp Log Sqrt Erf Tanh Sigmoid Relu Gelu LayerNormalization "
-    "Reciprocal Clip HardSigmoid LeakyRelu Elu".split()
+    ["Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Neg", "Abs", "Exp", "Log", "Sqrt", "Erf", "Tanh", "Sigmoid", "Relu", "Gelu", "LayerNormalization", "Reciprocal", "Clip", "HardSigmoid", "LeakyRelu", "Elu"]
 )
 """Operators that act on each element, or on the last axis, so that leading axes may be merged."""
 
@@ -141,14 +140,22 @@ class _Flattener:
         for value, rows in self.flat.items():
             if value.const_value is not None:
                 continue
-            readers = [node for node in value.consumers() if node not in self.converted and node is not rows.producer()]
+            readers = [
+                node
+                for node in value.consumers()
+                if node not in self.converted and node is not rows.producer()
+            ]
             producer = value.producer()
             if producer not in self.converted or (not readers and not value.is_graph_output()):
                 continue
             shape = self.editor.constant(np.array(_dims(value), np.int64), f"{value.name}.shape")
             before = readers[0] if readers else producer
             restored = self.editor.op(
-                "Reshape", [rows, shape], f"{value.name}.batched", before=before, shape=value.shape  # type: ignore[arg-type]
+                "Reshape",
+                [rows, shape],
+                f"{value.name}.batched",
+                before=before,
+                shape=value.shape,  # type: ignore[arg-type]
             )
             self.editor.replace(value, restored)
 

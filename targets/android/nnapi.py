@@ -53,14 +53,17 @@ def lower_for_nnapi(
 def _apply_plan(model: ir.Model, plan: QuantizationPlan) -> None:
     from edgeq.targets.android.nnapi_qdq import GemmQDQ, quantize_gemms, quantize_tables
 
-    present = {node.name for node in model.graph}
     gemms = [
         GemmQDQ(item.name, item.input_range, item.output_low, item.output_high, item.bias_shift)
         for item in plan.linears
-        if item.quantized and item.name in present
+        if item.quantized
     ]
     quantize_gemms(model, gemms)
-    quantize_tables(model, [item.name for item in plan.embeddings if item.quantized and item.name in present])
+    # Tables read by constant ids (positions) were folded into constants with the static shape.
+    looked_up = {node.name for node in model.graph if node.op_type == "Gather"}
+    quantize_tables(
+        model, [item.name for item in plan.embeddings if item.quantized and item.name in looked_up]
+    )
 
 
 def separate_scalars(model: ir.Model) -> None:
@@ -89,7 +92,9 @@ def separate_scalars(model: ir.Model) -> None:
             value.const_value = ir.tensor(scale, name=value.name)
 
 
-def write_nnapi_variant(source: LoweringInput, precision: Precision, options: LoweringOptions, path: Path) -> Lowered:
+def write_nnapi_variant(
+    source: LoweringInput, precision: Precision, options: LoweringOptions, path: Path
+) -> Lowered:
     """Lower, save and predict the placement."""
     from edgeq.targets.onnx_file import output_specs, save_onnx
     from edgeq.targets.placement.predict import predict
@@ -122,7 +127,11 @@ def _placement_json(report: PlacementReport) -> dict[str, object]:
         "nodes": {"NnapiExecutionProvider": found.taken, "CPUExecutionProvider": found.nodes - found.taken},
         "partitions": found.partitions,
         "full": found.is_full,
-        "as_shipped": {"nodes": report.as_shipped.nodes, "taken": report.as_shipped.taken, "partitions": report.as_shipped.partitions},
+        "as_shipped": {
+            "nodes": report.as_shipped.nodes,
+            "taken": report.as_shipped.taken,
+            "partitions": report.as_shipped.partitions,
+        },
         "reasons": found.reasons(),
         "landmines": [landmine.to_json() for landmine in found.landmines],
         "level": "predicted",

@@ -36,14 +36,26 @@ class _Writer:
     def __init__(self, editor: Editor, node: ir.Node) -> None:
         self.editor, self.node = editor, node
 
-    def __call__(self, op_type: str, *inputs: ir.Value | float, part: str, shape: ir.Shape | None = None, **attributes: object) -> ir.Value:
+    def __call__(
+        self,
+        op_type: str,
+        *inputs: ir.Value | float,
+        part: str,
+        shape: ir.Shape | None = None,
+        **attributes: object,
+    ) -> ir.Value:
         values: list[ir.Value | None] = [
             value if isinstance(value, ir.Value) else self.number(value, f"{part}.{index}")
             for index, value in enumerate(inputs)
         ]
         first = next(value for value in values if value is not None and value.const_value is None)
         return self.editor.op(
-            op_type, values, f"{self.node.name}.{part}", before=self.node, attributes=attributes, shape=shape or first.shape
+            op_type,
+            values,
+            f"{self.node.name}.{part}",
+            before=self.node,
+            attributes=attributes,
+            shape=shape or first.shape,
         )
 
     def number(self, value: float, part: str) -> ir.Value:
@@ -64,11 +76,15 @@ def _layer_normalization(editor: Editor, node: ir.Node) -> ir.Value:
     assert x is not None and gamma is not None and x.shape is not None
     axis = attribute(node, "axis", -1)
     if axis not in (-1, len(x.shape) - 1):
-        raise UnsupportedError(f"`{node.name}`: LayerNormalization over axis {axis} has no NNAPI form here; only the last axis has")
+        raise UnsupportedError(
+            f"`{node.name}`: LayerNormalization over axis {axis} has no NNAPI form here; only the last axis has"
+        )
     write = _Writer(editor, node)
     centered = write("Sub", x, write.mean(x, [-1], "mean"), part="centered")
     variance = write.mean(write("Mul", centered, centered, part="square"), [-1], "variance")
-    deviation = write("Sqrt", write("Add", variance, attribute(node, "epsilon", 1e-5), part="epsilon"), part="deviation")
+    deviation = write(
+        "Sqrt", write("Add", variance, attribute(node, "epsilon", 1e-5), part="epsilon"), part="deviation"
+    )
     scaled = write("Mul", write("Div", centered, deviation, part="normal"), gamma, part="scaled")
     return scaled if beta is None or beta.const_value is None else write("Add", scaled, beta, part="shifted")
 
@@ -155,7 +171,9 @@ def _as_reshape(editor: Editor, node: ir.Node) -> ir.Value:
     output = node.outputs[0]
     target = [int(dim) for dim in output.shape or ()]  # type: ignore[arg-type]
     shape = editor.constant(np.array(target, np.int64), f"{node.name}.shape")
-    return editor.op("Reshape", [node.inputs[0], shape], f"{node.name}.reshape", before=node, shape=output.shape)
+    return editor.op(
+        "Reshape", [node.inputs[0], shape], f"{node.name}.reshape", before=node, shape=output.shape
+    )
 
 
 def _gather(editor: Editor, node: ir.Node) -> ir.Value | None:

@@ -39,7 +39,9 @@ class GemmQDQ:
     bias_shift: FloatArray | None = None
 
 
-def quantize_gemms(model: ir.Model, gemms: Sequence[GemmQDQ], *, output_share: float = OUTPUT_SHARE) -> ir.Model:
+def quantize_gemms(
+    model: ir.Model, gemms: Sequence[GemmQDQ], *, output_share: float = OUTPUT_SHARE
+) -> ir.Model:
     """Quantize Gemms (transB=0, constant weight and bias) in place."""
     editor = Editor(model)
     nodes = {node.name: node for node in model.graph}
@@ -76,7 +78,9 @@ class _GemmQuantizer:
             scale, zero = affine_params(*item.input_range, "uint8", False)
             self.inputs[key] = (*self._quantizer(value, scale, zero, value.name, node), float(scale))
         quantized, scale_value, zero_value, number = self.inputs[key]
-        node.replace_input_with(0, self._dequantized([quantized, scale_value, zero_value], f"{item.name}.input", node))
+        node.replace_input_with(
+            0, self._dequantized([quantized, scale_value, zero_value], f"{item.name}.input", node)
+        )
         return number
 
     def _quantizer(
@@ -110,10 +114,16 @@ class _GemmQuantizer:
             node.resize_inputs(3)
         self._constant_dq(node, 2, codes, np.float32(scale), np.array(0, np.int32), "bias")
 
-    def _constant_dq(self, node: ir.Node, index: int, codes: Array, scale: FloatArray | np.float32, zero: Array, part: str) -> None:
+    def _constant_dq(
+        self, node: ir.Node, index: int, codes: Array, scale: FloatArray | np.float32, zero: Array, part: str
+    ) -> None:
         inputs = [
             self.editor.constant(data, f"{node.name}.{part}.{kind}")
-            for kind, data in (("quantized", codes), ("scale", np.asarray(scale, np.float32)), ("zero_point", zero))
+            for kind, data in (
+                ("quantized", codes),
+                ("scale", np.asarray(scale, np.float32)),
+                ("zero_point", zero),
+            )
         ]
         node.replace_input_with(index, self._dequantized(inputs, f"{node.name}.{part}", node))
 
@@ -123,10 +133,14 @@ class _GemmQuantizer:
         low, high = float((item.output_low / channel).min()), float((item.output_high / channel).max())
         scale, zero = affine_params(low, high, "uint8", False)
         first = users[0]
-        quantized, scale_value, zero_value = self._quantizer(product, scale, zero, f"{item.name}.output", first)
+        quantized, scale_value, zero_value = self._quantizer(
+            product, scale, zero, f"{item.name}.output", first
+        )
         restored = self._dequantized([quantized, scale_value, zero_value], f"{item.name}.restored", first)
         factor = self.editor.constant(channel, f"{item.name}.channel_scale")
-        scaled = self.editor.op("Mul", [restored, factor], f"{item.name}.rescaled", before=first, shape=product.shape)
+        scaled = self.editor.op(
+            "Mul", [restored, factor], f"{item.name}.rescaled", before=first, shape=product.shape
+        )
         for user in users:
             for index, value in enumerate(user.inputs):
                 if value is product:
@@ -175,7 +189,9 @@ def _quantize_table(editor: Editor, node: ir.Node, table: Array) -> None:
         editor.constant(data, f"{node.name}.table.{kind}")
         for kind, data in (("quantized", codes), ("scale", scale), ("zero_point", zero))
     ]
-    restored = editor.op("DequantizeLinear", list(inputs), f"{node.name}.table", before=node, shape=ir.Shape(table.shape))
+    restored = editor.op(
+        "DequantizeLinear", list(inputs), f"{node.name}.table", before=node, shape=ir.Shape(table.shape)
+    )
     node.replace_input_with(0, restored)
     output = node.outputs[0]
     users = list(output.consumers())

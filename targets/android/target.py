@@ -27,11 +27,19 @@ class AndroidTarget:
         return (
             VariantSpec(f"cpu-{precision}", "cpu", precision, "onnxruntime", "CPUExecutionProvider", "arm64"),
             VariantSpec(
-                f"nnapi-{precision}", "nnapi", precision, "onnxruntime", "NnapiExecutionProvider", "arm64", True
+                f"nnapi-{precision}",
+                "nnapi",
+                precision,
+                "onnxruntime",
+                "NnapiExecutionProvider",
+                "arm64",
+                True,
             ),
         )
 
-    def lower(self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path) -> Lowered:
+    def lower(
+        self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path
+    ) -> Lowered:
         """Write one variant."""
         path = folder / "model.onnx"
         if spec.engine == "nnapi":

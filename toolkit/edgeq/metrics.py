@@ -30,7 +30,9 @@ def cosines(reference: Array, candidate: Array) -> Float64Array:
     norms = norm_a * norm_b
     dots = np.einsum("rc,rc->r", a, b)
     equal_zeros = (norm_a == 0) & (norm_b == 0)
-    result: Float64Array = np.where(norms > 0, dots / np.where(norms > 0, norms, 1.0), equal_zeros.astype(np.float64))
+    result: Float64Array = np.where(
+        norms > 0, dots / np.where(norms > 0, norms, 1.0), equal_zeros.astype(np.float64)
+    )
     return np.clip(result, -1.0, 1.0)
 
 
@@ -97,7 +99,9 @@ class OutputComparison:
             mask: `[batch, sequence]`, nonzero at real tokens; None when nothing is padded.
         """
         if reference.shape != candidate.shape:
-            raise ValueError(f"`{self.spec.name}`: shapes {reference.shape} and {candidate.shape} cannot be compared")
+            raise ValueError(
+                f"`{self.spec.name}`: shapes {reference.shape} and {candidate.shape} cannot be compared"
+            )
         for a, b in _row_blocks(self.spec, reference, candidate, mask):
             self._add_rows(a, b)
 
@@ -148,9 +152,7 @@ def _row_blocks(
         return [(reference[keep], candidate[keep])]
     if spec.role in (Role.START_LOGITS, Role.END_LOGITS) and mask is not None:
         kept = [row.astype(bool) for row in mask]
-        return [
-            (a[keep][None], b[keep][None]) for a, b, keep in zip(reference, candidate, kept, strict=True)
-        ]
+        return [(a[keep][None], b[keep][None]) for a, b, keep in zip(reference, candidate, kept, strict=True)]
     flat = (reference.shape[0], -1)
     return [(reference.reshape(flat), candidate.reshape(flat))]
 

@@ -97,7 +97,9 @@ def parse_gate(text: str) -> GateRequest:
     """
     found = re.fullmatch(r"\s*([a-z0-9_]+)\s*(>=|<=)\s*([-+0-9.eE]+)\s*", text)
     if found is None:
-        raise UsageError(f"`{text}` is not a gate", hint="write METRIC>=X or METRIC<=X, as in cosine_mean>=0.99")
+        raise UsageError(
+            f"`{text}` is not a gate", hint="write METRIC>=X or METRIC<=X, as in cosine_mean>=0.99"
+        )
     metric, op, number = found.groups()
     metric = {"cosine": "cosine_mean", "kl": "kl_mean", "sqnr": "sqnr_db"}.get(metric, metric)
     if metric not in KNOWN_METRICS:
@@ -110,7 +112,10 @@ def parse_gate(text: str) -> GateRequest:
         raise UsageError(f"the gate `{text}` needs a finite number")
     expected = "<=" if metric in LOWER_IS_BETTER else ">="
     if op != expected:
-        raise UsageError(f"the gate `{text}` can hardly fail: {metric} is better when {'lower' if expected == '<=' else 'higher'}", hint=f"write {metric}{expected}{threshold:g}")
+        raise UsageError(
+            f"the gate `{text}` can hardly fail: {metric} is better when {'lower' if expected == '<=' else 'higher'}",
+            hint=f"write {metric}{expected}{threshold:g}",
+        )
     bounded = metric.startswith("cosine") or metric == "top1_agreement"
     if bounded and not 0 <= threshold <= 1:
         raise UsageError(f"the gate `{text}` is out of range: {metric} lies between 0 and 1")

@@ -10,12 +10,15 @@ from edgeq import __version__
 
 # Adding a command: one module with `register(app)`, one name here.
 COMMANDS: tuple[str, ...] = (
+    "export",
+    "validate",
     "run",
     "inspect",
-    "diff",
-    "doctor",
-    "recipes",
     "check",
+    "diff",
+    "targets",
+    "recipes",
+    "doctor",
 )
 
 

@@ -82,18 +82,19 @@ class Out:
     @contextmanager
     def progress(self) -> Iterator[Progress]:
         """Stages with a bar, an elapsed time and, where the total is known, the time left."""
-        with Progress(self.console, enabled=not self.quiet) as progress:
+        with Progress(self, enabled=not self.quiet) as progress:
             yield progress
 
 
 class Progress:
     """Named stages on stderr: bars on a terminal, one finished line per stage elsewhere."""
 
-    def __init__(self, console: Console, *, enabled: bool) -> None:
+    def __init__(self, out: Out, *, enabled: bool) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
 
-        self._console = console
+        self._out = out
+        self._console = console = out.console
         self._enabled = enabled
         self._live = enabled and console.is_terminal
         self._bars = RichProgress(
@@ -128,6 +129,10 @@ class Progress:
         self._bars.update(task, description=f"{description}{note}", total=done, completed=done)
         if self._enabled and not self._live:
             self._console.print(f"  {description}{note} ({seconds:.1f} s)", markup=False)
+
+    def notice(self, message: str) -> None:
+        """One line above the bars."""
+        self._out.notice(message)
 
     def _advance(self, task: Any, count: int) -> None:
         self._bars.advance(task, count)

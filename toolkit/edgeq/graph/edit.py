@@ -20,6 +20,7 @@ class Editor:
     def __init__(self, model: ir.Model) -> None:
         self.model = model
         self.graph = model.graph
+        self._node_names = {node.name for node in self.graph}
         self._names = {value.name for node in self.graph for value in node.outputs}
         self._names |= set(self.graph.initializers) | {value.name for value in self.graph.inputs}
 
@@ -32,7 +33,7 @@ class Editor:
         self._names.add(candidate)
         return candidate
 
-    def constant(self, array: Array | float | int, name: str) -> ir.Value:
+    def constant(self, array: Array | float, name: str) -> ir.Value:
         """A new initializer."""
         data = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
         unique = self.unique(name)
@@ -55,10 +56,17 @@ class Editor:
         dtype: ir.DataType | None = None,
         shape: ir.Shape | None = None,
     ) -> ir.Value:
-        """Insert a one-output operator before a node; returns its output, named after the operator."""
-        node = ir.node(op_type, inputs, attributes or {}, domain=domain, num_outputs=1, name=self.unique(name))
+        """Insert a one-output operator before a node; returns its output, named after the operator.
+
+        Raises:
+            ValueError: another node has the name; plans refer to nodes by it.
+        """
+        if name in self._node_names and any(node.name == name for node in self.graph):
+            raise ValueError(f"the graph has a node named `{name}` already")
+        self._node_names.add(name)
+        node = ir.node(op_type, inputs, attributes or {}, domain=domain, num_outputs=1, name=name)
         output = node.outputs[0]
-        output.name = node.name
+        output.name = self.unique(name)
         output.type = ir.TensorType(dtype or ir.DataType.FLOAT)
         output.shape = shape
         self.graph.insert_before(before, node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,7 +70,7 @@ def divide(
         task: question answering pairs up single texts.
         max_length: tokens the shortest variant takes; judging and golden samples are cut to it.
     """
-    judge = with_max_length(preprocessor, max_length)
+    judge = preprocessor.with_max_length(min(max_length, preprocessor.max_length))
     if data.feeds is not None:
         return _divide_feeds(data.feeds, preprocessor, calibration_samples)
     samples = _for_task(data.samples, task)
@@ -133,15 +133,6 @@ def _for_task(samples: Sequence[Sample], task: Task) -> tuple[Sample, ...]:
     texts = [str(sample) for sample in samples]
     shifted = texts[1:] + texts[:1]
     return tuple((min(a, b, key=len), max(a, b, key=len)) for a, b in zip(texts, shifted, strict=True))
-
-
-def with_max_length(preprocessor: TextPreprocessor, max_length: int) -> TextPreprocessor:
-    """The same tokenization, truncated earlier."""
-    from edgeq.runtime.text import TextPreprocessor
-
-    if max_length >= preprocessor.max_length:
-        return preprocessor
-    return TextPreprocessor(preprocessor.tokenizer_json, replace(preprocessor.settings, max_length=max_length))
 
 
 def _spread(samples: Sequence[Sample], preprocessor: TextPreprocessor) -> list[Sample]:

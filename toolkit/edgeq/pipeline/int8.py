@@ -114,7 +114,9 @@ class _Scorer:
                 name = comparison.spec.name
                 comparison.add(expected[name], found[name], feeds.get("attention_mask"))
         scores = [comparison.metrics() for comparison in comparisons]
-        return float(np.mean([score["relative_error_mean"] + score["relative_error_p95"] for score in scores]))
+        return float(
+            np.mean([score["relative_error_mean"] + score["relative_error_p95"] for score in scores])
+        )
 
     def _session(self, model: ir.Model) -> VariantSession:
         import onnx_ir as ir

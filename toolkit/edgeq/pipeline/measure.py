@@ -70,7 +70,9 @@ def measure_variants(
         _require_finite(fidelity)
     with progress.stage("measuring latency and memory"):
         timings = _timings(VariantSession(fp32_model, canonical), sessions, data, canonical.max_length)
-        ram = {name: measure_ram_bytes(lowered.model, lowered.inputs) for name, (_, lowered) in written.items()}
+        ram = {
+            name: measure_ram_bytes(lowered.model, lowered.inputs) for name, (_, lowered) in written.items()
+        }
     return {
         name: Measured(
             fidelity[name],
@@ -121,7 +123,14 @@ def bench_feeds(feeds: Feeds, tokens: int, batch: int = 1) -> dict[str, np.ndarr
 
 
 def _invariance(canonical: CanonicalModel, session: VariantSession, data: DataSets) -> float | None:
-    output = next((spec for spec in canonical.outputs if len(spec.shape) == 2 and spec.role not in (Role.START_LOGITS, Role.END_LOGITS)), None)
+    output = next(
+        (
+            spec
+            for spec in canonical.outputs
+            if len(spec.shape) == 2 and spec.role not in (Role.START_LOGITS, Role.END_LOGITS)
+        ),
+        None,
+    )
     if output is None or session.static_length is not None:
         return None
     batch = {name: array[:INVARIANCE_SAMPLES] for name, array in data.held_out[-1].items()}
@@ -149,5 +158,14 @@ def metrics_of(measured: Mapping[str, Measured], environment: str) -> list[Metri
                 if name != "n"
             ]
         if values.batch_invariance is not None:
-            found.append(Metric(variant, "batch_invariance_min", values.batch_invariance, INVARIANCE_SAMPLES, environment, values.verification))
+            found.append(
+                Metric(
+                    variant,
+                    "batch_invariance_min",
+                    values.batch_invariance,
+                    INVARIANCE_SAMPLES,
+                    environment,
+                    values.verification,
+                )
+            )
     return found

@@ -7,7 +7,7 @@ from copy import copy
 
 from edgeq.types import Feeds, Preprocessor, Sample
 
-MAX_TOKENS = 1024
+MAX_TOKENS = 512
 """Padded tokens of one batch: more gains a CPU nothing, and a batch is held with all its observed tensors."""
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,19 +64,13 @@ def observe(
         ModelError: a tensor is not in the graph, or the graph does not run.
         DataError: there is no batch, or a value is NaN or infinite (names tensor and sample).
     """
-    wanted = _wanted_grams(tensors, gram)
+    request = _Request(tuple(tensors), _wanted_grams(tensors, gram), layouts or {}, mask_input)
     found = resume_from or Statistics({})
     with session_of(model, tensors, threads) as session:
         for feeds, count in batches:
-            outputs = run(session, tensors, feeds)
-            mask = None if mask_input is None else _mask(feeds, mask_input)
-            done = found.samples
-            seen = {
-                name: _statistics(name, array, mask, layouts or {}, name in wanted, _namer(batches, done))
-                for name, array in zip(tensors, outputs, strict=True)
-            }
-            positions = int(mask.sum()) if mask is not None else count
-            found = found.merge(Statistics(seen, count, positions, 1))
+            found = found.merge(
+                _observe_batch(session, request, feeds, count, _namer(batches, found.samples))
+            )
             if on_batch:
                 on_batch(found)
             if on_progress:
@@ -187,26 +182,44 @@ def _wanted_grams(tensors: Sequence[str], gram: bool | Collection[str]) -> froze
     return frozenset(gram)
 
 
-def _mask(feeds: Feeds, name: str) -> Mask | None:
-    return feeds[name] != 0 if name in feeds else None
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is observed, the same for every batch."""
+
+    tensors: tuple[str, ...]
+    grams: frozenset[str]
+    layouts: Mapping[str, Layout]
+    mask_input: str | None
+
+
+def _observe_batch(
+    session: Any, request: _Request, feeds: Feeds, count: int, sample_name: Callable[[int], str]
+) -> Statistics:
+    """Statistics of one batch. A function of its own, so that no batch's tensors outlive it."""
+    outputs = run(session, request.tensors, feeds)
+    mask = _mask(feeds, request.mask_input)
+    seen = {
+        name: _statistics(name, array, mask, request, sample_name)
+        for name, array in zip(request.tensors, outputs, strict=True)
+    }
+    return Statistics(seen, count, count if mask is None else int(mask.sum()), 1)
+
+
+def _mask(feeds: Feeds, name: str | None) -> Mask | None:
+    return feeds[name] != 0 if name is not None and name in feeds else None
 
 
 def _statistics(
-    name: str,
-    array: Array,
-    mask: Mask | None,
-    layouts: Mapping[str, Layout],
-    gram: bool,
-    sample_name: Callable[[int], str],
+    name: str, array: Array, mask: Mask | None, request: _Request, sample_name: Callable[[int], str]
 ) -> TensorStatistics:
     """Statistics of one tensor of one batch."""
     try:
-        layout = layouts.get(name) or _layout(array, mask)
+        layout = request.layouts.get(name) or _layout(array, mask)
         rows = rows_of(array, layout, mask)
     except ValueError as error:
         raise ModelError(f"tensor `{name}`: {error}") from error
     try:
-        return tensor_statistics(rows, gram=gram)
+        return tensor_statistics(rows, gram=name in request.grams)
     except ValueError as error:
         where = _first_bad(array, layout, mask)
         if where is None:

@@ -90,7 +90,8 @@ class QuantizationPlan:
             "equalizations": [_equalization_json(item) for item in self.equalizations],
             "linears": [_linear_json(item) for item in self.linears],
             "embeddings": [
-                {"name": item.name, "quantized": item.quantized, "reason": item.reason} for item in self.embeddings
+                {"name": item.name, "quantized": item.quantized, "reason": item.reason}
+                for item in self.embeddings
             ],
         }
 
@@ -99,7 +100,9 @@ class QuantizationPlan:
         """The inverse of `to_json`."""
         return cls(
             equalizations=tuple(
-                Equalization(item["tensor"], tuple(item["linears"]), _vector(item["scale"]), item["folded_into"])
+                Equalization(
+                    item["tensor"], tuple(item["linears"]), _vector(item["scale"]), item["folded_into"]
+                )
                 for item in document["equalizations"]
             ),
             linears=tuple(_linear_from(item) for item in document["linears"]),

@@ -58,7 +58,9 @@ class StaticInt8Settings:
         if self.alpha is not None and not 0 <= self.alpha <= 1:
             raise ConfigError(f"alpha must be between 0 and 1, got {self.alpha}")
         if self.range_method is not None and self.range_method not in RANGE_METHODS:
-            raise ConfigError(f"unknown range method `{self.range_method}`; known: {', '.join(RANGE_METHODS)}")
+            raise ConfigError(
+                f"unknown range method `{self.range_method}`; known: {', '.join(RANGE_METHODS)}"
+            )
 
 
 class Observe(Protocol):
@@ -147,7 +149,11 @@ class StaticInt8Quantizer:
     def _choose_alpha(self, statistics: Statistics, groups: Sequence[SiteGroup]) -> float:
         if self.settings.alpha is not None:
             return self.settings.alpha
-        return self._best((0.0, *ALPHAS), lambda alpha: f"alpha {alpha:g}", lambda alpha: self._alpha_error(statistics, groups, alpha))
+        return self._best(
+            (0.0, *ALPHAS),
+            lambda alpha: f"alpha {alpha:g}",
+            lambda alpha: self._alpha_error(statistics, groups, alpha),
+        )
 
     def _alpha_error(self, statistics: Statistics, groups: Sequence[SiteGroup], alpha: float) -> float:
         """Min-max ranges of an equalized tensor follow from the channel extremes: no second calibration."""
@@ -170,9 +176,7 @@ class StaticInt8Quantizer:
         if alpha == 0:
             return self.model, ()
         activation = {name: found.channel_absmax.astype(np.float32) for name, found in statistics.items()}
-        weights = {
-            site.weight: np.abs(weight_of(self.model, site)).max(axis=1) for site in self._quantized()
-        }
+        weights = {site.weight: np.abs(weight_of(self.model, site)).max(axis=1) for site in self._quantized()}
         equalizations = equalize_groups(groups, activation, weights, alpha)
         return equalize(self.model, equalizations), equalizations
 
@@ -185,7 +189,12 @@ class StaticInt8Quantizer:
         alpha: float,
     ) -> QuantizationPlan:
         def plan_for(method: str) -> QuantizationPlan:
-            settings = {"method": "static-int8", "alpha": alpha, "range_method": method, "bias_correction": False}
+            settings = {
+                "method": "static-int8",
+                "alpha": alpha,
+                "range_method": method,
+                "bias_correction": False,
+            }
             decisions = self._decisions(sites, statistics, RANGE_METHODS[method])
             return QuantizationPlan(equalizations, decisions, self._embeddings(sites), settings)
 
@@ -198,11 +207,11 @@ class StaticInt8Quantizer:
         )
         return plan_for(method)
 
-    def _decisions(self, sites: Sites, statistics: Statistics, method: RangeMethod) -> tuple[LinearDecision, ...]:
+    def _decisions(
+        self, sites: Sites, statistics: Statistics, method: RangeMethod
+    ) -> tuple[LinearDecision, ...]:
         quantized = {site.name for site in self._quantized()}
-        by_input = {
-            name: method(statistics[name].histogram) for name in self._inputs_of(sites)
-        }
+        by_input = {name: method(statistics[name].histogram) for name in self._inputs_of(sites)}
         decisions = []
         for site in sites.linears:
             if site.name not in quantized:
@@ -221,7 +230,9 @@ class StaticInt8Quantizer:
 
     def _embeddings(self, sites: Sites) -> tuple[EmbeddingDecision, ...]:
         reason = "quantized" if self.settings.embeddings else "excluded by the recipe"
-        return tuple(EmbeddingDecision(site.name, self.settings.embeddings, reason) for site in sites.embeddings)
+        return tuple(
+            EmbeddingDecision(site.name, self.settings.embeddings, reason) for site in sites.embeddings
+        )
 
     def _choose_bias_correction(
         self, equalized: ir.Model, sites: Sites, plan: QuantizationPlan, statistics: Statistics
@@ -247,7 +258,10 @@ class StaticInt8Quantizer:
         return plans[self._best(tuple(plans), str, lambda name: self.evaluate(equalized, plans[name]))]
 
     def _best(
-        self, choices: Iterable[Choice], describe: Callable[[Choice], str], error_of: Callable[[Choice], float]
+        self,
+        choices: Iterable[Choice],
+        describe: Callable[[Choice], str],
+        error_of: Callable[[Choice], float],
     ) -> Choice:
         scored = []
         for choice in choices:
@@ -281,5 +295,6 @@ def _check_exclusions(exclude: Sequence[str], sites: Sites) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise ConfigError(
-                f"`{name}` is excluded, but the model has no such layer", hint=f"did you mean `{near[0]}`?" if near else None
+                f"`{name}` is excluded, but the model has no such layer",
+                hint=f"did you mean `{near[0]}`?" if near else None,
             )

@@ -16,14 +16,19 @@ import json, resource, sys
 import numpy as np
 import onnxruntime as ort
 request = json.loads(sys.argv[1])
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    # On Linux ru_maxrss starts at the parent's own peak; VmHWM belongs to this process alone.
+    try:
+        lines = open("/proc/self/status").read().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 before = peak()
 options = ort.SessionOptions()
 options.log_severity_level = 3
 session = ort.InferenceSession(request["model"], options, providers=["CPUExecutionProvider"])
 session.run(None, {name: np.ones(shape, dtype) for name, dtype, shape in request["inputs"]})
-unit = 1 if sys.platform == "darwin" else 1024
-print((peak() - before) * unit)
+print(peak() - before)
 """
 PROBE_TIMEOUT_S = 300
 
@@ -42,12 +47,20 @@ def measure_ram_bytes(model: Path, inputs: tuple[TensorSpec, ...], *, tokens: in
     feeds = [(spec.name, spec.dtype, _sizes(spec, tokens)) for spec in inputs]
     request = json.dumps({"model": str(model), "inputs": feeds})
     done = subprocess.run(
-        [sys.executable, "-c", _PROBE, request], capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False
+        [sys.executable, "-c", _PROBE, request],
+        capture_output=True,
+        text=True,
+        timeout=PROBE_TIMEOUT_S,
+        check=False,
     )
     if done.returncode != 0:
-        raise ModelError(f"`{model.name}` cannot be run in a process of its own: {done.stderr.strip()[-300:]}")
+        raise ModelError(
+            f"`{model.name}` cannot be run in a process of its own: {done.stderr.strip()[-300:]}"
+        )
     return int(done.stdout)
 
 
 def _sizes(spec: TensorSpec, tokens: int) -> list[int]:
-    return [dim if isinstance(dim, int) else (1 if axis == 0 else tokens) for axis, dim in enumerate(spec.shape)]
+    return [
+        dim if isinstance(dim, int) else (1 if axis == 0 else tokens) for axis, dim in enumerate(spec.shape)
+    ]

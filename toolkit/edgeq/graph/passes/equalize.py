@@ -59,7 +59,9 @@ def _insert_mul(editor: Editor, linears: list[ir.Node], item: EqualizationLike) 
     value = linears[0].inputs[0]
     assert value is not None
     inverse = editor.constant((1 / item.scale).astype(np.float32), f"{item.tensor}.equalization")
-    divided = editor.op("Mul", [value, inverse], equalized_name(item.tensor), before=linears[0], shape=value.shape)
+    divided = editor.op(
+        "Mul", [value, inverse], equalized_name(item.tensor), before=linears[0], shape=value.shape
+    )
     for node in linears:
         node.replace_input_with(0, divided)
 
@@ -72,7 +74,9 @@ def _scale_weight(
     assert weight is not None and weight.name is not None
     before = scaled.setdefault((weight.name, along), factor)
     if not np.array_equal(before, factor):
-        raise UnsupportedError(f"layers that share the weight `{weight.name}` were given different equalization scales")
+        raise UnsupportedError(
+            f"layers that share the weight `{weight.name}` were given different equalization scales"
+        )
     if before is factor:
         transposed = bool(attribute(node, "transB", 0))
         _multiply(weight, factor, axis=(0 if along == "rows" else 1) ^ int(transposed))

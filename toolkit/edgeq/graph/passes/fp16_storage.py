@@ -29,10 +29,18 @@ def store_fp16(model: ir.Model) -> ir.Model:
         largest = float(np.abs(data).max())
         if largest > FP16_MAX:
             raise UnsupportedError(
-                f"`{value.name}` holds {largest:.4g}, beyond float16's {FP16_MAX:.0f}", hint="use --precision fp32"
+                f"`{value.name}` holds {largest:.4g}, beyond float16's {FP16_MAX:.0f}",
+                hint="use --precision fp32",
             )
         readers = value.consumers()
         half = editor.constant(data.astype(np.float16), f"{value.name}.fp16")
-        cast = editor.op("Cast", [half], f"{value.name}.fp32", before=readers[0], attributes={"to": ir.DataType.FLOAT}, shape=value.shape)
+        cast = editor.op(
+            "Cast",
+            [half],
+            f"{value.name}.fp32",
+            before=readers[0],
+            attributes={"to": ir.DataType.FLOAT},
+            shape=value.shape,
+        )
         value.replace_all_uses_with(cast)
     return editor.finish()

@@ -167,7 +167,18 @@ def _row_table(
 
 def _replace_gather(editor: Editor, node: ir.Node, codes: ir.Value, scale: ir.Value) -> None:
     ids, old = node.inputs[1], node.outputs[0]
-    rows = editor.op("Gather", [codes, ids], f"{node.name}.codes", before=node, dtype=ir.DataType.INT8, shape=old.shape)
+    rows = editor.op(
+        "Gather", [codes, ids], f"{node.name}.codes", before=node, dtype=ir.DataType.INT8, shape=old.shape
+    )
     scales = editor.op("Gather", [scale, ids], f"{node.name}.scales", before=node)
-    floats = editor.op("Cast", [rows], f"{node.name}.cast", before=node, attributes={"to": ir.DataType.FLOAT}, shape=old.shape)
-    editor.replace(old, editor.op("Mul", [floats, scales], f"{node.name}.dequantized", before=node, shape=old.shape))
+    floats = editor.op(
+        "Cast",
+        [rows],
+        f"{node.name}.cast",
+        before=node,
+        attributes={"to": ir.DataType.FLOAT},
+        shape=old.shape,
+    )
+    editor.replace(
+        old, editor.op("Mul", [floats, scales], f"{node.name}.dequantized", before=node, shape=old.shape)
+    )

@@ -19,10 +19,14 @@ def fix_dimensions(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
         ConfigError: a name no input has (silently changing nothing is the classic trap), or a dimension stays free.
     """
     model = model.clone()
-    known = {str(dim) for value in model.graph.inputs for dim in value.shape or () if not isinstance(dim, int)}
+    known = {
+        str(dim) for value in model.graph.inputs for dim in value.shape or () if not isinstance(dim, int)
+    }
     unknown = sorted(set(sizes) - known)
     if unknown:
-        raise ConfigError(f"no input has a dimension named {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}")
+        raise ConfigError(
+            f"no input has a dimension named {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
+        )
     for value in model.graph.inputs:
         if value.shape is not None:
             value.shape = ir.Shape([_sized(dim, sizes) for dim in value.shape])

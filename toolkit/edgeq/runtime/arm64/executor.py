@@ -68,13 +68,24 @@ class EmulatedArm64Executor:
         with tempfile.TemporaryDirectory(prefix="edgeq-arm64-") as name:
             folder = Path(name)
             _write_request(folder, model_path, batches)
-            self._start([str(Path(runner_script.__file__).resolve()), str(folder)], model_path)
+            self._start(folder, model_path)
             return _read_response(folder, len(batches))
 
-    def _start(self, arguments: Sequence[str], model_path: Path) -> None:
+    def save_optimized(self, model_path: Path, optimized_path: Path) -> None:
+        """Save the graph as the ARM64 runtime executes it, which is not always as x86-64 does.
+
+        Raises:
+            ModelError: the ARM64 runtime refuses the model.
+        """
+        with tempfile.TemporaryDirectory(prefix="edgeq-arm64-") as name:
+            _write_request(Path(name), model_path, [], optimized_path)
+            self._start(Path(name), model_path)
+
+    def _start(self, folder: Path, model_path: Path) -> None:
+        script = str(Path(runner_script.__file__).resolve())
         try:
             done = subprocess.run(
-                [*self._python(), *arguments],
+                [*self._python(), script, str(folder)],
                 env=self._environment_variables(),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -95,9 +106,8 @@ class EmulatedArm64Executor:
         root = self.lane.core_root(self.core.name)
         model = emulator_model(self.core, frozenset(self.lane.emulator_models))
         python = root / "usr" / "bin" / f"python{self.lane.python}"
-        return [str(self.lane.emulator), "-L", str(root), "-cpu", model, str(python), "-B"][
-            : 6 if self.compile_bytecode else 7
-        ]
+        options = () if self.compile_bytecode else ("-B",)
+        return [str(self.lane.emulator), "-L", str(root), "-cpu", model, str(python), *options]
 
     def _environment_variables(self) -> dict[str, str]:
         # Nothing of ours: the emulated loader and Python would take LD_* and PYTHON* for theirs.
@@ -111,10 +121,13 @@ class EmulatedArm64Executor:
         }
 
 
-def _write_request(folder: Path, model_path: Path, batches: Sequence[Feeds]) -> None:
+def _write_request(
+    folder: Path, model_path: Path, batches: Sequence[Feeds], optimized: Path | None = None
+) -> None:
     request = {
         "model": str(model_path.resolve()),
         "threads": min(CPU_COUNT, os.cpu_count() or 1),
+        "optimized": str(optimized.resolve()) if optimized else None,
         "inputs": [list(feeds) for feeds in batches],
     }
     (folder / "request.json").write_text(json.dumps(request))

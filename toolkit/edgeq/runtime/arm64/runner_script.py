@@ -3,7 +3,7 @@
     python runner_script.py FOLDER
 
 FOLDER holds `request.json` {"model", "threads", "inputs": [[name, ...] per batch]} and `inputs.npz` with
-arrays named `BATCH.INDEX`. The program writes `outputs.npz` in the same way, and `response.json` {"outputs":
+arrays named `BATCH.INDEX`; "optimized" is a path to save the optimized model to, or null. The program writes `outputs.npz` in the same way, and `response.json` {"outputs":
 [name, ...], "onnxruntime", "machine"}.
 """
 
@@ -22,6 +22,8 @@ def main(folder: Path) -> None:
     options = ort.SessionOptions()
     options.intra_op_num_threads = request["threads"]
     options.log_severity_level = 3
+    if request["optimized"]:
+        options.optimized_model_filepath = request["optimized"]
     session = ort.InferenceSession(request["model"], options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     arrays = {}

@@ -1,0 +1,162 @@
+"""`edgeq export`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeq.cli.options import Json, Quiet, Seed
+
+if TYPE_CHECKING:
+    from edgeq.pipeline.export import ExportPlan, ExportRequest, TargetResult
+
+EXAMPLES = """
+Examples:
+
+- `edgeq export --target android` (the sample model)
+- `edgeq export ./my-model --target android --target cpu --calib texts.txt`
+- `edgeq export ./my-model --target android --gate cosine_mean>=0.99 --output out --archive`
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("export", epilog=EXAMPLES)(export)
+
+
+def export(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Hugging Face folder or Hub id, sentence-transformers folder, or .onnx file."),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", "-t", help="Platform; repeat for several. See `edgeq targets`."),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="int8, fp16 or fp32, or a recipe's name (see `edgeq recipes`).")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe file; a bundle's recipe.yaml repeats its export.")
+    ] = None,
+    calib: Annotated[
+        str | None,
+        typer.Option(help="Calibration data: .txt .jsonl .csv .tsv .parquet .npz, a folder, or hf:NAME."),
+    ] = None,
+    calib_column: Annotated[
+        str | None, typer.Option(help="Column of a table, or A,B for pairs of texts.")
+    ] = None,
+    calib_samples: Annotated[int | None, typer.Option(help="Samples to calibrate with.", min=8)] = None,
+    seq_len: Annotated[
+        int | None, typer.Option(help="Tokens of variants with a static shape.", min=1)
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Override the task the config names.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the Hub.")] = None,
+    gate: Annotated[
+        list[str] | None, typer.Option(help="METRIC>=X or METRIC<=X; below it the command exits with 3.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The bundle's folder; with several targets, the folder that holds them."
+        ),
+    ] = None,
+    variants: Annotated[str | None, typer.Option(help="Keep only these variants: cpu, nnapi.")] = None,
+    archive: Annotated[bool, typer.Option("--archive", help="Also write NAME.edgeq, one file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    seed: Seed | None = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Export a model, quantize it with your data, and write a verified bundle."""
+    from edgeq.cli.output import Out
+    from edgeq.config import read_export_config
+    from edgeq.pipeline.verdict import require_passed
+
+    out = Out(json_mode=json, quiet=quiet)
+    flags: dict[str, Any] = {
+        "model": model,
+        "target": target,
+        "precision": precision,
+        "recipe": recipe,
+        "calib": calib,
+        "calib_column": calib_column,
+        "calib_samples": calib_samples,
+        "seq_len": seq_len,
+        "task": task,
+        "revision": revision,
+        "gate": gate,
+        "output": output,
+        "variants": variants,
+        "seed": seed,
+    }
+    request = _request(read_export_config(flags, Path.cwd(), out.notice), archive=archive, force=force)
+    if dry_run:
+        _dry_run(out, request)
+        return
+    results = _run(out, request)
+    _print(out, results)
+    require_passed(results)
+
+
+def _request(config: Any, *, archive: bool, force: bool) -> ExportRequest:
+    from edgeq.pipeline.request import request_from
+
+    return request_from(config, archive=archive, force=force)
+
+
+def _run(out: Any, request: ExportRequest) -> list[TargetResult]:
+    from edgeq.pipeline.export import run_export
+
+    with out.progress() as progress:
+        return run_export(request, progress)
+
+
+def _dry_run(out: Any, request: ExportRequest) -> None:
+    from edgeq.pipeline.export import plan_export
+
+    plan = plan_export(request, out)
+    document = _plan_json(plan)
+    rows = [
+        (name, ", ".join(target["variants"]), target["output"])
+        for name, target in document["targets"].items()
+    ]
+    out.result(document)
+    out.table(
+        f"{document['model']} ({document['architecture']}, {document['task']})",
+        ("target", "variants", "output"),
+        rows,
+    )
+    out.notice(
+        f"calibration: {document['calibration']['samples']} samples of {document['calibration']['source']}"
+    )
+
+
+def _plan_json(plan: ExportPlan) -> dict[str, Any]:
+    return {
+        "model": plan.request.model,
+        "architecture": plan.facts.architecture,
+        "task": str(plan.facts.task),
+        "precision": str(plan.request.precision),
+        "calibration": {"source": plan.data.source, "samples": len(plan.data), "sha256": plan.data.sha256},
+        "targets": {
+            name: {"output": str(destination), "variants": [spec.id for spec in plan.variants[name]]}
+            for name, destination in plan.destinations.items()
+        },
+    }
+
+
+def _print(out: Any, results: list[TargetResult]) -> None:
+    from edgeq.pipeline.summary import result_json, summary_table
+
+    out.result({"bundles": [result_json(result) for result in results]})
+    for result in results:
+        title, columns, rows = summary_table(result)
+        out.table(title, columns, rows)
+    for result in results:
+        out.notice(f"bundle: {result.bundle.path}" + (f" and {result.archive}" if result.archive else ""))

@@ -1,0 +1,44 @@
+"""`edgeq targets`: what an export can be made for."""
+
+from __future__ import annotations
+
+import typer
+
+from edgeq.cli.options import Json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("targets")(targets)
+
+
+def targets(json: Json = False) -> None:
+    """List the targets, their precisions and their variants."""
+    from edgeq.cli.output import Out
+    from edgeq.targets import TARGETS, get_target
+
+    out = Out(json_mode=json)
+    found = [get_target(name) for name in TARGETS]
+    out.result(
+        {
+            "targets": [
+                {
+                    "name": target.name,
+                    "title": target.title,
+                    "precisions": [str(precision) for precision in target.precisions],
+                    "variants": [spec.engine for spec in target.variants(target.precisions[0])],
+                }
+                for target in found
+            ]
+        }
+    )
+    rows = [
+        (
+            target.name,
+            ", ".join(target.precisions),
+            ", ".join(s.engine for s in target.variants(target.precisions[0])),
+            target.title,
+        )
+        for target in found
+    ]
+    out.table(None, ("target", "precisions", "variants", ""), rows)

@@ -1,0 +1,110 @@
+"""Flags, `edgeq.toml` and a recipe file become one checked set of options. Unknown keys are errors."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgeq.errors import ConfigError
+
+CONFIG_FILE = "edgeq.toml"
+MAX_CONFIG_BYTES = 1 << 20
+
+EXPORT_KEYS: Mapping[str, type | tuple[type, ...]] = {
+    "model": str,
+    "target": (str, list),
+    "precision": str,
+    "recipe": str,
+    "calib": str,
+    "calib_column": str,
+    "calib_samples": int,
+    "seq_len": int,
+    "task": str,
+    "revision": str,
+    "gate": (str, list),
+    "output": str,
+    "variants": (str, list),
+    "seed": int,
+}
+"""Keys of the `[export]` table and their types; flags have the same names."""
+
+
+def read_export_config(
+    flags: Mapping[str, Any], folder: Path, notify: Callable[[str], None]
+) -> dict[str, Any]:
+    """Options from `edgeq.toml` where there is one, overridden by flags that were given.
+
+    Args:
+        flags: by name; None means not given.
+        folder: where `edgeq.toml` may be.
+        notify: told when the file is used.
+
+    Raises:
+        ConfigError: the file is not TOML, or has a key or a type that is not known.
+    """
+    given = {name: value for name, value in flags.items() if value is not None and value != []}
+    path = folder / CONFIG_FILE
+    if given.get("model") is not None or not path.is_file():
+        return given
+    settings = _read_toml(path)
+    notify(f"options from {CONFIG_FILE} in the current folder")
+    return {**settings, **given}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"`{path.name}` is not valid TOML: {error}") from error
+    check_keys(document, ("export",), path.name)
+    settings = document.get("export", {})
+    if not isinstance(settings, dict):
+        raise ConfigError(f"`export` in `{path.name}` must be a table")
+    check_keys(settings, tuple(EXPORT_KEYS), f"[export] of {path.name}")
+    for name, value in settings.items():
+        expected = EXPORT_KEYS[name]
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise ConfigError(f"`{name}` in `{path.name}` is {value!r}, expected {_type_name(expected)}")
+    return settings
+
+
+def check_keys(document: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    """Refuse keys that nobody reads.
+
+    Raises:
+        ConfigError: names the key and, where one is near, the key that may have been meant.
+    """
+    for key in document:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"unknown key `{key}` in {where}", hint=hint)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping.
+
+    Raises:
+        ConfigError: the file is missing, too large, not YAML or not a mapping.
+    """
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(
+                f"`{path}` has {path.stat().st_size} bytes; a recipe has at most {MAX_CONFIG_BYTES}"
+            )
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"`{path}` cannot be read as YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"`{path}` holds {type(document).__name__}, expected a mapping of keys")
+    return document
+
+
+def _type_name(expected: type | tuple[type, ...]) -> str:
+    types = expected if isinstance(expected, tuple) else (expected,)
+    return " or ".join(kind.__name__ for kind in types)

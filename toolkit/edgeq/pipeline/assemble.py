@@ -1,0 +1,216 @@
+"""From measured variants to a bundle on disk."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from edgeq import __version__
+from edgeq.bundle.golden import write_golden
+from edgeq.bundle.manifest import (
+    Calibration,
+    ExcludedNode,
+    Gate,
+    Manifest,
+    PostprocessKind,
+    PostprocessStep,
+    PreprocessKind,
+    PreprocessStep,
+    Quantization,
+    Status,
+    TokenizerInfo,
+    Variant,
+)
+from edgeq.files import atomic_write_text
+from edgeq.pipeline.measure import Measured, metrics_of
+from edgeq.report.model_card import write_model_card
+from edgeq.types import Role, Task
+
+if TYPE_CHECKING:
+    from edgeq.bundle.golden import GoldenCase
+    from edgeq.bundle.reader import Bundle
+    from edgeq.bundle.writer import BundleWriter
+    from edgeq.exporters.base import ExportedModel
+    from edgeq.quantize.plan import QuantizationPlan
+    from edgeq.targets.base import Lowered, VariantSpec
+
+TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "coremltools", "numpy")
+RAM_STEP_MB = 32
+"""Memory is rounded up to this, so that noise of a megabyte does not change a bundle's bytes."""
+GOLDEN_FLOOR = 1e-4
+"""Share of the output scale that float32 itself may differ between CPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class BundleParts:
+    """What goes into one bundle.
+
+    Attributes:
+        written: spec and result of every variant, most preferred first.
+        recipe: the export's settings, re-runnable.
+        calibration: where activation ranges come from; None for floating point.
+    """
+
+    name: str
+    target: str
+    exported: ExportedModel
+    written: Mapping[str, tuple[VariantSpec, Lowered]]
+    measured: Mapping[str, Measured]
+    golden: Sequence[GoldenCase]
+    gates: Sequence[Gate]
+    recipe: Mapping[str, Any]
+    precision: str
+    plan: QuantizationPlan | None = None
+    calibration: Calibration | None = None
+
+
+def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
+    """Write everything beside the model files, and commit."""
+    exported = parts.exported
+    exported.preprocessor.save(writer.path("tokenizer/tokenizer.json").parent)
+    entries = write_golden(writer.folder, parts.golden, _tolerances(parts))
+    atomic_write_text(writer.path("recipe.yaml"), yaml.safe_dump(dict(parts.recipe), sort_keys=False))
+    if parts.plan is not None:
+        atomic_write_text(writer.path("plan.json"), json.dumps(parts.plan.to_json(), indent=1) + "\n")
+    manifest = Manifest(
+        name=parts.name,
+        target=parts.target,
+        source=exported.source,
+        variants=tuple(_variant(parts, variant, writer) for variant in parts.written),
+        created_by=tool_versions(),
+        status=Status.PASSED if all(gate.passed for gate in parts.gates) else Status.FAILED,
+        quantization=_quantization(parts),
+        tokenizer=_tokenizer(exported),
+        preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, exported.preprocessor.input_names),),
+        postprocess=_postprocess(exported),
+        golden=entries,
+        gates=tuple(parts.gates),
+        metrics=tuple(metrics_of(parts.measured, environment())),
+    )
+    write_model_card(writer.folder, manifest)
+    return writer.commit(manifest)
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of everything that shaped the bundle."""
+    found = {"edgeq": __version__, "python": platform.python_version()}
+    for name in TOOLS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def environment() -> str:
+    """Where numbers were measured."""
+    from edgeq.runtime.host import cpu_name, host_architecture
+
+    return f"onnxruntime {version('onnxruntime')}, CPUExecutionProvider, {host_architecture()}, {cpu_name()}"
+
+
+def _variant(parts: BundleParts, name: str, writer: BundleWriter) -> Variant:
+    spec, lowered = parts.written[name]
+    ram_mb = parts.measured[name].ram_bytes / 2**20
+    rounded = -(-int(ram_mb) // RAM_STEP_MB) * RAM_STEP_MB
+    folder = f"model/{name}"
+    return Variant(
+        id=name,
+        model=f"{folder}/{lowered.model.name}",
+        runtime=spec.runtime,
+        execution_provider=spec.execution_provider,
+        precision=str(spec.precision),
+        inputs=lowered.inputs,
+        outputs=lowered.outputs,
+        size_bytes=writer.size_bytes(folder),
+        opset=lowered.opset,
+        requirements={**lowered.requirements, "min_ram_mb": max(rounded, RAM_STEP_MB)},
+        placement={**lowered.placement, "notes": list(lowered.notes)},
+    )
+
+
+def _tolerances(parts: BundleParts) -> list[Gate]:
+    """How far another device may be from the recorded outputs: no farther than quantization itself already moved them.
+
+    A bundle whose x86 and phone outputs differ by more than its own quantization error behaves differently there.
+    """
+    gates = []
+    for name in parts.written:
+        for spec in parts.exported.canonical.outputs:
+            own = max(
+                _max_abs(case.reference[spec.name], case.outputs[name][spec.name]) for case in parts.golden
+            )
+            scale = max(float(abs(case.reference[spec.name]).max()) for case in parts.golden)
+            bound = max(own, GOLDEN_FLOOR * scale)
+            source = f"the variant's own largest error on the golden cases, {own:.3g}, at least {GOLDEN_FLOOR:g} of the output scale"
+            gates.append(Gate(name, spec.name, "max_abs", "<=", float(f"{bound:.4g}"), source))
+    return gates
+
+
+def _max_abs(a: Any, b: Any) -> float:
+    return float(abs(a - b).max())
+
+
+def _quantization(parts: BundleParts) -> Quantization | None:
+    if parts.plan is None:
+        return None
+    excluded = tuple(ExcludedNode(name, reason) for name, reason in parts.plan.excluded())
+    return Quantization(
+        precision=parts.precision,
+        recipe="recipe.yaml",
+        calibration=parts.calibration,
+        bits_per_weight=_bits_per_weight(parts),
+        excluded=excluded,
+    )
+
+
+def _bits_per_weight(parts: BundleParts) -> float:
+    """Bytes of the first variant over the model's parameters, in bits."""
+    _, lowered = next(iter(parts.written.values()))
+    return round(8 * lowered.model.stat().st_size / parts.exported.source.parameters, 2)
+
+
+def _tokenizer(exported: ExportedModel) -> TokenizerInfo:
+    preprocessor = exported.preprocessor
+    return TokenizerInfo(
+        path="tokenizer",
+        max_length=preprocessor.max_length,
+        pad_id=preprocessor.pad_id,
+        special_ids=preprocessor.special_token_ids,
+    )
+
+
+def _postprocess(exported: ExportedModel) -> tuple[PostprocessStep, ...]:
+    """The step from outputs to answers that the task has."""
+    by_role = {spec.role: spec.name for spec in exported.canonical.outputs}
+    logits = (by_role.get(Role.LOGITS, ""),)
+    match exported.source.task:
+        case Task.SEQUENCE_CLASSIFICATION:
+            return (
+                PostprocessStep(PostprocessKind.SOFTMAX, logits),
+                PostprocessStep(PostprocessKind.ARGMAX_LABEL, logits),
+            )
+        case Task.TOKEN_CLASSIFICATION:
+            return (PostprocessStep(PostprocessKind.ARGMAX_LABEL, logits),)
+        case Task.QUESTION_ANSWERING:
+            spans = (by_role[Role.START_LOGITS], by_role[Role.END_LOGITS])
+            return (PostprocessStep(PostprocessKind.ANSWER_SPAN, spans),)
+        case Task.FILL_MASK:
+            return (PostprocessStep(PostprocessKind.TOP_TOKENS, logits, 5),)
+        case _:
+            return ()
+
+
+def bundle_name(model: str) -> str:
+    """The last part of a path or Hub id, fit for a folder name."""
+    name = Path(model.rstrip("/")).name
+    name = name.removesuffix(".onnx")
+    cleaned = "".join(char if char.isalnum() or char in "-_." else "-" for char in name).strip(".-")
+    return cleaned or "model"

