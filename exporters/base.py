@@ -27,7 +27,8 @@ class ExportedModel:
         source: provenance, with a SHA-256 of every file that was read.
         preprocessor: tokenization as the bundle will do it, without torch or transformers.
         reference: runs the original model on the same feeds as the canonical graph's inputs
-            (`input_ids`, `attention_mask`, ... int64 `[batch, sequence]`) and returns outputs by the same names.
+            (`input_ids`, `attention_mask`, ... int64 `[batch, sequence]`) and returns outputs by the same
+            names.
     """
 
     canonical: CanonicalModel

@@ -1,4 +1,4 @@
-"""From what torch exports to the canonical graph: named dimensions, constant reshapes, shared constants, readable names."""
+"""From what torch exports to the canonical graph: named dimensions, constant reshapes, shared constants."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from edgeq.exporters.naming import name_constants, name_nodes
 from edgeq.graph.canonical import BATCH, SEQUENCE
+from edgeq.types import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,8 +31,11 @@ def canonicalize(model: ir.Model, prefixes: Sequence[str]) -> ir.Model:
         name_dimensions,
         measure_shapes_on_input,
         fold_reshapes,
+        multiply_by_constants,
+        unfold_gemm,
         remove_unused,
         share_constants,
+        share_tied_heads,
         lambda m: name_nodes(m, prefixes),
         name_constants,
         strip_metadata,
@@ -47,23 +52,19 @@ def _lift_constants(model: ir.Model) -> None:
 
 
 def remove_unused(model: ir.Model) -> None:
-    """Drop dead nodes, initializers, functions and opset imports."""
+    """Drop dead nodes, initializers and opset imports."""
     from onnx_ir.passes import common
 
-    for step in (
-        common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedFunctionsPass(),
-        common.RemoveUnusedOpsetsPass(),
-    ):
-        step(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
 
 
 def name_dimensions(model: ir.Model) -> None:
-    """Rename the tracer's symbols (`s18`) to `batch` and `sequence`, in every shape and in expressions of them."""
+    """Rename the tracer's symbols (`s18`) to `batch` and `sequence`, alone and in expressions."""
     import onnx_ir as ir
 
-    batch, sequence = (str(dim.value) for dim in model.graph.inputs[0].shape or ())
-    names = {batch: BATCH, sequence: SEQUENCE}
+    batch, sequence = (_symbol(dim) for dim in model.graph.inputs[0].shape or ())
+    names = {str(batch): BATCH, str(sequence): SEQUENCE}
 
     def renamed(dim: Any) -> Any:
         if isinstance(dim, int) or dim.value is None:
@@ -73,6 +74,11 @@ def name_dimensions(model: ir.Model) -> None:
     for value in _values(model.graph):
         if value.shape is not None:
             value.shape = ir.Shape([renamed(dim) for dim in value.shape])
+
+
+def _symbol(dim: int | ir.SymbolicDim) -> str | None:
+    """Name of a free dimension."""
+    return None if isinstance(dim, int) or dim.value is None else str(dim.value)
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:
@@ -85,7 +91,7 @@ def _measured_dim(value: ir.Value | None) -> str | None:
     if node is None or node.op_type != "Shape" or node.inputs[0] is None or node.inputs[0].shape is None:
         return None
     measured = node.inputs[0].shape[_int(node, "start", 0) : _int(node, "end", None)]
-    return str(measured[0].value) if len(measured) == 1 and not isinstance(measured[0], int) else None
+    return _symbol(measured[0]) if len(measured) == 1 else None
 
 
 def _int(node: ir.Node, name: str, default: int | None) -> int | None:
@@ -113,7 +119,7 @@ def measure_shapes_on_input(model: ir.Model) -> None:
 
 
 def fold_reshapes(model: ir.Model) -> None:
-    """Make the shape of a `Reshape` constant where its free dimensions stay in place: 0 copies a dimension."""
+    """Make the shape of a `Reshape` constant where its free dimensions stay in place (0 copies one)."""
     for node in list(model.graph):
         if node.op_type == "Reshape":
             shape = _constant_shape(node)
@@ -140,25 +146,108 @@ def _constant_shape(node: ir.Node) -> list[int] | None:
 
 
 def _shape_entry(value: ir.Value | None, position: int, shape: ir.Shape) -> int | None:
-    """One entry of a Reshape's target: a number, 0 for the input's own dimension, -1 for any other free one."""
-    constant = value.const_value if value is not None else None
-    if constant is not None:
-        number = constant.numpy().reshape(-1)
-        return int(number[0]) if number.size == 1 and number[0] != 0 else None
+    """One entry of a Reshape's target: a number, 0 for the input's own dimension, -1 for another free one."""
+    number = _numbers(value)
+    if number is not None:
+        return int(number.reshape(-1)[0]) if number.size == 1 and number.any() else None
     dim = _measured_dim(value)
     if dim is None:
         return None
-    same = (
-        position < len(shape) and not isinstance(shape[position], int) and str(shape[position].value) == dim
+    return 0 if position < len(shape) and _symbol(shape[position]) == dim else -1
+
+
+def multiply_by_constants(model: ir.Model) -> None:
+    """Write a division by a constant number as a multiplication, as most models scale attention scores."""
+    for node in list(model.graph):
+        divisor = _numbers(node.inputs[1]) if node.op_type == "Div" else None
+        if divisor is not None and divisor.size == 1 and divisor.dtype.kind == "f":
+            reciprocal = (1.0 / divisor).astype(divisor.dtype)
+            node.replace_input_with(1, _constant(model.graph, reciprocal, f"{node.name}_reciprocal"))
+            node.op_type = "Mul"
+
+
+def unfold_gemm(model: ir.Model) -> None:
+    """Write a `Gemm` with constant weight as `MatMul` (weight `[in, out]`) and `Add`, like other layers."""
+    for node in list(model.graph):
+        if node.op_type != "Gemm" or not _is_plain_gemm(node):
+            continue
+        weight = _numbers(node.inputs[1])
+        assert weight is not None
+        table = np.ascontiguousarray(weight.T if _int(node, "transB", 0) else weight)
+        stored = _constant(model.graph, table, f"{node.name}_weight")
+        product = _insert_before(node, "MatMul", [node.inputs[0], stored])
+        total = _insert_before(node, "Add", [product, node.inputs[2]])
+        public, node.outputs[0].name = node.outputs[0].name, f"{node.name}_replaced"
+        total.name = public
+        node.outputs[0].replace_all_uses_with(total, replace_graph_outputs=True)
+        model.graph.remove(node, safe=True)
+
+
+def _is_plain_gemm(node: ir.Node) -> bool:
+    plain = all(
+        name not in node.attributes or node.attributes[name].value == 1.0 for name in ("alpha", "beta")
     )
-    return 0 if same else -1
+    constant = _numbers(node.inputs[1]) is not None
+    return plain and constant and not _int(node, "transA", 0) and len(node.inputs) == 3
 
 
-def _constant(graph: ir.Graph, array: np.ndarray[Any, Any], name: str) -> ir.Value:
+def _numbers(value: ir.Value | None) -> Array | None:
+    """The constant a value holds, if it does."""
+    tensor = value.const_value if value is not None else None
+    return None if tensor is None else tensor.numpy()
+
+
+def _insert_before(
+    node: ir.Node,
+    op_type: str,
+    inputs: list[ir.Value | None],
+    like: ir.Value | None = None,
+    **attributes: Any,
+) -> ir.Value:
+    """A new node in front of `node`, from the same module; its output has the shape and type of `like`."""
     import onnx_ir as ir
 
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype if value.const_value else None
+    added = ir.node(op_type, inputs, attributes, metadata_props=dict(node.metadata_props))
+    model_value = like or node.outputs[0]
+    output = added.outputs[0]
+    output.shape, output.type = model_value.shape, model_value.type
+    output.name = f"{node.name}_{op_type.lower()}"
+    assert node.graph is not None
+    node.graph.insert_before(node, added)
+    return output
+
+
+def share_tied_heads(model: ir.Model) -> None:
+    """Let a head whose weight is the transposed embedding table read that table through a `Transpose`.
+
+    A masked language model ties the two, and tracing unties them: the table would be stored twice.
+    """
+    tables = [
+        node.inputs[0] for node in model.graph if node.op_type == "Gather" and node.inputs[0] is not None
+    ]
+    for node in list(model.graph):
+        weight = node.inputs[1] if node.op_type == "MatMul" else None
+        table = next((table for table in tables if _is_transposed(weight, table)), None)
+        if table is not None and weight is not None:
+            shared = _insert_before(node, "Transpose", [table], like=weight, perm=[1, 0])
+            node.replace_input_with(1, shared)
+            del model.graph.initializers[str(weight.name)]
+
+
+def _is_transposed(weight: ir.Value | None, table: ir.Value) -> bool:
+    a, b = _numbers(weight), _numbers(table)
+    if a is None or b is None or a.ndim != 2 or a.shape != b.shape[::-1]:
+        return False
+    return bool(np.array_equal(a, b.T))
+
+
+def _constant(graph: ir.Graph, array: Array, name: str) -> ir.Value:
+    import onnx_ir as ir
+
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
     graph.register_initializer(value)
     return value
 
@@ -175,7 +264,7 @@ def share_constants(model: ir.Model) -> None:
         if value.const_value is None:
             continue
         array = np.ascontiguousarray(value.const_value.numpy()).reshape(value.const_value.shape.numpy())
-        digest = hashlib.sha256(array.reshape(-1).view(np.uint8)).digest() if array.size else b""
+        digest = hashlib.sha256(array.data).digest()
         first = kept.setdefault((array.dtype.str, array.shape, digest), value)
         if first is value:
             value.const_value = ir.tensor(array, name=value.name)

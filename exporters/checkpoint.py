@@ -22,8 +22,8 @@ WEIGHT_FILES = (
 )
 """In the order they are preferred."""
 
-UNUSED_HEAD = ("pooler", "position_ids")
-"""Parts of a head class that no exported task reads, so that a checkpoint may lack them."""
+BARE_TASKS = (Task.FEATURE_EXTRACTION, Task.SENTENCE_EMBEDDING)
+"""Tasks that read the last hidden state: the pooler that some encoder classes have may be missing."""
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -50,7 +50,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def check_weights(folder: Path) -> None:
-    """Read the header of every safetensors file, which finds truncated and corrupted ones before anything is loaded.
+    """Read the header of every safetensors file: finds corrupted ones before anything is loaded.
 
     Raises:
         ModelError: a file cannot be read.
@@ -140,10 +140,12 @@ def load_encoder(folder: Path, architecture: TextArchitecture, task: Task) -> An
 
 
 def _check_complete(info: dict[str, Any], folder: Path, task: Task) -> None:
-    missing = sorted(name for name in info["missing_keys"] if not any(part in name for part in UNUSED_HEAD))
+    missing = sorted(info["missing_keys"])
+    if task in BARE_TASKS:
+        missing = [name for name in missing if not name.startswith("pooler.")]
     if missing:
         raise ModelError(
-            f"`{folder}` has no weights for {len(missing)} tensors that {task} needs, {missing[0]} the first of them",
+            f"`{folder}` has no weights for {len(missing)} tensors that {task} needs, first {missing[0]}",
             hint="check --task: the checkpoint may have been trained for another one",
         )
 

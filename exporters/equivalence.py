@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from edgeq.errors import ModelError
 from edgeq.graph.canonical import SEQUENCE
 from edgeq.types import Array, Feeds, Outputs, TensorSpec
@@ -25,8 +26,8 @@ PROBES = (
     "Why is the sky blue?",
     "Mix the flour with two eggs, a pinch of salt and enough milk to make a smooth batter, then let it rest.",
     "No.",
-    "Quarterly revenue rose 4.2 % to $1.3 billion, although the company had warned in May that the weak yen, higher "
-    "freight rates and a fire in its main warehouse would cost it most of the growth it had promised its shareholders.",
+    "Quarterly revenue rose 4.2 % to $1.3 billion, although the company had warned in May that the weak yen, "
+    "higher freight rates and a fire in its main warehouse would cost it most of the growth it had promised.",
     "def area(radius): return 3.14159 * radius ** 2",
     "Die Bibliothek ist montags geschlossen, ¿pero abre los domingos?",
 )
@@ -45,7 +46,7 @@ class Difference:
 
 
 def run_graph(canonical: CanonicalModel) -> Callable[[Feeds], Outputs]:
-    """A function that runs the canonical graph in ONNX Runtime, unoptimized weights read from disk, not copied."""
+    """A function that runs the canonical graph in ONNX Runtime."""
     import onnx_ir as ir
     import onnxruntime as ort
 
@@ -95,9 +96,9 @@ def _refuse(worst: Difference) -> None:
     # Written so that NaN fails too.
     if not worst.relative <= TOLERANCE:
         raise ModelError(
-            f"the exported graph does not compute what the model does: output {worst.output} at {worst.position} is "
-            f"{worst.got:.6g}, expected {worst.expected:.6g}, a difference of {worst.relative:.2g} of the output's "
-            f"scale where {TOLERANCE:g} is allowed",
+            f"the exported graph does not compute what the model does: output {worst.output} at "
+            f"{worst.position} is {worst.got:.6g}, expected {worst.expected:.6g}, a difference of "
+            f"{worst.relative:.2g} of the output's scale where {TOLERANCE:g} is allowed",
             hint="please report this model; it must not be shipped",
         )
 

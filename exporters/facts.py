@@ -100,8 +100,8 @@ def _refuse_config(config: Mapping[str, Any], table: Mapping[str, TextArchitectu
     architecture = config["model_type"]
     if config.get("auto_map"):
         return ModelError(
-            f"the model needs code of its own ({', '.join(sorted(config['auto_map']))} in auto_map), which edgeq does "
-            "not run: code from a model repository could do anything on this machine",
+            f"the model needs code of its own (auto_map: {', '.join(sorted(config['auto_map']))}), which "
+            "edgeq does not run: code from a model repository could do anything on this machine",
             hint="use a model whose architecture is part of transformers",
         )
     quantized = config.get("quantization_config")
@@ -151,6 +151,7 @@ def _refuse_task(
         )
     if task not in tasks:
         return ModelError(
-            f"`{architecture}` cannot be exported for {task}{' (--task)' if wanted else ''}, expected one of {listed}"
+            f"`{architecture}` cannot be exported for {task}{' (--task)' if wanted else ''}, "
+            f"expected one of {listed}"
         )
     return None

@@ -58,7 +58,8 @@ def load_model(
     """Take a text encoder in: one canonical graph, checked against the original on real text.
 
     Args:
-        model: a local Hugging Face or sentence-transformers folder, a Hub id, or an `.onnx` file with its tokenizer.
+        model: a local Hugging Face or sentence-transformers folder, a Hub id, or an `.onnx` file with its
+            tokenizer.
         task: overrides the task that the config names.
         revision: commit, tag or branch on the Hub.
         seq_len: longest sequence in tokens; the model's own limit when left out.

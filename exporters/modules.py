@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -29,3 +30,24 @@ def module(forward: Callable[..., Any], **parts: torch.nn.Module | torch.Tensor)
             result.register_buffer(name, part, persistent=False)
     result.forward = MethodType(forward, result)
     return result.eval()
+
+
+@contextmanager
+def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
+    """Give an object other attributes (methods and submodules too) for a while."""
+    before = {name: getattr(owner, name) for name in attributes if name in _own_attributes(owner)}
+    try:
+        for name, value in attributes.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name in attributes:
+            if name in before:
+                setattr(owner, name, before[name])
+            else:
+                # A method of the class comes to light again.
+                delattr(owner, name)
+
+
+def _own_attributes(owner: Any) -> set[str]:
+    return {*vars(owner), *getattr(owner, "_modules", ())}

@@ -19,9 +19,10 @@ PARAMETER_INPUT = {"MatMul": 1, "Gemm": 1, "Conv": 1, "Gather": 0, "LayerNormali
 def name_nodes(model: ir.Model, prefixes: Sequence[str] = ()) -> None:
     """Name nodes and their outputs after the module they come from.
 
-    The operator that holds a module's weight has the module's path (`encoder.layer.0.attention.self.query`), every
-    other one the path, a slash and its operator (`encoder.layer.0.attention.self/softmax`). A second node of the same
-    name, as in layers that share weights, gets `@1`. Outputs are named like their node; graph outputs keep theirs.
+    The operator that holds a module's weight has the module's path
+    (`encoder.layer.0.attention.self.query`), every other one the path, a slash and its operator
+    (`encoder.layer.0.attention.self/softmax`). A second node of the same name, as in layers that share
+    weights, gets `@1`. Outputs are named like their node; graph outputs keep theirs.
 
     Args:
         model: nodes carry the tracer's metadata.
@@ -89,8 +90,9 @@ def _unique(name: str, taken: set[str]) -> str:
 def name_constants(model: ir.Model) -> None:
     """Name initializers after their first reader and order them by first use.
 
-    The weight of a node named `path` is `path.weight`, its scale and bias likewise; a short constant is named by its
-    value (`const.float32.-10000.0`), any other by its reader (`path/add.1`).
+    The weight of a node named `path` is `path.weight`, its bias likewise; a number or a short list of
+    integers is named by its value (`const.float32.-10000.0`), any other constant by its reader
+    (`path/add.1`).
     """
     taken = {str(value.name) for node in model.graph for value in node.outputs}
     taken |= {str(value.name) for value in [*model.graph.inputs, *model.graph.outputs]}
@@ -115,7 +117,7 @@ def _constant_name(node: ir.Node, index: int, value: ir.Value) -> str:
     if node.op_type in ("LayerNormalization", "Conv", "Gemm") and index == 2:
         return f"{name.split('@')[0]}.bias"
     array = value.const_value.numpy() if value.const_value is not None else None
-    if array is not None and array.ndim <= 1 and array.size <= 8:
+    if array is not None and (array.size == 1 or (array.size <= 8 and array.dtype.kind == "i")):
         return f"const.{array.dtype}.{'_'.join(str(item) for item in array.reshape(-1).tolist())}"
     if node.op_type == "Add" and name.endswith("/add"):
         return f"{name.removesuffix('/add')}.bias"

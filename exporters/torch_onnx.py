@@ -1,4 +1,4 @@
-"""The one place that calls `transformers.exporters`, which is experimental and patches torch while it runs."""
+"""The one place that calls `transformers.exporters`, which is experimental and patches torch as it runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
-# torch.export specializes a dimension whose example is 1, and one that equals another, so all differ and exceed 1.
+# torch.export specializes a dimension whose example is 1, and one that equals another: all differ, none is 1.
 EXAMPLE_BATCH, EXAMPLE_SEQUENCE = 2, 7
 
 
