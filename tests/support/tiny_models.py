@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.exporters import ARCHITECTURES
+from edgeq.exporters.checkpoint import quiet_transformers
 from edgeq.types import Task
 
 LABELS = ("negative", "neutral", "positive")
@@ -22,13 +23,16 @@ def build_tiny_model(
         folder: created; holds config.json, model.safetensors, tokenizer.json.
         architecture: a key of `ARCHITECTURES`.
         task: decides the head; sentence embedding adds mean pooling and normalization.
-        config: overrides of the architecture's tiny config.
+        config: overrides of the architecture's tiny config; `layers` is their number under whichever name.
     """
     import torch
     import transformers
 
     spec = ARCHITECTURES[architecture]
+    layers = config.pop("layers", None)
     settings = dict(spec.tiny_config) | config
+    if layers is not None:
+        settings["n_layers" if "n_layers" in settings else "num_hidden_layers"] = layers
     if task in (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION):
         settings["id2label"] = dict(enumerate(LABELS))
         settings["label2id"] = {label: index for index, label in enumerate(LABELS)}
@@ -36,7 +40,8 @@ def build_tiny_model(
     built = getattr(transformers, spec.config_class)(**settings)
     model = getattr(transformers, spec.head(task))(built)
     _spread(model)
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     write_tokenizer(folder, vocabulary_size=100, pad_id=built.pad_token_id or 0)
     if task is Task.SENTENCE_EMBEDDING:
         write_sentence_modules(folder, ("mean",), hidden=settings.get("hidden_size", 32))

@@ -1,0 +1,55 @@
+"""Fixtures every test may use: tiny random models of each architecture, and their exports, made once per session."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+def _load_support(name: str) -> ModuleType:
+    """Import `tests/support/<name>.py`, which importlib mode keeps off the path."""
+    path = Path(__file__).parent / "support" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"edgeq_tests_{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_models() -> ModuleType:
+    """The functions of tests/support/tiny_models.py."""
+    return _load_support("tiny_models")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_model("bert", Task.FILL_MASK, hidden_act="relu")`: folder of a random model. Read it, never write to it."""
+
+    @cache
+    def build(architecture: str = "bert", task: str = "feature-extraction", **config: Any) -> Path:
+        from edgeq.types import Task
+
+        folder = tmp_path_factory.mktemp(architecture)
+        return Path(tiny_models.build_tiny_model(folder, architecture, Task(task), **config))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_model: Callable[..., Path]) -> Callable[..., Any]:
+    """`exported("bert", Task.FILL_MASK)`: the ExportedModel of a tiny model, made once. Clone the graph to edit it."""
+
+    @cache
+    def export(architecture: str = "bert", task: str = "feature-extraction", **config: Any) -> Any:
+        from edgeq.exporters import load_model
+
+        return load_model(tiny_model(architecture, task, **config))
+
+    return export
