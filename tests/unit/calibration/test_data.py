@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeq.calibration import CalibrationData, load_samples, split
-from edgeq.errors import DataError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgeq.calibration import CalibrationData, load_samples, split
+from edgeq.errors import DataError
 
 
 def npz(tmp_path: Path, **arrays: np.ndarray) -> str:

@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 
 import pytest
+
 from edgeq.calibration import load_samples
 from edgeq.errors import DataError, MissingExtraError
 

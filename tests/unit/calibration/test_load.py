@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgeq.calibration import MIN_SAMPLES, load_samples
 from edgeq.calibration.lines import MAX_LINE_BYTES
 from edgeq.errors import DataError

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+
 from edgeq.calibration import load_samples
 from edgeq.errors import DataError, MissingExtraError
 

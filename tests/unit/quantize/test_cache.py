@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from edgeq.quantize import cache as cache_module
 from edgeq.quantize.batches import FeedBatches
 from edgeq.quantize.cache import CalibrationCache, cache_key, default_folder, feeds_digest, model_digest
 from edgeq.quantize.calibrate import calibrate, observe
 from edgeq.quantize.statistics import Statistics
-from onnx import TensorProto, helper, numpy_helper
 
 WEIGHT = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
 

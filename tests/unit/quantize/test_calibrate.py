@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from edgeq.errors import DataError, ModelError
 from edgeq.quantize.batches import FeedBatches
 from edgeq.quantize.calibrate import batches_of, observe
@@ -16,7 +18,6 @@ from edgeq.quantize.coverage import coverage
 from edgeq.quantize.observers.layout import Layout
 from edgeq.quantize.statistics import Statistics
 from edgeq.types import Array, Feeds, Sample
-from onnx import TensorProto, helper, numpy_helper
 
 HIDDEN = 8
 VOCABULARY = 50

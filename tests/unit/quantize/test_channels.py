@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from edgeq.quantize.observers.channels import channel_statistics
 from edgeq.quantize.observers.layout import Layout, layout_of, rows_of
 from edgeq.quantize.observers.tensor import tensor_statistics
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def random_rows(rows: int, channels: int, seed: int = 0) -> np.ndarray:

@@ -6,6 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
 from edgeq.quantize.observers.histogram import (
     BINS,
     HALF_BINS,
@@ -16,9 +20,6 @@ from edgeq.quantize.observers.histogram import (
     histogram_of,
     widen,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 CENTER = HALF_BINS - 1
 

@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from edgeq.quantize.observers.histogram import empty, histogram_of
-from edgeq.quantize.observers.ranges import clipped_share, entropy, min_max, mse, percentile, quantized
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from edgeq.quantize.observers.histogram import empty, histogram_of
+from edgeq.quantize.observers.ranges import clipped_share, entropy, min_max, mse, percentile, quantized
 
 
 def sample(kind: str, n: int = 40_000) -> np.ndarray:
