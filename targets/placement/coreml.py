@@ -9,6 +9,8 @@ from edgeq.targets.placement import fixes
 from edgeq.targets.placement.assemble import Refusals, filtered_groups, node_names, refused_nodes
 from edgeq.targets.placement.coreml_checks import MAX_RANK
 from edgeq.targets.placement.coreml_rules import COREML_RULES, EMPTY_INPUT_OPS
+from edgeq.targets.placement.malformed import FIX as MALFORMED_FIX
+from edgeq.targets.placement.malformed import malformed
 from edgeq.targets.placement.model_view import GraphView, Node
 from edgeq.targets.placement.node_units import NodeUnit
 from edgeq.targets.placement.partition import partition_inputs, partition_outputs, partitions, unit_graph
@@ -87,6 +89,8 @@ def refusal(context: Context, unit: NodeUnit, rule: OpRule | None, model_format:
         return Refusal(f"Core ML {context.level} is too old, needs {_MIN_VERSION} (iOS 15, macOS 12)")
     if rule is None:
         return _unsupported(unit, model_format)
+    if broken := malformed(unit.target):
+        return Refusal(broken, MALFORMED_FIX)
     level = needed_level(context, unit, rule)
     if level > context.level:
         return Refusal(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from edgeq.targets.placement.node_units import NodeUnit
 from edgeq.targets.placement.rules import Context, Refusal
 
@@ -51,7 +52,9 @@ def clip_range(context: Context, unit: NodeUnit) -> Refusal | None:
     bounds = []
     for position, name, default in ((1, "min", -np.inf), (2, "max", np.inf)):
         value = context.graph.constant(unit.input(position).name) if unit.has_input(position) else None
-        bounds.append(unit.target.attributes.get(name, default) if value is None else value.reshape(-1)[0])
+        if value is not None and value.size != 1:
+            return Refusal(f"{name} has {value.size} values, expected one")
+        bounds.append(unit.target.attributes.get(name, default) if value is None else value.item())
     return Refusal(f"min and max are both {bounds[0]}", "use a constant") if bounds[0] == bounds[1] else None
 
 
@@ -209,6 +212,8 @@ def pads_last_two(context: Context, unit: NodeUnit) -> Refusal | None:
     if axes is None or rank < 2:
         return Refusal("needs an input of rank 2 or more")
     half = pads.size // 2
+    if axes.size != half:
+        return Refusal(f"{pads.size} pads for {axes.size} dimensions, expected two each")
     padded = {
         int(axis) % rank
         for axis, before, after in zip(axes, pads[:half], pads[half:], strict=True)

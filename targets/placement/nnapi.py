@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from edgeq.targets.placement import fixes
+from edgeq.targets.placement.malformed import FIX as MALFORMED_FIX
+from edgeq.targets.placement.malformed import malformed
 from edgeq.targets.placement.model_view import GraphView, Node
 from edgeq.targets.placement.nnapi_qdq_rules import check_group
 from edgeq.targets.placement.nnapi_rules import NNAPI_RULES
@@ -99,12 +101,18 @@ def refusal(context: Context, unit: NodeUnit) -> Refusal | None:
     if rule is None:
         return Refusal(f"{_label(unit)} has no NNAPI implementation", fixes.NNAPI_FIXES.get(unit.op_type))
     return (
-        _check_level(context, unit, rule)
+        _check_definition(unit)
+        or _check_level(context, unit, rule)
         or (check_group(context, unit) if unit.is_group else None)
         or _check_shapes(context, unit)
         or _check_external(context, unit)
         or _with_dtype_fix(context, unit, apply_rule(context, unit, _for_unit(rule, unit)))
     )
+
+
+def _check_definition(unit: NodeUnit) -> Refusal | None:
+    problem = malformed(unit.target)
+    return Refusal(problem, MALFORMED_FIX) if problem else None
 
 
 def _label(unit: NodeUnit) -> str:
@@ -130,7 +138,8 @@ def _check_shapes(context: Context, unit: NodeUnit) -> Refusal | None:
         if not unit.has_input(position):
             continue
         value = unit.input(position)
-        for name in (value.name, value.scale, value.zero_point):
+        names = (value.name, value.scale, value.zero_point) if value.quantizer else (value.name,)
+        for name in names:
             if name and context.graph.static_shape(name) is None:
                 shape = context.graph.shape(name)
                 found = "no known shape" if shape is None else f"shape {_shape_text(shape)}"

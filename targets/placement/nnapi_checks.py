@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+
 from edgeq.targets.placement.node_units import NodeUnit
 from edgeq.targets.placement.rules import Context, Refusal
 
@@ -49,11 +50,11 @@ def clip_is_relu6_or_relu1(context: Context, unit: NodeUnit) -> Refusal | None:
     for position, name, default in ((1, "min", -np.inf), (2, "max", np.inf)):
         if unit.has_input(position):
             value = context.graph.constant(unit.input(position).name)
-            bounds.append(None if value is None else float(value.reshape(-1)[0]))
+            bounds.append(None if value is None or value.size != 1 else float(value.reshape(-1)[0]))
         else:
             bounds.append(float(unit.target.attributes.get(name, default)))
     if None in bounds:
-        return Refusal("min and max must be constants", "make them initializers")
+        return Refusal("min and max must be scalar constants", "make them initializers")
     if tuple(bounds) in ((0.0, 6.0), (-1.0, 1.0)):
         return None
     return Refusal(
@@ -166,7 +167,7 @@ def conv_dilations(context: Context, unit: NodeUnit) -> Refusal | None:
         return Refusal("dilation needs feature level 29 (Android 10)")
     group = int(unit.target.attributes.get("group", 1))
     weight = context.graph.static_shape(unit.input(1).name)
-    if group != 1 and weight is not None and weight[1] != 1:
+    if group != 1 and weight is not None and weight[1] != 1:  # rank 4, checked before
         return Refusal("dilation together with groups is not supported")
     return None
 
@@ -210,8 +211,9 @@ def even_split(context: Context, unit: NodeUnit) -> Refusal | None:
             return Refusal(f"num_outputs is {declared}, expected {outputs}", "write num_outputs")
         shape = context.graph.static_shape(unit.input(0).name) or ()
         axis = int(unit.target.attributes.get("axis", 0))
-        if shape and shape[axis] % outputs:
-            return Refusal(f"dimension {shape[axis]} does not divide into {outputs} equal parts")
+        size = shape[axis] if -len(shape) <= axis < len(shape) else None
+        if size is None or size % outputs:
+            return Refusal(f"dimension {size} does not divide into {outputs} equal parts")
     return None
 
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
+
 from edgeq.targets.placement import nnapi_checks as check
 from edgeq.targets.placement.node_units import NodeUnit, UnitValue, same_quantization
 from edgeq.targets.placement.rules import Context, Refusal

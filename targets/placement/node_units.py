@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+
+from edgeq.targets.placement.malformed import malformed
 from edgeq.targets.placement.model_view import GraphView, Node
 
 
@@ -54,8 +56,10 @@ class NodeUnit:
         return (*self.dqs, self.target, *((self.clip,) if self.clip else ()), *self.qs)
 
     def input(self, index: int) -> UnitValue:
-        """Input `index` of the target, seen through its DQ."""
-        name = self.target.inputs[index]
+        """Input `index` of the target, seen through its DQ; its name is "" when it is left out."""
+        name = self.target.inputs[index] if index < len(self.target.inputs) else ""
+        if not self.dqs:
+            return UnitValue(name)
         dq = next((dq for dq in self.dqs if dq.outputs[0] == name), None)
         return UnitValue(dq.inputs[0], dq) if dq else UnitValue(name)
 
@@ -90,7 +94,11 @@ def node_units(graph: GraphView) -> tuple[NodeUnit, ...]:
         if selector is None or node.index in grouped:
             continue
         candidate = _candidate(graph, node)
-        if candidate is None or grouped & {n.index for n in (*candidate.dqs, *candidate.qs)}:
+        if (
+            candidate is None
+            or malformed(node)
+            or grouped & {n.index for n in (*candidate.dqs, *candidate.qs)}
+        ):
             continue
         if selector(graph, candidate):
             unit = NodeUnit(node, candidate.dqs, candidate.qs, candidate.clip, is_group=True)

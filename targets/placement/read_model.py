@@ -211,6 +211,8 @@ def dtype_name(elem_type: int) -> str:
     """`float32` for FLOAT, `float64` for DOUBLE, else the ONNX name in lower case."""
     import onnx
 
+    if elem_type not in onnx.TensorProto.DataType.values():
+        return f"type {elem_type}"
     name: str = onnx.TensorProto.DataType.Name(elem_type).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)
 
