@@ -2,13 +2,14 @@
 
     python benchmarks/arm64_agreement.py MODEL.onnx --tokenizer tokenizer.json --texts texts.txt
 
-From a float32 model it makes the stock quantizations (onnxruntime.quantization), adds the files of --also, runs
-each on the same texts with this machine's x86-64 runtime and with the ARM64 one (edgeq doctor --setup arm64), and
-prints per output:
+From a float32 model it makes the stock quantizations (onnxruntime.quantization), adds the files of --also,
+runs each on the same texts with this machine's x86-64 runtime and with the ARM64 one (edgeq doctor --setup
+arm64), and prints per output:
 
     x86-ARM max-abs  largest difference between the two machines
     x86-ARM cosine   smallest cosine similarity between the two, over samples
     quantization     largest difference between the float32 original and the variant, both on x86-64
+    kernels          MatMuls that run in integers + in float after each runtime's own optimization, x86-64 | ARM64
     ratio            x86-ARM max-abs / quantization: above 1, the machine matters more than the quantization
 """
 
@@ -24,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
 from edgeq.runtime.executors import Executor, open_executor
 from edgeq.types import Array, Feeds, Outputs
 
@@ -39,6 +41,8 @@ class Row:
     identical: bool
     quantization_max_abs: float
     quantization_cosine_min: float
+    kernels_x86: str
+    kernels_arm: str
 
 
 def main() -> None:
@@ -59,7 +63,8 @@ def main() -> None:
         reference = here.run(arguments.model, batches)
         rows = []
         for variant, path in variants.items():
-            rows += _compare(variant, reference, here.run(path, batches), there.run(path, batches))
+            kernels = (_kernels(path, here), _kernels(path, there))
+            rows += _compare(variant, reference, here.run(path, batches), there.run(path, batches), kernels)
             print(_as_markdown(rows[-1:]), file=sys.stderr, flush=True)
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
@@ -176,7 +181,35 @@ def _stock_variants(
         yield name, path
 
 
-def _compare(variant: str, reference: list[Outputs], x86: list[Outputs], arm: list[Outputs]) -> list[Row]:
+def _kernels(model: Path, executor: Executor) -> str:
+    """`integer+float` MatMuls of the graph as the executor's runtime optimizes it."""
+    import onnx
+    import onnxruntime as ort
+
+    from edgeq.runtime.arm64.executor import EmulatedArm64Executor
+    from edgeq.targets.kernels import BLOCK_MATMULS, FLOAT_MATMULS, INTEGER_MATMULS
+
+    with tempfile.TemporaryDirectory() as name:
+        optimized = Path(name) / "optimized.onnx"
+        if isinstance(executor, EmulatedArm64Executor):
+            executor.save_optimized(model, optimized)
+        else:
+            options = ort.SessionOptions()
+            options.log_severity_level = 3
+            options.optimized_model_filepath = str(optimized)
+            ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        operators = [node.op_type for node in onnx.load(optimized, load_external_data=False).graph.node]
+    integer = sum(operator in INTEGER_MATMULS | BLOCK_MATMULS for operator in operators)
+    return f"{integer}+{sum(operator in FLOAT_MATMULS for operator in operators)}"
+
+
+def _compare(
+    variant: str,
+    reference: list[Outputs],
+    x86: list[Outputs],
+    arm: list[Outputs],
+    kernels: tuple[str, str],
+) -> list[Row]:
     rows = []
     for output in x86[0]:
         original, here, there = ([batch[output] for batch in side] for side in (reference, x86, arm))
@@ -189,6 +222,8 @@ def _compare(variant: str, reference: list[Outputs], x86: list[Outputs], arm: li
                 identical=all(np.array_equal(a, b) for a, b in zip(here, there, strict=True)),
                 quantization_max_abs=_max_abs(original, here),
                 quantization_cosine_min=_cosine_min(original, here),
+                kernels_x86=kernels[0],
+                kernels_arm=kernels[1],
             )
         )
     return rows
@@ -209,15 +244,15 @@ def _cosine_min(left: list[Array], right: list[Array]) -> float:
 
 
 _HEADER = """\
-| variant | output | x86-ARM max-abs | x86-ARM cosine | quantization max-abs | quantization cosine | ratio |
-|---|---|---|---|---|---|---|"""
+| variant | output | x86-ARM max-abs | x86-ARM cosine | quantization max-abs | quantization cosine | ratio | kernels |
+|---|---|---|---|---|---|---|---|"""
 
 
 def _as_markdown(rows: list[Row]) -> str:
     return "\n".join(
         f"| {row.variant} | {row.output} | {'identical' if row.identical else f'{row.machines_max_abs:.2g}'} "
         f"| {row.machines_cosine_min:.6f} | {row.quantization_max_abs:.2g} "
-        f"| {row.quantization_cosine_min:.6f} | {_ratio(row)} |"
+        f"| {row.quantization_cosine_min:.6f} | {_ratio(row)} | {row.kernels_x86}, {row.kernels_arm} |"
         for row in rows
     )
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from edgeq.cli import run
 from edgeq.runtime import diagnosis
 from edgeq.runtime.arm64.lane import SETUP_COMMAND, Journal, lane_folder

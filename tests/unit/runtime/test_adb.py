@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, external_data_helper, helper, numpy_helper, save
+
 from edgeq.errors import ConfigError, EdgeqError, ModelError
 from edgeq.runtime.adb import AdbOptions, attached_devices
 from edgeq.runtime.executors import NativeExecutor, open_executor
 from edgeq.runtime.raw_exchange import read_response, write_request
 from edgeq.types import Verification
-from onnx import TensorProto, external_data_helper, helper, numpy_helper, save
 
 HERE = Path(__file__).parent
 WEIGHT = np.random.default_rng(3).standard_normal((4, 3)).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from edgeq.runtime import host
 
 X86 = "model name\t: Some CPU\nflags\t\t: fpu avx2 avx512f avx512_vnni\n\nprocessor\t: 1\nflags\t\t: fpu\n"

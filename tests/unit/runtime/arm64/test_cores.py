@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from edgeq.errors import UnsupportedError
 from edgeq.runtime.arm64.cores import CORES, DEFAULT_CORE, emulator_model, find_core
 from edgeq.runtime.arm64.lane_root import core_files, write_core_root

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, load, numpy_helper, save
+
 from edgeq.errors import EdgeqError, ModelError, UnsupportedError
 from edgeq.runtime.arm64.cores import CORES
 from edgeq.runtime.arm64.executor import EmulatedArm64Executor
@@ -14,7 +16,6 @@ from edgeq.runtime.arm64.lane_setup import set_up_lane
 from edgeq.runtime.arm64.selftest import check_executor
 from edgeq.runtime.executors import Executor, NativeExecutor, host_architecture, open_executor
 from edgeq.types import Verification
-from onnx import TensorProto, helper, numpy_helper, save
 
 
 @pytest.fixture
@@ -72,6 +73,16 @@ def test_a_static_int8_product_is_the_same_on_arm64(arm64, tmp_path, activation)
     for mine, theirs in zip(here, there, strict=True):
         # Integer sums are exact and one float multiplication follows: bit-identical.
         np.testing.assert_array_equal(mine["y"], theirs["y"])
+
+
+@pytest.mark.arm64
+def test_the_graph_that_arm64_executes_can_be_saved(arm64, tmp_path):
+    if not isinstance(arm64, EmulatedArm64Executor):
+        pytest.skip("on an ARM64 machine ONNX Runtime's own option saves it")
+    arm64.save_optimized(write_linear(tmp_path), tmp_path / "optimized.onnx")
+    operators = [node.op_type for node in load(tmp_path / "optimized.onnx").graph.node]
+    assert "MatMulIntegerToFloat" in operators
+    assert "MatMul" not in operators
 
 
 @pytest.mark.arm64

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+
 from edgeq.errors import EdgeqError, UnsupportedError
 from edgeq.runtime.arm64.lane import describe_progress, lane_folder, load_lane, setup_lock
 from edgeq.runtime.arm64.lane_setup import set_up_lane

@@ -2,9 +2,11 @@
 
     python runner_script.py FOLDER
 
-FOLDER holds `request.json` {"model", "threads", "inputs": [[name, ...] per batch]} and `inputs.npz` with
-arrays named `BATCH.INDEX`; "optimized" is a path to save the optimized model to, or null. The program writes `outputs.npz` in the same way, and `response.json` {"outputs":
-[name, ...], "onnxruntime", "machine"}.
+FOLDER holds `inputs.npz` with arrays named `BATCH.INDEX`, and `request.json`:
+    {"model": path, "threads": N, "inputs": [[name, ...] per batch],
+     "optimized": path to save the optimized model to, or null}
+The program writes `outputs.npz` in the same way, and `response.json`:
+    {"outputs": [name, ...], "onnxruntime": version, "machine": "aarch64"}
 """
 
 import json
