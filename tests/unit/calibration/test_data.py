@@ -108,6 +108,7 @@ def test_the_built_in_set_covers_lengths_and_scripts() -> None:
     data = load_samples(None, count=10_000)
     words = sorted(len(str(sample).split()) for sample in data.samples)
     assert data.source == "built-in"
+    assert any("--calib" in notice for notice in data.notices)
     assert len(data) >= 390
     assert data.duplicates == 0
     assert words[len(words) // 20] <= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeq.errors import DataError, ModelError
+from edgeq.errors import DataError, ModelError, OutputError
 from edgeq.quantize.batches import FeedBatches
 from edgeq.quantize.calibrate import batches_of, observe
 from edgeq.quantize.coverage import coverage
@@ -229,6 +230,16 @@ def test_a_failing_graph_is_a_model_error() -> None:
     feeds = {"input_ids": np.full((1, 2), VOCABULARY + 5)}
     with pytest.raises(ModelError, match="fails on calibration data"):
         observe(tiny_model(), ["hidden"], [(feeds, 1)])
+
+
+def test_a_full_temporary_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ir, "save", full)
+    with pytest.raises(OutputError, match="No space left on device") as caught:
+        observe(tiny_model(), ["hidden"], batches_of(texts(2), Words()))
+    assert caught.value.hint == "set TMPDIR to a folder with more space"
 
 
 def test_batches_stream() -> None:

@@ -105,6 +105,9 @@ def _load(spec: str | None, column: str | None, count: int, seed: int) -> Calibr
         if column is not None:
             raise DataError(f"the built-in set has no column `{column}`", hint="give a file with --calib")
         reading.take(iter(_built_in()))
+        reading.notices.append(
+            "calibrating with the built-in texts; your own, given with --calib, fit better"
+        )
         return reading.finish(BUILT_IN)
     if spec.startswith(PREFIX):
         reading.take_table(hub_table(spec))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, OutputError
 from edgeq.types import Array, Feeds
 
 if TYPE_CHECKING:
@@ -60,12 +60,24 @@ def session_of(model: ir.Model | Path | str, tensors: Sequence[str], threads: in
         options.intra_op_num_threads = threads
     with tempfile.TemporaryDirectory(prefix="edgeq-calibration-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.onnx"
-        ir.save(graph, path, external_data="weights.bin")
+        _save(graph, path)
         try:
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ModelError(f"onnxruntime does not load the model to calibrate: {error}") from error
         yield session
+
+
+def _save(graph: ir.Model, path: Path) -> None:
+    import onnx_ir as ir
+
+    try:
+        ir.save(graph, path, external_data="weights.bin")
+    except OSError as error:
+        raise OutputError(
+            f"no room for a copy of the model in `{path.parent}`: {error.strerror or error}",
+            hint="set TMPDIR to a folder with more space",
+        ) from error
 
 
 def run(session: Any, tensors: Sequence[str], feeds: Feeds) -> list[Array]:
