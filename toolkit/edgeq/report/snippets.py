@@ -1,0 +1,75 @@
+"""How to load a variant, in the languages of its platforms, with the bundle's own names and types."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from edgeq.report.words import NNAPI, shape_text
+
+if TYPE_CHECKING:
+    from edgeq.bundle.manifest import Manifest, Variant
+    from edgeq.types import TensorSpec
+
+_KOTLIN_ARRAYS = {"int64": "LongArray", "int32": "IntArray", "float32": "FloatArray"}
+
+
+def python_lines(manifest: Manifest) -> list[str]:
+    """Load with the reference runtime and run one text."""
+    verb = "encode" if manifest.source.task == "sentence-embedding" else "run"
+    folder = f"{manifest.name}-{manifest.target}"
+    return [
+        "import edgeq",
+        f"runtime = edgeq.load({_quoted(folder)})  # verifies every file first",
+        f'result = runtime.{verb}(["a sentence"])',
+    ]
+
+
+def kotlin_lines(variant: Variant) -> list[str]:
+    """Load with the onnxruntime-android package; `bundle` is the folder on the device."""
+    feeds = [
+        f"    {_string(spec.name)} to OnnxTensor.createTensor(env, arrayOf({_variable(spec)}))"
+        for spec in variant.inputs
+    ]
+    kinds = [
+        f"  // {_KOTLIN_ARRAYS.get(spec.dtype, spec.dtype)} of {shape_text(spec)}" for spec in variant.inputs
+    ]
+    return [
+        *_kotlin_options(variant),
+        f"val session = env.createSession(File(bundle, {_string(variant.model)}).path, options)",
+        "val feeds = mapOf(",
+        *(f"{feed},{kind}" for feed, kind in zip(feeds, kinds, strict=True)),
+        ")",
+        f"val result = session.run(feeds).use {{ it.get({_string(variant.outputs[0].name)}).get().value }}",
+    ]
+
+
+def _kotlin_options(variant: Variant) -> list[str]:
+    lines = ["val options = OrtSession.SessionOptions()"]
+    wanted = variant.requirements.get("session_options")
+    if isinstance(wanted, Mapping) and wanted.get("graph_optimization_level") == "ORT_ENABLE_BASIC":
+        lines.append("options.setOptimizationLevel(OrtSession.SessionOptions.OptLevel.BASIC_OPT)")
+    if variant.execution_provider == NNAPI:
+        flags = ", ".join(f"NNAPIFlags.{flag}" for flag in variant.requirements.get("nnapi_flags") or ())
+        lines.append(f"options.addNnapi(EnumSet.of({flags}))" if flags else "options.addNnapi()")
+    return lines
+
+
+def _quoted(text: str) -> str:
+    """A Python string literal on one line."""
+    return json.dumps(text)
+
+
+def _string(text: str) -> str:
+    """A Kotlin string literal: `$` starts a template there."""
+    return json.dumps(text).replace("$", "\\$")
+
+
+def _variable(spec: TensorSpec) -> str:
+    """`input_ids` -> `inputIds`; nothing but letters and digits survives."""
+    words = "".join(char if char.isascii() and char.isalnum() else " " for char in spec.name).split() or [
+        "input"
+    ]
+    name = words[0].lower() + "".join(word.capitalize() for word in words[1:])
+    return name if name[0].isalpha() else f"input{name}"

@@ -1,0 +1,256 @@
+"""Words and number formats that the card, the HTML report and the terminal share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+from edgeq.types import Task, Verification
+
+if TYPE_CHECKING:
+    from edgeq.bundle.manifest import Gate, Manifest, Variant
+    from edgeq.types import SourceInfo, TensorSpec
+
+METRIC_TITLES: Mapping[str, str] = {
+    "cosine_mean": "cosine, mean",
+    "cosine_p01": "cosine, 1st percentile",
+    "cosine_min": "cosine, lowest",
+    "relative_error_mean": "relative error, mean",
+    "relative_error_p95": "relative error, 95th percentile",
+    "sqnr_db": "SQNR, dB",
+    "max_abs": "largest absolute difference",
+    "top1_agreement": "top-1 agreement",
+    "kl_mean": "KL divergence, mean, nats",
+    "batch_invariance_min": "cosine, alone against in a batch, lowest",
+}
+"""Metric by its name in `edgeq.json`; the others are shown by that name."""
+
+VERIFICATION_MEANINGS: Mapping[Verification, str] = {
+    Verification.STRUCTURE: "read off the files, nothing was executed",
+    Verification.SIMULATED: "computed by edgeq's own interpreter of the target's graph, not by the target's runtime",
+    Verification.EXECUTED_OTHER_ARCH: "the real runtime on another processor or provider than the target's",
+    Verification.EXECUTED_ARM64_EMULATED: "the real ARM64 kernels under emulation",
+    Verification.EXECUTED: "the real runtime on the target's architecture",
+}
+
+TASK_TITLES: Mapping[Task, str] = {
+    Task.FEATURE_EXTRACTION: "Turns a text into one vector per token",
+    Task.SENTENCE_EMBEDDING: "Turns a text into one vector; close meanings give close vectors",
+    Task.SEQUENCE_CLASSIFICATION: "Gives a text a label",
+    Task.TOKEN_CLASSIFICATION: "Gives each token of a text a label",
+    Task.QUESTION_ANSWERING: "Finds the answer to a question in a text",
+    Task.FILL_MASK: "Guesses the word behind a mask",
+    Task.TEXT_GENERATION: "Continues a text",
+}
+
+RUNTIME_TITLES: Mapping[str, str] = {
+    "onnxruntime": "ONNX Runtime",
+    "onnxruntime-genai": "ONNX Runtime GenAI",
+    "coreml": "Core ML",
+}
+
+CPU = "CPUExecutionProvider"
+NNAPI = "NnapiExecutionProvider"
+FLOATS = frozenset({"fp32", "fp16"})
+
+
+def megabytes(size_bytes: int) -> str:
+    """`23.07 MB` (10^6 bytes), `41.2 kB` below 0.1 MB."""
+    return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} kB"
+
+
+def metric_title(name: str) -> str:
+    """A metric in words."""
+    return METRIC_TITLES.get(name, name)
+
+
+def metric_value(name: str, value: float) -> str:
+    """A value with the digits that mean something for its metric."""
+    if name == "sqnr_db":
+        return f"{value:.1f}"
+    if name == "top1_agreement":
+        return f"{100 * value:.2f} %"
+    if name.startswith("cosine") or name == "batch_invariance_min":
+        return f"{value:.6f}"
+    return f"{value:.4g}"
+
+
+def shape_text(spec: TensorSpec) -> str:
+    """`[batch, 384]`."""
+    return f"[{', '.join(map(str, spec.shape))}]"
+
+
+def provider_name(provider: str) -> str:
+    """`NnapiExecutionProvider` -> `NNAPI`; a Core ML compute unit stays as it is."""
+    name = provider.removesuffix("ExecutionProvider")
+    return {"Nnapi": "NNAPI", "Xnnpack": "XNNPACK"}.get(name, name)
+
+
+def runtime_title(variant: Variant) -> str:
+    """`ONNX Runtime, NNAPI`."""
+    return (
+        f"{RUNTIME_TITLES.get(variant.runtime, variant.runtime)}, {provider_name(variant.execution_provider)}"
+    )
+
+
+def requirement_lines(variant: Variant) -> list[tuple[str, str]]:
+    """What a variant needs, in words and in a fixed order; keys this version does not know come last."""
+    known = {
+        "onnxruntime": "ONNX Runtime",
+        "onnxruntime-genai": "ONNX Runtime GenAI",
+        "min_android_api": "Android API level",
+        "min_ios": "iOS",
+        "min_macos": "macOS",
+        "abi": "ABI",
+        "min_ram_mb": "memory to load and run",
+        "session_options": "session options",
+        "nnapi_flags": "NNAPI flags",
+    }
+    wanted = variant.requirements
+    keys = [key for key in known if key in wanted] + sorted(key for key in wanted if key not in known)
+    return [
+        (known.get(key, key), _requirement(key, wanted[key]))
+        for key in keys
+        if wanted[key] not in ([], {}, "")
+    ]
+
+
+def _requirement(key: str, value: Any) -> str:
+    if key == "min_ram_mb":
+        return f"{value} MB, measured where the bundle was made"
+    if key in ("min_android_api", "min_ios", "min_macos"):
+        return f"{value} or newer"
+    return plain(value)
+
+
+def plain(value: Any) -> str:
+    """Free-form JSON in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(plain(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def source_title(source: SourceInfo) -> str:
+    """The model's id; the last part of a local path, which would say more about a machine than about the model."""
+    model = source.model
+    if PurePosixPath(model).is_absolute() or PureWindowsPath(model).is_absolute():
+        last = model.replace("\\", "/").rstrip("/").rsplit("/", maxsplit=1)[-1]
+        return f"a local folder, {last or model}"
+    return model
+
+
+def gate_text(gate: Gate) -> tuple[str, str]:
+    """`(bound, verdict)`: `>= 0.97`, `passed`."""
+    verdict = {True: "passed", False: "FAILED", None: "not measured"}[gate.passed]
+    return f"{gate.op} {gate.threshold:.6g}", verdict
+
+
+def placement_lines(variant: Variant) -> list[str]:
+    """Where a variant's nodes run, in sentences."""
+    placement = variant.placement
+    lines = [*_node_lines(placement), *_kernel_lines(placement)]
+    as_shipped = placement.get("as_shipped")
+    if isinstance(as_shipped, Mapping) and {"nodes", "taken", "partitions"} <= set(as_shipped):
+        lines.append(
+            f"Without the runtime's level-1 optimizations: {as_shipped['taken']} of {as_shipped['nodes']} nodes, "
+            f"{_count(as_shipped['partitions'], 'partition')}."
+        )
+    reasons = placement.get("reasons")
+    if isinstance(reasons, Mapping):
+        lines += [f"Refused: {reason} ({plain(count)} times)." for reason, count in reasons.items()]
+    lines += [f"Known to fail on devices: {plain(item)}." for item in placement.get("landmines") or ()]
+    lines += [f"Note: {plain(note)}." for note in placement.get("notes") or ()]
+    return lines
+
+
+def _node_lines(placement: Mapping[str, Any]) -> list[str]:
+    nodes = placement.get("nodes")
+    if not isinstance(nodes, Mapping):
+        return []
+    split = ", ".join(f"{_count(count, 'node')} on {provider_name(name)}" for name, count in nodes.items())
+    partitions = placement.get("partitions")
+    accelerated = any(name != CPU for name in nodes)
+    pieces = f", in {_count(partitions, 'partition')}" if accelerated and isinstance(partitions, int) else ""
+    how = "Predicted by rules" if placement.get("level") == "predicted" else "Counted on the optimized graph"
+    return [f"{how}: {split}{pieces}."]
+
+
+def _kernel_lines(placement: Mapping[str, Any]) -> list[str]:
+    kinds = [("integer_matmuls", "integer"), ("block_matmuls", "block-quantized"), ("float_matmuls", "float")]
+    found = [f"{placement[key]} {word}" for key, word in kinds if placement.get(key)]
+    return [f"Matrix products: {', '.join(found)}."] if found else []
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def float_parts(manifest: Manifest) -> str:
+    """What a quantized bundle computes in float by design, beside the layers its plan excludes."""
+    if manifest.quantization is None or manifest.quantization.precision in FLOATS:
+        return ""
+    return (
+        "Normalization, softmax, activation functions and the products inside attention are computed in float: "
+        "they hold next to no weights, and rounding them costs accuracy."
+    )
+
+
+def caveats(manifest: Manifest) -> list[str]:
+    """What a user of the bundle has to know, most serious first; only what applies to it."""
+    found = []
+    if manifest.status == "failed":
+        found.append(
+            "This bundle is below its quality gate. Readers refuse it unless they are told to go on (`--force`)."
+        )
+    levels = {metric.verification for metric in manifest.metrics}
+    found += _engine_caveats(manifest)
+    if Verification.EXECUTED not in levels and levels:
+        found.append(
+            "No number in this bundle comes from a phone. Replay the golden vectors on the devices you ship to."
+        )
+    if Verification.EXECUTED_OTHER_ARCH in levels and any(
+        v.precision not in FLOATS for v in manifest.variants
+    ):
+        found.append(
+            "Integer kernels differ between processors: the same file gives slightly different numbers on x86-64 and "
+            "ARM64. `edgeq validate BUNDLE --on arm64` shows the difference before a phone does."
+        )
+    if manifest.quantization is not None and manifest.quantization.calibration is not None:
+        found.append(
+            "Activation ranges come from the calibration texts. Texts of another kind or language can lose more "
+            "than the numbers here say; calibrate with your own and compare."
+        )
+    if manifest.tokenizer is not None:
+        found.append(f"Texts are cut to {_token_limits(manifest)}; what follows is ignored.")
+    found.append("Limits and biases of the original model apply unchanged; see its own documentation.")
+    return found
+
+
+def _token_limits(manifest: Manifest) -> str:
+    assert manifest.tokenizer is not None
+    static = {
+        variant.id: spec.shape[1]
+        for variant in manifest.variants
+        for spec in variant.inputs
+        if spec.role == "token_ids" and len(spec.shape) == 2 and isinstance(spec.shape[1], int)
+    }
+    shorter = "".join(f", {length} in {name}" for name, length in static.items())
+    return f"{manifest.tokenizer.max_length} tokens{shorter}"
+
+
+def _engine_caveats(manifest: Manifest) -> list[str]:
+    found = []
+    if any(variant.execution_provider == NNAPI for variant in manifest.variants):
+        found.append(
+            "NNAPI is deprecated since Android 15. Its placement here is predicted from ONNX Runtime's rules, not "
+            "executed: whether a vendor's driver takes the partition, and how fast it is, only the device can say. "
+            "The numbers of NNAPI variants are those of the same graph on ONNX Runtime's CPU provider."
+        )
+    if any(metric.verification is Verification.SIMULATED for metric in manifest.metrics):
+        found.append("Numbers marked `simulated` do not come from the target's runtime.")
+    return found
