@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.targets.placement.optimized import OptimizeError, outputs_as_loaded
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 _STANDARD = ("", "ai.onnx")
 
 
-def fill_contrib_shapes(proto: onnx.ModelProto, inferred: onnx.ModelProto) -> None:
+def fill_contrib_shapes(proto: onnx.ModelProto, inferred: onnx.ModelProto, base_dir: Path | None) -> None:
     """Add to `inferred` the values it does not know, when contrib operators are the cause.
 
     The runtime tells types and shapes of graph outputs only: a copy gets the unknown values as outputs.
@@ -24,7 +25,7 @@ def fill_contrib_shapes(proto: onnx.ModelProto, inferred: onnx.ModelProto) -> No
     if not unknown:
         return
     try:
-        found = outputs_as_loaded(_with_outputs(proto, unknown))
+        found = outputs_as_loaded(_with_outputs(proto, unknown), base_dir)
     except OptimizeError:
         return
     import onnx

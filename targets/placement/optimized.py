@@ -40,7 +40,9 @@ def optimize_level_1(proto: onnx.ModelProto, base_dir: Path | None) -> onnx.Mode
         return onnx.load(str(result), load_external_data=False)
 
 
-def outputs_as_loaded(proto: onnx.ModelProto) -> dict[str, tuple[str, tuple[int | str | None, ...]]]:
+def outputs_as_loaded(
+    proto: onnx.ModelProto, base_dir: Path | None
+) -> dict[str, tuple[str, tuple[int | str | None, ...]]]:
     """Type (`tensor(float)`) and shape of every graph output, as ONNX Runtime infers them without optimizing.
 
     Raises:
@@ -48,7 +50,7 @@ def outputs_as_loaded(proto: onnx.ModelProto) -> dict[str, tuple[str, tuple[int 
     """
     with tempfile.TemporaryDirectory(prefix="edgeq-placement-") as folder:
         source = Path(folder) / "model.onnx"
-        source.write_bytes(_hollow(proto, None, Path(folder)).SerializeToString())
+        source.write_bytes(_hollow(proto, base_dir, Path(folder)).SerializeToString())
         session = _open_session(source, _session_options("ORT_DISABLE_ALL"))
         return {value.name: (value.type, tuple(value.shape)) for value in session.get_outputs()}
 

@@ -108,7 +108,7 @@ def read_graph(proto: onnx.ModelProto, *, base_dir: Path | None = None) -> Graph
     tensors, protos = _split_constants(graph)
     overridable = {value.name for value in graph.input} if proto.ir_version >= 4 else set()
     inferred = infer_shapes(proto, protos, tensors)
-    fill_contrib_shapes(proto, inferred)
+    fill_contrib_shapes(proto, inferred, base_dir)
     dtypes, shapes = _types_and_shapes(inferred.graph, tensors)
     outputs = [value.name for value in graph.output]
     nodes = give_each_consumer_its_dq(_sorted_nodes(protos, opsets), outputs, dtypes, shapes)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import UnsupportedError
+from edgeq.targets.placement.model_view import GraphView
 from edgeq.targets.placement.optimized import OptimizeError, optimize_level_1
 from edgeq.targets.placement.predict import predictor_for, prepare
 from edgeq.targets.placement.read_model import ModelLike, infer_shapes, read_graph
@@ -103,22 +104,22 @@ def compare_with_usability_checker(
         partitions=info.num_partitions,
         verdict=info.suitability().name,
         ours=ours,
-        differences=_differences(ours, theirs, {node.name: node.outputs[0] for node in graph.nodes}),
+        differences=_differences(ours, theirs, graph),
     )
 
 
-def _differences(ours: Prediction, theirs: set[str], output_of: Mapping[str, str]) -> tuple[Difference, ...]:
+def _differences(ours: Prediction, theirs: set[str], graph: GraphView) -> tuple[Difference, ...]:
+    nodes = {node.name: node for node in graph.nodes}
     too_kind = [
         Difference(refused.node, refused.op, True, refused.reason)
         for refused in ours.refused
-        if output_of[refused.node] in theirs
+        if nodes[refused.node].outputs[0] in theirs
     ]
-    taken = [name for group in ours.partition_nodes for name in group]
-    copies = "/copy_"
+    taken = [nodes[name] for group in ours.partition_nodes for name in group]
     too_strict = [
-        Difference(name, name, False, _NOT_IN_TABLE)
-        for name in taken
-        if output_of[name] not in theirs and copies not in name
+        Difference(node.name, node.op_type, False, _NOT_IN_TABLE)
+        for node in taken
+        if node.outputs[0] not in theirs
     ]
     return (*too_kind, *too_strict)
 

@@ -165,7 +165,7 @@ def _dims_of_each(subjects: Sequence[_Subject], dims: Mapping[str, int]) -> list
     if unknown := sorted(set(dims) - everywhere):
         raise ConfigError(
             f"no variant has a free dimension `{unknown[0]}`; "
-            f"they have: {', '.join(sorted(everywhere)) or 'none'}"
+            f"they have: {', '.join(f'`{name}`' for name in sorted(everywhere)) or 'none'}"
         )
     return [{name: size for name, size in dims.items() if name in names} for names in known]
 

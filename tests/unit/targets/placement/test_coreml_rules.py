@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from edgeq.targets.placement import predict
 from edgeq.targets.placement.coreml import TRIVIAL_OPS
 from edgeq.targets.placement.coreml_rules import COREML_RULES

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from edgeq.targets.placement import predict
 from onnx import TensorProto, helper, numpy_helper
+
+from edgeq.targets.placement import predict
 
 S, D, H, F, VOCAB = 8, 16, 2, 32, 50
 DH = D // H

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from edgeq.targets.placement import predict
 
 F, U8, I8, I64 = np.float32, np.uint8, np.int8, np.int64

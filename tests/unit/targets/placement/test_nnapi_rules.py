@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from edgeq.targets.placement import predict
 from edgeq.targets.placement.nnapi_rules import NNAPI_RULES
 

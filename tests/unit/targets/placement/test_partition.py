@@ -7,12 +7,13 @@ from collections import defaultdict
 import numpy as np
 import onnx
 import pytest
-from edgeq.errors import EdgeqError
-from edgeq.targets.placement import predict
-from edgeq.targets.placement.read_model import read_graph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
+
+from edgeq.errors import EdgeqError
+from edgeq.targets.placement import predict
+from edgeq.targets.placement.read_model import read_graph
 
 F, U8, I64 = np.float32, np.uint8, np.int64
 W33 = np.ones((3, 3), F)
