@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
+
 from edgeq.errors import UnsupportedError
 from edgeq.targets.coreml.decisions import ActivationQuant, ComputeDtype, WeightDecision
 from edgeq.targets.coreml.known import Known
@@ -48,7 +49,7 @@ class Context:
     weights: Mapping[str, WeightDecision]
     activations: Mapping[str, ActivationQuant]
     length: Var | None = None
-    symbol: Any = None
+    symbols: dict[Any, tuple[int, ...]] = field(default_factory=dict)
     values: dict[ir.Value, Known | Var] = field(default_factory=dict)
     done: set[ir.Node] = field(default_factory=set)
     absorbed: dict[ir.Value, ir.Value] = field(default_factory=dict)
@@ -66,12 +67,19 @@ class Context:
         seen = self.values[value]
         if isinstance(seen, Known):
             return [array.shape for array in seen.per_length]
-        return [tuple(self._dim(dim, length) for dim in seen.shape) for length in self.lengths]
+        return [tuple(self._dim(dim, index) for dim in seen.shape) for index in range(len(self.lengths))]
 
-    def _dim(self, dim: Any, length: int) -> int:
+    def learn(self, var: Var, shapes: list[tuple[int, ...]]) -> Var:
+        """Remember what MIL's fresh symbols in `var`'s shape stand for at each sequence length."""
+        for dim, sizes in zip(var.shape, zip(*shapes, strict=True), strict=True):
+            if getattr(dim, "is_symbol", False):
+                self.symbols.setdefault(dim, sizes)
+        return var
+
+    def _dim(self, dim: Any, index: int) -> int:
         if isinstance(dim, (int, np.integer)):
             return int(dim)
-        bound = dim.subs({self.symbol: length})
+        bound = dim.subs({symbol: sizes[index] for symbol, sizes in self.symbols.items()})
         if bound.free_symbols:
             raise UnsupportedError(
                 f"dimension {dim} cannot be derived from the sequence length", hint="lower with one --seq-len"
@@ -100,41 +108,47 @@ class Context:
         return self.shared[key]
 
     def _cut(self, known: Known, dtype: str, name: str) -> Var:
-        """A value that grows with the sequence: stored at the longest, sliced at run time."""
-        if self._is_length(known):
-            return self.length
+        """A value that grows with the sequence: stored at the longest, a window of it taken at run time."""
+        if all(value.ndim == 0 for value in known.per_length):
+            return self.number([int(value) for value in known.per_length], name)
         longest = known.longest
-        for value in known.per_length:
-            window = tuple(slice(0, dim) for dim in value.shape)
-            if value.ndim != longest.ndim or not np.array_equal(value, longest[window]):
-                raise UnsupportedError(
-                    f"`{name}` changes with the sequence length in a way that slicing cannot express",
-                    hint="lower with one --seq-len",
-                )
-        shapes = [value.shape for value in known.per_length]
-        size = self.shape_operand(shapes, name)
-        whole = self.constant(Known.same(longest, len(self.lengths)), dtype, f"{name}_longest")
-        return self.mb.slice_by_size(
-            x=whole, begin=[0] * longest.ndim, size=size, name=safe_name(f"{name}_cut")
-        )
-
-    def _is_length(self, known: Known) -> bool:
-        scalars = all(value.ndim == 0 for value in known.per_length)
-        return scalars and [int(value) for value in known.per_length] == list(self.lengths)
-
-    def shape_operand(self, shapes: list[tuple[int, ...]], name: str) -> Any:
-        """A shape as a MIL operand: a literal when fixed, else built from the run-time sequence length."""
-        if len(set(shapes)) == 1:
-            return list(shapes[0])
-        axes = list(zip(*shapes, strict=True))
-        varying = [axis for axis, dims in enumerate(axes) if len(set(dims)) > 1]
-        if any(list(axes[axis]) != list(self.lengths) for axis in varying):
+        begins = [_window_in(longest, value) for value in known.per_length]
+        if any(begin is None for begin in begins):
             raise UnsupportedError(
-                f"`{name}` has a dimension that is not the sequence length itself: {shapes}",
+                f"`{name}` changes with the sequence length in a way that slicing cannot express",
                 hint="lower with one --seq-len",
             )
-        parts = [self.length if axis in varying else np.int32(dims[0]) for axis, dims in enumerate(axes)]
-        return self.mb.concat(values=parts, axis=0, name=safe_name(f"{name}_shape"))
+        begin = self.vector([begin for begin in begins if begin is not None], f"{name}_begin")
+        shapes = [value.shape for value in known.per_length]
+        size = self.vector(shapes, f"{name}_size")
+        whole = self.constant(Known.same(longest, len(self.lengths)), dtype, f"{name}_longest")
+        cut = self.mb.slice_by_size(x=whole, begin=begin, size=size, name=safe_name(f"{name}_cut"))
+        return self.learn(cut, shapes)
+
+    def vector(self, values: list[tuple[int, ...]], name: str) -> Any:
+        """Integers per sequence length as a MIL operand: a literal when fixed, else computed at run time."""
+        if len(set(values)) == 1:
+            return list(values[0])
+        columns = zip(*values, strict=True)
+        parts = [self.number(list(column), f"{name}_{axis}") for axis, column in enumerate(columns)]
+        return self.mb.concat(values=parts, axis=0, name=safe_name(name))
+
+    def number(self, values: list[int], name: str) -> Any:
+        """One integer per sequence length: fixed, the length itself, or `a * length + b`."""
+        if len(set(values)) == 1:
+            return np.int32(values[0])
+        slope, rest = divmod(values[1] - values[0], self.lengths[1] - self.lengths[0])
+        offset = values[0] - slope * self.lengths[0]
+        if rest or [slope * length + offset for length in self.lengths] != values:
+            raise UnsupportedError(
+                f"`{name}` is {values} at lengths {self.lengths}: not a multiple of them plus a constant",
+                hint="lower with one --seq-len",
+            )
+        key = ("number", slope, offset)
+        if key not in self.shared:
+            scaled = self.length if slope == 1 else self.mb.mul(x=self.length, y=np.int32(slope))
+            self.shared[key] = self.mb.add(x=scaled, y=np.int32(offset)) if offset else scaled
+        return self.shared[key]
 
     def to_dtype(self, value: Array, dtype: str, name: str) -> Array:
         """An array in a MIL dtype, kept inside what float16 and int32 can hold."""
@@ -155,6 +169,18 @@ class Context:
             )
             value = np.where(beyond, np.where(value < 0, MASK_FLOOR, -MASK_FLOOR), value)
         return np.asarray(value.astype(np.float16))
+
+
+def _window_in(whole: Array, part: Array) -> tuple[int, ...] | None:
+    """Where `part` lies in `whole`: at the start, in the middle or at the end of every axis; None if nowhere."""
+    if part.ndim != whole.ndim:
+        return None
+    spare = [big - small for big, small in zip(whole.shape, part.shape, strict=True)]
+    for begin in ([0] * whole.ndim, [room // 2 for room in spare], spare):
+        window = tuple(slice(start, start + size) for start, size in zip(begin, part.shape, strict=True))
+        if np.array_equal(whole[window], part):
+            return tuple(begin)
+    return None
 
 
 def _int32(value: Array, name: str) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
 from edgeq.errors import ConfigError, UnsupportedError
 from edgeq.graph.canonical import BATCH, SEQUENCE
 from edgeq.targets.coreml.backend import coremltools, deployment_target, quiet, to_package
@@ -142,7 +143,9 @@ def _build(
 
     Builder.name_count.clear()  # names must not depend on what this process lowered before
     symbol = get_new_symbol() if len(lengths) > 1 else None
-    context = Context(Builder, ios, lengths, precision, fp32_nodes, weights, activations, symbol=symbol)
+    context = Context(Builder, ios, lengths, precision, fp32_nodes, weights, activations)
+    if symbol is not None:
+        context.symbols[symbol] = lengths
     placeholders = {
         value.name: _placeholder(Builder, value, symbol or lengths[0]) for value in model.graph.inputs
     }
@@ -200,17 +203,18 @@ def _bind_inputs(context: Context, model: ir.Model, function: Any) -> None:
         if value.const_value is None:
             raise UnsupportedError(f"initializer `{name}` has no data")
         context.values[value] = Known.same(value.const_value.numpy(), count, name)
-    if context.symbol is not None:
+    if context.symbols:
         context.length = _run_time_length(context, function)
 
 
 def _run_time_length(context: Context, function: Any) -> Var:
     """The current sequence length, read off the first input that has it."""
+    symbol = next(iter(context.symbols))
     for var in function.inputs.values():
-        if context.symbol in var.shape:
+        if symbol in var.shape:
             shape = context.mb.shape(x=var, name="input_shape")
             return context.mb.gather(
-                x=shape, indices=np.int32(var.shape.index(context.symbol)), axis=0, name="sequence_length"
+                x=shape, indices=np.int32(var.shape.index(symbol)), axis=0, name="sequence_length"
             )
     raise UnsupportedError("several sequence lengths were asked for, and no input has a sequence axis")
 

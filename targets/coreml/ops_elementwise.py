@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import reduce
 
 import numpy as np
+
 from edgeq.errors import UnsupportedError
 from edgeq.targets.coreml.context import FP16_SMALLEST_NORMAL, Var, dtype_of, is_float
 from edgeq.targets.coreml.site import Site

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+
 from edgeq.errors import UnsupportedError
 from edgeq.targets.coreml.context import Context, Var
 from edgeq.targets.coreml.decisions import ActivationQuant, equalization_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from edgeq.errors import UnsupportedError
 from edgeq.targets.coreml.context import FP16_SMALLEST, Var, dtype_of
 from edgeq.targets.coreml.ops_elementwise import Lowering, identity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from edgeq.errors import UnsupportedError
 from edgeq.targets.coreml.context import Var, dtype_of
 from edgeq.targets.coreml.decisions import equalization_of
@@ -13,6 +14,7 @@ from edgeq.targets.coreml.weights import row_weight
 from edgeq.types import Array
 
 Shape = tuple[int, ...]
+Bound = tuple[int, int, int, bool]
 
 
 def reshape_to(site: Site, x: Var, shapes: list[Shape]) -> Var:
@@ -21,8 +23,9 @@ def reshape_to(site: Site, x: Var, shapes: list[Shape]) -> Var:
     if len(varying) == 1:
         target = list(shapes[0])
         target[varying[0]] = -1
-        return site.mb.reshape(x=x, shape=target, name=site.name)
-    return site.mb.reshape(x=x, shape=site.context.shape_operand(shapes, site.name), name=site.name)
+    else:
+        target = site.context.vector(shapes, site.name)
+    return site.context.learn(site.mb.reshape(x=x, shape=target, name=site.name), shapes)
 
 
 def reshape(site: Site) -> Var:
@@ -108,24 +111,43 @@ def _same(site: Site, dims: list[int]) -> int:
 
 
 def slice_(site: Site) -> Var:
-    """Slice along any axes with positive steps; an end at the dimension's edge follows it."""
-    rank = site.rank()
+    """Slice along any axes with positive steps; places that move with the sequence are computed at run time."""
     bounds = [_bounds(site, index, dims) for index, dims in enumerate(site.dims())]
     begin, end, stride, edge = (list(column) for column in zip(*bounds[0], strict=True))
-    for other in bounds[1:]:
-        moved = [axis for axis in range(rank) if other[axis] != bounds[0][axis]]
-        if any(not (other[a][3] and edge[a]) or other[a][0] != begin[a] for a in moved):
-            raise UnsupportedError(
-                f"{site.where} cuts at a place that varies", hint="lower with one --seq-len"
-            )
     if all(edge) and not any(begin) and set(stride) == {1}:
         return identity(site)
+    if any(_moves(here, first) for other in bounds[1:] for here, first in zip(other, bounds[0], strict=True)):
+        return _moving_slice(site, bounds)
+    # An axis that is open on both sides keeps its name in MIL's shape inference.
     return site.mb.slice_by_index(
-        x=site.var(0), begin=begin, end=end, stride=stride, end_mask=edge, name=site.name
+        x=site.var(0),
+        begin=begin,
+        end=end,
+        stride=stride,
+        begin_mask=[start == 0 for start in begin],
+        end_mask=edge,
+        name=site.name,
     )
 
 
-def _bounds(site: Site, index: int, dims: Shape) -> list[tuple[int, int, int, bool]]:
+def _moves(here: Bound, first: Bound) -> bool:
+    """Whether a bound differs between sequence lengths other than by following the edge."""
+    return here != first and not (here[3] and first[3] and here[0] == first[0])
+
+
+def _moving_slice(site: Site, bounds: list[list[Bound]]) -> Var:
+    if any(step != 1 for axes in bounds for _, _, step, _ in axes):
+        raise UnsupportedError(f"{site.where} steps over places that vary", hint="lower with one --seq-len")
+    begin = site.context.vector([tuple(b[0] for b in axes) for axes in bounds], f"{site.name}_begin")
+    shapes = [tuple(b[1] - b[0] for b in axes) for axes in bounds]
+    to_edge = [all(axes[axis][3] for axes in bounds) for axis in range(site.rank())]
+    sizes = [tuple(-1 if open_ else n for n, open_ in zip(s, to_edge, strict=True)) for s in shapes]
+    size = site.context.vector(sizes, f"{site.name}_size")
+    cut = site.mb.slice_by_size(x=site.var(0), begin=begin, size=size, name=site.name)
+    return site.context.learn(cut, shapes)
+
+
+def _bounds(site: Site, index: int, dims: Shape) -> list[Bound]:
     """`(begin, end, step, whether it ends at the edge)` per axis at one sequence length."""
     starts, ends = (site.knowns(i)[index].reshape(-1) for i in (1, 2))
     axes = site.knowns(3)[index].reshape(-1) if site.has(3) else np.arange(len(starts))
@@ -181,6 +203,7 @@ def _pick(site: Site, axis: int, index: int) -> Var:
         x=site.var(0),
         begin=[index if this else 0 for this in here],
         end=[index + 1 if this else 0 for this in here],
+        begin_mask=[not this for this in here],
         end_mask=[not this for this in here],
         squeeze_mask=here,
         name=site.name,
@@ -223,11 +246,9 @@ def tile(site: Site) -> Var:
 
 def _tile(site: Site, x: Var, reps: list[Shape]) -> Var:
     if dtype_of(x) == "bool":
-        whole = site.mb.tile(
-            x=site.context.cast(x, "int32"), reps=site.context.shape_operand(reps, site.name)
-        )
+        whole = site.mb.tile(x=site.context.cast(x, "int32"), reps=site.context.vector(reps, site.name))
         return site.mb.cast(x=whole, dtype="bool", name=site.name)
-    return site.mb.tile(x=x, reps=site.context.shape_operand(reps, site.name), name=site.name)
+    return site.mb.tile(x=x, reps=site.context.vector(reps, site.name), name=site.name)
 
 
 def pad(site: Site) -> Var:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from edgeq.errors import ConfigError
 from edgeq.types import Array, FloatArray
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from edgeq.errors import UnsupportedError
 from edgeq.quantize.plan import LinearDecision, QuantizationPlan
 from edgeq.quantize.sites import find_sites

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
 from edgeq.errors import UnsupportedError
 from edgeq.targets.coreml.context import Context, Var, dtype_of, is_float, safe_name
 from edgeq.targets.coreml.known import Known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from edgeq.errors import UnsupportedError
 from edgeq.numerics import affine_params, quantize_affine, round_scale_fp16, symmetric_scale
 from edgeq.targets.coreml.context import Context, Var, safe_name

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+
 from edgeq.errors import IntegrityError
 from edgeq.types import Array
 

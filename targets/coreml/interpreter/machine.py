@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
 from edgeq.errors import DataError, IntegrityError, UnsupportedError
 from edgeq.targets.coreml.interpreter.ops_layout import LAYOUT
 from edgeq.targets.coreml.interpreter.ops_math import MATH, Operator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from edgeq.errors import UnsupportedError
 from edgeq.targets.coreml.interpreter.blob import unpack_lsb_first
 from edgeq.targets.coreml.interpreter.ops_math import Operator, one

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+
 from edgeq.errors import UnsupportedError
 from edgeq.types import Array
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+
 from edgeq.errors import IntegrityError, UnsupportedError
 from edgeq.files import contained_path
 from edgeq.targets.coreml.interpreter import wire

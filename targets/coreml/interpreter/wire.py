@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
+
 from edgeq.errors import IntegrityError
 from edgeq.types import Array
 
