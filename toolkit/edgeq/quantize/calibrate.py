@@ -133,13 +133,11 @@ def calibrate(
     finished = cache.load(key)
     if finished is not None:
         return finished
-    before = cache.load_checkpoint(key)
-    if before is not None and before.batches >= len(batches):
-        finished = before
-    else:
-        keeper = _checkpointer(cache, key, checkpoint_seconds)
-        rest = batches.after(before.batches if before else 0)
-        finished = run_over(rest, resume_from=before, on_batch=keeper)
+    finished = cache.load_checkpoint(key)
+    done = finished.batches if finished else 0
+    if finished is None or done < len(batches):
+        keep = _checkpointer(cache, key, checkpoint_seconds)
+        finished = run_over(batches.after(done), resume_from=finished, on_batch=keep)
     cache.store(key, finished)
     return finished
 

@@ -1,7 +1,7 @@
 """A quantization range from a histogram: min-max, percentile, least squared error, least divergence.
 
 Every function returns `(lo, hi)` with `lo <= 0 <= hi`, because a quantized tensor must hold zero exactly
-(padding, ReLU). A range never exceeds the values seen.
+(padding, ReLU). A range never reaches beyond the values seen (a symmetric one: beyond the largest magnitude).
 """
 
 from __future__ import annotations
