@@ -45,7 +45,9 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     shards = sorted(set(read_json(found).get("weight_map", {}).values()))
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing or not shards:
-        raise ModelError(f"`{found}` lists {len(shards)} files, of which {missing} are missing")
+        raise ModelError(
+            f"`{found}` lists {len(shards)} files, of which missing: {', '.join(missing) or 'all'}"
+        )
     return (found, *(folder / name for name in shards))
 
 

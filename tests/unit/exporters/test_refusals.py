@@ -1,0 +1,297 @@
+"""Bad input: each one a clear error before long work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeq.errors import ConfigError, EdgeqError, ExitCode, MissingExtraError, ModelError
+from edgeq.exporters import ARCHITECTURES, inspect_model, load_model, sample_model_path
+from edgeq.exporters.checkpoint import load_encoder
+from edgeq.types import Task
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path) -> Path:
+    """A copy of a tiny BERT that a test may damage."""
+    return Path(shutil.copytree(tiny_model("bert", Task.FEATURE_EXTRACTION), tmp_path / "model"))
+
+
+def edit_config(folder: Path, **changes) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def refused(model, match: str, **options) -> EdgeqError:
+    """The refusal of a model; both verbs must give it."""
+    with pytest.raises(EdgeqError, match=match) as found:
+        load_model(model, **options)
+    assert found.value.exit_code == ExitCode.USER
+    return found.value
+
+
+def test_a_good_model_is_not_refused(folder):
+    """The negative twin of this file."""
+    facts = inspect_model(folder)
+    assert facts.is_supported
+    assert facts.require_supported() is facts
+    assert (facts.architecture, facts.task) == ("bert", Task.FEATURE_EXTRACTION)
+    assert Task.SENTENCE_EMBEDDING not in facts.tasks
+
+
+def test_missing_folder(tmp_path):
+    assert "there is no folder" in refused(tmp_path / "nowhere", "nowhere").message
+    refused("./nowhere/at/all", "there is no folder")
+
+
+def test_a_file_in_place_of_a_folder(folder):
+    refused(folder / "config.json", "is a file, expected a model folder")
+
+
+def test_unknown_name_without_a_network(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(*_, **__):
+        raise LocalEntryNotFoundError("no network, nothing cached")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    error = refused("someone/some-model", "the Hub cannot be reached")
+    assert error.hint is not None
+    assert "name its folder" in error.hint
+
+
+def test_a_hub_model_is_taken_from_its_snapshot(monkeypatch, folder):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(repo_id, *, revision, allow_patterns):
+        asked.append((repo_id, revision, "*.safetensors" in allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    facts = inspect_model("someone/some-model", revision="v1")
+    assert facts.architecture == "bert"
+    # Looking at a model must not download its weights.
+    assert asked == [("someone/some-model", "v1", False)]
+
+
+def test_folder_without_config(folder):
+    (folder / "config.json").unlink()
+    refused(folder, r"has no config\.json")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"hidden_size": 3}'])
+def test_a_config_that_is_not_a_transformer(folder, text):
+    (folder / "config.json").write_text(text)
+    refused(folder, r"config\.json")
+
+
+def test_unsupported_architecture_is_named_with_the_list(folder):
+    edit_config(folder, model_type="roberto", architectures=["RobertoModel"])
+    error = refused(folder, "architecture `roberto` is not supported")
+    assert all(name in error.message for name in ARCHITECTURES)
+    assert error.hint is not None
+    assert "did you mean roberta" in error.hint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architectures": ["BertLMHeadModel"]},
+        {"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+        {"is_encoder_decoder": True},
+        {"is_decoder": True},
+    ],
+)
+def test_a_decoder(folder, changes):
+    edit_config(folder, **changes)
+    refused(folder, "generates text, expected a text encoder")
+
+
+def test_code_of_its_own(folder):
+    edit_config(folder, auto_map={"AutoModel": "modeling.MyModel"})
+    refused(folder, "needs code of its own .*AutoModel")
+
+
+def test_a_quantized_checkpoint(folder):
+    edit_config(folder, quantization_config={"quant_method": "gptq"})
+    refused(folder, r"already quantized \(gptq\)")
+
+
+def test_unknown_head(folder):
+    edit_config(folder, architectures=["BertForMultipleChoice"])
+    error = refused(folder, "BertForMultipleChoice")
+    assert error.hint == "export its encoder with --task feature-extraction"
+    assert inspect_model(folder, task="feature-extraction").is_supported
+
+
+def test_unknown_task(folder):
+    error = refused(folder, "unknown task `fill-masks`", task="fill-masks")
+    assert isinstance(error, ConfigError)
+    assert error.hint == "--task fill-mask"
+
+
+def test_a_task_of_another_kind(folder):
+    refused(folder, "cannot be exported for text-generation", task="text-generation")
+    refused(folder, r"has no modules\.json", task="sentence-embedding")
+
+
+def test_a_task_whose_head_was_not_trained(folder):
+    refused(folder, "no weights for .* classifier.bias", task="sequence-classification")
+
+
+def test_a_missing_pooler_is_no_loss_to_an_encoder(folder):
+    from safetensors.numpy import load_file, save_file
+
+    tensors = {k: v for k, v in load_file(folder / "model.safetensors").items() if not k.startswith("pooler")}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    load_encoder(folder, ARCHITECTURES["bert"], Task.FEATURE_EXTRACTION)
+
+
+def test_a_missing_layer(folder):
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["encoder.layer.1.output.dense.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(folder, r"encoder\.layer\.1\.output\.dense\.weight")
+
+
+def test_no_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+    refused(folder, "has no tokenizer")
+
+
+def test_a_broken_tokenizer(folder):
+    (folder / "tokenizer.json").write_text('{"model": ')
+    refused(folder, "tokenizer .* cannot be loaded")
+
+
+def test_a_tokenizer_that_runs_in_python_only(folder, monkeypatch):
+    import transformers
+
+    class Slow:
+        is_fast = False
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: Slow())
+    refused(folder, "runs in Python only")
+
+
+def test_a_vocabulary_is_converted(folder):
+    """A folder from before tokenizer.json: vocab.txt of BERT."""
+    tokens = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("\n".join(sorted(tokens, key=tokens.__getitem__)))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    from edgeq.exporters.tokenizer import load_tokenizer, text_preprocessor
+
+    preprocessor = text_preprocessor(load_tokenizer(folder), max_length=16, input_names=["input_ids"])
+    assert preprocessor.tokens("an owl") == ["[CLS]", "a", "##n", "o", "##w", "##l", "[SEP]"]
+
+
+def test_no_weights(folder):
+    (folder / "model.safetensors").unlink()
+    refused(folder, "no weights in")
+
+
+@pytest.mark.parametrize("keep", [4, 500, -1])
+def test_truncated_weights(folder, keep):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    refused(folder, "corrupted or truncated")
+
+
+def test_weights_of_another_kind(folder):
+    (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    refused(folder, "corrupted or truncated")
+
+
+def test_a_shard_that_is_missing(folder):
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "model-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(folder, r"lists 1 files, of which missing: model-00001\.safetensors")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_numbers(folder, value):
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["encoder.layer.0.output.dense.weight"][3, 5] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(folder, r"encoder\.layer\.0\.output\.dense\.weight .* NaN or Inf in 1 of 2048")
+
+
+def test_pickled_weights_are_read_as_data(folder):
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    load_encoder(folder, ARCHITECTURES["bert"], Task.FEATURE_EXTRACTION)
+
+
+def test_pickled_code_is_not_run(folder, tmp_path):
+    import pickle
+
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "trapped",))
+
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Trap()}))
+    refused(folder, "cannot load")
+    assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize("seq_len", [0, -3, 65, 10**9])
+def test_a_sequence_beyond_the_positions(folder, seq_len):
+    error = refused(folder, "the model has positions for 1 to 64 tokens", seq_len=seq_len)
+    assert isinstance(error, ConfigError)
+
+
+def test_roberta_has_fewer_positions_than_rows(tiny_model):
+    refused(tiny_model("roberta", Task.FEATURE_EXTRACTION), "1 to 64 tokens", seq_len=65)
+
+
+def test_the_sample_without_its_package(monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match="samples"):
+        sample_model_path()
+
+
+def test_exporting_without_torch(monkeypatch, folder):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
+    with pytest.raises(MissingExtraError, match="export"):
+        load_model(folder)
+    assert inspect_model(folder).is_supported
+
+
+def test_a_refusal_comes_before_torch_is_imported(folder):
+    """Looking at a model is cheap."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from edgeq.exporters import inspect_model; "
+        f"assert inspect_model({str(folder)!r}).is_supported; "
+        "assert not {'torch', 'transformers', 'onnx_ir', 'onnxruntime'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_refusals_are_model_errors():
+    assert issubclass(ModelError, EdgeqError)
+    assert ModelError("x").exit_code == ExitCode.USER
