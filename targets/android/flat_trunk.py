@@ -1,7 +1,7 @@
 """Linear layers as 2-D Gemms, and a trunk that stays 2-D between them.
 
-NNAPI refuses MatMul of rank 3 by rank 2. Wrapping each in Reshape, Gemm, Reshape would work; carrying `[sequence, hidden]`
-through the element-wise operators in between needs almost no Reshape at all.
+NNAPI refuses MatMul of rank 3 by rank 2. Wrapping each in Reshape, Gemm, Reshape would work; carrying
+`[sequence, hidden]` through the element-wise operators in between needs almost no Reshape at all.
 """
 
 from __future__ import annotations
@@ -9,11 +9,35 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph.edit import Editor, constant_of
+from edgeq.graph.edit import Editor, constant_of, static_shape
 from edgeq.types import Array
 
 ELEMENTWISE = frozenset(
-    ["Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Neg", "Abs", "Exp", "Log", "Sqrt", "Erf", "Tanh", "Sigmoid", "Relu", "Gelu", "LayerNormalization", "Reciprocal", "Clip", "HardSigmoid", "LeakyRelu", "Elu"]
+    [
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Max",
+        "Min",
+        "Pow",
+        "Neg",
+        "Abs",
+        "Exp",
+        "Log",
+        "Sqrt",
+        "Erf",
+        "Tanh",
+        "Sigmoid",
+        "Relu",
+        "Gelu",
+        "LayerNormalization",
+        "Reciprocal",
+        "Clip",
+        "HardSigmoid",
+        "LeakyRelu",
+        "Elu",
+    ]
 )
 """Operators that act on each element, or on the last axis, so that leading axes may be merged."""
 
@@ -47,16 +71,17 @@ class _Flattener:
     def _linear(self, node: ir.Node) -> None:
         """MatMul with a constant matrix (and the Add of its bias) as one Gemm."""
         data, weight = node.inputs[0], node.inputs[1]
-        rows = self._rows(data, node)  # type: ignore[arg-type]
+        assert data is not None and weight is not None
+        rows = self._rows(data, node)
         bias, output = _bias(node)
         inputs = [rows, weight] if bias is None else [rows, weight, bias]
-        shape = ir.Shape([rows.shape[0], weight.shape[1]])  # type: ignore[index,union-attr]
+        shape = ir.Shape([static_shape(rows)[0], static_shape(weight)[1]])
         name = str(node.name)
         node.name = f"{name}.matmul"
         product = self.editor.op("Gemm", inputs, name, before=node, shape=shape)
         self.converted.add(node)
         if bias is not None:
-            self.converted.add(output.producer())  # type: ignore[arg-type]
+            self.converted.update(filter(None, [output.producer()]))
         if len(output.shape or ()) == 2:
             self.editor.replace(output, product)
         else:
@@ -66,7 +91,7 @@ class _Flattener:
         """`[rows, channels]` of an activation: its flat twin, itself, or a new Reshape."""
         if value in self.flat:
             return self.flat[value]
-        dims = _dims(value)
+        dims = static_shape(value)
         if len(dims) == 2:
             return value
         source = value
@@ -82,7 +107,7 @@ class _Flattener:
 
     def _elementwise(self, node: ir.Node) -> None:
         output = node.outputs[0]
-        dims = _dims(output)
+        dims = static_shape(output)
         if len(dims) != 3 or dims[0] != 1 or not any(value in self.flat for value in node.inputs):
             return
         inputs = [self._operand(value, dims) for value in node.inputs]
@@ -110,7 +135,7 @@ class _Flattener:
         data = constant_of(value)
         if data is not None:
             return value if data.ndim < 2 else self._constant_rows(value, data)
-        shape = _dims(value)
+        shape = static_shape(value)
         if len(shape) == 3 and shape[0] == 1:
             target = self.editor.constant(np.array(shape[1:], np.int64), f"{value.name}.rows.shape")
             before = next(node for node in self.model.graph if value in node.inputs)
@@ -130,7 +155,9 @@ class _Flattener:
         """A Reshape depends on element order only: read the flat twin instead."""
         value = node.inputs[0]
         if value in self.flat:
-            shape = self.editor.constant(np.array(_dims(node.outputs[0]), np.int64), f"{node.name}.shape")
+            shape = self.editor.constant(
+                np.array(static_shape(node.outputs[0]), np.int64), f"{node.name}.shape"
+            )
             node.replace_input_with(0, self.flat[value])
             node.replace_input_with(1, shape)
             node.attributes.pop("allowzero", None)
@@ -148,14 +175,14 @@ class _Flattener:
             producer = value.producer()
             if producer not in self.converted or (not readers and not value.is_graph_output()):
                 continue
-            shape = self.editor.constant(np.array(_dims(value), np.int64), f"{value.name}.shape")
+            shape = self.editor.constant(np.array(static_shape(value), np.int64), f"{value.name}.shape")
             before = readers[0] if readers else producer
             restored = self.editor.op(
                 "Reshape",
                 [rows, shape],
                 f"{value.name}.batched",
                 before=before,
-                shape=value.shape,  # type: ignore[arg-type]
+                shape=value.shape,
             )
             self.editor.replace(value, restored)
 
@@ -176,8 +203,3 @@ def _bias(node: ir.Node) -> tuple[ir.Value | None, ir.Value]:
         if data is not None and data.ndim == 1:
             return other, users[0].outputs[0]
     return None, product
-
-
-def _dims(value: ir.Value) -> list[int]:
-    assert value.shape is not None, f"`{value.name}` has no shape"
-    return [int(dim) for dim in value.shape]  # type: ignore[arg-type]

@@ -5,13 +5,14 @@ The forms avoid what ONNX Runtime's level-1 optimizer would fuse back (Pow in a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 from edgeq.errors import UnsupportedError
-from edgeq.graph.edit import Editor, attribute, constant_of
+from edgeq.graph.edit import Editor, attribute, constant_of, static_shape
 
 Rewrite = Callable[[Editor, ir.Node], "ir.Value | None"]
 """Returns the value that replaces the node's output, or None to leave the node alone."""
@@ -63,7 +64,7 @@ class _Writer:
 
     def mean(self, value: ir.Value, axes: list[int], part: str, *, keepdims: bool = True) -> ir.Value:
         """ReduceMean in its opset-13 form, with `axes` as an attribute."""
-        dims = [int(dim) for dim in value.shape or ()]  # type: ignore[arg-type]
+        dims = static_shape(value)
         axes = sorted(axis % len(dims) for axis in axes)
         kept = [1 if axis in axes else dim for axis, dim in enumerate(dims)]
         shape = kept if keepdims else [dim for axis, dim in enumerate(dims) if axis not in axes]
@@ -104,7 +105,9 @@ def _gelu(editor: Editor, node: ir.Node) -> ir.Value:
 
 def _reduce_axes(node: ir.Node) -> list[int]:
     axes = constant_of(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "axes", None)
-    rank = len(node.inputs[0].shape)  # type: ignore[union-attr,arg-type]
+    x = node.inputs[0]
+    assert x is not None
+    rank = len(static_shape(x))
     return list(range(rank)) if axes is None else [int(axis) for axis in np.atleast_1d(axes)]
 
 
@@ -112,7 +115,7 @@ def _reduced(node: ir.Node) -> tuple[ir.Value, list[int], bool, float]:
     x = node.inputs[0]
     assert x is not None and x.shape is not None
     axes = _reduce_axes(node)
-    count = float(np.prod([int(x.shape[axis]) for axis in axes]))  # type: ignore[arg-type]
+    count = float(math.prod(static_shape(x)[axis] for axis in axes))
     return x, axes, bool(attribute(node, "keepdims", 1)), count
 
 
@@ -152,7 +155,7 @@ def _expand(editor: Editor, node: ir.Node) -> ir.Value:
     assert x is not None
     if not output.is_graph_output() and all(_broadcasts(user, output) for user in output.consumers()):
         return x
-    ones = editor.constant(np.ones([int(dim) for dim in output.shape or ()], np.float32), f"{node.name}.ones")  # type: ignore[arg-type]
+    ones = editor.constant(np.ones(static_shape(output), np.float32), f"{node.name}.ones")
     return _Writer(editor, node)("Mul", x, ones, part="product", shape=output.shape)
 
 
@@ -169,7 +172,7 @@ def _broadcasts(user: ir.Node, expanded: ir.Value) -> bool:
 def _as_reshape(editor: Editor, node: ir.Node) -> ir.Value:
     """Squeeze, Unsqueeze and Flatten: their QDQ groups are refused, Reshape's is not."""
     output = node.outputs[0]
-    target = [int(dim) for dim in output.shape or ()]  # type: ignore[arg-type]
+    target = static_shape(output)
     shape = editor.constant(np.array(target, np.int64), f"{node.name}.shape")
     return editor.op(
         "Reshape", [node.inputs[0], shape], f"{node.name}.reshape", before=node, shape=output.shape
@@ -183,15 +186,15 @@ def _gather(editor: Editor, node: ir.Node) -> ir.Value | None:
     if index is None or index.ndim != 0 or data is None or data.shape is None or data.const_value is not None:
         return None
     axis = attribute(node, "axis", 0) % len(data.shape)
-    start = int(index) % int(data.shape[axis])  # type: ignore[arg-type]
+    start = int(index) % int(data.shape[axis])
     name = node.name
     bounds = [
         editor.constant(np.array([number], np.int64), f"{name}.{part}")
         for part, number in (("start", start), ("end", start + 1), ("axis", axis), ("step", 1))
     ]
-    kept = [1 if dim == axis else int(size) for dim, size in enumerate(data.shape)]  # type: ignore[arg-type]
+    kept = [1 if dim == axis else size for dim, size in enumerate(static_shape(data))]
     row = editor.op("Slice", [data, *bounds], f"{name}.slice", before=node, shape=ir.Shape(kept))
-    target = editor.constant(np.array([int(dim) for dim in output.shape or ()], np.int64), f"{name}.shape")  # type: ignore[arg-type]
+    target = editor.constant(np.array(static_shape(output), np.int64), f"{name}.shape")
     return editor.op("Reshape", [row, target], f"{name}.reshape", before=node, shape=output.shape)
 
 
@@ -221,7 +224,7 @@ def _split(editor: Editor, node: ir.Node) -> None:
     """The opset-13 form: sizes as an input, no `num_outputs`."""
     if len(node.inputs) < 2 or node.inputs[1] is None:
         axis = attribute(node, "axis", 0)
-        sizes = [int(value.shape[axis]) for value in node.outputs]  # type: ignore[index,arg-type]
+        sizes = [static_shape(value)[axis] for value in node.outputs]
         node.resize_inputs(2)
         node.replace_input_with(1, editor.constant(np.array(sizes, np.int64), f"{node.name}.sizes"))
     node.attributes.pop("num_outputs", None)

@@ -1,7 +1,8 @@
 """Static int8 in the only form NNAPI takes: Q, DQ, Gemm with per-tensor weights and int32 bias, Q, DQ.
 
-NNAPI allows one scale per weight and insists on a quantized output. A per-channel Mul behind the output makes both limits
-harmless: `y = c * (x @ (W / c) + b / c)`, so every output channel gets its own grid although the Gemm has one.
+NNAPI allows one scale per weight and insists on a quantized output. A per-channel Mul behind the output makes
+both limits harmless: `y = c * (x @ (W / c) + b / c)`, so every output channel has
+its own grid although the Gemm has one.
 """
 
 from __future__ import annotations
@@ -161,7 +162,8 @@ def channel_scale(weight: Array, low: FloatArray, high: FloatArray, output_share
     reach = np.maximum(reach, reach.max() * 1e-4 + 1e-12)
     width = np.maximum(width, width.max() * 1e-4 + 1e-12)
     log_scale = output_share * np.log(reach) + (1 - output_share) * np.log(width)
-    return np.exp(log_scale - log_scale.mean()).astype(np.float32)
+    scale: FloatArray = np.exp(log_scale - log_scale.mean()).astype(np.float32)
+    return scale
 
 
 def quantize_tables(model: ir.Model, names: Sequence[str]) -> ir.Model:

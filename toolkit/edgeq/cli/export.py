@@ -154,9 +154,8 @@ def _plan_json(plan: ExportPlan) -> dict[str, Any]:
 def _print(out: Any, results: list[TargetResult]) -> None:
     from edgeq.pipeline.summary import result_json, summary_table
 
-    out.result({"bundles": [result_json(result) for result in results]})
     for result in results:
         title, columns, rows = summary_table(result)
-        out.table(title, columns, rows)
-    for result in results:
-        out.notice(f"bundle: {result.bundle.path}" + (f" and {result.archive}" if result.archive else ""))
+        out.report(title, columns, rows)
+    paths = [path for result in results for path in (result.bundle.path, result.archive) if path is not None]
+    out.result({"bundles": [result_json(result) for result in results]}, "\n".join(map(str, paths)))

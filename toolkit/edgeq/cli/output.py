@@ -7,17 +7,23 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+PIPE_WIDTH = 160
+"""Columns of a table that no terminal limits."""
 
 
-def stderr_console() -> Console:
+def stderr_console(width: int | None = None) -> Console:
     """A console on stderr; plain text without a terminal or with NO_COLOR."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return Console(
+        stderr=True, highlight=False, soft_wrap=width is None and not sys.stderr.isatty(), width=width
+    )
 
 
 def print_error(message: str, hint: str | None) -> None:
@@ -59,25 +65,18 @@ class Out:
             print(text)
 
     def table(self, title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table for people, on stdout; numbers (cells that start with a digit or sign) align right.
+        """The answer of a command that was asked for a listing, on stdout; with --json `result` carries it."""
+        if not self.json_mode and not self.quiet:
+            from rich.console import Console
 
-        With --json it is not printed: the document of `result` carries the same data.
-        """
-        if self.json_mode or self.quiet:
-            return
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
+            width = None if sys.stdout.isatty() else PIPE_WIDTH
+            Console(highlight=False, width=width).print(_table(title, columns, rows))
 
-        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-        for index, column in enumerate(columns):
-            cells = [row[index] for row in rows]
-            numeric = bool(cells) and all(not cell or cell[:1] in "0123456789+-.<>~" for cell in cells)
-            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(_escape(cell) for cell in row))
-        width = None if sys.stdout.isatty() else 132
-        Console(highlight=False, width=width).print(table)
+    def report(self, title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table that tells how work went, on stderr: stdout is left to the work's result."""
+        if not self.quiet:
+            console = self.console if self.console.is_terminal else stderr_console(PIPE_WIDTH)
+            console.print(_table(title, columns, rows))
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
@@ -107,7 +106,7 @@ class Progress:
             disable=not self._live,
         )
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
@@ -151,6 +150,21 @@ class Stage:
         """Move the bar by `count`."""
         self.done += count
         self._progress._advance(self._task, count)
+
+
+def _table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Numbers (cells that start with a digit or sign) align right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        cells = [row[index] for row in rows]
+        numeric = bool(cells) and all(not cell or cell[:1] in "0123456789+-.<>~" for cell in cells)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_escape(cell) for cell in row))
+    return table
 
 
 def _escape(text: str) -> str:

@@ -67,36 +67,34 @@ def validate(
 
 
 def _print(out: Any, report: ValidationReport) -> None:
-    out.result(report.to_json())
-    rows = [
-        (
-            variant.id,
-            output,
-            f"{metrics['cosine_mean']:.4f}",
-            f"{metrics['cosine_min']:.4f}",
-            f"{metrics['sqnr_db']:.1f}",
-            f"{metrics['max_abs']:.3g}",
-            f"{metrics['top1_agreement']:.1%}" if "top1_agreement" in metrics else "-",
-            f"{variant.drift[output]:.2g}",
-            str(variant.verification),
-            "passed" if all(gate.passed for gate in variant.gates if gate.output == output) else "FAILED",
-        )
-        for variant in report.variants
-        for output, metrics in variant.outputs.items()
-    ]
-    columns = (
-        "variant",
-        "output",
-        "cosine mean",
-        "min",
-        "SQNR dB",
-        "max-abs",
-        "top-1",
-        "from recorded",
-        "verification",
-        "gates",
-    )
-    source = report.variants[0].source
-    out.table(f"against the original, on {source}", columns, rows)
+    for output in report.variants[0].outputs:
+        title = f"`{output}` against the original, on {report.variants[0].source}"
+        out.report(title, ("", *(variant.id for variant in report.variants)), _rows(report, output))
     for name, reason in report.skipped.items():
         out.notice(f"{name} was not executed: {reason}")
+    out.result(report.to_json(), "passed" if report.passed else "failed")
+
+
+def _rows(report: ValidationReport, output: str) -> list[tuple[str, ...]]:
+    found = [variant.outputs[output] for variant in report.variants]
+    gates = [[gate for gate in variant.gates if gate.output == output] for variant in report.variants]
+    rows = [
+        ("cosine mean", *(f"{metrics['cosine_mean']:.4f}" for metrics in found)),
+        ("cosine 1st percentile", *(f"{metrics['cosine_p01']:.4f}" for metrics in found)),
+        ("cosine min", *(f"{metrics['cosine_min']:.4f}" for metrics in found)),
+        ("SQNR, dB", *(f"{metrics['sqnr_db']:.1f}" for metrics in found)),
+        ("max-abs", *(f"{metrics['max_abs']:.3g}" for metrics in found)),
+    ]
+    if "top1_agreement" in found[0]:
+        rows.append(("top-1 agreement", *(f"{metrics['top1_agreement']:.1%}" for metrics in found)))
+    rows += [
+        ("max-abs from recorded", *(f"{variant.drift[output]:.2g}" for variant in report.variants)),
+        ("verification", *(str(variant.verification) for variant in report.variants)),
+        ("gates", *(_verdict(mine) for mine in gates)),
+    ]
+    return rows
+
+
+def _verdict(gates: list[Any]) -> str:
+    failed = [gate for gate in gates if not gate.passed]
+    return f"{len(gates)} passed" if not failed else f"FAILED: {', '.join(gate.metric for gate in failed)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class Editor:
     def op(
         self,
         op_type: str,
-        inputs: list[ir.Value | None],
+        inputs: Sequence[ir.Value | None],
         name: str,
         *,
         before: ir.Node,
@@ -100,6 +101,21 @@ def constant_of(value: ir.Value | None) -> Array | None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+def constant_shape(value: ir.Value) -> tuple[int, ...]:
+    """The shape of a constant."""
+    data = constant_of(value)
+    assert data is not None, f"`{value.name}` is no constant"
+    return data.shape
+
+
+def static_shape(value: ir.Value) -> list[int]:
+    """The shape of a value whose dimensions are all known."""
+    assert value.shape is not None, f"`{value.name}` has no shape"
+    dims = [dim for dim in value.shape if isinstance(dim, int)]
+    assert len(dims) == len(value.shape), f"`{value.name}` has free dimensions: {value.shape}"
+    return dims
 
 
 def is_op(value: ir.Value | None, *op_types: str) -> bool:

@@ -149,7 +149,9 @@ def _tolerances(parts: BundleParts) -> list[Gate]:
             )
             scale = max(float(abs(case.reference[spec.name]).max()) for case in parts.golden)
             bound = max(own, GOLDEN_FLOOR * scale)
-            source = f"the variant's own largest error on the golden cases, {own:.3g}, at least {GOLDEN_FLOOR:g} of the output scale"
+            source = (
+                f"own largest error on the golden cases, {own:.3g}, or {GOLDEN_FLOOR:g} of the output scale"
+            )
             gates.append(Gate(name, spec.name, "max_abs", "<=", float(f"{bound:.4g}"), source))
     return gates
 

@@ -139,7 +139,8 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
         exported = load_model(
             str(request.model), task=request.task, revision=request.revision, seq_len=request.seq_len
         )
-        stage.note = f"{exported.source.architecture}, {exported.source.parameters / 1e6:.1f} M parameters, equal to the original"
+        size = exported.source.parameters / 1e6
+        stage.note = f"{exported.source.architecture}, {size:.1f} M parameters, equal to the original"
     seq_len = _static_length(request, exported)
     data = divide(
         plan.data,

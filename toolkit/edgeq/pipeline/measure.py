@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from edgeq.progress import Progress
 from edgeq.runtime.footprint import measure_ram_bytes
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.runtime.timing import Timing, interleave
-from edgeq.types import Feeds, Outputs, Role, Verification
+from edgeq.types import Array, Feeds, Outputs, Role, Verification
 from edgeq.validate import Run, batch_invariance, compare_runs
 
 if TYPE_CHECKING:
@@ -104,18 +104,15 @@ def _require_finite(fidelity: Mapping[str, Mapping[str, Mapping[str, float]]]) -
 def _timings(
     fp32: VariantSession, sessions: Mapping[str, VariantSession], data: DataSets, max_length: int
 ) -> dict[str, Timing]:
-    feeds = bench_feeds(data.held_out[-1], min(BENCH_TOKENS, max_length, *_static_lengths(sessions.values())))
+    static = [length for session in sessions.values() if (length := session.static_length) is not None]
+    feeds = bench_feeds(data.held_out[-1], min(BENCH_TOKENS, max_length, *static))
     contenders = {ORIGINAL_FP32: lambda: fp32.run(feeds)}
     for name, session in sessions.items():
         contenders[name] = lambda session=session: session.run(feeds)  # type: ignore[misc]
     return interleave(contenders, baseline=ORIGINAL_FP32, rounds=21, budget_s=6.0)
 
 
-def _static_lengths(sessions: Sequence[VariantSession] | Mapping[str, VariantSession] | object) -> list[int]:
-    return [session.static_length for session in sessions if session.static_length is not None]  # type: ignore[attr-defined]
-
-
-def bench_feeds(feeds: Feeds, tokens: int, batch: int = 1) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def bench_feeds(feeds: Feeds, tokens: int, batch: int = 1) -> dict[str, Array]:
     """A full batch of real token ids, repeated or cut to `[batch, tokens]`, nothing padded."""
     ids = np.resize(feeds["input_ids"][feeds["attention_mask"].astype(bool)], (batch, tokens))
     filled = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}

@@ -51,7 +51,9 @@ def request_from(options: Mapping[str, Any], *, archive: bool, force: bool) -> E
 def _recipe(path: Path) -> dict[str, Any]:
     document = read_yaml(path)
     check_keys(document, RECIPE_KEYS, str(path))
-    found = {key: document[key] for key in ("precision", "seq_len", "seed") if key in document}
+    found: dict[str, Any] = {
+        key: document[key] for key in ("precision", "seq_len", "seed") if key in document
+    }
     calibration = document.get("calibration") or {}
     check_keys(calibration, ("samples",), f"`calibration` of {path}")
     if "samples" in calibration:

@@ -9,52 +9,61 @@ if TYPE_CHECKING:
     from edgeq.pipeline.export import TargetResult
     from edgeq.pipeline.measure import Measured
 
-COLUMNS = (
-    "variant",
-    "MB",
-    "of fp32",
-    "cosine mean",
-    "p1",
-    "min",
-    "alone = batch",
-    "latency of fp32*",
-    "placement",
-    "gate",
-)
-
 
 def summary_table(result: TargetResult) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
-    """Title, columns and rows for one bundle."""
+    """Title, columns and rows for one bundle: a column per variant, so that it fits narrow terminals."""
     manifest = result.bundle.manifest
-    rows = [_row(result, variant) for variant in manifest.variants]
-    samples = next(iter(next(iter(result.measured.values())).fidelity.values()))["n"]
-    title = (
-        f"{manifest.name} for {result.target}: against the original on {int(samples)} held-out rows\n"
-        f"* at batch 1, on this machine's CPU ({_levels(result)})"
-    )
-    return title, COLUMNS, rows
+    found = [result.measured[variant.id] for variant in manifest.variants]
+    rows = [
+        ("size", *(_size(variant, result) for variant in manifest.variants)),
+        *_fidelity_rows(found),
+        *_invariance_row(found),
+        (
+            "latency, of fp32",
+            *(f"{values.timing.ratio:.2f}x ({values.timing.p50_ms:.1f} ms)" for values in found),
+        ),
+        ("memory to run", *(f"{values.ram_bytes / 2**20:.0f} MiB" for values in found)),
+        ("placement", *(describe_placement(variant.placement) for variant in manifest.variants)),
+        ("verification", *(str(values.verification) for values in found)),
+        ("gates", *(_verdict(variant.id, result) for variant in manifest.variants)),
+    ]
+    samples = int(next(iter(found[0].fidelity.values()))["n"])
+    title = f"{manifest.name} for {result.target}, against the original on {samples} held-out rows"
+    return title, ("", *(variant.id for variant in manifest.variants)), rows
 
 
-def _levels(result: TargetResult) -> str:
-    return ", ".join(dict.fromkeys(str(values.verification) for values in result.measured.values()))
+def _size(variant: Variant, result: TargetResult) -> str:
+    return f"{variant.size_bytes / 1e6:.1f} MB ({variant.size_bytes / result.fp32_bytes:.0%} of fp32)"
 
 
-def _row(result: TargetResult, variant: Variant) -> tuple[str, ...]:
-    values = result.measured[variant.id]
-    worst = min(values.fidelity.values(), key=lambda metrics: metrics["cosine_mean"])
-    failed = [gate for gate in result.failed_gates if gate.variant == variant.id]
-    return (
-        variant.id,
-        f"{variant.size_bytes / 1e6:.1f}",
-        f"{variant.size_bytes / result.fp32_bytes:.0%}",
-        f"{worst['cosine_mean']:.4f}",
-        f"{worst['cosine_p01']:.4f}",
-        f"{worst['cosine_min']:.4f}",
-        "-" if values.batch_invariance is None else f"{values.batch_invariance:.4f}",
-        f"{values.timing.ratio:.2f}x",
-        describe_placement(variant.placement),
-        "FAILED" if failed else "passed",
-    )
+def _fidelity_rows(found: list[Measured]) -> list[tuple[str, ...]]:
+    rows = []
+    for output in found[0].fidelity:
+        prefix = "" if len(found[0].fidelity) == 1 else f"{output}: "
+        metrics = [values.fidelity[output] for values in found]
+        rows.append(
+            (
+                f"{prefix}cosine mean / p1 / min",
+                *(f"{m['cosine_mean']:.4f} / {m['cosine_p01']:.4f} / {m['cosine_min']:.4f}" for m in metrics),
+            )
+        )
+        if "top1_agreement" in metrics[0]:
+            rows.append((f"{prefix}top-1 agreement", *(f"{m['top1_agreement']:.1%}" for m in metrics)))
+    return rows
+
+
+def _invariance_row(found: list[Measured]) -> list[tuple[str, ...]]:
+    """The lowest cosine between a text alone and the same text in a batch."""
+    values = [item.batch_invariance for item in found]
+    if all(value is None for value in values):
+        return []
+    return [("alone = in a batch", *("-" if value is None else f"{value:.4f}" for value in values))]
+
+
+def _verdict(variant: str, result: TargetResult) -> str:
+    gates = [gate for gate in result.bundle.manifest.gates if gate.variant == variant]
+    failed = [gate for gate in gates if not gate.passed]
+    return f"{len(gates)} passed" if not failed else f"FAILED: {', '.join(gate.metric for gate in failed)}"
 
 
 def describe_placement(placement: Any) -> str:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def describe_gate(gate: Gate) -> str:
     """`cpu-int8 sentence_embedding: cosine_mean 0.9511, gate >= 0.97 (default floor for int8)`."""
     value = "not measured" if gate.value is None else f"{gate.value:.6g}"
-    return f"{gate.variant} {gate.output}: {gate.metric} {value}, gate {gate.op} {gate.threshold:g} ({gate.derived_from})"
+    bound = f"gate {gate.op} {gate.threshold:g} ({gate.derived_from})"
+    return f"{gate.variant} {gate.output}: {gate.metric} {value}, {bound}"
 
 
 def require_passed(results: Sequence[TargetResult]) -> None:

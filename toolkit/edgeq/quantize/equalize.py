@@ -52,7 +52,8 @@ def smooth_scale(activation_absmax: FloatArray, weight_absmax: FloatArray, alpha
     if not activation.max() > 0 or not weight.max() > 0:
         return np.ones_like(activation_absmax, dtype=np.float32)
     log_scale = alpha * np.log(activation) - (1 - alpha) * np.log(weight)
-    return np.exp(log_scale - log_scale.mean()).astype(np.float32)
+    scale: FloatArray = np.exp(log_scale - log_scale.mean()).astype(np.float32)
+    return scale
 
 
 def equalize_groups(

@@ -80,7 +80,7 @@ class QuantizationPlan:
 
     def excluded(self) -> list[tuple[str, str]]:
         """`(layer, reason)` of everything that stays in float."""
-        kept = [*self.linears, *self.embeddings]
+        kept: list[LinearDecision | EmbeddingDecision] = [*self.linears, *self.embeddings]
         return [(decision.name, decision.reason) for decision in kept if not decision.quantized]
 
     def to_json(self) -> dict[str, Any]:
@@ -90,8 +90,8 @@ class QuantizationPlan:
             "equalizations": [_equalization_json(item) for item in self.equalizations],
             "linears": [_linear_json(item) for item in self.linears],
             "embeddings": [
-                {"name": item.name, "quantized": item.quantized, "reason": item.reason}
-                for item in self.embeddings
+                {"name": table.name, "quantized": table.quantized, "reason": table.reason}
+                for table in self.embeddings
             ],
         }
 

@@ -74,7 +74,7 @@ def find_sites(model: ir.Model, *, min_table_rows: int = 64) -> Sites:
     linears = tuple(site for node in model.graph if (site := _linear(node)) is not None)
     by_product = {site.output: site for site in linears}
     linears = tuple(_with_fold(model, site, by_product) for site in linears)
-    embeddings = tuple(site for node in model.graph if (site := _embedding(node, min_table_rows)) is not None)
+    embeddings = tuple(table for node in model.graph if (table := _embedding(node, min_table_rows)) is not None)
     return Sites(linears, embeddings)
 
 
@@ -87,7 +87,7 @@ def weight_of(model: ir.Model, site: LinearSite) -> Array:
 
 
 def _linear(node: ir.Node) -> LinearSite | None:
-    from edgeq.graph.edit import attribute, only_user
+    from edgeq.graph.edit import attribute, constant_shape, only_user
 
     if node.op_type not in ("MatMul", "Gemm") or node.domain:
         return None
@@ -107,7 +107,7 @@ def _linear(node: ir.Node) -> LinearSite | None:
         output = product
     else:
         bias, output = _bias_after(product, only_user(product))
-    rows, columns = (int(dim) for dim in weight.const_value.shape)  # type: ignore[union-attr]
+    rows, columns = constant_shape(weight)
     shape = (columns, rows) if transposed else (rows, columns)
     return LinearSite(
         name=str(node.name),
@@ -133,25 +133,27 @@ def _bias_after(product: ir.Value, user: ir.Node | None) -> tuple[ir.Value | Non
 def _is_matrix(value: ir.Value) -> bool:
     import onnx_ir as ir
 
+    from edgeq.graph.edit import constant_shape
+
     tensor = value.const_value
     return (
         value.is_initializer()
         and tensor is not None
         and len(tensor.shape) == 2
         and tensor.dtype == ir.DataType.FLOAT
-        and min(int(dim) for dim in tensor.shape) > 1
+        and min(constant_shape(value)) > 1
     )
 
 
 def _embedding(node: ir.Node, min_rows: int) -> EmbeddingSite | None:
-    from edgeq.graph.edit import attribute
+    from edgeq.graph.edit import attribute, constant_shape
 
     if node.op_type != "Gather" or attribute(node, "axis", 0) != 0:
         return None
     table, ids = node.inputs[0], node.inputs[1]
     if table is None or ids is None or not _is_matrix(table) or ids.const_value is not None:
         return None
-    rows, columns = (int(dim) for dim in table.const_value.shape)  # type: ignore[union-attr]
+    rows, columns = constant_shape(table)
     if rows < min_rows:
         return None
     return EmbeddingSite(str(node.name), str(node.outputs[0].name), str(table.name), (rows, columns))

@@ -263,7 +263,7 @@ class StaticInt8Quantizer:
         describe: Callable[[Choice], str],
         error_of: Callable[[Choice], float],
     ) -> Choice:
-        scored = []
+        scored: list[tuple[float, int, Choice]] = []
         for choice in choices:
             trial = Trial(describe(choice), error_of(choice))
             self.trials.append(trial)

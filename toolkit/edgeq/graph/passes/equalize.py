@@ -49,7 +49,7 @@ def equalize(model: ir.Model, equalizations: Sequence[EqualizationLike]) -> ir.M
         for node in linears:
             _scale_weight(model, node, item.scale, "rows", scaled)
         if item.folded_into is not None:
-            _scale_weight(model, nodes[item.folded_into], 1 / item.scale, "columns", scaled)
+            _scale_weight(model, nodes[item.folded_into], np.float32(1) / item.scale, "columns", scaled)
         else:
             _insert_mul(editor, linears, item)
     return editor.finish()
