@@ -200,9 +200,11 @@ def _run_file(path: Path, picked: Mapping[str, str]) -> Callable[[Feeds], Output
 def _canonicalize_file(model: ir.Model, picked: Mapping[str, str], path: Path) -> None:
     from edgeq.exporters.canonicalize import canonicalize
     from edgeq.exporters.onnx_fusions import fuse_spelled_out
+    from edgeq.exporters.torch_onnx import quiet
 
     try:
-        _convert(model)
+        with quiet():
+            _convert(model)
     except Exception as error:  # the converters raise bare exceptions for operators they do not know
         raise ModelError(f"`{path}` cannot be converted to the canonical opset: {error}") from error
     _keep_outputs(model, picked)

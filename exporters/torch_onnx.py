@@ -21,8 +21,8 @@ EXAMPLE_BATCH, EXAMPLE_SEQUENCE = 2, 7
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the exporter's prints, logs and warnings about its own internals off the terminal."""
+def quiet() -> Iterator[None]:
+    """Keep prints, logs and warnings of torch and onnxscript about their own internals off the terminal."""
     previous = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -63,7 +63,7 @@ def export_encoder(encoder: torch.nn.Module, input_names: Sequence[str], longest
         dynamic=True, dynamic_shapes=_dynamic_shapes(input_names, longest), opset_version=CANONICAL_OPSET
     )
     try:
-        with _silence():
+        with quiet():
             exported = OnnxExporter().export(encoder, inputs, config)
     except Exception as error:  # whatever tracing trips over, the user can only take another model or task
         raise ModelError(f"torch cannot trace the model: {type(error).__name__}: {error}") from error
