@@ -195,8 +195,10 @@ def test_model_above_2_gb_is_checked_without_its_weights(tmp_path):
     path.write_bytes(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
     )
-    report = predict(path, target="android", optimized=False)
-    assert (report.nodes, report.taken, report.partitions) == (3, 3, 1)
+    report = predict(path, target="android")
+    assert report.optimized is not None
+    for form in (report.as_shipped, report.optimized):
+        assert (form.nodes, form.taken, form.partitions) == (3, 3, 1)
 
 
 def test_large_weights_are_hollow_for_the_optimizer(builder):
@@ -232,7 +234,7 @@ def test_ten_thousand_nodes_in_under_5_seconds(target):
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(np.ones(8, F), "c")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     started = time.process_time()  # CPU time: other work on the machine must not fail the test
-    report = predict(model, target=target, optimized=False)
+    report = predict(model, target=target)  # both forms, the optimizer included
     seconds = time.process_time() - started
     assert (report.nodes, report.partitions) == (10_000, 2501 if target == "android" else 1)
     assert seconds < 5
