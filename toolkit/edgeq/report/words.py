@@ -180,10 +180,28 @@ def _node_lines(placement: Mapping[str, Any]) -> list[str]:
     return [f"{how}: {split}{pieces}."]
 
 
+def placement_summary(variant: Variant) -> str:
+    """`NNAPI takes 602 of 602 nodes, 1 partition (predicted)`, or the kinds of matrix products of a CPU variant."""
+    placement = variant.placement
+    nodes, partitions = placement.get("nodes"), placement.get("partitions")
+    accelerator = next((name for name in nodes if name != CPU), None) if isinstance(nodes, Mapping) else None
+    if accelerator is None or not isinstance(nodes, Mapping):
+        kinds = ", ".join(_kernels(placement))
+        return f"matrix products: {kinds}" if kinds else ""
+    pieces = f", {_count(partitions, 'partition')}" if isinstance(partitions, int) else ""
+    level = " (predicted)" if placement.get("level") == "predicted" else ""
+    taken, total = nodes[accelerator], sum(nodes.values())
+    return f"{provider_name(accelerator)} takes {taken} of {total} nodes{pieces}{level}"
+
+
 def _kernel_lines(placement: Mapping[str, Any]) -> list[str]:
-    kinds = [("integer_matmuls", "integer"), ("block_matmuls", "block-quantized"), ("float_matmuls", "float")]
-    found = [f"{placement[key]} {word}" for key, word in kinds if placement.get(key)]
+    found = _kernels(placement)
     return [f"Matrix products: {', '.join(found)}."] if found else []
+
+
+def _kernels(placement: Mapping[str, Any]) -> list[str]:
+    kinds = [("integer_matmuls", "integer"), ("block_matmuls", "block-quantized"), ("float_matmuls", "float")]
+    return [f"{placement[key]} {word}" for key, word in kinds if placement.get(key)]
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,0 +1,210 @@
+"""The report's sections on quantization: what was tried, what calibrated, what was decided per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.report.charts import bar, interval
+from edgeq.report.markup import Child, Html, bullets, el, join, table
+from edgeq.report.words import float_parts, plain
+
+if TYPE_CHECKING:
+    from edgeq.bundle.manifest import Manifest
+    from edgeq.quantize.coverage import Coverage
+    from edgeq.quantize.plan import Equalization, LinearDecision, QuantizationPlan
+    from edgeq.quantize.static_int8 import Trial
+
+Section = tuple[str, str, Child]
+WORST_CLIPPED = 12
+SETTING_TITLES = {
+    "method": "method",
+    "alpha": "equalization strength alpha",
+    "range_method": "range method",
+    "bias_correction": "bias correction",
+}
+
+
+def search_section(plan: QuantizationPlan | None, trials: Sequence[Trial]) -> Section | None:
+    """Settings that were chosen, and the held-out error of everything tried."""
+    if plan is None and not trials:
+        return None
+    parts: list[Child] = []
+    if plan is not None and plan.settings:
+        rows = [[SETTING_TITLES.get(key, key), el("b", plain(value))] for key, value in plan.settings.items()]
+        parts.append(table(["chosen", "value"], rows))
+    if trials:
+        intro = (
+            "Error of each setting on search samples that neither calibrated nor judge the result: relative output "
+            "error, mean plus 95th percentile. Choices are made one after the other; the lowest of each group wins."
+        )
+        parts += [el("p", intro, class_="muted"), _trials(trials)]
+    return "search", "Search", join(parts)
+
+
+def _trials(trials: Sequence[Trial]) -> Html:
+    full = max(trial.error for trial in trials)
+    rows: list[list[Child]] = []
+    for title, group in groupby(trials, lambda trial: _choice(trial.setting)):
+        members = list(group)
+        best = min(members, key=lambda trial: trial.error)
+        for index, trial in enumerate(members):
+            chosen = trial is best
+            name = el("b", trial.setting) if chosen else trial.setting
+            verdict = "chosen" if chosen else ""
+            rows.append(
+                [
+                    title if index == 0 else "",
+                    name,
+                    f"{trial.error:.4f}",
+                    bar(trial.error, full, chosen=chosen),
+                    verdict,
+                ]
+            )
+    return table(["choice", "setting", "held-out error>", "", ""], rows)
+
+
+def _choice(setting: str) -> str:
+    """What a trial decides, from its words."""
+    if setting.startswith("alpha"):
+        return "equalization"
+    if setting.endswith("ranges"):
+        return "ranges"
+    return "bias correction" if setting.endswith("bias correction") else "other"
+
+
+def calibration_section(manifest: Manifest, coverage: Coverage | None) -> Section | None:
+    """Where activation ranges come from, and how well that data covers what they stand for."""
+    quantization = manifest.quantization
+    data = quantization.calibration if quantization else None
+    if data is None and coverage is None:
+        return None
+    parts: list[Child] = []
+    if data is not None:
+        facts = f"{data.samples} samples of {data.source}, seed {data.seed}. SHA-256 of the data: "
+        parts.append(el("p", facts, el("code", data.sha256)))
+    if coverage is not None:
+        parts += [_lengths(coverage), _clipping(coverage)]
+    return "calibration", "Calibration", join(parts)
+
+
+def _lengths(coverage: Coverage) -> Html:
+    full = max(coverage.tokens_max, coverage.max_length)
+    lengths = [
+        ("shortest", coverage.tokens_min),
+        ("median", coverage.tokens_median),
+        ("95th percentile", coverage.tokens_p95),
+        ("longest", coverage.tokens_max),
+        ("the model takes", coverage.max_length),
+    ]
+    rows = [[name, tokens, bar(tokens, full, chosen=name != "the model takes")] for name, tokens in lengths]
+    tone = "warn" if coverage.truncated_share > 0 else "good"
+    share = f"{100 * coverage.truncated_share:.1f} % of {coverage.samples} samples are longer and were cut."
+    return join([el("h3", "Length in tokens"), table(["", "tokens>", ""], rows), el("p", share, class_=tone)])
+
+
+def _clipping(coverage: Coverage) -> Html | None:
+    if not coverage.clipping:
+        return None
+    worst = sorted(coverage.clipping.items(), key=lambda item: (-item[1], item[0]))
+    clipped = [item for item in worst if item[1] > 0]
+    heading = el("h3", "Clipping")
+    if not clipped:
+        words = (
+            f"No value of the calibration data lies outside the ranges of the {len(worst)} quantized tensors."
+        )
+        return join([heading, el("p", words, class_="good")])
+    rows = [
+        [el("code", name), _percent(share), bar(share, clipped[0][1], chosen=True)]
+        for name, share in clipped[:WORST_CLIPPED]
+    ]
+    words = f"{len(clipped)} of {len(worst)} tensors lose values at the ends of their range; the worst:"
+    return join([heading, el("p", words), table(["tensor", "values clipped>", ""], rows)])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def layers_section(manifest: Manifest, plan: QuantizationPlan | None) -> Section | None:
+    """What stays in float and why, ranges per layer, and equalization."""
+    quantization = manifest.quantization
+    if quantization is None:
+        return None
+    excluded = [join([el("code", item.node), f": {item.reason}"]) for item in quantization.excluded]
+    by_design = float_parts(manifest)
+    parts: list[Child] = [
+        el("h3", "Left in floating point"),
+        bullets(excluded) if excluded else el("p", "No layer or embedding table was excluded."),
+        el("p", by_design, class_="muted") if by_design else None,
+    ]
+    if plan is not None:
+        parts += [_ranges(plan), _equalizations(plan.equalizations)]
+    return "layers", "Layers", join(parts)
+
+
+def _ranges(plan: QuantizationPlan) -> Html | None:
+    quantized = [item for item in plan.linears if item.quantized]
+    if not quantized:
+        return None
+    extent = max(max(abs(bound) for bound in item.input_range) for item in quantized)
+    note = (
+        f"Input ranges on one axis from {-extent:.4g} to {extent:.4g}; the step is one of 255. A wide range beside "
+        "narrow ones is where 8 bits are scarce."
+    )
+    columns = [
+        "layer",
+        "input low>",
+        "input high>",
+        "",
+        "step>",
+        "output low>",
+        "output high>",
+        "bias shift>",
+    ]
+    body = table(columns, [_range_row(item, extent) for item in quantized])
+    summary = el("summary", f"{len(quantized)} quantized layers, in graph order")
+    return join([el("h3", "Ranges"), el("p", note, class_="muted"), el("details", summary, body, open="")])
+
+
+def _range_row(item: LinearDecision, extent: float) -> list[Child]:
+    low, high = item.input_range
+    shift = "" if item.bias_shift is None else f"{float(np.abs(item.bias_shift).max(initial=0)):.3g}"
+    return [
+        el("code", item.name),
+        f"{low:.4g}",
+        f"{high:.4g}",
+        interval(low, high, extent),
+        f"{(high - low) / 255:.3g}",
+        f"{float(item.output_low.min(initial=np.inf)):.4g}",
+        f"{float(item.output_high.max(initial=-np.inf)):.4g}",
+        shift,
+    ]
+
+
+def _equalizations(items: Sequence[Equalization]) -> Html | None:
+    if not items:
+        return None
+    ratios = [float(item.scale.max() / item.scale.min()) for item in items]
+    full = float(np.log2(max(*ratios, 2.0)))
+    rows = [
+        [
+            el("code", item.tensor),
+            el("code", ", ".join(item.linears)),
+            el("code", item.folded_into) if item.folded_into else "a Mul",
+            len(item.scale),
+            f"{ratio:.3g}",
+            bar(float(np.log2(ratio)), full, chosen=True),
+        ]
+        for item, ratio in zip(items, ratios, strict=True)
+    ]
+    note = (
+        "Scale moved per channel from activations into the weights that read them, exact in float. The spread is the "
+        "largest over the smallest factor of a tensor, bars on a log scale: the outlier channels it tames."
+    )
+    columns = ["activation", "read by", "divided in", "channels>", "spread>", ""]
+    body = el("details", el("summary", f"{len(rows)} equalized tensors"), table(columns, rows))
+    return join([el("h3", "Equalization"), el("p", note, class_="muted"), body])
