@@ -161,6 +161,15 @@ def test_without_adb_or_runner(phone, options, monkeypatch, tmp_path):
     assert attached_devices() is None
 
 
+def test_an_adb_that_hangs_is_an_error(phone, options, monkeypatch):
+    adb = options.runner.with_name("adb")
+    adb.write_text("#!/bin/sh\nexec sleep 30\n")
+    monkeypatch.setattr("edgeq.runtime.adb._LIST_SECONDS", 0.2)
+    with pytest.raises(EdgeqError, match=r"`adb devices` gave no answer in 0.2 s"):
+        open_executor("adb", adb=options)
+    assert attached_devices() is None
+
+
 def test_tensors_of_every_type_and_rank_survive_the_exchange(tmp_path):
     arrays = {
         "scalar": np.array(3, np.int64),

@@ -23,6 +23,9 @@ from edgeq.types import Feeds, Outputs, Verification
 DEVICE_FOLDER = "/data/local/tmp"
 """Where the shell user may write and execute on every Android."""
 
+_LIST_SECONDS = 20
+"""`adb devices` starts adb's server first, and hangs when that is broken."""
+
 _ARM64_ABI = "arm64-v8a"
 _BUILD_HINT = "samples/android/runner/README.md says how to build it"
 
@@ -152,15 +155,25 @@ class _Adb:
     program: str
     serial: str | None = None
 
-    def start(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def start(self, *arguments: str, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
         target = ("-s", self.serial) if self.serial else ()
-        command = [self.program, *target, *arguments]
-        return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
-        )
+        try:
+            return subprocess.run(
+                [self.program, *target, *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise EdgeqError(
+                f"`adb {arguments[0]}` gave no answer in {seconds} s", hint="adb kill-server, then again"
+            ) from error
 
-    def call(self, *arguments: str) -> str:
-        done = self.start(*arguments)
+    def call(self, *arguments: str, seconds: float | None = None) -> str:
+        done = self.start(*arguments, seconds=seconds)
         if done.returncode:
             told = (done.stderr or done.stdout).strip() or f"status {done.returncode}"
             raise EdgeqError(
@@ -176,7 +189,7 @@ class _Adb:
         return self.shell(f"getprop {name}").strip()
 
     def devices(self) -> dict[str, str]:
-        lines = self.call("devices").splitlines()[1:]
+        lines = self.call("devices", seconds=_LIST_SECONDS).splitlines()[1:]
         pairs = (line.split("\t") for line in lines if "\t" in line)
         return {serial: state.strip() for serial, state in pairs}
 
