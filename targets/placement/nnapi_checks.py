@@ -80,6 +80,14 @@ def softmax_level(context: Context, unit: NodeUnit) -> int:
     return 28 if rank in (2, 4) and last else 29
 
 
+def softmax_rank(context: Context, unit: NodeUnit) -> Refusal | None:
+    """Up to 4 dimensions; before opset 13 the input is flattened to 2-D, whatever its rank."""
+    rank = context.graph.rank(unit.input(0).name)
+    if unit.target.since_version < 13 or (rank is not None and rank <= 4):
+        return None
+    return Refusal(f"input 0 has rank {rank}, expected at most 4", "merge dimensions with a Reshape")
+
+
 def constant_reduce_axes(context: Context, unit: NodeUnit) -> Refusal | None:
     """Axes as attribute (before 18) or as a constant input."""
     if unit.target.since_version < 18:

@@ -70,7 +70,7 @@ NNAPI_RULES: Mapping[str, OpRule] = MappingProxyType(
         "Identity": OpRule(27),
         "Cast": OpRule(29, min_opset=6, checks=(check.cast_to_float_or_int32,)),
         # Reductions, normalization
-        "Softmax": OpRule(28, level_of=check.softmax_level, ranks={0: _1_TO_4}),
+        "Softmax": OpRule(28, level_of=check.softmax_level, checks=(check.softmax_rank,)),
         "ReduceMean": OpRule(28, ranks={0: _1_TO_4}, checks=(check.constant_reduce_axes,)),
         "BatchNormalization": OpRule(
             27,

@@ -64,11 +64,11 @@ def predict(
 
 def prepare(model: ModelLike, dims: Mapping[str, int] | None) -> tuple[onnx.ModelProto, Path | None]:
     """The model with its dimensions fixed (a caller's own proto is left alone), and its folder."""
-    import onnx
-
     proto, folder = load_proto(model)
     if dims:
         if proto is model:
+            import onnx
+
             proto = onnx.ModelProto()
             proto.CopyFrom(model)
         fix_dims(proto, dims)

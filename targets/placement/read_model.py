@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from edgeq.errors import ModelError
+from edgeq.errors import MissingExtraError, ModelError
 from edgeq.targets.placement.contrib_shapes import fill_contrib_shapes
 from edgeq.targets.placement.lift_constants import lifted_constant
 from edgeq.targets.placement.model_view import GraphView, Node, Shape
@@ -28,9 +28,13 @@ def load_proto(model: ModelLike) -> tuple[onnx.ModelProto, Path | None]:
     """The model as a proto, weights in external files left there, and the folder of those files.
 
     Raises:
+        MissingExtraError: onnx is not installed.
         ModelError: the file is missing, truncated or no ONNX model, or its external data is incomplete.
     """
-    import onnx
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtraError("placement prediction", "export") from error
 
     if isinstance(model, onnx.ModelProto):
         return model, None

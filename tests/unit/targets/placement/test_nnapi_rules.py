@@ -204,6 +204,8 @@ CASES = [
 ]
 
 # Further reasons of the same operators.
+OLD_SOFTMAX = one("Softmax", RANK5, opset=11)
+
 REFUSED = [
     (one("Tanh", "f32[batch,3]"), "input 0 has shape [batch, 3], expected fixed dimensions"),
     (one("Gelu", opset=20), "Gelu has no NNAPI implementation"),
@@ -273,6 +275,10 @@ def test_further_refusals(builder, case, reason):
     found = prediction(builder, **case)
     assert reason in found.refused[0].reason
     assert found.taken == 0
+
+
+def test_old_softmax_takes_any_rank(builder):
+    assert prediction(builder, **OLD_SOFTMAX).is_full
 
 
 LEVELS = [

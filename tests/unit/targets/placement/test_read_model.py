@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeq.errors import ConfigError, ModelError
+from edgeq.errors import ConfigError, MissingExtraError, ModelError
 from edgeq.targets.placement import predict
 from edgeq.targets.placement.fix_dims import free_dims
 from edgeq.targets.placement.optimized import HOLLOW_BYTES, optimize_level_1
@@ -55,6 +56,12 @@ def test_unknown_dimension_names_the_known_ones(builder):
 def test_unknown_options(builder, options, message):
     with pytest.raises(ConfigError, match=message):
         predict(dynamic(builder), **options)
+
+
+def test_light_install_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtraError, match="needs the `export` extra"):
+        predict("model.onnx", target="android")
 
 
 def test_constant_nodes_count_as_initializers(builder):
