@@ -160,6 +160,7 @@ def load_onnx(facts: ModelFacts, seq_len: int | None, say: Progress) -> Exported
     )
     preprocessor = text_preprocessor(tokenizer, max_length=length, input_names=[spec.name for spec in inputs])
     outputs = _measure_outputs(reference(preprocessor(["a", "a b"])), task, picked)
+    _state_shapes(model, outputs)
     canonical = CanonicalModel(model, inputs, outputs, task, facts.architecture, length)
     say("checking the graph against the file")
     check_equivalence(canonical, preprocessor, reference)
@@ -199,16 +200,19 @@ def _run_file(path: Path, picked: Mapping[str, str]) -> Callable[[Feeds], Output
 
 def _canonicalize_file(model: ir.Model, picked: Mapping[str, str], path: Path) -> None:
     from edgeq.exporters.canonicalize import canonicalize
-    from edgeq.exporters.onnx_fusions import fuse_spelled_out
+    from edgeq.exporters.onnx_mask import replace_mask
     from edgeq.exporters.torch_onnx import quiet
 
     try:
         with quiet():
             _convert(model)
+    except ModelError:
+        raise
     except Exception as error:  # the converters raise bare exceptions for operators they do not know
         raise ModelError(f"`{path}` cannot be converted to the canonical opset: {error}") from error
     _keep_outputs(model, picked)
-    fuse_spelled_out(model)
+    replace_mask(model)
+    _forget_unknown_shapes(model)
     _scope_by_names(model)
     canonicalize(model, _name_prefixes(model))
 
@@ -217,6 +221,7 @@ def _convert(model: ir.Model) -> None:
     import onnxscript.optimizer
     from onnxscript import version_converter
 
+    from edgeq.exporters.onnx_fusions import fuse_spelled_out
     from edgeq.graph.canonical import CANONICAL_OPSET
 
     ours = model.opset_imports.get("", 0)
@@ -224,7 +229,17 @@ def _convert(model: ir.Model) -> None:
         raise ModelError(f"the file uses opset {ours}, expected {CANONICAL_OPSET} or older")
     if ours < CANONICAL_OPSET:
         version_converter.convert_version(model, CANONICAL_OPSET, fallback=True)
+    # First the fusions: the optimizer takes a small epsilon for zero and drops it.
+    fuse_spelled_out(model)
     onnxscript.optimizer.optimize(model)
+
+
+def _forget_unknown_shapes(model: ir.Model) -> None:
+    """Drop shapes with dimensions that inference made up names for: no shape says the same, honestly."""
+    for node in model.graph:
+        for value in node.outputs:
+            if value.shape is not None and any("unk__" in str(dim) for dim in value.shape):
+                value.shape = None
 
 
 def _keep_outputs(model: ir.Model, picked: Mapping[str, str]) -> None:
@@ -272,6 +287,13 @@ def _measure_outputs(outputs: Outputs, task: Task, picked: Mapping[str, str]) ->
     return tuple(
         TensorSpec(name, "float32", (*free, *outputs[name].shape[len(free) :]), Role(name)) for name in picked
     )
+
+
+def _state_shapes(model: ir.Model, outputs: tuple[TensorSpec, ...]) -> None:
+    import onnx_ir as ir
+
+    for value, spec in zip(model.graph.outputs, outputs, strict=True):
+        value.shape = ir.Shape(spec.shape)
 
 
 def _source(facts: ModelFacts, path: Path, folder: Path, model: ir.Model) -> SourceInfo:

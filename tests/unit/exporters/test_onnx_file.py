@@ -14,9 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeq.errors import EdgeqError, ModelError
 from edgeq.exporters import inspect_model, load_model
 from edgeq.exporters.onnx_fusions import fuse_spelled_out
+from edgeq.exporters.onnx_mask import replace_mask
 from edgeq.types import Task
 
 HIDDEN = 16
+TABLE_NAME, NORM_NAME = "bert.embeddings.word_embeddings.weight", "bert.encoder.layer.0.LayerNorm"
 RNG = np.random.default_rng(5)
 TABLE = RNG.normal(size=(100, HIDDEN)).astype(np.float32)
 WEIGHT = RNG.normal(size=(HIDDEN, HIDDEN)).astype(np.float32)
@@ -29,7 +31,7 @@ def spelled_out(
     """A one-layer encoder as an older exporter writes it: LayerNorm and Gelu in small operators, long names."""
     name = "/encoder/layer.0/{}".format
     nodes = [
-        helper.make_node("Gather", ["bert.embeddings.word_embeddings.weight", "input_ids"], ["rows"], name="/embeddings/Gather"),
+        helper.make_node("Gather", [TABLE_NAME, "input_ids"], ["rows"], name="/embeddings/Gather"),
         helper.make_node("MatMul", ["rows", "onnx::MatMul_9"], ["product"], name=name("dense/MatMul")),
         helper.make_node("Div", ["product", "root"], ["scaled"], name=name("act/Div")),
         helper.make_node("Erf", ["scaled"], ["erf"], name=name("act/Erf")),
@@ -43,22 +45,22 @@ def spelled_out(
         helper.make_node("Add", ["variance", "epsilon"], ["safe"], name=name("LayerNorm/Add")),
         helper.make_node("Sqrt", ["safe"], ["deviation"], name=name("LayerNorm/Sqrt")),
         helper.make_node("Div", ["centred", "deviation"], ["normal"], name=name("LayerNorm/Div")),
-        helper.make_node("Mul", ["normal", "bert.encoder.layer.0.LayerNorm.weight"], ["stretched"], name=name("LayerNorm/Mul")),
-        helper.make_node("Add", ["stretched", "bert.encoder.layer.0.LayerNorm.bias"], ["normed"], name=name("LayerNorm/Add_1")),
+        helper.make_node("Mul", ["normal", f"{NORM_NAME}.weight"], ["stretched"], name=name("LayerNorm/Mul")),
+        helper.make_node("Add", ["stretched", f"{NORM_NAME}.bias"], ["normed"], name=name("LayerNorm/Add_1")),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT, name="/Cast"),
         helper.make_node("Unsqueeze", ["mask", "last"], ["column"], name="/Unsqueeze"),
         helper.make_node("Mul", ["normed", "column"], ["last_hidden_state"], name="/Mul"),
     ]  # fmt: skip
     constants = {
-        "bert.embeddings.word_embeddings.weight": TABLE,
+        TABLE_NAME: TABLE,
         "onnx::MatMul_9": WEIGHT,
         "root": np.float32(np.sqrt(2)),
         "one": np.float32(1),
         "half": np.float32(0.5),
         "two": np.float32(2),
         "epsilon": np.float32(1e-5),
-        "bert.encoder.layer.0.LayerNorm.weight": SCALE,
-        "bert.encoder.layer.0.LayerNorm.bias": SCALE * 0.1,
+        f"{NORM_NAME}.weight": SCALE,
+        f"{NORM_NAME}.bias": SCALE * 0.1,
         "last": np.array([-1]),
     }
     inputs = [
@@ -109,6 +111,54 @@ def test_a_gelu_of_another_kind_is_not_fused():
     model = ir.from_proto(proto)
     fuse_spelled_out(model)
     assert "Erf" in [node.op_type for node in model.graph]
+
+
+def masked_softmax(*, by_content: bool) -> ir.Model:
+    """Scores with a mask made by comparison, as older exports do; perhaps one that looks at the scores too."""
+    nodes = [
+        helper.make_node("Cast", ["attention_mask"], ["kept"], to=TensorProto.BOOL),
+        helper.make_node("Unsqueeze", ["kept", "axes"], ["wide"]),
+        helper.make_node("Shape", ["input_ids"], ["shape"]),
+        helper.make_node("Where", ["wide", "zero", "low"], ["bias"]),
+        helper.make_node("Add", ["bias", "scores"], ["spoiled"]),
+        helper.make_node("Add", ["scores", "spoiled" if by_content else "bias"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["logits"]),
+    ]
+    infos = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["n", "t"])
+        for name in ("input_ids", "attention_mask")
+    ]
+    infos.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 2, "t", "t"]))
+    constants = {"axes": np.array([1, 2]), "zero": np.float32(0), "low": np.float32(-3e38)}
+    graph = helper.make_graph(
+        nodes,
+        "mask",
+        infos,
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2, "t", "t"])],
+        [numpy_helper.from_array(np.asarray(array), key) for key, array in constants.items()],
+    )
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
+
+
+def test_a_mask_made_by_comparison_becomes_a_product():
+    import onnxruntime as ort
+
+    scores = RNG.normal(size=(2, 2, 3, 3)).astype(np.float32)
+    mask = np.array([[1, 1, 1], [1, 1, 0]])
+    feeds = {"input_ids": mask, "attention_mask": mask, "scores": scores}
+    model = masked_softmax(by_content=False)
+    before, after = (
+        ort.InferenceSession(ir.to_proto(one).SerializeToString()).run(None, feeds)[0]
+        for one in (masked_softmax(by_content=False), model)
+        if one is not model or replace_mask(model)
+    )
+    np.testing.assert_allclose(after, before, atol=1e-7)
+    added = next(node for node in model.graph if node.outputs[0].name == "masked")
+    assert added.inputs[1].producer().op_type == "Mul"
+
+
+def test_a_mask_made_of_more_than_the_mask_is_left_alone():
+    assert not replace_mask(masked_softmax(by_content=True))
 
 
 @pytest.mark.parametrize("where", ["model.onnx", "onnx/model.onnx"])
