@@ -30,6 +30,7 @@ from edgeq.bundle.manifest import (
 )
 from edgeq.files import atomic_write_text
 from edgeq.pipeline.measure import Measured, metrics_of
+from edgeq.report.html import write_report
 from edgeq.report.model_card import write_model_card
 from edgeq.types import Role, Task
 
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
     from edgeq.bundle.writer import BundleWriter
     from edgeq.exporters.base import ExportedModel
+    from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.plan import QuantizationPlan
+    from edgeq.quantize.static_int8 import Trial
     from edgeq.targets.base import Lowered, VariantSpec
 
 TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "coremltools", "numpy")
@@ -56,6 +59,9 @@ class BundleParts:
         written: spec and result of every variant, most preferred first.
         recipe: the export's settings, re-runnable.
         calibration: where activation ranges come from; None for floating point.
+        trials: settings the search tried, for the report, as are the rest.
+        coverage: of the calibration texts.
+        fp32_bytes: size of the float32 graph.
     """
 
     name: str
@@ -69,6 +75,9 @@ class BundleParts:
     precision: str
     plan: QuantizationPlan | None = None
     calibration: Calibration | None = None
+    trials: Sequence[Trial] = ()
+    coverage: Coverage | None = None
+    fp32_bytes: int | None = None
 
 
 def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
@@ -95,6 +104,9 @@ def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
         metrics=tuple(metrics_of(parts.measured, environment())),
     )
     write_model_card(writer.folder, manifest)
+    write_report(
+        writer.folder, manifest, parts.plan, parts.trials, parts.coverage, fp32_bytes=parts.fp32_bytes
+    )
     return writer.commit(manifest)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
     from edgeq.calibration import CalibrationData
     from edgeq.exporters.base import ExportedModel, ModelFacts
+    from edgeq.quantize.coverage import Coverage
 
 DEFAULT_SEQ_LEN = 128
 DEFAULT_CALIB_SAMPLES = 256
@@ -193,6 +194,7 @@ class _Export:
                 self.progress,
             )
             gates = self._gates(measured)
+            fp32_bytes = fp32_model.stat().st_size
             with self.progress.stage(f"writing {destination.name}"):
                 parts = self._parts(
                     target_name,
@@ -200,9 +202,9 @@ class _Export:
                     measured,
                     gates,
                     golden_cases(self.exported.reference, sessions, self.data),
+                    fp32_bytes,
                 )
                 bundle = write_bundle(writer, parts)
-            fp32_bytes = fp32_model.stat().st_size
         archive = (
             write_archive(destination, archive_path(destination), force=self.request.force)
             if self.request.archive
@@ -250,6 +252,7 @@ class _Export:
         measured: Mapping[str, Measured],
         gates: list[Gate],
         golden: list[Any],
+        fp32_bytes: int,
     ) -> BundleParts:
         calibration = None
         if self.quantized is not None:
@@ -269,7 +272,19 @@ class _Export:
             precision=str(self.request.precision),
             plan=self.quantized.plan if self.quantized else None,
             calibration=calibration,
+            trials=self.quantized.trials if self.quantized else (),
+            coverage=self._coverage(),
+            fp32_bytes=fp32_bytes,
         )
+
+    def _coverage(self) -> Coverage | None:
+        """Of the texts that calibrated; None for floating point and for ready tensors."""
+        from edgeq.quantize.coverage import coverage
+
+        if self.quantized is None or not self.data.texts:
+            return None
+        found = coverage(self.data.texts, self.exported.preprocessor)
+        return replace(found, clipping=self.quantized.clipping)
 
 
 def archive_path(destination: Path) -> Path:

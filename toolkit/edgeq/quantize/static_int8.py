@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -85,11 +85,16 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StaticInt8Result:
-    """A plan, the equalized graph it refers to, and what was tried on the way."""
+    """A plan, the equalized graph it refers to, and what was tried on the way.
+
+    Attributes:
+        clipping: share of the calibration values outside the range chosen for each quantized input, by tensor.
+    """
 
     plan: QuantizationPlan
     equalized: ir.Model
     trials: tuple[Trial, ...]
+    clipping: Mapping[str, float] = field(default_factory=dict)
 
 
 class StaticInt8Quantizer:
@@ -130,7 +135,7 @@ class StaticInt8Quantizer:
         after = self.observe(equalized, (*self._inputs_of(sites), *self._outputs_of(sites)))
         plan = self._choose_ranges(equalized, equalizations, sites, after, alpha)
         plan = self._choose_bias_correction(equalized, sites, plan, after)
-        return StaticInt8Result(plan, equalized, tuple(self.trials))
+        return StaticInt8Result(plan, equalized, tuple(self.trials), _clipping(sites, plan, after))
 
     def _quantized(self) -> list[LinearSite]:
         return [site for site in self.sites.linears if site.name not in self.settings.exclude]
@@ -280,6 +285,15 @@ def _decision(site: LinearSite, input_range: tuple[float, float], reason: str) -
 def _float_decision(site: LinearSite, reason: str) -> LinearDecision:
     empty = np.zeros(site.shape[1], np.float32)
     return LinearDecision(site.name, False, reason, (0.0, 0.0), empty, empty)
+
+
+def _clipping(sites: Sites, plan: QuantizationPlan, statistics: Statistics) -> dict[str, float]:
+    inputs = {site.name: site.input for site in sites.linears}
+    return {
+        inputs[item.name]: ranges.clipped_share(statistics[inputs[item.name]].histogram, *item.input_range)
+        for item in plan.linears
+        if item.quantized
+    }
 
 
 def _mean_error(exact: Statistics, quantized: Statistics, tensor: str) -> FloatArray:
