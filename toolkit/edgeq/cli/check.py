@@ -201,6 +201,9 @@ def _show(out: Out, result: _Result, *, named: bool, explain: bool) -> None:
     out.table(title, ("graph", "nodes taken", "partitions", "needs", "full"), [_row(*form) for form in forms])
     if report.optimized_skipped:
         out.notice(f"no prediction after optimization: {report.optimized_skipped}")
+    if not (result.subject.promises or explain):
+        out.notice(f"`{result.subject.id}` is not built for this accelerator; --explain shows the reasons")
+        return
     # One table is enough to act on; a session on the phone sees the last form.
     for form, prediction in forms if explain else forms[-1:]:
         _show_reasons(out, form, prediction, every=explain)
