@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from edgeq.errors import DataError
 from edgeq.quantize.weight_only import gptq
 from edgeq.quantize.weight_only.base import LayerStats, WeightSpec
@@ -71,7 +72,7 @@ def test_activation_order_visits_loud_channels_first():
 
 def test_damping_ladder_climbs_where_a_step_fails():
     indefinite = np.eye(8)
-    indefinite[0, 1] = indefinite[1, 0] = 1.05
+    indefinite[0, 1] = indefinite[1, 0] = 1.1
     assert gptq.factorize(np.eye(8)).damping == gptq.DAMPING[0]
     assert gptq.factorize(indefinite).damping > gptq.DAMPING[0]
     indefinite[0, 1] = indefinite[1, 0] = 50.0
@@ -153,3 +154,34 @@ def test_outputs_in_parts_give_the_same(monkeypatch):
     parts = gptq.quantize(weight, WeightSpec(4, 16), stats)
     # BLAS sums in another order for another width: codes on a border may differ.
     assert (whole.q != parts.q).mean() < 0.02
+
+
+def test_cross_statistics_make_up_for_earlier_layers():
+    """The inputs are off by what earlier layers lost: the layer's output comes closer to the original's."""
+    rng = np.random.default_rng(1)
+    weight, _ = make()
+    original = rng.normal(size=(600, 48)) @ rng.normal(size=(48, 48))
+    seen = original @ (np.eye(48) + 0.05 * rng.normal(size=(48, 48)))
+    plain = LayerStats((seen**2).mean(0).astype(np.float32), 600, seen.T @ seen)
+    paired = LayerStats(plain.mean_square, 600, plain.gram, seen.T @ original)
+
+    def error(stats):
+        return np.linalg.norm(
+            seen @ gptq.quantize(weight, WeightSpec(4, 16), stats).dequantize() - original @ weight
+        )
+
+    assert error(paired) < 0.8 * error(plain)
+
+
+def test_cross_statistics_of_equal_inputs_change_nothing():
+    weight, stats = make()
+    paired = LayerStats(stats.mean_square, stats.tokens, stats.gram, stats.gram)
+    spec = WeightSpec(4, 16)
+    # The target is W to float64 rounding: codes on a border may differ.
+    assert (gptq.quantize(weight, spec, paired).q != gptq.quantize(weight, spec, stats).q).mean() < 0.01
+
+
+def test_foreign_cross_statistics_are_refused():
+    weight, stats = make()
+    with pytest.raises(DataError, match="X\\^T R"):
+        gptq.quantize(weight, WeightSpec(), LayerStats(stats.mean_square, 500, stats.gram, stats.gram[:4]))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgeq.errors import ConfigError, DataError, ModelError
 from edgeq.numerics import block_count
 from edgeq.quantize import weight_only as wo
 from edgeq.quantize.weight_only.base import LayerStats, WeightSpec
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SPECS = [WeightSpec(bits, block, sym) for bits in (4, 8) for block in (16, 32, -1) for sym in (True, False)]
 ALL = list(wo.METHODS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from difflib import get_close_matches
@@ -11,7 +12,16 @@ from typing import Any
 from edgeq.errors import ConfigError
 from edgeq.quantize.recipes.layers import SELECTORS, is_selector
 from edgeq.quantize.recipes.roles import KNOWN_ROLES
-from edgeq.quantize.recipes.schema import FORMATS, METHODS, LayerSpec, Match, Recipe, Rule, StaticOptions
+from edgeq.quantize.recipes.schema import (
+    FORMATS,
+    METHODS,
+    ExportOptions,
+    LayerSpec,
+    Match,
+    Recipe,
+    Rule,
+    StaticOptions,
+)
 
 BUILT_IN: tuple[str, ...] = (
     "fp32",
@@ -38,7 +48,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "alpha": (float, int, type(None)),
     "range_method": (str, type(None)),
     "bias_correction": (bool, type(None)),
+    "seq_len": (int, type(None)),
+    "calib_samples": (int, type(None)),
+    "seed": (int, type(None)),
 }
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "format": FORMATS,
     "method": METHODS,
@@ -81,7 +95,7 @@ def parse_recipe(text: str, *, source: str = "recipe") -> Recipe:
     except yaml.YAMLError as error:
         raise ConfigError(f"recipe `{source}` is not YAML: {str(error).splitlines()[0]}") from error
     where = f"recipe `{source}`"
-    keys = _checked(document, ("name", "summary", "gguf", "default", "rules", "static_int8"), where)
+    keys = _checked(document, ("name", "summary", "gguf", "default", "rules", "static_int8", "export"), where)
     for key in ("name", "default"):
         if key not in keys:
             raise ConfigError(f"{where} has no `{key}`")
@@ -89,7 +103,7 @@ def parse_recipe(text: str, *, source: str = "recipe") -> Recipe:
     if not isinstance(rules, list):
         raise ConfigError(f"`rules` of {where} is {type(rules).__name__}; expected a list")
     return Recipe(
-        name=_text(keys, "name", where),
+        name=_name(keys, where),
         summary=_text(keys, "summary", where),
         gguf=_text(keys, "gguf", where),
         default=LayerSpec(**_values(keys["default"], LayerSpec, f"`default` of {where}")),
@@ -97,6 +111,7 @@ def parse_recipe(text: str, *, source: str = "recipe") -> Recipe:
         static_int8=StaticOptions(
             **_values(keys.get("static_int8", {}), StaticOptions, f"`static_int8` of {where}")
         ),
+        export=ExportOptions(**_values(keys.get("export", {}), ExportOptions, f"`export` of {where}")),
     )
 
 
@@ -111,6 +126,8 @@ def dump_recipe(recipe: Recipe) -> str:
     document["rules"] = [_rule_document(rule) for rule in recipe.rules]
     if recipe.default.format == "int8-static" or recipe.static_int8 != StaticOptions():
         document["static_int8"] = asdict(recipe.static_int8)
+    if recipe.export != ExportOptions():
+        document["export"] = asdict(recipe.export)
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
 
 
@@ -205,6 +222,14 @@ def _checked(document: Any, known: Iterable[str], where: str) -> dict[str, Any]:
                 hint=_suggestion(str(key), known),
             )
     return dict(document)
+
+
+def _name(keys: Mapping[str, Any], where: str) -> str:
+    """The name, which becomes part of variant ids and folder names."""
+    name = _text(keys, "name", where)
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"`name` of {where} is {name!r}; expected letters, digits, `.`, `_` or `-`")
+    return name
 
 
 def _text(keys: Mapping[str, Any], key: str, where: str) -> str:

@@ -155,6 +155,21 @@ class StaticOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """Options of the export a recipe was written by, so that running it repeats that export; None leaves them open.
+
+    Attributes:
+        seq_len: tokens of variants with a static shape.
+        calib_samples: samples to calibrate with.
+        seed: of every random choice.
+    """
+
+    seq_len: int | None = None
+    calib_samples: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A named way to quantize a model.
 
@@ -165,6 +180,7 @@ class Recipe:
         default: every layer that no rule changes.
         rules: applied in order.
         static_int8: options of the int8-static layers.
+        export: options of the export that wrote it.
     """
 
     name: str
@@ -173,6 +189,12 @@ class Recipe:
     rules: tuple[Rule, ...] = ()
     gguf: str = ""
     static_int8: StaticOptions = StaticOptions()
+    export: ExportOptions = ExportOptions()
+
+    def possible_specs(self) -> tuple[LayerSpec, ...]:
+        """What layers can become, known without a model: the default, and the default changed by each rule."""
+        changed = (replace(self.default, **dict(rule.set)) for rule in self.rules)
+        return tuple(dict.fromkeys((self.default, *changed)))
 
     def resolve(self, layers: Sequence[LayerRef]) -> dict[str, LayerSpec]:
         """What each layer becomes, by name, in the order given.

@@ -85,11 +85,14 @@ class LayerStats:
         mean_square: E[x^2] per input channel, `[K]`.
         tokens: rows of X.
         gram: X^T X summed over tokens, `[K, K]`; only GPTQ needs it.
+        cross: X^T R, `[K, K]`, where R is the same input in the original model and X that in the model whose
+            earlier layers are already quantized; GPTQ then also makes up for what those layers lost.
     """
 
     mean_square: FloatArray
     tokens: int
     gram: Array | None = None
+    cross: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

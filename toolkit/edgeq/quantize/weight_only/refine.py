@@ -18,7 +18,7 @@ _COLUMNS = 128
 
 
 def refine(
-    weight: FloatArray, start: Candidate, hessian: FloatArray, spec: WeightSpec, rounds: int = 2
+    weight: FloatArray, start: Candidate, hessian: FloatArray, spec: WeightSpec, rounds: int = 3
 ) -> Candidate:
     """`rounds` times: refit the scales, then re-choose every code once.
 
