@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, OutputError
 from edgeq.graph.canonical import SEQUENCE
 from edgeq.types import Array, Feeds, Outputs, TensorSpec
 
@@ -49,16 +49,26 @@ class Difference:
 
 
 def run_graph(canonical: CanonicalModel) -> Callable[[Feeds], Outputs]:
-    """A function that runs the canonical graph in ONNX Runtime."""
+    """A function that runs the canonical graph in ONNX Runtime.
+
+    Raises:
+        OutputError: the temporary folder is full or not writable.
+    """
     import onnx_ir as ir
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.onnx"
-        # Saving moves the weights into the model on disk; a clone keeps the caller's in memory.
-        ir.save(canonical.model.clone(), path, external_data="weights.bin")
+        try:
+            # Saving moves the weights into the model on disk; a clone keeps the caller's in memory.
+            ir.save(canonical.model.clone(), path, external_data="weights.bin")
+        except OSError as error:
+            raise OutputError(
+                f"cannot write the graph to the temporary folder `{tempfile.gettempdir()}`: {error}",
+                hint="free some space there, or set TMPDIR to another folder",
+            ) from error
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [spec.name for spec in canonical.outputs]
 

@@ -179,7 +179,7 @@ def _source(facts: ModelFacts, folder: Path, model: Any) -> SourceInfo:
     return SourceInfo(
         model=facts.model,
         revision=hub_revision(facts.folder),
-        files=source_files(facts.folder, weight_files(folder)),
+        files=source_files(facts.folder, folder, weight_files(folder)),
         license=read_license(facts.folder),
         task=facts.task,
         architecture=facts.architecture,

@@ -306,7 +306,7 @@ def _source(facts: ModelFacts, path: Path, folder: Path, model: ir.Model) -> Sou
     return SourceInfo(
         model=facts.model,
         revision=hub_revision(folder),
-        files=source_files(folder, {path, *external}),
+        files=source_files(folder, folder, {path, *external}),
         license=read_license(folder),
         task=facts.task,
         architecture=facts.architecture,

@@ -27,9 +27,9 @@ METADATA_FILES = (
 """Files besides the weights that decide what a model computes."""
 
 
-def source_files(root: Path, weights: Iterable[Path]) -> tuple[SourceFile, ...]:
-    """Every file that was read, sorted by path relative to `root`."""
-    paths = {root / name for name in METADATA_FILES if (root / name).is_file()}
+def source_files(root: Path, folder: Path, weights: Iterable[Path]) -> tuple[SourceFile, ...]:
+    """Every file that was read, sorted by path relative to `root`; `folder` in it holds the model itself."""
+    paths = {place / name for place in (root, folder) for name in METADATA_FILES if (place / name).is_file()}
     paths |= set(weights) | {
         path for path in root.glob("*_*/config.json") if (root / "modules.json").is_file()
     }

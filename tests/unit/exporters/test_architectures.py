@@ -57,7 +57,38 @@ def _eager(folder, architecture, task):
 
 @pytest.mark.parametrize(("architecture", "task"), EVERY)
 def test_the_traced_module_computes_what_the_original_does(tiny_model, architecture, task):
-    expected, got, feeds = _eager(tiny_model(architecture, task), architecture, task)
+    _assert_equal(*_eager(tiny_model(architecture, task), architecture, task), task)
+
+
+VARIANTS = [
+    ("albert", Task.FEATURE_EXTRACTION, {"num_hidden_groups": 2, "hidden_act": "gelu"}),
+    ("bert", Task.FEATURE_EXTRACTION, {"type_vocab_size": 1, "hidden_act": "relu"}),
+    ("bert", Task.SEQUENCE_CLASSIFICATION, {"hidden_act": "gelu_new"}),
+    (
+        "deberta-v2",
+        Task.FEATURE_EXTRACTION,
+        {"share_att_key": False, "position_buckets": -1, "norm_rel_ebd": "none"},
+    ),
+    ("deberta-v2", Task.FEATURE_EXTRACTION, {"conv_kernel_size": 3, "conv_act": "gelu"}),
+    ("deberta-v2", Task.FEATURE_EXTRACTION, {"pos_att_type": ["c2p"], "type_vocab_size": 2}),
+    ("deberta-v2", Task.FEATURE_EXTRACTION, {"relative_attention": False, "position_biased_input": True}),
+    ("deberta-v2", Task.FILL_MASK, {"legacy": False}),
+    ("distilbert", Task.FEATURE_EXTRACTION, {"sinusoidal_pos_embds": True, "activation": "relu"}),
+    ("electra", Task.FEATURE_EXTRACTION, {"embedding_size": 32}),
+    ("modernbert", Task.SEQUENCE_CLASSIFICATION, {"classifier_pooling": "mean"}),
+    ("modernbert", Task.FEATURE_EXTRACTION, {"attention_bias": True, "mlp_bias": True, "norm_bias": True}),
+    ("roberta", Task.FEATURE_EXTRACTION, {"pad_token_id": 0, "type_vocab_size": 2}),
+    ("xlm-roberta", Task.FEATURE_EXTRACTION, {"hidden_act": "silu"}),
+]
+
+
+@pytest.mark.parametrize(("architecture", "task", "config"), VARIANTS)
+def test_what_checkpoints_of_a_family_differ_in(tiny_models, tmp_path, architecture, task, config):
+    folder = tiny_models.build_tiny_model(tmp_path, architecture, task, **config)
+    _assert_equal(*_eager(folder, architecture, task), task)
+
+
+def _assert_equal(expected, got, feeds, task):
     assert list(expected) == list(got)
     specs = tuple(
         TensorSpec(name, "float32", ("batch", "sequence")[: array.ndim], Role(name))
@@ -203,3 +234,46 @@ def test_modernbert_looks_no_further_than_its_window(tiny_model):
         wide = traced(ids, mask)["last_hidden_state"]
     assert (narrow - wide).abs().max() > 1e-2
     torch.testing.assert_close(narrow, model(ids, mask).last_hidden_state, atol=2e-5, rtol=0)
+
+
+# The traced module of every pair is compared above; here every task and every family goes through the tracer once.
+HEADS = [
+    ("albert", Task.QUESTION_ANSWERING),
+    ("bert", Task.SEQUENCE_CLASSIFICATION),
+    ("deberta-v2", Task.FILL_MASK),
+    ("distilbert", Task.TOKEN_CLASSIFICATION),
+    ("electra", Task.SEQUENCE_CLASSIFICATION),
+    ("modernbert", Task.FILL_MASK),
+    ("mpnet", Task.SENTENCE_EMBEDDING),
+    ("roberta", Task.QUESTION_ANSWERING),
+    ("xlm-roberta", Task.TOKEN_CLASSIFICATION),
+]
+
+
+@pytest.mark.parametrize(("architecture", "task"), HEADS)
+def test_heads_are_exported(exported, tiny_models, architecture, task):
+    model = exported(architecture, task, layers=1)
+    graph = model.canonical.model.graph
+    assert {node.op_type for node in graph} <= COMMON | EXTRA.get(architecture, set())
+    free = (
+        ("batch",)
+        if task in (Task.SENTENCE_EMBEDDING, Task.SEQUENCE_CLASSIFICATION)
+        else ("batch", "sequence")
+    )
+    last = {
+        Task.QUESTION_ANSWERING: (),
+        Task.FILL_MASK: (100,),
+        Task.SENTENCE_EMBEDDING: (32,),
+    }.get(task, (len(tiny_models.LABELS),))
+    assert {spec.shape for spec in model.canonical.outputs} == {(*free, *last)}
+    labelled = task in (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
+    assert model.source.labels == (tiny_models.LABELS if labelled else ())
+    assert (model.source.task, model.source.architecture) == (task, architecture)
+
+
+@pytest.mark.parametrize("architecture", ["deberta-v2", "modernbert"])
+def test_a_tied_head_stores_its_table_once(exported, architecture):
+    graph = exported(architecture, Task.FILL_MASK, layers=1).canonical.model.graph
+    shapes = [tuple(value.shape) for value in graph.initializers.values()]
+    assert shapes.count((100, 32)) == 1
+    assert (32, 100) not in shapes
