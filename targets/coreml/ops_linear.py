@@ -111,12 +111,6 @@ def _fused_bias(site: Site) -> FloatArray | None:
     return known.longest
 
 
-def einsum(site: Site) -> Var:
-    """Einsum of two operands in the forms MIL knows."""
-    equation = str(site.attr("equation", "")).replace(" ", "")
-    return site.mb.einsum(values=[site.var(0), site.var(1)], equation=equation, name=site.name)
-
-
 def conv(site: Site) -> Var:
     """Conv in one to three dimensions with constant weights."""
     spatial = site.rank() - 2
@@ -136,4 +130,4 @@ def conv(site: Site) -> Var:
     )
 
 
-LINEAR: dict[str, Lowering] = {"Conv": conv, "Einsum": einsum, "Gemm": gemm, "MatMul": matmul}
+LINEAR: dict[str, Lowering] = {"Conv": conv, "Gemm": gemm, "MatMul": matmul}

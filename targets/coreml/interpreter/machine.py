@@ -31,7 +31,7 @@ from edgeq.types import Array, Feeds, Outputs, Verification
 OPERATORS: dict[str, Operator] = {**MATH, **LAYOUT}
 """MIL operator -> numpy function whose parameters are the operator's."""
 
-_TUPLES = {"concat": "values", "einsum": "values"}
+_TUPLES = {"concat": "values"}
 """Operators with a parameter of any number of values."""
 
 

@@ -84,11 +84,6 @@ def matmul(x: Array, y: Array, transpose_x: Array | bool = False, transpose_y: A
     return np.asarray(left @ right)
 
 
-def einsum(values: tuple[Array, ...], equation: str) -> Array:
-    """Einstein summation."""
-    return np.asarray(np.einsum(equation, *values))
-
-
 def layer_norm(
     x: Array, axes: Array, epsilon: Array, gamma: Array | None = None, beta: Array | None = None
 ) -> Array:
@@ -222,7 +217,6 @@ MATH: dict[str, Operator] = {
     "ceil": one(np.ceil),
     "conv": conv,
     "cos": one(np.cos),
-    "einsum": einsum,
     "elu": elu,
     "equal": two(np.equal),
     "erf": one(erf),
