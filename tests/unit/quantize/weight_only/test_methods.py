@@ -260,3 +260,14 @@ def test_deterministic(method):
     a, b = (wo.quantize(method, weight, WeightSpec(), stats) for _ in range(2))
     np.testing.assert_array_equal(a.q, b.q)
     np.testing.assert_array_equal(a.scales, b.scales)
+
+
+def test_statistics_from_calibration():
+    from edgeq.quantize.observers.channels import channel_statistics
+
+    x = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    stats = LayerStats.from_channels(channel_statistics(x, gram=True))
+    assert stats.tokens == 50
+    np.testing.assert_allclose(stats.mean_square, (x**2).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(stats.gram, x.T @ x, rtol=1e-4, atol=1e-4)
+    assert LayerStats.from_channels(channel_statistics(x)).gram is None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -77,6 +77,17 @@ class WeightSpec:
         return blocks * (width * self.bits + scale_bits + zero_bits) / in_features
 
 
+class ChannelsLike(Protocol):
+    """The part of an observer's result that weight-only methods read."""
+
+    @property
+    def mean_square(self) -> Array: ...  # noqa: D102
+    @property
+    def rows(self) -> int: ...  # noqa: D102
+    @property
+    def gram(self) -> Array | None: ...  # noqa: D102
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerStats:
     """What calibration says about one layer's input X `[tokens, K]`, padding left out.
@@ -93,6 +104,11 @@ class LayerStats:
     tokens: int
     gram: Array | None = None
     cross: Array | None = None
+
+    @classmethod
+    def from_channels(cls, channels: ChannelsLike) -> LayerStats:
+        """From what calibration observed of the layer's input (`observers.channels.ChannelStatistics`)."""
+        return cls(np.asarray(channels.mean_square, np.float32), channels.rows, channels.gram)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
