@@ -230,6 +230,28 @@ def _split(editor: Editor, node: ir.Node) -> None:
     node.attributes.pop("num_outputs", None)
 
 
+def _matmul(editor: Editor, node: ir.Node) -> None:
+    """Operands of one rank: NNAPI does not broadcast, so leading ones are written out."""
+    ranks = [len(static_shape(value)) for value in node.inputs if value is not None]
+    for index, value in enumerate(node.inputs):
+        assert value is not None
+        missing = max(ranks) - ranks[index]
+        if missing == 0 or ranks[index] < 2:
+            continue
+        target = [1] * missing + static_shape(value)
+        data = constant_of(value)
+        if data is not None:
+            node.replace_input_with(
+                index, editor.constant(data.reshape(target), f"{value.name}.rank{max(ranks)}")
+            )
+            continue
+        shape = editor.constant(np.array(target, np.int64), f"{node.name}.operand{index}.shape")
+        raised = editor.op(
+            "Reshape", [value, shape], f"{node.name}.operand{index}", before=node, shape=ir.Shape(target)
+        )
+        node.replace_input_with(index, raised)
+
+
 REWRITES: Mapping[str, Rewrite] = {
     "Clip": _clip,
     "Expand": _expand,
@@ -237,6 +259,7 @@ REWRITES: Mapping[str, Rewrite] = {
     "Gather": _gather,
     "Gelu": _gelu,
     "LayerNormalization": _layer_normalization,
+    "MatMul": _matmul,
     "Pow": _pow,
     "Reciprocal": _reciprocal,
     "ReduceL2": _reduce_l2,

@@ -142,10 +142,7 @@ class _GemmQuantizer:
         scaled = self.editor.op(
             "Mul", [restored, factor], f"{item.name}.rescaled", before=first, shape=product.shape
         )
-        for user in users:
-            for index, value in enumerate(user.inputs):
-                if value is product:
-                    user.replace_input_with(index, scaled)
+        self.editor.reroute(users, product, scaled)
 
 
 def channel_scale(weight: Array, low: FloatArray, high: FloatArray, output_share: float) -> FloatArray:
@@ -199,7 +196,4 @@ def _quantize_table(editor: Editor, node: ir.Node, table: Array) -> None:
     users = list(output.consumers())
     factor = editor.constant(column, f"{node.name}.column_scale")
     scaled = editor.op("Mul", [output, factor], f"{node.name}.rescaled", before=users[0], shape=output.shape)
-    for user in users:
-        for index, value in enumerate(user.inputs):
-            if value is output:
-                user.replace_input_with(index, scaled)
+    editor.reroute(users, output, scaled)

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeq.targets.android.nnapi import write_nnapi_variant
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, VariantSpec
 from edgeq.targets.cpu import write_cpu_variant
 from edgeq.types import Precision
 
+if TYPE_CHECKING:
+    from edgeq.quantize.recipes import Recipe
+
 MIN_ANDROID_API = 24
 """The onnxruntime-android package's own minimum."""
+
+
+def nnapi_refusal(recipe: Recipe) -> str | None:
+    """Why NNAPI cannot honour a recipe; None where it can.
+
+    Its quantized operators take int8 weights with one scale per tensor or channel and int8 activations; tables may
+    be int8 rows.
+    """
+    specs = recipe.possible_specs()
+    for spec in specs:
+        per_row = spec.bits == 8 and spec.block_size == -1 and spec.symmetric
+        if spec.format == "weight-only" and not per_row:
+            return (
+                f"NNAPI has no {spec.bits}-bit weights in blocks with float activations, which recipe `{recipe.name}` "
+                "asks for"
+            )
+    if recipe.default.format == "weight-only":
+        return f"NNAPI has no int8 weights with float activations, which recipe `{recipe.name}` asks for"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +43,22 @@ class AndroidTarget:
 
     name: str = "android"
     title: str = "ONNX Runtime on Android: cpu (dynamic shapes) and nnapi (static shapes, one partition)"
-    precisions: tuple[Precision, ...] = (Precision.INT8, Precision.FP16, Precision.FP32)
+    precisions: tuple[Precision, ...] = (Precision.INT8, Precision.INT4, Precision.FP16, Precision.FP32)
 
-    def variants(self, precision: Precision) -> tuple[VariantSpec, ...]:
+    def variants(self, recipe: Recipe) -> tuple[VariantSpec, ...]:
         """The CPU variant first: NNAPI is deprecated since Android 15 and often slower."""
+        name = recipe.name
         return (
-            VariantSpec(f"cpu-{precision}", "cpu", precision, "onnxruntime", "CPUExecutionProvider", "arm64"),
+            VariantSpec(f"cpu-{name}", "cpu", name, "onnxruntime", "CPUExecutionProvider", "arm64"),
             VariantSpec(
-                f"nnapi-{precision}",
+                f"nnapi-{name}",
                 "nnapi",
-                precision,
+                name,
                 "onnxruntime",
                 "NnapiExecutionProvider",
                 "arm64",
-                True,
+                one_partition=True,
+                refusal=nnapi_refusal(recipe),
             ),
         )
 
@@ -43,8 +68,8 @@ class AndroidTarget:
         """Write one variant."""
         path = folder / "model.onnx"
         if spec.engine == "nnapi":
-            return write_nnapi_variant(source, spec.precision, options, path)
-        lowered = write_cpu_variant(source, spec.precision, path)
+            return write_nnapi_variant(source, source.precision, options, path)
+        lowered = write_cpu_variant(source, path)
         phone = {"abi": ["arm64-v8a"], "min_android_api": MIN_ANDROID_API}
         return replace(lowered, requirements={**lowered.requirements, **phone})
 

@@ -81,6 +81,13 @@ class Editor:
             new.name = public
         old.replace_all_uses_with(new, replace_graph_outputs=True)
 
+    def reroute(self, readers: Sequence[ir.Node], old: ir.Value, new: ir.Value) -> None:
+        """These readers of `old` read `new`; others (such as what computes `new`) keep reading `old`."""
+        for reader in readers:
+            for index, value in enumerate(reader.inputs):
+                if value is old:
+                    reader.replace_input_with(index, new)
+
     def finish(self) -> ir.Model:
         """Drop what nothing reads any more and sort; returns the model."""
         remove_unused(self.model)
@@ -130,6 +137,20 @@ def only_user(value: ir.Value) -> ir.Node | None:
     """The single node that reads a value, or None when several do, or the graph returns it."""
     users = value.consumers()
     return users[0] if len(users) == 1 and len(value.uses()) == 1 and not value.is_graph_output() else None
+
+
+def bias_input(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """Where a MatMul's or Gemm's constant bias `[out]` enters: a node and the index of its input."""
+    if node.op_type == "Gemm":
+        return (node, 2) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    user = only_user(node.outputs[0])
+    if user is None or user.op_type != "Add":
+        return None
+    for index, value in enumerate(user.inputs):
+        data = None if value is node.outputs[0] else constant_of(value)
+        if data is not None and data.ndim == 1:
+            return user, index
+    return None
 
 
 def input_of(value: ir.Value, index: int = 0) -> ir.Value | None:

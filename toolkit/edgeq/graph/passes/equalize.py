@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.errors import UnsupportedError
-from edgeq.graph.edit import Editor, attribute
+from edgeq.graph.edit import Editor, attribute, bias_input, constant_of
 from edgeq.types import FloatArray
 
 
@@ -86,11 +86,15 @@ def _scale_weight(
 
 def _scale_bias(model: ir.Model, node: ir.Node, factor: FloatArray) -> None:
     """The layer's own bias, copied first: equal biases of other layers may share the initializer."""
-    user = node if node.op_type == "Gemm" else node.outputs[0].consumers()[0]
-    for index, value in enumerate(user.inputs):
-        if value is not None and value.const_value is not None and len(value.const_value.shape) == 1:
-            data = (value.const_value.numpy().astype(np.float64) * factor).astype(np.float32)
-            user.replace_input_with(index, Editor(model).constant(data, f"{value.name}.equalized"))
+    place = bias_input(node)
+    if place is None:
+        return
+    user, index = place
+    value = user.inputs[index]
+    data = constant_of(value)
+    assert value is not None and data is not None
+    scaled = (data.astype(np.float64) * factor).astype(np.float32)
+    user.replace_input_with(index, Editor(model).constant(scaled, f"{value.name}.equalized"))
 
 
 def _multiply(value: ir.Value, factor: FloatArray, axis: int) -> None:

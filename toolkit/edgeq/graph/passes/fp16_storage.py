@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_ir as ir
 
@@ -13,8 +15,8 @@ MIN_ELEMENTS = 1024
 FP16_MAX = float(np.finfo(np.float16).max)
 
 
-def store_fp16(model: ir.Model) -> ir.Model:
-    """Store large float32 initializers as float16 behind a Cast; returns an edited clone.
+def store_fp16(model: ir.Model, only: Collection[str] | None = None) -> ir.Model:
+    """Store large float32 initializers (or `only` those named) as float16 behind a Cast; returns an edited clone.
 
     Raises:
         UnsupportedError: a weight does not fit float16.
@@ -24,6 +26,8 @@ def store_fp16(model: ir.Model) -> ir.Model:
     for value in list(model.graph.initializers.values()):
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < MIN_ELEMENTS:
+            continue
+        if only is not None and value.name not in only:
             continue
         data = tensor.numpy()
         largest = float(np.abs(data).max())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph.edit import Editor, attribute
+from edgeq.graph.edit import Editor, attribute, bias_input, constant_of
 from edgeq.numerics import IntDtype, affine_params, quantize_affine, symmetric_scale
 from edgeq.types import Array, FloatArray
 
@@ -128,12 +128,22 @@ def quantize_per_channel(weight: Array, axis: int, bits: int = 8) -> tuple[Array
 
 def shift_bias(editor: Editor, node: ir.Node, shift: FloatArray) -> None:
     """Add `shift` to the layer's own bias, or give it one."""
-    user = node if node.op_type == "Gemm" else next(iter(node.outputs[0].consumers()))
-    for index, value in enumerate(user.inputs):
-        if value is not None and value.const_value is not None and len(value.const_value.shape) == 1:
-            corrected = (value.const_value.numpy() + shift).astype(np.float32)
-            user.replace_input_with(index, editor.constant(corrected, f"{node.name}.bias"))
-            return
+    place = bias_input(node)
+    if place is None:
+        _add_bias(editor, node, shift)
+        return
+    user, index = place
+    data = constant_of(user.inputs[index])
+    assert data is not None
+    user.replace_input_with(index, editor.constant((data + shift).astype(np.float32), f"{node.name}.bias"))
+
+
+def _add_bias(editor: Editor, node: ir.Node, bias: FloatArray) -> None:
+    product = node.outputs[0]
+    users = list(product.consumers())
+    value = editor.constant(bias, f"{node.name}.bias")
+    shifted = editor.op("Add", [product, value], f"{node.name}.shifted", before=users[0], shape=product.shape)
+    editor.reroute(users, product, shifted)
 
 
 def quantize_embeddings(model: ir.Model, names: Sequence[str]) -> ir.Model:
