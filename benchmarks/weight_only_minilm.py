@@ -9,6 +9,7 @@ between quantized and original sentence embeddings. ONNX Runtime's quantizers le
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import platform
 import random
@@ -91,9 +92,11 @@ def parse() -> argparse.Namespace:
 
 
 def rows(arguments: argparse.Namespace) -> list[tuple[str, int, bool, int]]:
-    """Method, block, symmetry, bits of the embeddings (0: float)."""
-    plain = [(m, b, s, 0) for b in arguments.blocks for s in (True, False) for m in arguments.methods]
-    return plain + [(m, 32, s, 4) for m in arguments.methods if m == "gptq" for s in (True, False)]
+    """Method, block, symmetry, bits of the embeddings (0: float); first what would be shipped."""
+    shipped = [(m, 32, s, 4) for m in arguments.methods if m == "gptq" for s in (True, False)]
+    return shipped + [
+        (m, b, s, 0) for b in arguments.blocks for s in (True, False) for m in arguments.methods
+    ]
 
 
 class Texts:
@@ -221,9 +224,11 @@ def quantize_tables(model: onnx.ModelProto, bits: int, min_rows: int) -> dict[st
 
 
 def quantize_with_peer(name: str, model: Path, path: Path) -> None:
-    """ONNX Runtime's quantizer of that name, block 32, 4 bits, int8 accuracy level."""
+    """ONNX Runtime's quantizer of that name, block 32, 4 bits, int8 accuracy level where it takes one."""
     from onnxruntime.quantization import matmul_nbits_quantizer as peer
 
+    # It logs a line per node.
+    logging.disable(logging.INFO)
     configs: dict[str, Any] = {
         "ort rtn sym": peer.DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4),
         "ort rtn asym": peer.DefaultWeightOnlyQuantConfig(
