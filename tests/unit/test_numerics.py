@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgeq import numerics
-from edgeq.errors import DataError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from edgeq import numerics
+from edgeq.errors import DataError
 
 DTYPES = ("uint8", "int8", "uint16", "int16")
 finite = st.floats(-1e4, 1e4, width=32, allow_subnormal=False)

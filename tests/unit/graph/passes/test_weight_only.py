@@ -8,12 +8,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from edgeq.errors import ModelError, UnsupportedError
 from edgeq.graph.passes.weight_only import verify_weight_only
 from edgeq.quantize import weight_only as wo
 from edgeq.quantize.weight_only.base import LayerStats, WeightSpec
 from edgeq.quantize.weight_only.matmul_nbits import lower, storage_block_size, to_block_weight
-from onnx import TensorProto, helper, numpy_helper
 
 RNG = np.random.default_rng(0)
 # int8 inputs (accuracy level 4): each product is off by half a step of absmax/127, relative to the output's

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from edgeq.errors import ConfigError
 from edgeq.quantize.recipes import (
     BUILT_IN,

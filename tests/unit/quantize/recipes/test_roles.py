@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from edgeq.quantize.recipes.roles import KNOWN_ROLES, ROLES, layer_index_of, module_path, role_of
 
 PATHS = {
