@@ -171,13 +171,13 @@ def _output_specs(graph: Any) -> tuple[TensorSpec, ...]:
 
 def _source(facts: ModelFacts, folder: Path, model: Any) -> SourceInfo:
     from edgeq.exporters.checkpoint import weight_files
-    from edgeq.exporters.provenance import hub_revision, read_license, source_files
+    from edgeq.exporters.provenance import hub_revision, public_name, read_license, source_files
 
     assert facts.task is not None
     labelled = facts.task in (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
     id2label = model.config.id2label if labelled else {}
     return SourceInfo(
-        model=facts.model,
+        model=public_name(facts.model),
         revision=hub_revision(facts.folder),
         files=source_files(facts.folder, folder, weight_files(folder)),
         license=read_license(facts.folder),

@@ -297,14 +297,14 @@ def _state_shapes(model: ir.Model, outputs: tuple[TensorSpec, ...]) -> None:
 
 
 def _source(facts: ModelFacts, path: Path, folder: Path, model: ir.Model) -> SourceInfo:
-    from edgeq.exporters.provenance import hub_revision, read_license, source_files
+    from edgeq.exporters.provenance import hub_revision, public_name, read_license, source_files
 
     assert facts.task is not None
     external = {path.parent / location for location in _external_locations(path)}
     labels = _config(folder).get("id2label", {})
     labelled = facts.task in (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
     return SourceInfo(
-        model=facts.model,
+        model=public_name(facts.model),
         revision=hub_revision(folder),
         files=source_files(folder, folder, {path, *external}),
         license=read_license(folder),

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from edgeq.errors import MissingExtraError
+from edgeq.exporters.samples import SAMPLE_MODEL, sample_model_path
 from edgeq.files import sha256_file
 from edgeq.types import SourceFile
 
@@ -66,6 +68,21 @@ def _recognize(path: Path | None) -> str | None:
         return None
     text = path.read_text(encoding="utf-8", errors="replace")
     return next((name for name, phrase in LICENSE_PHRASES.items() if phrase in text), "other")
+
+
+def public_name(model: str) -> str:
+    """How a bundle names its source: the Hub id, or a local folder's or file's own name.
+
+    A path would differ from machine to machine, and tell readers about the machine it was made on.
+    """
+    path = Path(model).expanduser()
+    if not path.exists():
+        return model
+    try:
+        is_sample = path.samefile(sample_model_path())
+    except MissingExtraError:
+        is_sample = False
+    return SAMPLE_MODEL if is_sample else path.resolve().name
 
 
 def hub_revision(folder: Path) -> str | None:

@@ -58,6 +58,7 @@ def test_embeddings_mean_something(minilm):
 
 def test_where_it_came_from(minilm):
     source = minilm.source
+    assert source.model == "sentence-transformers/all-MiniLM-L6-v2"
     assert (source.license, source.parameters, source.labels) == ("apache-2.0", 22_713_216, ())
     paths = [file.path for file in source.files]
     assert {

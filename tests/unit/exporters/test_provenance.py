@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from edgeq.exporters.provenance import hub_revision, read_license, source_files
+from edgeq.exporters.provenance import hub_revision, public_name, read_license, source_files
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,9 @@ def test_every_file_that_was_read_is_hashed(tmp_path):
 def test_revision_of_a_snapshot(tmp_path):
     assert hub_revision(tmp_path / "snapshots" / "c0ffee") == "c0ffee"
     assert hub_revision(tmp_path / "my-model") is None
+
+
+def test_no_path_of_this_machine_gets_into_a_bundle(tmp_path):
+    (tmp_path / "my-model").mkdir()
+    assert public_name(str(tmp_path / "my-model")) == "my-model"
+    assert public_name("someone/some-model") == "someone/some-model"
