@@ -52,19 +52,19 @@ def main() -> None:
     here = open_executor("native")
     there = open_executor("arm64", cpu=arguments.cpu)
     with tempfile.TemporaryDirectory() as name:
-        fixed = {str(dim[0]): int(dim[1]) for dim in (pair.split("=") for pair in arguments.pad)}
-        encode = _encoder(arguments.tokenizer, arguments.model, fixed.get("sequence"))
+        encode = _encoder(arguments.tokenizer, arguments.model)
         batches = [encode(text) for text in texts[: arguments.samples]]
         calibration = [encode(text) for text in texts[arguments.samples :][: arguments.calibration_samples]]
         variants = {"fp32": arguments.model}
         variants |= dict(_stock_variants(arguments.model, calibration, Path(name), arguments.only))
-        variants |= {path.stem: path for path in arguments.also}
+        variants |= {_label(path): path for path in arguments.also}
         print(_machine(here, there, len(batches), len(calibration)), file=sys.stderr)
         reference = here.run(arguments.model, batches)
         rows = []
         for variant, path in variants.items():
             kernels = (_kernels(path, here), _kernels(path, there))
-            rows += _compare(variant, reference, here.run(path, batches), there.run(path, batches), kernels)
+            feeds = [_fit(batch, path) for batch in batches]
+            rows += _compare(variant, reference, here.run(path, feeds), there.run(path, feeds), kernels)
             print(_as_markdown(rows[-1:]), file=sys.stderr, flush=True)
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
@@ -83,34 +83,46 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--samples", type=int, default=8, help="texts compared, from the beginning")
     parser.add_argument("--calibration-samples", type=int, default=64, help="the texts after those")
-    parser.add_argument("--pad", nargs="*", default=[], metavar="sequence=N", help="pad to a fixed length")
     parser.add_argument("--cpu", default="cortex-a76", help="emulated core")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 
-def _encoder(tokenizer: Path, model: Path, length: int | None) -> Callable[[str], Feeds]:
+def _encoder(tokenizer: Path, model: Path) -> Callable[[str], Feeds]:
     """Text to the inputs the model has."""
     import onnxruntime as ort
     from tokenizers import Tokenizer
 
     encoder = Tokenizer.from_file(str(tokenizer))
     encoder.no_padding()
-    encoder.enable_truncation(length or 128)
+    encoder.enable_truncation(128)
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
 
     def encode(text: str) -> Feeds:
         ids = encoder.encode(text).ids
-        padding = (length or len(ids)) - len(ids)
-        feeds = {
-            "input_ids": ids + [0] * padding,
-            "attention_mask": [1] * len(ids) + [0] * padding,
-            "token_type_ids": [0] * (len(ids) + padding),
-        }
+        feeds = {"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)}
         return {name: np.array([feeds[name]], np.int64) for name in names}
 
     return encode
+
+
+def _label(path: Path) -> str:
+    """A bundle's variants are all called model.onnx, in folders of their names."""
+    return path.parent.name if path.stem == "model" else path.stem
+
+
+def _fit(feeds: Feeds, model: Path) -> Feeds:
+    """The feeds in the types and fixed lengths that a variant takes."""
+    import onnxruntime as ort
+
+    types = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32}
+    fitted = {}
+    for item in ort.InferenceSession(str(model), providers=["CPUExecutionProvider"]).get_inputs():
+        value = feeds[item.name]
+        length = item.shape[1] if isinstance(item.shape[1], int) else value.shape[1]
+        fitted[item.name] = np.pad(value, ((0, 0), (0, length - value.shape[1]))).astype(types[item.type])
+    return fitted
 
 
 class _Calibration:
