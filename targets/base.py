@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from edgeq.graph.canonical import CanonicalModel
     from edgeq.quantize.plan import QuantizationPlan
+    from edgeq.quantize.recipes import Recipe
+    from edgeq.quantize.weight_only import QuantizedWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +23,24 @@ class VariantSpec:
     """One way a target can run a model.
 
     Attributes:
-        id: `cpu-int8`, `nnapi-fp32`; the folder in the bundle.
+        id: `cpu-int8`, `nnapi-fp32`, `cpu-q4_k_m`; the folder in the bundle.
         engine: the part before the dash, as `--variants` names it.
-        precision: of weights and activations.
+        precision: the recipe's name.
         runtime: program that runs it.
         execution_provider: the provider or compute unit.
         architecture: CPU it is made for, `arm64` or `x86-64`.
         one_partition: the target promises that the accelerator takes the whole graph in one piece.
+        refusal: why this engine cannot honour the recipe; None where it can. Such a variant is not built.
     """
 
     id: str
     engine: str
-    precision: Precision
+    precision: str
     runtime: str
     execution_provider: str
     architecture: str
     one_partition: bool = False
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +60,18 @@ class LoweringInput:
 
     Attributes:
         canonical: the model.
-        plan: decisions for int8; None for floating point.
+        plan: what was decided per layer; None for floating point.
         equalized: the canonical graph with the plan's equalizations applied; None for floating point.
+        weights: codes of the weight-only layers and tables (`plan.weights`), by initializer name. They belong to
+            `graph()`.
+        precision: the family of the recipe: its narrowest weights, or how its floats are stored.
     """
 
     canonical: CanonicalModel
     plan: QuantizationPlan | None = None
     equalized: ir.Model | None = None
+    weights: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+    precision: Precision = Precision.FP32
 
     def graph(self) -> ir.Model:
         """The graph to lower: equalized where there is a plan."""
@@ -105,10 +114,10 @@ class Target(Protocol):
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """What it can be asked for."""
+        """Families of recipes it can be asked for."""
 
-    def variants(self, precision: Precision) -> tuple[VariantSpec, ...]:
-        """Variants of a bundle, most preferred first."""
+    def variants(self, recipe: Recipe) -> tuple[VariantSpec, ...]:
+        """Variants of a bundle, most preferred first; those that cannot honour the recipe say why (`refusal`)."""
 
     def lower(
         self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path

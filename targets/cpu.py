@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,53 +11,60 @@ from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, VariantS
 from edgeq.types import Precision
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
+    from edgeq.graph.passes.weight_only import Lowering
     from edgeq.quantize.plan import QuantizationPlan
+    from edgeq.quantize.recipes import Recipe
 
 MIN_ONNXRUNTIME = "1.20"
 
 
-def lower_for_cpu(source: LoweringInput, precision: Precision) -> ir.Model:
-    """The canonical graph in a precision, shapes left free."""
+MIN_ONNXRUNTIME_BLOCKS = "1.23"
+"""First with 8-bit GatherBlockQuantized; 8-bit MatMulNBits kernels came with 1.22."""
+
+
+def lower_for_cpu(source: LoweringInput) -> Lowering:
+    """The canonical graph as the plan says, shapes left free."""
     from edgeq.graph.passes.fp16_storage import store_fp16
+    from edgeq.graph.passes.weight_only import Lowering
 
-    match precision:
-        case Precision.FP32:
-            return source.canonical.model.clone()
-        case Precision.FP16:
-            return store_fp16(source.canonical.model)
-        case Precision.INT8 if source.plan is not None:
-            return _int8(source.graph(), source.plan)
-        case _:
-            raise UnsupportedError(f"the CPU lowering got precision {precision} without a plan for it")
+    if source.plan is not None:
+        return _quantized(source, source.plan)
+    if source.precision is Precision.FP16:
+        return Lowering(store_fp16(source.canonical.model), ())
+    if source.precision is not Precision.FP32:
+        raise UnsupportedError(f"the CPU lowering got precision {source.precision} without a plan for it")
+    return Lowering(source.canonical.model.clone(), ())
 
 
-def _int8(equalized: ir.Model, plan: QuantizationPlan) -> ir.Model:
+def _quantized(source: LoweringInput, plan: QuantizationPlan) -> Lowering:
+    """Static int8, then tables as int8 rows, weight-only blocks, and float16 storage."""
+    from edgeq.graph.passes.fp16_storage import store_fp16
     from edgeq.graph.passes.static_qdq import LinearQDQ, quantize_embeddings, quantize_linears
+    from edgeq.quantize.weight_only.matmul_nbits import lower
 
     linears = [
         LinearQDQ(item.name, item.input_range, item.bias_shift) for item in plan.linears if item.quantized
     ]
-    model = quantize_linears(equalized, linears)
-    return quantize_embeddings(model, [item.name for item in plan.embeddings if item.quantized])
+    model = quantize_linears(source.graph(), linears)
+    in_blocks = {item.name for item in plan.weights}
+    rows = [item.name for item in plan.embeddings if item.quantized and item.name not in in_blocks]
+    lowering = lower(quantize_embeddings(model, rows), source.weights)
+    return replace(lowering, model=store_fp16(lowering.model, plan.fp16))
 
 
-def write_cpu_variant(source: LoweringInput, precision: Precision, path: Path) -> Lowered:
-    """Lower, save, and check on the optimized graph that what was quantized runs in integers."""
+def write_cpu_variant(source: LoweringInput, path: Path) -> Lowered:
+    """Lower, save, read back, and check on the optimized graph that what was quantized runs in integers."""
+    from edgeq.graph.passes.weight_only import verify_weight_only
     from edgeq.targets.kernels import optimized_kernels
     from edgeq.targets.onnx_file import save_onnx
 
-    model = lower_for_cpu(source, precision)
-    opset = model.opset_imports[""]
-    save_onnx(model, path)
+    lowering = lower_for_cpu(source)
+    opset = lowering.model.opset_imports[""]
+    save_onnx(lowering.model, path)
+    verify_weight_only(path, lowering.nodes)
     kernels = optimized_kernels(path)
-    planned = (
-        sum(item.quantized for item in source.plan.linears)
-        if source.plan and precision is Precision.INT8
-        else 0
-    )
-    notes = ()
+    planned = sum(item.quantized for item in source.plan.linears) if source.plan else 0
+    notes: tuple[str, ...] = ()
     if kernels.integer_matmuls < planned:
         notes = (
             f"{planned - kernels.integer_matmuls} of {planned} int8 layers did not fuse into integer kernels",
@@ -68,7 +75,7 @@ def write_cpu_variant(source: LoweringInput, precision: Precision, path: Path) -
         outputs=source.canonical.outputs,
         opset=opset,
         placement=kernels.to_json(),
-        requirements={"onnxruntime": f">={MIN_ONNXRUNTIME}"},
+        requirements={"onnxruntime": f">={MIN_ONNXRUNTIME_BLOCKS if lowering.nodes else MIN_ONNXRUNTIME}"},
         notes=notes,
     )
 
@@ -79,17 +86,17 @@ class CpuTarget:
 
     name: str = "cpu"
     title: str = "ONNX Runtime on desktop and server CPUs, dynamic shapes"
-    precisions: tuple[Precision, ...] = (Precision.INT8, Precision.FP16, Precision.FP32)
+    precisions: tuple[Precision, ...] = (Precision.INT8, Precision.INT4, Precision.FP16, Precision.FP32)
 
-    def variants(self, precision: Precision) -> tuple[VariantSpec, ...]:
+    def variants(self, recipe: Recipe) -> tuple[VariantSpec, ...]:
         """One variant."""
         from edgeq.runtime.host import host_architecture
 
         return (
             VariantSpec(
-                f"cpu-{precision}",
+                f"cpu-{recipe.name}",
                 "cpu",
-                precision,
+                recipe.name,
                 "onnxruntime",
                 "CPUExecutionProvider",
                 host_architecture(),
@@ -100,7 +107,7 @@ class CpuTarget:
         self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path
     ) -> Lowered:
         """Write the variant."""
-        return write_cpu_variant(source, spec.precision, folder / "model.onnx")
+        return write_cpu_variant(source, folder / "model.onnx")
 
 
 TARGET = CpuTarget()

@@ -17,7 +17,8 @@ def export(
     model: str | Path | None = None,
     *,
     target: str = "android",
-    precision: str = "int8",
+    precision: str | None = None,
+    recipe: str | Path | None = None,
     calib: str | Path | None = None,
     calib_column: str | None = None,
     calib_samples: int | None = None,
@@ -28,7 +29,7 @@ def export(
     variants: Sequence[str] = (),
     archive: bool = False,
     force: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Export a model to one target as a verified bundle.
@@ -36,7 +37,8 @@ def export(
     Args:
         model: a local folder, a Hub id or an `.onnx` file; None takes the sample model.
         target: a name from `edgeq targets`.
-        precision: `int8`, `fp16`, `fp32`.
+        precision: name of a built-in recipe, as in `edgeq recipes`; `int8` when left out.
+        recipe: a recipe file, instead of `precision`.
         calib: calibration texts or tensors; None takes the built-in texts.
         calib_column: column of a table, or `A,B` for pairs.
         calib_samples: how many samples to calibrate with (256).
@@ -47,7 +49,7 @@ def export(
         variants: engines to keep, as in `["cpu"]`.
         archive: also write `NAME.edgeq`.
         force: replace an existing bundle.
-        seed: of sampling.
+        seed: of sampling (0).
         progress: told about stages.
 
     Returns:
@@ -57,26 +59,27 @@ def export(
         GateError: its quality is below a gate; the bundle was kept, marked failed.
         EdgeqError: anything else the user can act on.
     """
-    from edgeq.pipeline.export import DEFAULT_CALIB_SAMPLES, ExportRequest, parse_gates, run_export
-    from edgeq.pipeline.precision import parse_precision
+    from edgeq.pipeline.export import run_export
+    from edgeq.pipeline.request import request_from
     from edgeq.pipeline.verdict import require_passed
 
-    request = ExportRequest(
-        model=None if model is None else str(model),
-        targets=(target,),
-        precision=parse_precision(precision),
-        calib=None if calib is None else str(calib),
-        calib_column=calib_column,
-        calib_samples=calib_samples or DEFAULT_CALIB_SAMPLES,
-        seq_len=seq_len,
-        task=task,
-        gates=parse_gates(gates),
-        output=None if output is None else Path(output),
-        variants=tuple(variants),
-        archive=archive,
-        force=force,
-        seed=seed,
-    )
+    options = {
+        "model": None if model is None else str(model),
+        "target": target,
+        "precision": precision,
+        "recipe": recipe,
+        "calib": None if calib is None else str(calib),
+        "calib_column": calib_column,
+        "calib_samples": calib_samples,
+        "seq_len": seq_len,
+        "task": task,
+        "gate": list(gates),
+        "output": output,
+        "variants": list(variants),
+        "seed": seed,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    request = request_from(given, archive=archive, force=force)
     [result] = run_export(request, progress)
     require_passed([result])
     return result.bundle

@@ -36,7 +36,7 @@ def export(
         typer.Option("--target", "-t", help="Platform; repeat for several. See `edgeq targets`."),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="int8, fp16 or fp32, or a recipe's name (see `edgeq recipes`).")
+        str | None, typer.Option(help="A recipe's name: int8, int4, fp16, q4_k_m ... (see `edgeq recipes`).")
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="A recipe file; a bundle's recipe.yaml repeats its export.")
@@ -142,7 +142,7 @@ def _plan_json(plan: ExportPlan) -> dict[str, Any]:
         "model": plan.request.model,
         "architecture": plan.facts.architecture,
         "task": str(plan.facts.task),
-        "precision": str(plan.request.precision),
+        "precision": plan.request.recipe.name,
         "calibration": {"source": plan.data.source, "samples": len(plan.data), "sha256": plan.data.sha256},
         "targets": {
             name: {"output": str(destination), "variants": [spec.id for spec in plan.variants[name]]}

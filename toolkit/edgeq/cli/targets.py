@@ -15,10 +15,12 @@ def register(app: typer.Typer) -> None:
 def targets(json: Json = False) -> None:
     """List the targets, their precisions and their variants."""
     from edgeq.cli.output import Out
+    from edgeq.quantize.recipes import load_recipe
     from edgeq.targets import TARGETS, get_target
 
     out = Out(json_mode=json)
     found = [get_target(name) for name in TARGETS]
+    recipe = load_recipe("int8")
     out.result(
         {
             "targets": [
@@ -26,7 +28,7 @@ def targets(json: Json = False) -> None:
                     "name": target.name,
                     "title": target.title,
                     "precisions": [str(precision) for precision in target.precisions],
-                    "variants": [spec.engine for spec in target.variants(target.precisions[0])],
+                    "variants": [spec.engine for spec in target.variants(recipe)],
                 }
                 for target in found
             ]
@@ -36,7 +38,7 @@ def targets(json: Json = False) -> None:
         (
             target.name,
             ", ".join(target.precisions),
-            ", ".join(s.engine for s in target.variants(target.precisions[0])),
+            ", ".join(s.engine for s in target.variants(recipe)),
             target.title,
         )
         for target in found

@@ -10,8 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from edgeq import __version__
 from edgeq.bundle.golden import write_golden
 from edgeq.bundle.manifest import (
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
     from edgeq.exporters.base import ExportedModel
     from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.plan import QuantizationPlan
+    from edgeq.quantize.recipes import Recipe
     from edgeq.quantize.static_int8 import Trial
     from edgeq.targets.base import Lowered, VariantSpec
 
@@ -71,7 +70,7 @@ class BundleParts:
     measured: Mapping[str, Measured]
     golden: Sequence[GoldenCase]
     gates: Sequence[Gate]
-    recipe: Mapping[str, Any]
+    recipe: Recipe
     precision: str
     plan: QuantizationPlan | None = None
     calibration: Calibration | None = None
@@ -85,7 +84,7 @@ def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
     exported = parts.exported
     exported.preprocessor.save(writer.path("tokenizer/tokenizer.json").parent)
     entries = write_golden(writer.folder, parts.golden, _tolerances(parts))
-    atomic_write_text(writer.path("recipe.yaml"), yaml.safe_dump(dict(parts.recipe), sort_keys=False))
+    atomic_write_text(writer.path("recipe.yaml"), parts.recipe.to_yaml())
     if parts.plan is not None:
         atomic_write_text(writer.path("plan.json"), json.dumps(parts.plan.to_json(), indent=1) + "\n")
     manifest = Manifest(

@@ -13,13 +13,13 @@ from edgeq.errors import ConfigError, UnsupportedError, UsageError
 from edgeq.files import check_output
 from edgeq.pipeline.assemble import BundleParts, bundle_name, write_bundle
 from edgeq.pipeline.data import DataSets, divide, wanted_samples
-from edgeq.pipeline.int8 import quantize_int8
 from edgeq.pipeline.measure import Measured, golden_cases, measure_variants, open_session
+from edgeq.pipeline.quantizing import Quantized, quantize_model
 from edgeq.progress import Progress, SilentProgress
-from edgeq.quantize.static_int8 import StaticInt8Result, StaticInt8Settings
+from edgeq.quantize.recipes import Recipe, load_recipe
+from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.targets import get_target
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Target, VariantSpec
-from edgeq.types import Precision
 from edgeq.validate import GateRequest, gates_for, parse_gate
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class ExportRequest:
     Attributes:
         model: folder, Hub id or `.onnx` file; None takes the sample model.
         targets: names.
-        precision: a `Precision`.
+        recipe: what becomes of each layer.
         calib: calibration data; None takes the built-in texts.
         output: the bundle's folder, or with several targets the folder that holds one bundle each.
         variants: engines to keep (`cpu`, `nnapi`); empty keeps all.
@@ -47,7 +47,7 @@ class ExportRequest:
 
     model: str | None = None
     targets: tuple[str, ...] = ("android",)
-    precision: Precision = Precision.INT8
+    recipe: Recipe = field(default_factory=lambda: load_recipe("int8"))
     calib: str | None = None
     calib_column: str | None = None
     calib_samples: int = DEFAULT_CALIB_SAMPLES
@@ -60,7 +60,6 @@ class ExportRequest:
     archive: bool = False
     force: bool = False
     seed: int = 0
-    settings: StaticInt8Settings = field(default_factory=StaticInt8Settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
 
     progress = progress or SilentProgress()
     targets = {name: get_target(name) for name in _unique(request.targets)}
-    variants = {name: _variants(target, request) for name, target in targets.items()}
+    variants = {name: _variants(target, request, progress) for name, target in targets.items()}
     if request.model is None:
         request = replace(request, model=str(sample_model_path()))
         progress.notice(
@@ -150,9 +149,7 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
         task=exported.source.task,
         max_length=_judged_length(plan, seq_len, exported),
     )
-    quantized = None
-    if request.precision is Precision.INT8:
-        quantized = quantize_int8(exported.canonical, data, request.settings, progress)
+    quantized = quantize_model(exported.canonical, data, request.recipe, progress)
     export = _Export(plan, request, exported, data, quantized, LoweringOptions(seq_len), progress)
     return [export.write(name) for name in plan.destinations]
 
@@ -165,7 +162,7 @@ class _Export:
     request: ExportRequest
     exported: ExportedModel
     data: DataSets
-    quantized: StaticInt8Result | None
+    quantized: Quantized
     options: LoweringOptions
     progress: Progress
 
@@ -215,8 +212,10 @@ class _Export:
     def _lower(self, target: Target, folder: Path) -> dict[str, tuple[VariantSpec, Lowered]]:
         source = LoweringInput(
             self.exported.canonical,
-            self.quantized.plan if self.quantized else None,
-            self.quantized.equalized if self.quantized else None,
+            self.quantized.plan,
+            self.quantized.graph,
+            self.quantized.weights,
+            self.quantized.precision,
         )
         specs = self.plan.variants[target.name]
         written = {}
@@ -242,7 +241,9 @@ class _Export:
         return [
             gate
             for name, values in measured.items()
-            for gate in gates_for(name, self.request.precision, values.fidelity, self.request.gates, samples)
+            for gate in gates_for(
+                name, self.quantized.precision, values.fidelity, self.request.gates, samples
+            )
         ]
 
     def _parts(
@@ -255,7 +256,7 @@ class _Export:
         fp32_bytes: int,
     ) -> BundleParts:
         calibration = None
-        if self.quantized is not None:
+        if self.quantized.is_calibrated:
             found = self.plan.data
             calibration = Calibration(
                 found.source, found.sha256, self.data.calibration_samples, self.request.seed
@@ -269,10 +270,10 @@ class _Export:
             golden=golden,
             gates=gates,
             recipe=_recipe(self.request, self.quantized, self.options),
-            precision=str(self.request.precision),
-            plan=self.quantized.plan if self.quantized else None,
+            precision=self.request.recipe.name,
+            plan=self.quantized.plan,
             calibration=calibration,
-            trials=self.quantized.trials if self.quantized else (),
+            trials=self.quantized.trials,
             coverage=self._coverage(),
             fp32_bytes=fp32_bytes,
         )
@@ -281,7 +282,7 @@ class _Export:
         """Of the texts that calibrated; None for floating point and for ready tensors."""
         from edgeq.quantize.coverage import coverage
 
-        if self.quantized is None or not self.data.texts:
+        if not self.quantized.is_calibrated or not self.data.texts:
             return None
         found = coverage(self.data.texts, self.exported.preprocessor)
         return replace(found, clipping=self.quantized.clipping)
@@ -298,15 +299,24 @@ def _unique(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _variants(target: Target, request: ExportRequest) -> tuple[VariantSpec, ...]:
-    if request.precision not in target.precisions:
-        offered = ", ".join(target.precisions)
+def _variants(target: Target, request: ExportRequest, progress: Progress) -> tuple[VariantSpec, ...]:
+    """Those to build; a refused one is an error if it was asked for by name, else a notice."""
+    specs = target.variants(request.recipe)
+    _check_variant_names(target, request, specs)
+    wanted = [spec for spec in specs if not request.variants or spec.engine in request.variants]
+    kept = tuple(spec for spec in wanted if spec.refusal is None)
+    refused = [spec for spec in wanted if spec.refusal is not None]
+    if refused and (request.variants or not kept):
         raise UnsupportedError(
-            f"target `{target.name}` does not offer {request.precision}", hint=f"--precision takes {offered}"
+            f"target `{target.name}` cannot make variant `{refused[0].engine}`: {refused[0].refusal}",
+            hint="--precision int8 or fp32, or another --target",
         )
-    specs = target.variants(request.precision)
-    if not request.variants:
-        return specs
+    for spec in refused:
+        progress.notice(f"no {spec.engine} variant for {target.name}: {spec.refusal}")
+    return kept
+
+
+def _check_variant_names(target: Target, request: ExportRequest, specs: Sequence[VariantSpec]) -> None:
     engines = {spec.engine for spec in specs}
     unknown = [name for name in request.variants if name not in engines]
     if unknown:
@@ -314,7 +324,6 @@ def _variants(target: Target, request: ExportRequest) -> tuple[VariantSpec, ...]
             f"target `{target.name}` has no variant `{unknown[0]}`",
             hint=f"--variants takes {', '.join(sorted(engines))}",
         )
-    return tuple(spec for spec in specs if spec.engine in request.variants)
 
 
 def _destinations(request: ExportRequest) -> dict[str, Path]:
@@ -353,26 +362,10 @@ def _judged_length(plan: ExportPlan, seq_len: int, exported: ExportedModel) -> i
     return seq_len if static else exported.canonical.max_length
 
 
-def _recipe(
-    request: ExportRequest, quantized: StaticInt8Result | None, options: LoweringOptions
-) -> dict[str, Any]:
+def _recipe(request: ExportRequest, quantized: Quantized, options: LoweringOptions) -> Recipe:
     """What `edgeq export --recipe recipe.yaml` needs to do the same again."""
-    recipe: dict[str, Any] = {
-        "precision": str(request.precision),
-        "seq_len": options.seq_len,
-        "seed": request.seed,
-    }
-    if quantized is not None:
-        chosen = quantized.plan.settings
-        recipe["calibration"] = {"samples": request.calib_samples}
-        recipe["static_int8"] = {
-            "alpha": chosen["alpha"],
-            "range_method": chosen["range_method"],
-            "bias_correction": chosen["bias_correction"],
-            "exclude": list(request.settings.exclude),
-            "embeddings": request.settings.embeddings,
-        }
-    return recipe
+    samples = request.calib_samples if quantized.is_calibrated else None
+    return replace(quantized.recipe, export=ExportOptions(options.seq_len, samples, request.seed))
 
 
 def parse_gates(texts: Sequence[str]) -> tuple[GateRequest, ...]:

@@ -1,22 +1,23 @@
-"""What `--precision` may say."""
+"""What `--precision` may say: the name of a built-in recipe."""
 
 from __future__ import annotations
 
 import difflib
 
 from edgeq.errors import UsageError
-from edgeq.types import Precision
+from edgeq.quantize.recipes import BUILT_IN, Recipe, load_recipe
 
 
-def parse_precision(text: str) -> Precision:
-    """A `Precision` by name.
+def recipe_named(text: str) -> Recipe:
+    """A built-in recipe by name.
 
     Raises:
         UsageError: there is none of that name.
     """
-    try:
-        return Precision(text)
-    except ValueError:
-        near = difflib.get_close_matches(text, list(Precision), n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"--precision takes {', '.join(Precision)}"
-        raise UsageError(f"unknown precision `{text}`", hint=hint) from None
+    if text in BUILT_IN:
+        return load_recipe(text)
+    if text.endswith((".yaml", ".yml")):
+        raise UsageError(f"--precision takes a name, got the file `{text}`", hint=f"--recipe {text}")
+    near = difflib.get_close_matches(text, BUILT_IN, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"--precision takes {', '.join(BUILT_IN)}"
+    raise UsageError(f"unknown precision `{text}`", hint=hint)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgeq.config import check_keys, read_yaml
-from edgeq.errors import ConfigError, UsageError
+from edgeq.errors import UsageError
 from edgeq.pipeline.export import DEFAULT_CALIB_SAMPLES, ExportRequest, parse_gates
-from edgeq.pipeline.precision import parse_precision
-from edgeq.quantize.static_int8 import StaticInt8Settings
-from edgeq.types import Precision
+from edgeq.pipeline.precision import recipe_named
+from edgeq.quantize.recipes import Recipe, load_recipe
 
-RECIPE_KEYS = ("precision", "seq_len", "seed", "calibration", "static_int8")
-STATIC_INT8_KEYS = ("alpha", "range_method", "bias_correction", "exclude", "embeddings")
+DEFAULT_RECIPE = "int8"
 
 
 def request_from(options: Mapping[str, Any], *, archive: bool, force: bool) -> ExportRequest:
@@ -26,12 +24,12 @@ def request_from(options: Mapping[str, Any], *, archive: bool, force: bool) -> E
     """
     if options.get("recipe") is not None and options.get("precision") is not None:
         raise UsageError("--precision and --recipe contradict each other: a recipe names its precision")
-    recipe = _recipe(Path(options["recipe"])) if options.get("recipe") is not None else {}
-    merged = {**recipe, **options}
+    recipe = _recipe(options)
+    merged = {**_export_options(recipe), **options}
     return ExportRequest(
         model=merged.get("model"),
         targets=tuple(_list(merged.get("target"), ("android",))),
-        precision=parse_precision(str(merged.get("precision", Precision.INT8))),
+        recipe=recipe,
         calib=merged.get("calib"),
         calib_column=merged.get("calib_column"),
         calib_samples=int(merged.get("calib_samples", DEFAULT_CALIB_SAMPLES)),
@@ -44,32 +42,18 @@ def request_from(options: Mapping[str, Any], *, archive: bool, force: bool) -> E
         archive=archive,
         force=force,
         seed=int(merged.get("seed", 0)),
-        settings=merged.get("settings", StaticInt8Settings()),
     )
 
 
-def _recipe(path: Path) -> dict[str, Any]:
-    document = read_yaml(path)
-    check_keys(document, RECIPE_KEYS, str(path))
-    found: dict[str, Any] = {
-        key: document[key] for key in ("precision", "seq_len", "seed") if key in document
-    }
-    calibration = document.get("calibration") or {}
-    check_keys(calibration, ("samples",), f"`calibration` of {path}")
-    if "samples" in calibration:
-        found["calib_samples"] = calibration["samples"]
-    found["settings"] = _settings(document.get("static_int8") or {}, path)
-    return found
+def _recipe(options: Mapping[str, Any]) -> Recipe:
+    if options.get("recipe") is not None:
+        return load_recipe(Path(options["recipe"]))
+    return recipe_named(str(options.get("precision") or DEFAULT_RECIPE))
 
 
-def _settings(section: Mapping[str, Any], path: Path) -> StaticInt8Settings:
-    check_keys(section, STATIC_INT8_KEYS, f"`static_int8` of {path}")
-    values = dict(section)
-    try:
-        values["exclude"] = tuple(values.get("exclude") or ())
-        return StaticInt8Settings(**values)
-    except TypeError as error:
-        raise ConfigError(f"`static_int8` of {path} has a value of the wrong type: {error}") from error
+def _export_options(recipe: Recipe) -> dict[str, Any]:
+    """Options that a bundle's recipe.yaml repeats."""
+    return {name: value for name, value in asdict(recipe.export).items() if value is not None}
 
 
 def _list(value: Any, default: tuple[str, ...]) -> list[str]:

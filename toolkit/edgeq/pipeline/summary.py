@@ -74,8 +74,14 @@ def describe_placement(placement: Any) -> str:
         count = placement["partitions"]
         return f"NNAPI {taken}/{total} nodes, {count} partition{'s' if count != 1 else ''}"
     if "integer_matmuls" in placement:
-        return f"CPU, {placement['integer_matmuls']} integer matmuls"
+        return f"CPU, {_matmuls(placement)}"
     return ", ".join(f"{provider} {count}" for provider, count in nodes.items())
+
+
+def _matmuls(placement: Any) -> str:
+    kinds = (("integer_matmuls", "integer"), ("block_matmuls", "block-quantized"), ("float_matmuls", "float"))
+    counted = [f"{placement[key]} {name}" for key, name in kinds[:2] if placement.get(key)]
+    return f"{' + '.join(counted) or 'float'} matmuls"
 
 
 def result_json(result: TargetResult) -> dict[str, Any]:

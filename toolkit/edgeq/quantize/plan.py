@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -61,18 +61,55 @@ class EmbeddingDecision:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class WeightDecision:
+    """What happens to one weight-only layer or table, and what it costs. The codes are in the model file.
+
+    Attributes:
+        name: the layer (or table), as recipes name it.
+        initializer: its weight; layers that share one share the decision.
+        bits: 4 or 8.
+        block_size: members per scale along the input axis, -1 per output channel.
+        symmetric: no zero points.
+        method: what made the codes; differs from the recipe's after a fallback.
+        bits_per_weight: scales and zero points included.
+        weight_error: relative error of the weight, `|Q - W| / |W|`.
+        output_error: relative error of the layer's output on the calibration inputs, `|X (Q - W)| / |X W|`; None
+            where no input statistics were collected (tables).
+        notes: a fallback and its reason.
+    """
+
+    name: str
+    initializer: str
+    bits: int
+    block_size: int
+    symmetric: bool
+    method: str
+    bits_per_weight: float
+    weight_error: float
+    output_error: float | None = None
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizationPlan:
     """Every decision for one model, in graph order.
 
     Attributes:
+        equalizations: scale moved from activations into weights.
+        linears: static int8; a layer that is not quantized here may be in `weights` or `fp16`.
+        embeddings: tables as int8 rows.
         settings: how it was decided (range method, alpha, calibration counts): plain JSON values.
+        weights: weight-only layers and tables.
+        fp16: initializers stored in float16.
     """
 
     equalizations: tuple[Equalization, ...]
     linears: tuple[LinearDecision, ...]
     embeddings: tuple[EmbeddingDecision, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    weights: tuple[WeightDecision, ...] = ()
+    fp16: tuple[str, ...] = ()
 
     def linear(self, name: str) -> LinearDecision | None:
         """The decision for a layer, if there is one."""
@@ -80,8 +117,13 @@ class QuantizationPlan:
 
     def excluded(self) -> list[tuple[str, str]]:
         """`(layer, reason)` of everything that stays in float."""
+        weight_only = {decision.name for decision in self.weights}
         kept: list[LinearDecision | EmbeddingDecision] = [*self.linears, *self.embeddings]
-        return [(decision.name, decision.reason) for decision in kept if not decision.quantized]
+        return [
+            (decision.name, decision.reason)
+            for decision in kept
+            if not decision.quantized and decision.name not in weight_only
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON document; vectors are base64 of little-endian float32."""
@@ -93,6 +135,8 @@ class QuantizationPlan:
                 {"name": table.name, "quantized": table.quantized, "reason": table.reason}
                 for table in self.embeddings
             ],
+            "weights": [asdict(item) for item in self.weights],
+            "fp16": list(self.fp16),
         }
 
     @classmethod
@@ -108,6 +152,11 @@ class QuantizationPlan:
             linears=tuple(_linear_from(item) for item in document["linears"]),
             embeddings=tuple(EmbeddingDecision(**item) for item in document["embeddings"]),
             settings=document["settings"],
+            weights=tuple(
+                WeightDecision(**{**item, "notes": tuple(item["notes"])})
+                for item in document.get("weights", ())
+            ),
+            fp16=tuple(document.get("fp16", ())),
         )
 
 

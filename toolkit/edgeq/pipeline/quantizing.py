@@ -1,0 +1,185 @@
+"""A recipe applied to one model: static int8, weight-only and float layers become one plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.pipeline.int8 import quantize_int8
+from edgeq.pipeline.weight_only import INPUT_METHODS, WeightJob, quantize_weights, weight_jobs
+from edgeq.quantize.layers import MIN_TABLE_ROWS, ModelLayers, find_layers
+from edgeq.quantize.plan import EmbeddingDecision, LinearDecision, QuantizationPlan
+from edgeq.quantize.recipes import LayerSpec, Recipe
+from edgeq.quantize.recipes.schema import StaticOptions
+from edgeq.types import Precision
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.pipeline.data import DataSets
+    from edgeq.progress import Progress
+    from edgeq.quantize.static_int8 import StaticInt8Result, Trial
+    from edgeq.quantize.weight_only import QuantizedWeight
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantized:
+    """What a recipe came to for one model.
+
+    Attributes:
+        recipe: the recipe with every choice that was searched filled in: running it again finds the same.
+        precision: its family, by the narrowest weights.
+        plan: decisions per layer; None when everything stays in float.
+        graph: the canonical graph, equalized where the plan says so.
+        weights: codes of the weight-only layers, by initializer.
+        trials: what the static int8 search tried.
+        clipping: share of the calibration values outside the chosen ranges, by tensor.
+        is_calibrated: some decision looked at the calibration data.
+    """
+
+    recipe: Recipe
+    precision: Precision
+    plan: QuantizationPlan | None
+    graph: ir.Model
+    weights: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+    trials: Sequence[Trial] = ()
+    clipping: Mapping[str, float] = field(default_factory=dict)
+    is_calibrated: bool = False
+
+
+def quantize_model(
+    canonical: CanonicalModel, data: DataSets, recipe: Recipe, progress: Progress
+) -> Quantized:
+    """Resolve the recipe, calibrate, decide, and compute the weight-only codes.
+
+    Raises:
+        ConfigError: a rule of the recipe matches nothing in this model.
+        DataError: calibration data the methods cannot use.
+    """
+    layers = find_layers(canonical.model)
+    specs = recipe.resolve(layers.refs)
+    precision = family(specs.values())
+    if precision in (Precision.FP32, Precision.FP16) and len({spec.format for spec in specs.values()}) <= 1:
+        return Quantized(recipe, precision, None, canonical.model)
+    static = _static_part(canonical, data, recipe, layers, specs, progress)
+    graph = canonical.model if static is None else static.equalized
+    rows = _row_tables(layers, specs)
+    jobs = [job for job in weight_jobs(layers, specs) if job.name not in rows or job.name in layers.tied]
+    done = quantize_weights(graph, jobs, data, progress) if jobs else []
+    plan = replace(
+        _base_plan(static, layers, specs),
+        embeddings=_tables(layers, specs, rows),
+        weights=tuple(layer.decision for layer in done),
+        fp16=_fp16(layers, specs),
+    )
+    return Quantized(
+        recipe=_settled(recipe, static),
+        precision=precision,
+        plan=plan,
+        graph=graph,
+        weights={layer.decision.initializer: layer.weight for layer in done},
+        trials=() if static is None else static.trials,
+        clipping={} if static is None else static.clipping,
+        is_calibrated=static is not None or _looks_at_inputs(jobs),
+    )
+
+
+def family(specs: Iterable[LayerSpec]) -> Precision:
+    """The family of resolved specs: by the narrowest weights, which decide the default gate."""
+    found = list(specs)
+    if any(spec.format == "weight-only" and spec.bits < 8 for spec in found):
+        return Precision.INT4
+    if any(spec.format in ("weight-only", "int8-static") for spec in found):
+        return Precision.INT8
+    return Precision.FP16 if any(spec.format == "fp16" for spec in found) else Precision.FP32
+
+
+def _static_part(
+    canonical: CanonicalModel,
+    data: DataSets,
+    recipe: Recipe,
+    layers: ModelLayers,
+    specs: Mapping[str, LayerSpec],
+    progress: Progress,
+) -> StaticInt8Result | None:
+    linears = [site.name for site in layers.sites.linears]
+    if not any(specs[name].format == "int8-static" for name in linears):
+        return None
+    return quantize_int8(canonical, data, recipe.static_settings(dict(specs), layers.refs), progress)
+
+
+def _settled(recipe: Recipe, static: StaticInt8Result | None) -> Recipe:
+    if static is None:
+        return recipe
+    chosen = static.plan.settings
+    options = StaticOptions(chosen["alpha"], chosen["range_method"], chosen["bias_correction"])
+    return replace(recipe, static_int8=options)
+
+
+def _base_plan(
+    static: StaticInt8Result | None, layers: ModelLayers, specs: Mapping[str, LayerSpec]
+) -> QuantizationPlan:
+    """Decisions about linear layers: static int8 ones, and why the others are not."""
+    if static is None:
+        settings = {"method": "weight-only"}
+        linears = tuple(
+            _float_layer(site.name, site.shape[1], specs)
+            for site in layers.sites.linears
+            if specs[site.name].format in ("fp32", "fp16")
+        )
+        return QuantizationPlan((), linears, (), settings)
+    linears = tuple(
+        item if item.quantized else replace(item, reason=_reason(specs[item.name]))
+        for item in static.plan.linears
+    )
+    return replace(static.plan, linears=linears)
+
+
+def _float_layer(name: str, channels: int, specs: Mapping[str, LayerSpec]) -> LinearDecision:
+    empty = np.zeros(channels, np.float32)
+    return LinearDecision(name, False, _reason(specs[name]), (0.0, 0.0), empty, empty)
+
+
+def _reason(spec: LayerSpec) -> str:
+    return "weight-only in the recipe" if spec.format == "weight-only" else f"{spec.format} in the recipe"
+
+
+def _row_tables(layers: ModelLayers, specs: Mapping[str, LayerSpec]) -> frozenset[str]:
+    """Tables stored as int8 with one scale per row: the form that every target has."""
+    return frozenset(
+        site.name
+        for site in layers.sites.embeddings
+        if site.shape[0] >= MIN_TABLE_ROWS and is_row_int8(specs[site.name])
+    )
+
+
+def is_row_int8(spec: LayerSpec) -> bool:
+    """Whether a table's spec amounts to int8 with one symmetric scale per row."""
+    per_row = spec.bits == 8 and spec.block_size == -1 and spec.symmetric
+    return spec.format == "int8-static" or (spec.format == "weight-only" and per_row)
+
+
+def _tables(
+    layers: ModelLayers, specs: Mapping[str, LayerSpec], rows: frozenset[str]
+) -> tuple[EmbeddingDecision, ...]:
+    return tuple(
+        EmbeddingDecision(
+            site.name, site.name in rows, "quantized" if site.name in rows else _reason(specs[site.name])
+        )
+        for site in layers.sites.embeddings
+        if site.shape[0] >= MIN_TABLE_ROWS
+    )
+
+
+def _fp16(layers: ModelLayers, specs: Mapping[str, LayerSpec]) -> tuple[str, ...]:
+    return tuple(
+        dict.fromkeys(layers.initializers[name] for name, spec in specs.items() if spec.format == "fp16")
+    )
+
+
+def _looks_at_inputs(jobs: Sequence[WeightJob]) -> bool:
+    return any(job.inputs and job.spec.method in INPUT_METHODS for job in jobs)
