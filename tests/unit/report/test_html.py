@@ -158,6 +158,12 @@ def test_sections_without_evidence_are_left_out(manifest: Manifest) -> None:
     assert outline.ids == {"summary", "placement", "contract", "limits", "provenance"}
 
 
+def test_nothing_cut_is_said(manifest: Manifest, coverage: Coverage) -> None:
+    words = Outline(report(manifest, coverage=replace(coverage, truncated_share=0.0))).text
+    assert "None of the 256 samples is longer than the model takes." in words
+    assert "were cut" not in words
+
+
 def test_no_clipping_is_said(manifest: Manifest, coverage: Coverage) -> None:
     words = Outline(report(manifest, coverage=replace(coverage, clipping={"a": 0.0}))).text
     assert "No value of the calibration data lies outside the ranges of the 1 quantized tensors." in words

@@ -59,6 +59,15 @@ def test_contract_source_and_calibration(manifest: Manifest) -> None:
         assert fact in card
 
 
+def test_built_in_texts_are_named(manifest: Manifest) -> None:
+    quantization = manifest.quantization
+    assert quantization is not None
+    assert quantization.calibration is not None
+    built_in = replace(quantization, calibration=replace(quantization.calibration, source="built-in"))
+    assert "256 samples of edgeq's built-in texts" in model_card(replace(manifest, quantization=built_in))
+    assert "built-in" not in model_card(manifest)
+
+
 def test_nnapi_caveats_only_with_nnapi(manifest: Manifest) -> None:
     assert "deprecated since Android 15" in model_card(manifest)
     assert "NNAPI" not in model_card(

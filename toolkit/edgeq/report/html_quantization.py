@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeq.report.charts import bar, interval
 from edgeq.report.markup import Child, Html, bullets, el, join, table
-from edgeq.report.words import float_parts, plain
+from edgeq.report.words import calibration_title, float_parts, plain
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Manifest
@@ -84,7 +84,7 @@ def calibration_section(manifest: Manifest, coverage: Coverage | None) -> Sectio
         return None
     parts: list[Child] = []
     if data is not None:
-        facts = f"{data.samples} samples of {data.source}, seed {data.seed}. SHA-256 of the data: "
+        facts = f"{data.samples} samples of {calibration_title(data.source)}, seed {data.seed}. SHA-256 of the data: "
         parts.append(el("p", facts, el("code", data.sha256)))
     if coverage is not None:
         parts += [_lengths(coverage), _clipping(coverage)]
@@ -101,8 +101,12 @@ def _lengths(coverage: Coverage) -> Html:
         ("the model takes", coverage.max_length),
     ]
     rows = [[name, tokens, bar(tokens, full, chosen=name != "the model takes")] for name, tokens in lengths]
-    tone = "warn" if coverage.truncated_share > 0 else "good"
-    share = f"{100 * coverage.truncated_share:.1f} % of {coverage.samples} samples are longer and were cut."
+    tone, share = "good", f"None of the {coverage.samples} samples is longer than the model takes."
+    if coverage.truncated_share > 0:
+        tone = "warn"
+        share = (
+            f"{100 * coverage.truncated_share:.1f} % of {coverage.samples} samples are longer and were cut."
+        )
     return join([el("h3", "Length in tokens"), table(["", "tokens>", ""], rows), el("p", share, class_=tone)])
 
 

@@ -12,6 +12,7 @@ from edgeq.report.snippets import kotlin_lines, python_lines
 from edgeq.report.words import (
     TASK_TITLES,
     VERIFICATION_MEANINGS,
+    calibration_title,
     caveats,
     float_parts,
     gate_text,
@@ -180,7 +181,7 @@ def _calibration(quantization: Quantization) -> list[str]:
     if data is None:
         return ["- no calibration data was needed"]
     return [
-        f"- calibrated on {data.samples} samples of {prose(data.source)}, seed {data.seed}, "
+        f"- calibrated on {data.samples} samples of {prose(calibration_title(data.source))}, seed {data.seed}, "
         f"SHA-256 of the data {code(data.sha256)}"
     ]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from edgeq.calibration import BUILT_IN
 from edgeq.types import Task, Verification
 
 if TYPE_CHECKING:
@@ -144,6 +145,11 @@ def source_title(source: SourceInfo) -> str:
     return model
 
 
+def calibration_title(source: str) -> str:
+    """Where calibration samples come from, in words."""
+    return "edgeq's built-in texts" if source == BUILT_IN else source
+
+
 def gate_text(gate: Gate) -> tuple[str, str]:
     """`(bound, verdict)`: `>= 0.97`, `passed`."""
     verdict = {True: "passed", False: "FAILED", None: "not measured"}[gate.passed]
@@ -241,7 +247,7 @@ def caveats(manifest: Manifest) -> list[str]:
     if manifest.quantization is not None and manifest.quantization.calibration is not None:
         found.append(
             "Activation ranges come from the calibration texts. Texts of another kind or language can lose more "
-            "than the numbers here say; calibrate with your own and compare."
+            "than the numbers here say; calibrate with texts of your app, and compare."
         )
     if manifest.tokenizer is not None:
         found.append(f"Texts are cut to {_token_limits(manifest)}; what follows is ignored.")
