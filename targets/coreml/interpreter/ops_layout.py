@@ -176,9 +176,9 @@ def quantize(
     input: Array, scale: Array, output_dtype: str, zero_point: Array | None = None, axis: Array | None = None
 ) -> Array:
     """`clip(round(input / scale) + zero_point)`, halves to even."""
-    info = np.iinfo(np.dtype(output_dtype))
     if output_dtype not in ("int8", "uint8"):
         raise UnsupportedError(f"quantize to {output_dtype!r} is not interpreted")
+    info = np.iinfo(np.dtype(output_dtype))
     zero = np.float32(0) if zero_point is None else _along(zero_point.astype(np.float32), input.ndim, axis)
     codes = np.rint(input / _along(scale, input.ndim, axis)) + zero
     return np.asarray(np.clip(codes, info.min, info.max).astype(output_dtype))
