@@ -1,0 +1,66 @@
+import CryptoKit
+import Foundation
+
+/// An edgeq bundle on disk, verified before anything of it is used.
+public struct EdgeqBundle {
+    public struct Tensor: Decodable { public let name: String; public let shape: [Dimension] }
+    public struct Variant: Decodable {
+        public let id: String, model: String, runtime: String
+        public let inputs: [Tensor], outputs: [Tensor]
+    }
+    struct Format: Decodable { let version: String }
+    struct Tokenizer: Decodable { let max_length: Int; let pad_id: Int }
+    struct Manifest: Decodable { let format: Format; let variants: [Variant]; let tokenizer: Tokenizer? }
+
+    /// A fixed dimension, or the name of a free one.
+    public enum Dimension: Decodable {
+        case fixed(Int), free(String)
+        public init(from decoder: Decoder) throws {
+            let container = try decoder.singleValueContainer()
+            if let size = try? container.decode(Int.self) { self = .fixed(size) }
+            else { self = .free(try container.decode(String.self)) }
+        }
+    }
+
+    public enum Failure: Error {
+        case newerFormat(String), damaged(String), unlisted(String), noCoreMLVariant
+    }
+
+    public let folder: URL
+    public let variant: Variant
+    public let padID: Int
+
+    /// Opens a bundle; throws when a file is missing, changed or not listed in SHA256SUMS.
+    public init(folder: URL) throws {
+        try Self.verify(folder)
+        let data = try Data(contentsOf: folder.appending(path: "edgeq.json"))
+        let manifest = try JSONDecoder().decode(Manifest.self, from: data)
+        guard manifest.format.version.hasPrefix("1.") else { throw Failure.newerFormat(manifest.format.version) }
+        guard let variant = manifest.variants.first(where: { $0.runtime == "coreml" }) else {
+            throw Failure.noCoreMLVariant
+        }
+        self.folder = folder
+        self.variant = variant
+        padID = manifest.tokenizer?.pad_id ?? 0
+    }
+
+    static func verify(_ folder: URL) throws {
+        let sums = try String(contentsOf: folder.appending(path: "SHA256SUMS"), encoding: .utf8)
+        var listed: Set<String> = ["SHA256SUMS"]
+        for line in sums.split(separator: "\n") {
+            let expected = String(line.prefix(64)), path = String(line.dropFirst(66))
+            guard !path.hasPrefix("/"), !path.split(separator: "/").contains("..") else { throw Failure.damaged(path) }
+            let data = try Data(contentsOf: folder.appending(path: path), options: .mappedIfSafe)
+            let actual = SHA256.hash(data: data).map { String(format: "%02x", $0) }.joined()
+            guard actual == expected else { throw Failure.damaged(path) }
+            listed.insert(path)
+        }
+        let root = folder.resolvingSymlinksInPath().path + "/"
+        let files = FileManager.default.enumerator(at: folder, includingPropertiesForKeys: [.isRegularFileKey])
+        while let file = files?.nextObject() as? URL {
+            guard try file.resourceValues(forKeys: [.isRegularFileKey]).isRegularFile == true else { continue }
+            let path = String(file.resolvingSymlinksInPath().path.dropFirst(root.count))
+            guard listed.contains(path) else { throw Failure.unlisted(path) }
+        }
+    }
+}
