@@ -10,6 +10,7 @@ import pytest
 
 from edgeq.bundle.manifest import Manifest, Status
 from edgeq.quantize.coverage import Coverage
+from edgeq.quantize.plan import QuantizationPlan, WeightDecision
 from edgeq.report.html import report, write_report
 from edgeq.report.markup import Html, el, table, text
 
@@ -156,6 +157,20 @@ def test_sections_without_evidence_are_left_out(manifest: Manifest) -> None:
     bare = replace(manifest, metrics=(), gates=(), quantization=None)
     outline = Outline(report(bare))
     assert outline.ids == {"summary", "placement", "contract", "limits", "provenance"}
+
+
+def test_weight_only_layers(manifest: Manifest, hostile: Manifest) -> None:
+    kept = WeightDecision(
+        "encoder.layer.0.query", "w0", 4, 32, True, "gptq", 4.5, 0.08, 0.031, ("fell back",)
+    )
+    table = WeightDecision(hostile.name, "w1", 8, -1, False, "rtn", 8.02, 0.004)
+    plan = QuantizationPlan((), (), (), {"method": "weight-only"}, (kept, table), (hostile.name,))
+    outline = Outline(report(manifest, plan))
+    assert outline.tags <= ALLOWED
+    assert "encoder.layer.0.query 4 32 gptq 4.50 0.0800 0.0310 fell back" in outline.text
+    assert "8 channel rtn 8.02 0.0040" in outline.text
+    assert "1 tensors" in outline.text
+    assert "Settings" in outline.text
 
 
 def test_nothing_cut_is_said(manifest: Manifest, coverage: Coverage) -> None:

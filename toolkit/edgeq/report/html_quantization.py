@@ -15,7 +15,7 @@ from edgeq.report.words import calibration_title, float_parts, plain
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Manifest
     from edgeq.quantize.coverage import Coverage
-    from edgeq.quantize.plan import Equalization, LinearDecision, QuantizationPlan
+    from edgeq.quantize.plan import Equalization, LinearDecision, QuantizationPlan, WeightDecision
     from edgeq.quantize.static_int8 import Trial
 
 Section = tuple[str, str, Child]
@@ -42,7 +42,7 @@ def search_section(plan: QuantizationPlan | None, trials: Sequence[Trial]) -> Se
             "error, mean plus 95th percentile. Choices are made one after the other; the lowest of each group wins."
         )
         parts += [el("p", intro, class_="muted"), _trials(trials)]
-    return "search", "Search", join(parts)
+    return "search", "Search" if trials else "Settings", join(parts)
 
 
 def _trials(trials: Sequence[Trial]) -> Html:
@@ -146,8 +146,52 @@ def layers_section(manifest: Manifest, plan: QuantizationPlan | None) -> Section
         el("p", by_design, class_="muted") if by_design else None,
     ]
     if plan is not None:
-        parts += [_ranges(plan), _equalizations(plan.equalizations)]
+        parts += [_weights(plan.weights), _half(plan.fp16), _ranges(plan), _equalizations(plan.equalizations)]
     return "layers", "Layers", join(parts)
+
+
+def _weights(items: Sequence[WeightDecision]) -> Html | None:
+    if not items:
+        return None
+    full = max(item.weight_error for item in items)
+    rows = [_weight_row(item, full) for item in items]
+    note = (
+        "Layers whose weights alone are quantized. Weight error is |Q - W| / |W|; output error is that of the layer's "
+        "output on the calibration inputs, where they were looked at: it is the one that counts."
+    )
+    columns = [
+        "layer",
+        "bits>",
+        "block>",
+        "method",
+        "bits per weight>",
+        "weight error>",
+        "",
+        "output error>",
+        "notes",
+    ]
+    body = el(
+        "details",
+        el("summary", f"{len(rows)} layers and tables, in graph order"),
+        table(columns, rows),
+        open="",
+    )
+    return join([el("h3", "Quantized weights"), el("p", note, class_="muted"), body])
+
+
+def _weight_row(item: WeightDecision, full: float) -> list[Child]:
+    block = "channel" if item.block_size == -1 else item.block_size
+    output = "" if item.output_error is None else f"{item.output_error:.4f}"
+    name = el("code", item.name)
+    error = [f"{item.weight_error:.4f}", bar(item.weight_error, full, chosen=True), output]
+    return [name, item.bits, block, item.method, f"{item.bits_per_weight:.2f}", *error, "; ".join(item.notes)]
+
+
+def _half(names: Sequence[str]) -> Html | None:
+    if not names:
+        return None
+    body = el("details", el("summary", f"{len(names)} tensors"), bullets(el("code", name) for name in names))
+    return join([el("h3", "Stored in float16"), body])
 
 
 def _ranges(plan: QuantizationPlan) -> Html | None:

@@ -246,8 +246,8 @@ def caveats(manifest: Manifest) -> list[str]:
         )
     if manifest.quantization is not None and manifest.quantization.calibration is not None:
         found.append(
-            "Activation ranges come from the calibration texts. Texts of another kind or language can lose more "
-            "than the numbers here say; calibrate with texts of your app, and compare."
+            "How values are rounded was decided on the calibration texts. Texts of another kind or language can lose "
+            "more than the numbers here say; calibrate with texts of your app, and compare."
         )
     if manifest.tokenizer is not None:
         found.append(f"Texts are cut to {_token_limits(manifest)}; what follows is ignored.")
