@@ -85,7 +85,7 @@ class _GemmQuantizer:
         return number
 
     def _quantizer(
-        self, value: ir.Value, scale: Array, zero: Array, name: str, before: ir.Node
+        self, value: ir.Value, scale: Array, zero: Array, name: str, before: ir.Node | None
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         scale_value = self.editor.constant(scale, f"{name}.scale")
         zero_value = self.editor.constant(zero, f"{name}.zero_point")
@@ -99,7 +99,7 @@ class _GemmQuantizer:
         )
         return quantized, scale_value, zero_value
 
-    def _dequantized(self, inputs: list[ir.Value], name: str, before: ir.Node) -> ir.Value:
+    def _dequantized(self, inputs: list[ir.Value], name: str, before: ir.Node | None) -> ir.Value:
         return self.editor.op("DequantizeLinear", list(inputs), name, before=before, shape=inputs[0].shape)
 
     def _weight(self, node: ir.Node, weight: Array) -> float:
@@ -130,19 +130,20 @@ class _GemmQuantizer:
 
     def _output(self, node: ir.Node, item: GemmQDQ, channel: FloatArray) -> None:
         product = node.outputs[0]
-        users = list(product.consumers())
         low, high = float((item.output_low / channel).min()), float((item.output_high / channel).max())
         scale, zero = affine_params(low, high, "uint8", False)
-        first = users[0]
+        after = next(iter(product.consumers()), None)
         quantized, scale_value, zero_value = self._quantizer(
-            product, scale, zero, f"{item.name}.output", first
+            product, scale, zero, f"{item.name}.output", after
         )
-        restored = self._dequantized([quantized, scale_value, zero_value], f"{item.name}.restored", first)
+        restored = self._dequantized([quantized, scale_value, zero_value], f"{item.name}.restored", after)
         factor = self.editor.constant(channel, f"{item.name}.channel_scale")
         scaled = self.editor.op(
-            "Mul", [restored, factor], f"{item.name}.rescaled", before=first, shape=product.shape
+            "Mul", [restored, factor], f"{item.name}.rescaled", before=after, shape=product.shape
         )
-        self.editor.reroute(users, product, scaled)
+        reader = quantized.producer()
+        assert reader is not None
+        self.editor.take_over(product, scaled, reader)
 
 
 def channel_scale(weight: Array, low: FloatArray, high: FloatArray, output_share: float) -> FloatArray:
@@ -193,7 +194,9 @@ def _quantize_table(editor: Editor, node: ir.Node, table: Array) -> None:
     )
     node.replace_input_with(0, restored)
     output = node.outputs[0]
-    users = list(output.consumers())
     factor = editor.constant(column, f"{node.name}.column_scale")
-    scaled = editor.op("Mul", [output, factor], f"{node.name}.rescaled", before=users[0], shape=output.shape)
-    editor.reroute(users, output, scaled)
+    after = next(iter(output.consumers()), None)
+    scaled = editor.op("Mul", [output, factor], f"{node.name}.rescaled", before=after, shape=output.shape)
+    reader = scaled.producer()
+    assert reader is not None
+    editor.take_over(output, scaled, reader)

@@ -51,13 +51,13 @@ class Editor:
         inputs: Sequence[ir.Value | None],
         name: str,
         *,
-        before: ir.Node,
+        before: ir.Node | None = None,
         domain: str = "",
         attributes: dict[str, Any] | None = None,
         dtype: ir.DataType | None = None,
         shape: ir.Shape | None = None,
     ) -> ir.Value:
-        """Insert a one-output operator before a node; returns its output, named after the operator.
+        """Insert a one-output operator before a node (or last); returns its output, named after the operator.
 
         Raises:
             ValueError: another node has the name; plans refer to nodes by it.
@@ -70,7 +70,10 @@ class Editor:
         output.name = self.unique(name)
         output.type = ir.TensorType(dtype or ir.DataType.FLOAT)
         output.shape = shape
-        self.graph.insert_before(before, node)
+        if before is None:
+            self.graph.append(node)
+        else:
+            self.graph.insert_before(before, node)
         return output
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
@@ -81,12 +84,12 @@ class Editor:
             new.name = public
         old.replace_all_uses_with(new, replace_graph_outputs=True)
 
-    def reroute(self, readers: Sequence[ir.Node], old: ir.Value, new: ir.Value) -> None:
-        """These readers of `old` read `new`; others (such as what computes `new`) keep reading `old`."""
-        for reader in readers:
-            for index, value in enumerate(reader.inputs):
-                if value is old:
-                    reader.replace_input_with(index, new)
+    def take_over(self, old: ir.Value, new: ir.Value, reader: ir.Node) -> None:
+        """Everyone who read `old`, graph outputs included, reads `new`; only `reader`, which leads to it, does not."""
+        places = [index for index, value in enumerate(reader.inputs) if value is old]
+        self.replace(old, new)
+        for index in places:
+            reader.replace_input_with(index, old)
 
     def finish(self) -> ir.Model:
         """Drop what nothing reads any more and sort; returns the model."""

@@ -72,12 +72,13 @@ def _scale_weight(
     """Multiply a weight's input rows or output columns, once however many layers share it."""
     weight = node.inputs[1]
     assert weight is not None and weight.name is not None
-    before = scaled.setdefault((weight.name, along), factor)
-    if not np.array_equal(before, factor):
+    before = scaled.get((weight.name, along))
+    if before is not None and not np.array_equal(before, factor):
         raise UnsupportedError(
             f"layers that share the weight `{weight.name}` were given different equalization scales"
         )
-    if before is factor:
+    if before is None:
+        scaled[weight.name, along] = factor
         transposed = bool(attribute(node, "transB", 0))
         _multiply(weight, factor, axis=(0 if along == "rows" else 1) ^ int(transposed))
     if along == "columns":

@@ -140,10 +140,11 @@ def shift_bias(editor: Editor, node: ir.Node, shift: FloatArray) -> None:
 
 def _add_bias(editor: Editor, node: ir.Node, bias: FloatArray) -> None:
     product = node.outputs[0]
-    users = list(product.consumers())
     value = editor.constant(bias, f"{node.name}.bias")
-    shifted = editor.op("Add", [product, value], f"{node.name}.shifted", before=users[0], shape=product.shape)
-    editor.reroute(users, product, shifted)
+    shifted = editor.op("Add", [product, value], f"{node.name}.shifted", shape=product.shape)
+    adder = shifted.producer()
+    assert adder is not None
+    editor.take_over(product, shifted, adder)
 
 
 def quantize_embeddings(model: ir.Model, names: Sequence[str]) -> ir.Model:
