@@ -218,4 +218,10 @@ def block_importance(importance: FloatArray, spec: WeightSpec) -> FloatArray:
 
 def encode(x: FloatArray, scales: FloatArray, zero_points: FloatArray, spec: WeightSpec) -> FloatArray:
     """Codes minus zero point, as float: `x [block, rows, blocks]` against `[rows, blocks]` parameters."""
-    return np.asarray(np.clip(np.rint(x / scales), -zero_points, spec.top - zero_points), np.float32)
+    steps: FloatArray = x / scales
+    np.rint(steps, out=steps)
+    if spec.symmetric:
+        # Bounds that are numbers: clipping against arrays is ten times slower.
+        return np.clip(steps, -spec.middle, spec.top - spec.middle, out=steps)
+    np.maximum(steps, -zero_points, out=steps)
+    return np.minimum(steps, spec.top - zero_points, out=steps)
