@@ -44,6 +44,20 @@ def compare_runs(
 
     One batch is held at a time. Padding is not compared.
     """
+    return {
+        name: {output: comparison.metrics() for output, comparison in by_output.items()}
+        for name, by_output in compare_outputs(reference, candidates, batches, outputs, on_batch).items()
+    }
+
+
+def compare_outputs(
+    reference: Run,
+    candidates: Mapping[str, Run],
+    batches: Iterable[Feeds],
+    outputs: Sequence[TensorSpec],
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> dict[str, dict[str, OutputComparison]]:
+    """As `compare_runs`, with the value of every row, for distributions."""
     comparisons = {name: {spec.name: OutputComparison(spec) for spec in outputs} for name in candidates}
     for feeds in batches:
         expected = reference(feeds)
@@ -53,10 +67,7 @@ def compare_runs(
             for spec in outputs:
                 comparisons[name][spec.name].add(expected[spec.name], found[spec.name], mask)
         on_batch(len(next(iter(feeds.values()))))
-    return {
-        name: {output: comparison.metrics() for output, comparison in by_output.items()}
-        for name, by_output in comparisons.items()
-    }
+    return comparisons
 
 
 def batch_invariance(run: Run, batch: Feeds, output: str) -> float:

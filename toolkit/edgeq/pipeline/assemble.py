@@ -104,7 +104,13 @@ def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
     )
     write_model_card(writer.folder, manifest)
     write_report(
-        writer.folder, manifest, parts.plan, parts.trials, parts.coverage, fp32_bytes=parts.fp32_bytes
+        writer.folder,
+        manifest,
+        parts.plan,
+        parts.trials,
+        parts.coverage,
+        fp32_bytes=parts.fp32_bytes,
+        cosines={name: values.cosines for name, values in parts.measured.items()},
     )
     return writer.commit(manifest)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from edgeq.runtime.footprint import measure_ram_bytes
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.runtime.timing import Timing, interleave
 from edgeq.types import Array, Feeds, Outputs, Role, Verification
-from edgeq.validate import Run, batch_invariance, compare_runs
+from edgeq.validate import Run, batch_invariance, compare_outputs
 
 if TYPE_CHECKING:
     from edgeq.graph.canonical import CanonicalModel
@@ -40,6 +40,7 @@ class Measured:
         timing: latency at batch 1, against the float32 graph in the same rounds.
         ram_bytes: growth of RSS to load and run it.
         verification: how real the execution was.
+        cosines: to the original, of every held-out row, by output.
     """
 
     fidelity: Mapping[str, Mapping[str, float]]
@@ -47,6 +48,7 @@ class Measured:
     timing: Timing
     ram_bytes: int
     verification: Verification
+    cosines: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 def open_session(lowered: Lowered, pad_id: int) -> VariantSession:
@@ -66,7 +68,11 @@ def measure_variants(
     """Measure every variant of a bundle, side by side."""
     with progress.stage("comparing with the original", data.held_out_samples) as stage:
         runs = {name: session.run for name, session in sessions.items()}
-        fidelity = compare_runs(reference, runs, data.held_out, canonical.outputs, stage.advance)
+        compared = compare_outputs(reference, runs, data.held_out, canonical.outputs, stage.advance)
+        fidelity = {
+            name: {output: comparison.metrics() for output, comparison in by_output.items()}
+            for name, by_output in compared.items()
+        }
         _require_finite(fidelity)
     with progress.stage("measuring latency and memory"):
         timings = _timings(VariantSession(fp32_model, canonical), sessions, data, canonical.max_length)
@@ -80,6 +86,7 @@ def measure_variants(
             timings[name],
             ram[name],
             _verification(written[name][0]),
+            {output: comparison.cosine for output, comparison in compared[name].items()},
         )
         for name, session in sessions.items()
     }
