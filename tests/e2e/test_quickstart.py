@@ -38,6 +38,15 @@ def test_exports_once_and_finds_a_text_by_itself(quickstart, tmp_path, monkeypat
     assert "exporting to" in first
     assert f"indexed {len(CORPUS)} texts" in first
     assert re.search(rf"1\.000  {CORPUS[2]}", first)
+    report = (tmp_path / "out/quickstart/report.html").read_text(encoding="utf-8")
+    for evidence in (
+        "Distribution over the held-out rows",
+        "alpha 0.5",
+        "Clipping",
+        "Length in tokens",
+        "float32",
+    ):
+        assert evidence in report
     assert quickstart.main(arguments) == 0
     assert "using the bundle in" in capsys.readouterr().out
 
