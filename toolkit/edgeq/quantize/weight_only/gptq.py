@@ -34,7 +34,7 @@ from edgeq.types import Array, FloatArray
 DAMPING = (0.05, 0.2, 1.0)
 """Shares of the mean diagonal added to H, in turn, until its Cholesky factor exists.
 
-The paper's 1 % fits narrow calibration text too closely: benchmarks/weight_only_minilm.py compares them.
+More than the paper's 1 %, because calibration text is narrower than what a model meets afterwards.
 """
 MIN_TOKENS_PER_CHANNEL = 2
 """With fewer calibration tokens per input channel H is nearly rank-deficient, and GPTQ fits noise."""
