@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
 from edgeq.exporters import load_model, sample_model_path
 from edgeq.metrics import cosines, spearman
 from edgeq.quantize.batches import batches_of
