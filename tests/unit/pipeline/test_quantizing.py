@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from edgeq.errors import ConfigError
 from edgeq.pipeline.data import divide
 from edgeq.pipeline.quantizing import family, quantize_model

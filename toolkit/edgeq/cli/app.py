@@ -18,6 +18,7 @@ COMMANDS: tuple[str, ...] = (
     "diff",
     "targets",
     "recipes",
+    "explain",
     "doctor",
 )
 

@@ -66,6 +66,9 @@ def export(
     variants: Annotated[str | None, typer.Option(help="Keep only these variants: cpu, nnapi.")] = None,
     archive: Annotated[bool, typer.Option("--archive", help="Also write NAME.edgeq, one file.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Measure each quantized layer alone, for `edgeq explain`.")
+    ] = False,
     seed: Seed | None = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")
@@ -94,6 +97,7 @@ def export(
         "output": output,
         "variants": variants,
         "seed": seed,
+        "sensitivity": sensitivity or None,
     }
     request = _request(read_export_config(flags, Path.cwd(), out.notice), archive=archive, force=force)
     if dry_run:

@@ -28,6 +28,7 @@ from edgeq.bundle.manifest import (
 )
 from edgeq.files import atomic_write_text
 from edgeq.pipeline.measure import Measured, metrics_of
+from edgeq.pipeline.sensitivity import FILE_NAME, to_document
 from edgeq.report.html import write_report
 from edgeq.report.model_card import write_model_card
 from edgeq.types import Role, Task
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.plan import QuantizationPlan
     from edgeq.quantize.recipes import Recipe
+    from edgeq.quantize.sensitivity import LayerEffect
     from edgeq.quantize.static_int8 import Trial
     from edgeq.targets.base import Lowered, VariantSpec
 
@@ -61,6 +63,7 @@ class BundleParts:
         trials: settings the search tried, for the report, as are the rest.
         coverage: of the calibration texts.
         fp32_bytes: size of the float32 graph.
+        effects: of each quantized layer alone, for `edgeq explain`.
     """
 
     name: str
@@ -77,6 +80,7 @@ class BundleParts:
     trials: Sequence[Trial] = ()
     coverage: Coverage | None = None
     fp32_bytes: int | None = None
+    effects: Sequence[LayerEffect] = ()
 
 
 def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
@@ -87,6 +91,8 @@ def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
     atomic_write_text(writer.path("recipe.yaml"), parts.recipe.to_yaml())
     if parts.plan is not None:
         atomic_write_text(writer.path("plan.json"), json.dumps(parts.plan.to_json(), indent=1) + "\n")
+    if parts.effects:
+        atomic_write_text(writer.path(FILE_NAME), json.dumps(to_document(parts.effects), indent=1) + "\n")
     manifest = Manifest(
         name=parts.name,
         target=parts.target,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData
     from edgeq.exporters.base import ExportedModel, ModelFacts
     from edgeq.quantize.coverage import Coverage
+    from edgeq.quantize.sensitivity import LayerEffect
 
 DEFAULT_SEQ_LEN = 128
 DEFAULT_CALIB_SAMPLES = 256
@@ -43,6 +44,7 @@ class ExportRequest:
         calib: calibration data; None takes the built-in texts.
         output: the bundle's folder, or with several targets the folder that holds one bundle each.
         variants: engines to keep (`cpu`, `nnapi`); empty keeps all.
+        sensitivity: measure each quantized layer alone, for `edgeq explain`.
     """
 
     model: str | None = None
@@ -60,6 +62,7 @@ class ExportRequest:
     archive: bool = False
     force: bool = False
     seed: int = 0
+    sensitivity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,10 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
         max_length=_judged_length(plan, seq_len, exported),
     )
     quantized = quantize_model(exported.canonical, data, request.recipe, progress)
-    export = _Export(plan, request, exported, data, quantized, LoweringOptions(seq_len), progress)
+    effects: Sequence[LayerEffect] = ()
+    if request.sensitivity and quantized.plan is not None:
+        effects = _sensitivity(exported, quantized, data, progress)
+    export = _Export(plan, request, exported, data, quantized, LoweringOptions(seq_len), progress, effects)
     return [export.write(name) for name in plan.destinations]
 
 
@@ -165,6 +171,7 @@ class _Export:
     quantized: Quantized
     options: LoweringOptions
     progress: Progress
+    effects: Sequence[LayerEffect] = ()
 
     def write(self, target_name: str) -> TargetResult:
         from edgeq.bundle.archive import write_archive
@@ -276,6 +283,7 @@ class _Export:
             trials=self.quantized.trials,
             coverage=self._coverage(),
             fp32_bytes=fp32_bytes,
+            effects=self.effects,
         )
 
     def _coverage(self) -> Coverage | None:
@@ -286,6 +294,16 @@ class _Export:
             return None
         found = coverage(self.data.texts, self.exported.preprocessor)
         return replace(found, clipping=self.quantized.clipping)
+
+
+def _sensitivity(
+    exported: ExportedModel, quantized: Quantized, data: DataSets, progress: Progress
+) -> list[LayerEffect]:
+    from edgeq.pipeline.sensitivity import sensitivity
+
+    assert quantized.plan is not None
+    weights = {item.name: quantized.weights[item.initializer].dequantize() for item in quantized.plan.weights}
+    return sensitivity(exported.canonical, quantized.graph, quantized.plan, weights, data, progress)
 
 
 def archive_path(destination: Path) -> Path:

@@ -42,6 +42,7 @@ def request_from(options: Mapping[str, Any], *, archive: bool, force: bool) -> E
         archive=archive,
         force=force,
         seed=int(merged.get("seed", 0)),
+        sensitivity=bool(merged.get("sensitivity", False)),
     )
 
 

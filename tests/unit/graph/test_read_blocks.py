@@ -1,0 +1,59 @@
+"""Weights read back from a file are those that were quantized."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgeq.graph.read_blocks import read_block_weights
+from edgeq.quantize.weight_only import LayerStats, WeightSpec, quantize
+from edgeq.quantize.weight_only.matmul_nbits import lower
+
+RNG = np.random.default_rng(9)
+
+
+def graph(weight, table):
+    text = f"""
+<ir_version: 10, opset_import: ["": 20]>
+g (int64[n] ids) => (float[n, {weight.shape[1]}] y)
+{{
+  [rows] x = Gather(table, ids)
+  [product] y = MatMul(x, weight)
+}}
+"""
+    model = ir.from_onnx_text(text)
+    for name, array in (("weight", weight), ("table", table)):
+        value = next(v for node in model.graph for v in node.inputs if v is not None and v.name == name)
+        value.const_value = ir.tensor(array, name=name)
+        value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.FLOAT)
+        model.graph.register_initializer(value)
+    return model
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("columns", [64, 40])  # 40 is not a multiple of the block
+def test_what_was_written_is_read(tmp_path, bits, symmetric, columns):
+    weight = RNG.standard_normal((columns, 24)).astype(np.float32)
+    table = RNG.standard_normal((50, columns)).astype(np.float32)
+    spec = WeightSpec(bits, 32, symmetric)
+    codes = {"weight": quantize("rtn", weight, spec), "table": quantize("rtn", table.T, spec)}
+    ir.save(lower(graph(weight, table), codes).model, tmp_path / "model.onnx")
+    found = read_block_weights(tmp_path / "model.onnx")
+    np.testing.assert_array_equal(found["product"], codes["weight"].dequantize())
+    np.testing.assert_array_equal(found["rows"], codes["table"].dequantize())
+    assert not np.array_equal(found["product"], weight)
+
+
+def test_awq_factors_are_multiplied_back(tmp_path):
+    weight = RNG.standard_normal((64, 24)).astype(np.float32)
+    table = RNG.standard_normal((50, 64)).astype(np.float32)
+    x = RNG.standard_normal((200, 64)) * np.linspace(0.1, 10, 64)
+    stats = LayerStats((x**2).mean(0).astype(np.float32), 200, x.T @ x)
+    code = quantize("awq", weight, WeightSpec(4, 32, True), stats)
+    assert code.input_scales is not None
+    ir.save(lower(graph(weight, table), {"weight": code}).model, tmp_path / "model.onnx")
+    found = read_block_weights(tmp_path / "model.onnx")["product"]
+    np.testing.assert_allclose(found, code.dequantize(), rtol=1e-6)
+    assert not np.allclose(found, code.dequantize_stored(), rtol=1e-3)

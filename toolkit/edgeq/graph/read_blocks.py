@@ -1,0 +1,79 @@
+"""Block-quantized weights read back from an ONNX file as the float matrices they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.graph.block_weight import BlockWeight
+from edgeq.types import Array, FloatArray
+
+if TYPE_CHECKING:
+    import onnx
+
+DOMAIN = "com.microsoft"
+OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
+
+
+def read_block_weights(path: Path) -> dict[str, FloatArray]:
+    """Weights `[in, out]` (tables `[columns, rows]`) by node name, AWQ's input factors multiplied back in."""
+    import onnx
+
+    graph = _Graph(onnx.load(str(path)).graph)
+    return {
+        node.name: graph.weight(node)
+        for node in graph.proto.node
+        if node.domain == DOMAIN and node.op_type in OPERATORS
+    }
+
+
+class _Graph:
+    def __init__(self, proto: onnx.GraphProto) -> None:
+        self.proto = proto
+        self.tensors = {tensor.name: tensor for tensor in proto.initializer}
+        self.producers = {name: node for node in proto.node for name in node.output}
+
+    def weight(self, node: onnx.NodeProto) -> FloatArray:
+        """What a node's codes stand for."""
+        attributes = {item.name: int(item.i) for item in node.attribute}
+        gather = node.op_type == "GatherBlockQuantized"
+        data = self.constant(node.input[0 if gather else 1])
+        scales = self.constant(node.input[2])
+        zeros = self.constant(node.input[3]) if len(node.input) > 3 and node.input[3] else None
+        bits, block_size = attributes["bits"], attributes["block_size"]
+        columns = attributes.get("K", int(np.prod(data.shape[1:])) * 8 // bits)
+        stored = BlockWeight(
+            _blocked(data, scales, bits, block_size), scales, zeros, bits, block_size, columns
+        )
+        weight = stored.dequantize()
+        factor = None if gather else self.input_factor(node)
+        return weight if factor is None else np.asarray(weight * factor[:, None], np.float32)
+
+    def constant(self, name: str) -> Array:
+        """An initializer, through the Cast or Reshape that this project writes in front of it."""
+        import onnx
+
+        while name not in self.tensors:
+            name = self.producers[name].input[0]
+        return np.asarray(onnx.numpy_helper.to_array(self.tensors[name]))
+
+    def input_factor(self, node: onnx.NodeProto) -> FloatArray | None:
+        """AWQ's division of the input, where there is one."""
+        import onnx
+
+        producer = self.producers.get(node.input[0])
+        if producer is None or producer.op_type != "Mul" or not producer.name.endswith("_scaled"):
+            return None
+        tensor = self.tensors.get(producer.input[1])
+        return None if tensor is None else np.asarray(onnx.numpy_helper.to_array(tensor), np.float32)
+
+
+def _blocked(data: Array, scales: Array, bits: int, block_size: int) -> Array:
+    """Codes as `[rows, blocks, bytes]`; rows of tables come without the last block's padding."""
+    rows, blocks = scales.shape
+    width = block_size * bits // 8
+    flat = data.reshape(rows, -1)
+    missing = blocks * width - flat.shape[1]
+    return np.pad(flat, ((0, 0), (0, missing))).reshape(rows, blocks, width)

@@ -1,0 +1,130 @@
+"""`edgeq explain`: the layers of a bundle that lose most, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeq.errors import ModelError, UnsupportedError
+from edgeq.pipeline.data import divide, wanted_samples
+from edgeq.pipeline.sensitivity import FILE_NAME, effects_from, sensitivity
+from edgeq.progress import Progress, SilentProgress
+from edgeq.quantize.plan import QuantizationPlan
+
+if TYPE_CHECKING:
+    from edgeq.bundle.reader import Bundle
+    from edgeq.exporters.base import ExportedModel
+    from edgeq.quantize.sensitivity import LayerEffect
+    from edgeq.types import FloatArray
+
+PLAN = "plan.json"
+CALIBRATION_SAMPLES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainRequest:
+    """What to explain, and where the original and texts come from when the bundle has no measurement inside."""
+
+    bundle: Path
+    against: str | None = None
+    data: str | None = None
+    data_column: str | None = None
+    force: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Layers, most harmful first, and where the numbers come from."""
+
+    variant: str
+    effects: Sequence[LayerEffect]
+    source: str
+
+
+def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Explanation:
+    """Read the bundle's own measurement, or measure against the original.
+
+    Raises:
+        UnsupportedError: the bundle has no quantized layer, or no measurement and no `against`.
+        ModelError: `against` is not the model the bundle was made from.
+        EdgeqError: bundle, model or data cannot be used.
+    """
+    from edgeq.bundle.reader import open_bundle
+
+    progress = progress or SilentProgress()
+    with open_bundle(request.bundle, force=request.force) as bundle:
+        plan = _plan(bundle)
+        variant = bundle.variants[0].id
+        if request.against is None and (bundle.folder / FILE_NAME).is_file():
+            document = json.loads(bundle.file(FILE_NAME).read_text(encoding="utf-8"))
+            return Explanation(variant, effects_from(document), "measured at export")
+        if request.against is None:
+            raise UnsupportedError(
+                "the bundle holds no sensitivity measurement",
+                hint=f"edgeq explain {request.bundle} --against MODEL measures it; export --sensitivity stores it",
+            )
+        return _measure(bundle, plan, request, progress)
+
+
+def _plan(bundle: Bundle) -> QuantizationPlan:
+    if not (bundle.folder / PLAN).is_file():
+        raise UnsupportedError("the bundle has no quantized layer, so there is no loss to explain")
+    return QuantizationPlan.from_json(json.loads(bundle.file(PLAN).read_text(encoding="utf-8")))
+
+
+def _measure(
+    bundle: Bundle, plan: QuantizationPlan, request: ExplainRequest, progress: Progress
+) -> Explanation:
+    from edgeq.calibration import load_samples
+    from edgeq.exporters import load_model
+    from edgeq.graph.passes.equalize import equalize
+
+    count = wanted_samples(CALIBRATION_SAMPLES)
+    samples = load_samples(request.data, column=request.data_column, count=count, seed=request.seed)
+    with progress.stage("loading the original"):
+        exported = load_model(str(request.against), task=str(bundle.manifest.source.task))
+    _require_same(plan, exported)
+    data = divide(
+        samples,
+        exported.preprocessor,
+        calibration_samples=CALIBRATION_SAMPLES,
+        task=exported.source.task,
+        max_length=exported.canonical.max_length,
+    )
+    graph = equalize(exported.canonical.model, plan.equalizations)
+    effects = sensitivity(exported.canonical, graph, plan, _stored_weights(bundle, plan), data, progress)
+    return Explanation(bundle.variants[0].id, effects, f"measured on {samples.source}")
+
+
+def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> dict[str, FloatArray]:
+    """Weight-only layers as the first variant that holds them has them."""
+    from edgeq.graph.read_blocks import read_block_weights
+
+    names = {item.name for item in plan.weights}
+    if not names:
+        return {}
+    for variant in bundle.variants:
+        if variant.runtime == "onnxruntime":
+            found = read_block_weights(bundle.file(variant.model))
+            if names <= set(found):
+                return {name: found[name] for name in names}
+    raise UnsupportedError(
+        "no variant of this bundle holds its weight-only layers in a form that can be read here"
+    )
+
+
+def _require_same(plan: QuantizationPlan, exported: ExportedModel) -> None:
+    from edgeq.quantize.layers import find_layers
+
+    known = {ref.name for ref in find_layers(exported.canonical.model).refs}
+    planned = [item.name for item in plan.linears] + [item.name for item in plan.weights]
+    unknown = [name for name in planned if name not in known]
+    if unknown:
+        raise ModelError(
+            f"`{exported.source.model}` has no layer `{unknown[0]}`, which the bundle's plan quantizes",
+            hint="--against takes the model the bundle was made from (edgeq inspect names it)",
+        )

@@ -1,0 +1,165 @@
+"""Per-layer sensitivity of a quantized model, cached."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeq.errors import UnsupportedError
+from edgeq.files import atomic_write_text
+from edgeq.quantize.cache import CalibrationCache, default_folder, feeds_digest, model_digest
+from edgeq.quantize.layers import ModelLayers, find_layers, layer_weight
+from edgeq.quantize.plan import QuantizationPlan
+from edgeq.quantize.sensitivity import Candidate, LayerCauses, LayerEffect, Prober, causes_of, measure
+from edgeq.quantize.shell import Shell
+from edgeq.quantize.sites import EmbeddingSite, LinearSite
+from edgeq.types import FloatArray
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.pipeline.data import DataSets
+    from edgeq.progress import Progress
+
+SENSITIVITY_VERSION = 1
+FILE_NAME = "sensitivity.json"
+
+
+def sensitivity(
+    canonical: CanonicalModel,
+    equalized: ir.Model,
+    plan: QuantizationPlan,
+    weights: Mapping[str, FloatArray],
+    data: DataSets,
+    progress: Progress,
+) -> list[LayerEffect]:
+    """Every quantized layer of a plan alone, most harmful first.
+
+    Args:
+        canonical: the original.
+        equalized: the graph the plan refers to.
+        plan: the decisions.
+        weights: weight-only layers as their codes stand for, by layer name, `[in, out]`.
+        data: the search part is run; the calibration part says what the inputs look like.
+        progress: one stage.
+    """
+    layers = find_layers(equalized)
+    candidates = candidates_of(equalized, layers, plan, weights)
+    if not candidates:
+        raise UnsupportedError("this bundle has no quantized layer, so there is no loss to explain")
+    path = _cache_path(equalized, plan, weights, data)
+    cached = _load(path)
+    if cached is not None:
+        return cached
+    causes = _causes(equalized, layers, candidates, data, progress)
+    with progress.stage("layer by layer", len(candidates)) as stage:
+        prober = Prober(
+            Shell(equalized, layers, [spec.name for spec in canonical.outputs]),
+            canonical.outputs,
+            data.search,
+        )
+        effects = measure(prober, candidates, lambda item: causes[item.name], stage.advance)
+    _store(path, effects)
+    return effects
+
+
+def candidates_of(
+    graph: ir.Model, layers: ModelLayers, plan: QuantizationPlan, weights: Mapping[str, FloatArray]
+) -> list[Candidate]:
+    """The quantized layers of a plan, one each, in graph order."""
+    static = {item.name: item for item in plan.linears if item.quantized}
+    blocks = {item.name: item for item in plan.weights}
+    tables = {item.name for item in plan.embeddings if item.quantized}
+    sites: list[LinearSite | EmbeddingSite] = [*layers.sites.linears, *layers.sites.embeddings]
+    found = []
+    for site in sites:
+        if site.name in blocks:
+            item = blocks[site.name]
+            form = format_name(item.bits, item.block_size, item.symmetric)
+            found.append(Candidate(site.name, form, weights[site.name]))
+        elif site.name in static:
+            rounded = int8_per_channel(layer_weight(graph, site))
+            found.append(Candidate(site.name, "static int8", rounded, static[site.name]))
+        elif site.name in tables:
+            found.append(Candidate(site.name, "int8 rows", int8_per_channel(layer_weight(graph, site))))
+    return found
+
+
+def format_name(bits: int, block_size: int, symmetric: bool) -> str:
+    """`int4 b32`, `int8 per channel`, `int4 b32 asym`."""
+    block = "per channel" if block_size == -1 else f"b{block_size}"
+    return f"int{bits} {block}{'' if symmetric else ' asym'}"
+
+
+def int8_per_channel(weight: FloatArray) -> FloatArray:
+    """A weight `[in, out]` rounded to int8 with one scale per output channel."""
+    from edgeq.graph.passes.static_qdq import quantize_per_channel
+
+    codes, scale = quantize_per_channel(weight, axis=1)
+    return np.asarray(codes * scale, np.float32)
+
+
+def _causes(
+    graph: ir.Model, layers: ModelLayers, candidates: Sequence[Candidate], data: DataSets, progress: Progress
+) -> dict[str, LayerCauses]:
+    from edgeq.quantize.calibrate import calibrate
+
+    sites = {site.name: site for site in layers.sites.linears}
+    tables = {site.name: site for site in layers.sites.embeddings}
+    inputs = tuple(dict.fromkeys(sites[item.name].input for item in candidates if item.name in sites))
+    statistics: Mapping[str, Any] = {}
+    if inputs:
+        statistics = calibrate(
+            graph, inputs, data.calibration, cache=CalibrationCache(notify=progress.notice)
+        )
+    found = {}
+    for item in candidates:
+        site = sites.get(item.name) or tables[item.name]
+        seen = statistics[site.input] if isinstance(site, LinearSite) else None
+        found[item.name] = causes_of(layer_weight(graph, site), item, seen)
+    return found
+
+
+def _cache_path(
+    graph: ir.Model, plan: QuantizationPlan, weights: Mapping[str, FloatArray], data: DataSets
+) -> Path:
+    digest = hashlib.sha256()
+    facts = {"plan": plan.to_json(), "model": model_digest(graph), "version": SENSITIVITY_VERSION}
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    digest.update(feeds_digest((feeds, 0) for feeds in data.search).encode())
+    digest.update(feeds_digest(data.calibration).encode())
+    for name, weight in weights.items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return default_folder().parent / "sensitivity" / f"{digest.hexdigest()}.json"
+
+
+def _load(path: Path) -> list[LayerEffect] | None:
+    """A damaged entry counts as none."""
+    try:
+        return effects_from(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _store(path: Path, effects: Sequence[LayerEffect]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, json.dumps(to_document(effects)))
+
+
+def to_document(effects: Sequence[LayerEffect]) -> dict[str, Any]:
+    """What `sensitivity.json` holds."""
+    return {"version": SENSITIVITY_VERSION, "layers": [effect.to_json() for effect in effects]}
+
+
+def effects_from(document: Mapping[str, Any]) -> list[LayerEffect]:
+    """The inverse of `to_document`."""
+    if document["version"] != SENSITIVITY_VERSION:
+        raise ValueError(f"sensitivity version {document['version']}; expected {SENSITIVITY_VERSION}")
+    return [LayerEffect.from_json(item) for item in document["layers"]]
