@@ -5,6 +5,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from edgeq.errors import IntegrityError, OutputError
 from edgeq.files import (
     atomic_write_bytes,
@@ -16,8 +19,6 @@ from edgeq.files import (
     sha256_file,
     write_zip,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def test_sha256_of_a_known_text(tmp_path: Path) -> None:
