@@ -101,7 +101,7 @@ def test_the_bytes_of_quantizing_in_memory(model, weights, tmp_path, monkeypatch
     monkeypatch.setattr(
         stored_tensor.StoredTensor.rows, "__kwdefaults__", {"transposed": False, "max_elements": 192}
     )
-    specs = {name: spec for name in ("embed", "up", "down")}
+    specs = dict.fromkeys(("embed", "up", "down"), spec)
     written = stream_weights(model, specs, tmp_path / "m.onnx", threads=2)
     found = initializers(written.model)
     whole = {
@@ -218,7 +218,7 @@ def test_nan_in_a_weight(weights, tmp_path, write_checkpoint, out):
     weights["down"][0][3, 7] = np.nan
     checkpoint = Checkpoint.open(write_checkpoint(tmp_path / "model.safetensors", weights))
     model = build_graph({name: checkpoint[name].reference() for name in checkpoint.names()})
-    with pytest.raises(ModelError, match="`down` of `model.safetensors` holds NaN"):
+    with pytest.raises(ModelError, match=r"`down` of `model\.safetensors` holds NaN"):
         stream_weights(model, {"up": RTN, "down": RTN}, out / "m.onnx")
     check_untouched(out)
 
@@ -226,7 +226,7 @@ def test_nan_in_a_weight(weights, tmp_path, write_checkpoint, out):
 def test_a_checkpoint_cut_while_it_is_read(model, tmp_path, out):
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelError, match="truncated"):
+    with pytest.raises(ModelError, match="ends inside"):
         stream_weights(model, {}, out / "m.onnx")
     check_untouched(out)
 

