@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.errors import ConfigError, MissingExtraError
+from edgeq.errors import ConfigError, MissingExtraError, ModelError
 from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
 from edgeq.exporters.facts import read_facts
 from edgeq.exporters.sentence import build_sentence_head, read_sentence_model
@@ -43,6 +43,10 @@ def inspect_model(model: str | Path, *, task: str | None = None, revision: str |
         from edgeq.exporters.onnx_file import inspect_onnx
 
         return inspect_onnx(Path(model), task)
+    from edgeq.exporters.causal_lm import inspect_language_model, names_language_model
+
+    if names_language_model(model, task=task, revision=revision):
+        return inspect_language_model(model, revision=revision).as_model_facts()
     folder = local_folder(model) or fetch(str(model), revision, config_only=True)
     return read_facts(str(model), folder, _table(), task)
 
@@ -73,6 +77,10 @@ def load_model(
     say = on_progress or (lambda _: None)
     _require_torch()
     facts = inspect_model(model, task=task, revision=revision).require_supported()
+    if facts.task is Task.TEXT_GENERATION:
+        raise ModelError(
+            f"`{facts.architecture}` generates text, expected a text encoder", hint="use load_language_model"
+        )
     if is_onnx_file(model):
         from edgeq.exporters.onnx_file import load_onnx
 

@@ -44,10 +44,15 @@ class GoldenCase:
 
     @property
     def token_ids(self) -> list[list[int]]:
-        """Token ids of each sample before padding; empty for models that take no tokens."""
+        """Token ids of each sample before padding; empty for models that take no tokens.
+
+        The mask of a decoding step covers the past too and pads nothing.
+        """
         ids, mask = self.feeds.get("input_ids"), self.feeds.get("attention_mask")
         if ids is None or mask is None:
             return []
+        if ids.shape != mask.shape:
+            return [[int(token) for token in row] for row in ids]
         pairs = zip(ids, mask, strict=True)
         return [[int(token) for token in row[kept.astype(bool)]] for row, kept in pairs]
 

@@ -39,6 +39,31 @@ def run(
     npz: Annotated[
         Path | None, typer.Option("--npz", help="Model inputs by name, instead of texts.", show_default=False)
     ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", help="What a language model continues; - reads stdin.", show_default=False),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is a user's message: apply the model's chat template.")
+    ] = False,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="Most tokens to generate (128).")
+    ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print text as it is generated.")] = False,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Sample; 0 takes the likeliest token (0).")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option("--top-p", help="Sample from the likeliest tokens of this probability (1)."),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", help="Sample from so many likeliest tokens (0: all).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of sampling (0).")] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="onnxruntime or genai, for language models (onnxruntime).")
+    ] = None,
     variant: Annotated[
         str | None,
         typer.Option("--variant", help="Which variant to run.", show_default="the first that runs"),
@@ -49,15 +74,25 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Run a bundle that failed its gate.")] = False,
     json_mode: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Run a bundle on texts or tensors, as an app would.
+    """Run a bundle on texts, tensors or a prompt, as an app would.
 
     Every file is verified first. Question answering takes the question as --text and the context as --pair.
     """
+    from edgeq.cli.generate import GenerateOptions, generate
     from edgeq.runtime.runtime import load
 
+    options = GenerateOptions(prompt, chat, max_tokens, stream, temperature, top_p, top_k, seed, engine)
+    if options.are_given:
+        if text or pair or npz:
+            raise UsageError(
+                "--prompt and its options are for language models; --text, --pair and --npz are not"
+            )
+        generate(bundle_path, options, variant=variant, threads=threads, force=force, json_mode=json_mode)
+        return
     samples = _samples(text or [], pair or [], npz)
     out = Out(json_mode=json_mode)
     with load(bundle_path, variant=variant, force=force, threads=threads) as runtime:
+        _refuse_language_model(runtime)
         feeds = runtime.prepare(samples) if npz is None else _read_npz(npz)
         _warn_truncated(out, runtime, samples)
         outputs = runtime.run(feeds=feeds)
@@ -67,9 +102,21 @@ def run(
     _show(out, runtime, samples or [f"input {row}" for row in range(_rows(outputs))], outputs, answers)
 
 
+def _refuse_language_model(runtime: Runtime) -> None:
+    from edgeq.types import Task
+
+    if runtime.manifest.source.task is Task.TEXT_GENERATION:
+        raise UsageError(
+            f"`{runtime.manifest.name}` is a language model and takes a prompt",
+            hint='edgeq run BUNDLE --prompt "Once upon a time"',
+        )
+
+
 def _samples(texts: list[str], pairs: list[str], npz: Path | None) -> list[Sample]:
     if bool(texts) == (npz is not None):
-        raise UsageError("run takes --text (once or more) or --npz, one of them", hint="edgeq run --help")
+        raise UsageError(
+            "run takes --text (once or more), --npz or --prompt, one of them", hint="edgeq run --help"
+        )
     if pairs and len(pairs) != len(texts):
         raise UsageError(f"got {len(texts)} --text and {len(pairs)} --pair; expected one pair for each text")
     return list(zip(texts, pairs, strict=True)) if pairs else list(texts)

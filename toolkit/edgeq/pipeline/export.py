@@ -20,6 +20,7 @@ from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.targets import get_target
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Target, VariantSpec
+from edgeq.types import Task
 from edgeq.validate import GateRequest, gates_for, parse_gate
 
 if TYPE_CHECKING:
@@ -116,6 +117,11 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
         if request.archive:
             check_output(archive_path(destination), request.force)
     facts = inspect_model(request.model, task=request.task, revision=request.revision).require_supported()
+    if facts.task is Task.TEXT_GENERATION:
+        from edgeq.pipeline.causal_lm import language_recipe, language_variants
+
+        request = replace(request, recipe=language_recipe(request.recipe, progress))
+        variants = language_variants(targets, request.recipe, request.variants, progress)
     data = load_samples(
         request.calib,
         column=request.calib_column,
@@ -138,6 +144,10 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
     progress = progress or SilentProgress()
     plan = plan_export(request, progress)
     request = plan.request
+    if plan.facts.task is Task.TEXT_GENERATION:
+        from edgeq.pipeline.causal_lm import export_language_model
+
+        return export_language_model(plan, progress)
     with progress.stage("exporting the model") as stage:
         exported = load_model(
             str(request.model), task=request.task, revision=request.revision, seq_len=request.seq_len

@@ -47,6 +47,17 @@ def _fidelity_rows(found: list[Measured]) -> list[tuple[str, ...]]:
                 *(f"{m['cosine_mean']:.4f} / {m['cosine_p01']:.4f} / {m['cosine_min']:.4f}" for m in metrics),
             )
         )
+        if "perplexity" in metrics[0]:
+            rows += [
+                (
+                    f"{prefix}KL mean / p99, nats",
+                    *(f"{m['kl_mean']:.4f} / {m['kl_p99']:.4f}" for m in metrics),
+                ),
+                (
+                    f"{prefix}perplexity, of original",
+                    *(f"{m['perplexity']:.3f}, {m['perplexity_original']:.3f}" for m in metrics),
+                ),
+            ]
         if "top1_agreement" in metrics[0]:
             rows.append((f"{prefix}top-1 agreement", *(f"{m['top1_agreement']:.1%}" for m in metrics)))
     return rows

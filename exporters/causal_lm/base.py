@@ -1,0 +1,80 @@
+"""What the exporter of causal language models returns: one graph with a KV cache, and what generating needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from edgeq.errors import ModelError
+from edgeq.exporters.base import ModelFacts
+from edgeq.types import Array, FloatArray, SourceInfo, Task
+
+if TYPE_CHECKING:
+    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.runtime.generation.settings import GenerationSettings
+    from edgeq.runtime.text import TextPreprocessor
+
+Logits: TypeAlias = Callable[[Array], FloatArray]
+"""The original model: token ids `[batch, sequence]` int64 to logits `[batch, sequence, vocabulary]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModelFacts:
+    """What a config says about a causal language model, read without loading weights.
+
+    Attributes:
+        model: what the user named.
+        folder: where its files are.
+        architecture: Hugging Face `model_type`.
+        config: `config.json`.
+        refusal: why it cannot be exported; None where it can.
+    """
+
+    model: str
+    folder: Path
+    architecture: str
+    config: Mapping[str, Any] = field(repr=False)
+    refusal: ModelError | None = None
+
+    def as_model_facts(self) -> ModelFacts:
+        """The same facts as every model has them."""
+        task = Task.TEXT_GENERATION
+        return ModelFacts(self.model, self.folder, self.architecture, task, (task,), self.refusal)
+
+    def require_supported(self) -> LanguageModelFacts:
+        """These facts, or the refusal.
+
+        Raises:
+            ModelError: the model cannot be exported.
+        """
+        if self.refusal is not None:
+            raise self.refusal
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExportedLanguageModel:
+    """A causal language model taken in.
+
+    Attributes:
+        canonical: inputs `input_ids [batch, sequence]`, `attention_mask [batch, total]` and
+            `past_key_values.N.key/value [batch, heads, past, size]`; outputs `logits` and `present.N.key/value`.
+        source: provenance, with a SHA-256 of every file that was read.
+        preprocessor: tokenization as the bundle will do it.
+        settings: context length, stop tokens, defaults, chat template, cache.
+        reference: the original's logits.
+        genai_config: `genai_config.json` of ONNX Runtime GenAI for this graph.
+        tokenizer_config: `tokenizer_config.json` beside it.
+        graph_source: which exporter made the graph, for the model card: `genai-builder` or `torch`.
+    """
+
+    canonical: CanonicalModel
+    source: SourceInfo
+    preprocessor: TextPreprocessor
+    settings: GenerationSettings
+    reference: Logits
+    genai_config: Mapping[str, Any]
+    tokenizer_config: Mapping[str, Any]
+    graph_source: str

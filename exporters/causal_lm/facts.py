@@ -1,0 +1,101 @@
+"""What a causal language model is, from its config alone, and every reason to refuse it before long work."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgeq.errors import ModelError
+from edgeq.exporters.causal_lm.base import LanguageModelFacts
+from edgeq.exporters.causal_lm.families import FAMILIES
+from edgeq.exporters.facts import read_config
+from edgeq.exporters.sentence import read_sentence_model
+from edgeq.exporters.source import fetch, is_onnx_file, local_folder
+from edgeq.types import Task
+
+LM_SUFFIXES = ("ForCausalLM", "LMHeadModel")
+
+
+def names_language_model(model: str | Path, *, task: str | None = None, revision: str | None = None) -> bool:
+    """Whether `--task`, or the head that the model's config names, asks for text generation.
+
+    Raises:
+        ModelError: there is no such model, or it is not a transformer.
+    """
+    if task is not None:
+        return task == Task.TEXT_GENERATION
+    if is_onnx_file(model):
+        return False
+    folder = local_folder(model) or fetch(str(model), revision, config_only=True)
+    if read_sentence_model(folder) is not None:
+        return False
+    return str(_head(read_config(folder))).endswith(LM_SUFFIXES)
+
+
+def inspect_language_model(model: str | Path, *, revision: str | None = None) -> LanguageModelFacts:
+    """Read what a causal language model is; takes milliseconds for a local folder.
+
+    Raises:
+        ModelError: there is no such model, or it is not a transformer.
+    """
+    folder = local_folder(model) or fetch(str(model), revision, config_only=True)
+    return read_lm_facts(str(model), folder)
+
+
+def read_lm_facts(model: str, folder: Path) -> LanguageModelFacts:
+    """Facts about a folder with `config.json`."""
+    config = read_config(folder)
+    return LanguageModelFacts(model, folder, config["model_type"], config, _refusal(config))
+
+
+def _head(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures") or [""]
+    return str(names[0])
+
+
+def _refusal(config: Mapping[str, Any]) -> ModelError | None:
+    architecture = config["model_type"]
+    if config.get("auto_map"):
+        return ModelError(
+            f"the model needs code of its own (auto_map: {', '.join(sorted(config['auto_map']))}), which "
+            "edgeq does not run: code from a model repository could do anything on this machine",
+            hint="use a model whose architecture is part of transformers",
+        )
+    quantized = config.get("quantization_config")
+    if quantized:
+        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
+        return ModelError(
+            f"the checkpoint is already quantized ({method}), expected float weights",
+            hint="export the original model: edgeq quantizes it for the target",
+        )
+    if architecture not in FAMILIES:
+        close = difflib.get_close_matches(architecture, FAMILIES, n=1)
+        return ModelError(
+            f"language models of type `{architecture}` are not supported, expected one of {', '.join(FAMILIES)}",
+            hint=f"did you mean {close[0]}? check model_type in config.json" if close else None,
+        )
+    return _refuse_variant(config)
+
+
+def _refuse_variant(config: Mapping[str, Any]) -> ModelError | None:
+    """What a supported `model_type` may hold that is not supported."""
+    architecture = config["model_type"]
+    family = FAMILIES[architecture]
+    if _head(config) != family.head:
+        return ModelError(
+            f"`{architecture}` with {config.get('architectures')} is not supported, expected {family.head}"
+        )
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = (
+        scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else "default"
+    )
+    if kind not in ("default", "linear", "llama3"):
+        return ModelError(
+            f"rotary positions of type `{kind}` are not supported, expected default, linear or llama3",
+            hint="they change with the length of the text; export a checkpoint without them"
+            if kind in ("longrope", "dynamic", "yarn")
+            else None,
+        )
+    return None

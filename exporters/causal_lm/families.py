@@ -1,0 +1,63 @@
+"""The decoder families that are taken in, and by which road each one's graph comes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HEAD_SIZE_STEP = 16
+"""GroupQueryAttention of ONNX Runtime's CPU provider rotates heads whose size is a multiple of this."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderFamily:
+    """One `model_type`.
+
+    Attributes:
+        model_type: as in config.json.
+        head: class name in `architectures` that is meant; others of the type (vision, classification) are not.
+        genai_type: `model.type` of genai_config.json; None where ONNX Runtime GenAI does not run the family.
+        has_builder: the model builder of ONNX Runtime GenAI makes this family's graph.
+    """
+
+    model_type: str
+    head: str
+    genai_type: str | None
+    has_builder: bool
+
+
+FAMILIES: Mapping[str, DecoderFamily] = {
+    family.model_type: family
+    for family in (
+        DecoderFamily("llama", "LlamaForCausalLM", "llama", True),
+        DecoderFamily("mistral", "MistralForCausalLM", "mistral", True),
+        DecoderFamily("qwen2", "Qwen2ForCausalLM", "qwen2", True),
+        DecoderFamily("qwen3", "Qwen3ForCausalLM", "qwen3", True),
+        DecoderFamily("gemma2", "Gemma2ForCausalLM", "gemma2", True),
+        DecoderFamily("gemma3_text", "Gemma3ForCausalLM", "gemma3_text", True),
+        DecoderFamily("phi3", "Phi3ForCausalLM", "phi3", True),
+        DecoderFamily("gpt2", "GPT2LMHeadModel", None, False),
+    )
+}
+"""By `model_type`. Adding a family is a line here and a tiny model in its tests."""
+
+
+def head_size(config: Mapping[str, Any]) -> int:
+    """Values per attention head."""
+    explicit = config.get("head_dim")
+    if explicit:
+        return int(explicit)
+    heads = config.get("num_attention_heads") or config["n_head"]
+    return int(config.get("hidden_size") or config["n_embd"]) // int(heads)
+
+
+def builder_refusal(config: Mapping[str, Any]) -> str | None:
+    """Why the model builder's graph cannot be used for this config; None where it can."""
+    family = FAMILIES[config["model_type"]]
+    if not family.has_builder:
+        return f"the model builder does not know {family.model_type}"
+    size = head_size(config)
+    if size % HEAD_SIZE_STEP:
+        return f"GroupQueryAttention needs a head size that is a multiple of {HEAD_SIZE_STEP}, this model has {size}"
+    return None

@@ -1,0 +1,80 @@
+"""`genai_config.json` of a traced graph, so that ONNX Runtime GenAI runs it too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgeq.exporters.causal_lm.families import FAMILIES, head_size
+from edgeq.runtime.generation.settings import GenerationSettings
+
+
+def traced_config(config: Mapping[str, Any], settings: GenerationSettings) -> dict[str, Any]:
+    """For a graph whose past grows (no shared buffer); empty where GenAI does not run the family."""
+    family = FAMILIES[config["model_type"]]
+    if family.genai_type is None:
+        return {}
+    decoder = {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "filename": "model.onnx",
+        "head_size": head_size(config),
+        "hidden_size": int(config["hidden_size"]),
+        "inputs": {
+            "input_ids": "input_ids",
+            "attention_mask": "attention_mask",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+        "num_attention_heads": int(config["num_attention_heads"]),
+        "num_hidden_layers": settings.cache.layers,
+        "num_key_value_heads": settings.cache.heads,
+    }
+    model = {
+        "type": family.genai_type,
+        "vocab_size": settings.vocabulary,
+        "context_length": settings.context_length,
+        "decoder": decoder,
+    }
+    return with_tokens({"model": model, "search": _search(settings)}, config, settings)
+
+
+def with_tokens(
+    document: Mapping[str, Any], config: Mapping[str, Any], settings: GenerationSettings
+) -> dict[str, Any]:
+    """A GenAI config with the bundle's stop tokens and context length, whichever road made it."""
+    stop = list(settings.stop_ids)
+    model = {**document["model"], "context_length": settings.context_length}
+    if stop:
+        model["eos_token_id"] = stop if len(stop) > 1 else stop[0]
+        model["pad_token_id"] = (
+            config.get("pad_token_id") if config.get("pad_token_id") is not None else stop[0]
+        )
+    if config.get("bos_token_id") is not None:
+        model["bos_token_id"] = config["bos_token_id"]
+    search = {
+        **document["search"],
+        **_search(settings),
+        "past_present_share_buffer": settings.cache.shares_buffer,
+    }
+    return {"model": model, "search": search}
+
+
+def _search(settings: GenerationSettings) -> dict[str, Any]:
+    sampling = settings.sampling
+    return {
+        "do_sample": sampling.do_sample,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or 50,
+        "repetition_penalty": sampling.repetition_penalty,
+        "max_length": settings.context_length,
+        "min_length": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "past_present_share_buffer": settings.cache.shares_buffer,
+    }

@@ -1,0 +1,201 @@
+"""Take a causal language model in: one graph with a KV cache, checked against the original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeq.errors import ConfigError, MissingExtraError, ModelError
+from edgeq.exporters.base import Progress
+from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelFacts
+from edgeq.exporters.causal_lm.facts import inspect_language_model, read_lm_facts
+from edgeq.exporters.causal_lm.families import builder_refusal, head_size
+from edgeq.exporters.causal_lm.graph_io import ATTENTION_MASK, INPUT_IDS, input_specs, output_specs
+from edgeq.exporters.source import fetch, local_folder
+from edgeq.graph.canonical import CanonicalModel
+from edgeq.runtime.generation.settings import CacheShape, GenerationSettings
+from edgeq.types import SourceInfo, Task
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def load_language_model(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    context: int | None = None,
+    road: str | None = None,
+    on_progress: Progress | None = None,
+) -> ExportedLanguageModel:
+    """Export a causal language model.
+
+    Args:
+        model: a local Hugging Face folder or a Hub id.
+        revision: commit, tag or branch on the Hub.
+        context: most tokens of prompt and answer; the model's own limit when left out.
+        road: `builder` or `torch`; by default the builder where it covers the model.
+        on_progress: told each stage.
+
+    Raises:
+        ModelError: the model cannot be read, is not supported, or its graph does not match the original.
+        ConfigError: `context` is longer than the model's.
+        MissingExtraError: torch or transformers are not installed.
+    """
+    say = on_progress or (lambda _: None)
+    _require_torch()
+    facts = inspect_language_model(model, revision=revision).require_supported()
+    if local_folder(model) is None:
+        say("downloading the model")
+        facts = read_lm_facts(str(model), fetch(str(model), revision, config_only=False)).require_supported()
+    return _load(facts, context, road, say)
+
+
+def _require_torch() -> None:
+    from importlib.util import find_spec
+
+    if any(find_spec(name) is None for name in ("torch", "transformers", "onnx_ir", "onnxscript")):
+        raise MissingExtraError("exporting a model", "export")
+
+
+def _load(
+    facts: LanguageModelFacts, context: int | None, road: str | None, say: Progress
+) -> ExportedLanguageModel:
+    from edgeq.exporters.causal_lm.checkpoint import load_decoder, original_logits
+    from edgeq.exporters.causal_lm.equivalence import check_decoder
+    from edgeq.exporters.causal_lm.genai_config import traced_config, with_tokens
+    from edgeq.exporters.causal_lm.text import chat_template, tokenizer_config
+    from edgeq.exporters.tokenizer import load_tokenizer, text_preprocessor
+
+    length = _context_length(facts, context)
+    say("loading the model")
+    tokenizer = load_tokenizer(facts.folder)
+    model = load_decoder(facts.folder)
+    use_builder = _uses_builder(facts, road)
+    settings = _settings(facts, model, tokenizer, length, shares_buffer=use_builder)
+    say("exporting the graph")
+    canonical, genai = (_built if use_builder else _traced)(facts, model, settings)
+    reference = original_logits(model)
+    say("checking the graph against the original")
+    check_decoder(canonical, settings, reference)
+    return ExportedLanguageModel(
+        canonical=canonical,
+        source=_source(facts, model),
+        preprocessor=text_preprocessor(tokenizer, max_length=length, input_names=(INPUT_IDS, ATTENTION_MASK)),
+        settings=settings,
+        reference=reference,
+        genai_config=with_tokens(genai, facts.config, settings)
+        if genai
+        else traced_config(facts.config, settings),
+        tokenizer_config=tokenizer_config(facts.folder, tokenizer, chat_template(tokenizer)),
+        graph_source="genai-builder" if use_builder else "torch",
+    )
+
+
+def _context_length(facts: LanguageModelFacts, asked: int | None) -> int:
+    limit = facts.config.get("max_position_embeddings") or facts.config.get("n_positions")
+    if not isinstance(limit, int) or limit < 2:
+        raise ModelError(f"the config names no context length (max_position_embeddings is {limit!r})")
+    if asked is not None and not 2 <= asked <= limit:
+        raise ConfigError(
+            f"--seq-len {asked} does not fit: the model's context is 2 to {limit} tokens",
+            hint=f"--seq-len {limit}",
+        )
+    return asked or limit
+
+
+def _uses_builder(facts: LanguageModelFacts, road: str | None) -> bool:
+    from edgeq.exporters.causal_lm.builder import is_installed
+
+    refusal = builder_refusal(facts.config)
+    if road == "builder" and refusal is not None:
+        raise ModelError(f"no graph from the model builder: {refusal}")
+    return road != "torch" and refusal is None and is_installed()
+
+
+def _settings(
+    facts: LanguageModelFacts, model: Any, tokenizer: Any, length: int, *, shares_buffer: bool
+) -> GenerationSettings:
+    from edgeq.exporters.causal_lm.text import chat_template, generation_config, sampling_defaults, stop_ids
+
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    generation = generation_config(facts.folder)
+    template = chat_template(tokenizer)
+    return GenerationSettings(
+        context_length=length,
+        vocabulary=int(config.vocab_size),
+        stop_ids=stop_ids(facts.config, generation, tokenizer, template),
+        cache=CacheShape(
+            config.num_hidden_layers, heads, head_size({**facts.config, **_defaults(config)}), shares_buffer
+        ),
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        chat_template=template,
+        sampling=sampling_defaults(generation),
+    )
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """`head_dim` where the class has a default that config.json leaves out (Gemma)."""
+    value = getattr(config, "head_dim", None)
+    return {"head_dim": value} if value else {}
+
+
+def _specs(settings: GenerationSettings) -> tuple[Any, Any]:
+    cache = settings.cache
+    return (
+        input_specs(cache.layers, cache.heads, cache.size),
+        output_specs(cache.layers, cache.heads, cache.size, settings.vocabulary),
+    )
+
+
+def _built(
+    facts: LanguageModelFacts, model: Any, settings: GenerationSettings
+) -> tuple[CanonicalModel, dict[str, Any]]:
+    from edgeq.exporters.causal_lm.builder import build_decoder
+    from edgeq.exporters.causal_lm.normalize import normalize_built
+
+    graph, genai = build_decoder(facts.folder)
+    normalize_built(graph)
+    return _canonical(graph, facts, settings), genai
+
+
+def _traced(
+    facts: LanguageModelFacts, model: Any, settings: GenerationSettings
+) -> tuple[CanonicalModel, dict[str, Any]]:
+    from edgeq.exporters.causal_lm.normalize import normalize_traced
+    from edgeq.exporters.causal_lm.trace import trace_decoder
+
+    cache = settings.cache
+    graph = trace_decoder(model, cache.layers, cache.heads, cache.size, settings.context_length)
+    normalize_traced(graph, (f"model.{model.base_model_prefix}", "model"))
+    return _canonical(graph, facts, settings), {}
+
+
+def _canonical(graph: ir.Model, facts: LanguageModelFacts, settings: GenerationSettings) -> CanonicalModel:
+    from edgeq.exporters.causal_lm.normalize import declare
+
+    inputs, outputs = _specs(settings)
+    try:
+        declare(graph, inputs, outputs)
+    except ValueError as error:
+        raise ModelError(f"`{facts.architecture}` exports to an unexpected graph: {error}") from error
+    return CanonicalModel(
+        graph, inputs, outputs, Task.TEXT_GENERATION, facts.architecture, settings.context_length
+    )
+
+
+def _source(facts: LanguageModelFacts, model: Any) -> SourceInfo:
+    from edgeq.exporters.checkpoint import weight_files
+    from edgeq.exporters.provenance import hub_revision, read_license, source_files
+
+    return SourceInfo(
+        model=facts.model,
+        revision=hub_revision(facts.folder),
+        files=source_files(facts.folder, facts.folder, weight_files(facts.folder)),
+        license=read_license(facts.folder),
+        task=Task.TEXT_GENERATION,
+        architecture=facts.architecture,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )

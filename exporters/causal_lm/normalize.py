@@ -1,0 +1,128 @@
+"""A decoder graph as the rest of edgeq expects it: module paths as names, tied tables stored once, named dimensions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgeq.exporters.canonicalize import (
+    multiply_by_constants,
+    remove_unused,
+    share_constants,
+    share_tied_heads,
+    strip_metadata,
+    unfold_gemm,
+)
+from edgeq.exporters.naming import name_constants, name_nodes
+from edgeq.types import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def normalize_traced(model: ir.Model, prefixes: Sequence[str]) -> None:
+    """Clean up a graph that torch traced, in place.
+
+    Args:
+        model: straight from the tracer.
+        prefixes: module paths left out of names, longest first.
+    """
+    from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    multiply_by_constants(model)
+    unfold_gemm(model)
+    remove_unused(model)
+    share_constants(model)
+    share_tied_heads(model)
+    name_nodes(model, prefixes)
+    name_constants(model)
+    strip_metadata(model)
+
+
+def normalize_built(model: ir.Model) -> None:
+    """Clean up a graph of GenAI's model builder, in place: its names are paths with slashes."""
+    table_first(model)
+    remove_unused(model)
+    share_constants(model)
+    share_tied_heads(model)
+    taken: set[str] = set()
+    for node in model.graph:
+        name = built_name(str(node.name))
+        node.name = name if name not in taken else f"{name}/{node.op_type.lower()}"
+        taken.add(str(node.name))
+    strip_metadata(model)
+
+
+def built_name(name: str) -> str:
+    """`/model/layers.0/attn/q_proj/MatMul` to `layers.0.attn.q_proj`: the operator of a weight is its module."""
+    path = name.removeprefix("/").removeprefix("model/")
+    path = re.sub(r"/(MatMul|Gather)$", "", path)
+    return path.replace("/", ".")
+
+
+def table_first(model: ir.Model) -> None:
+    """Store a tied table as `[rows, columns]`, transposed for the head and not for the lookup.
+
+    The builder stores the head's matrix and looks tokens up in its transpose. Recipes, and the packed formats that
+    lookup and product share, see the table.
+    """
+    import numpy as np
+    import onnx_ir as ir
+
+    for node in list(model.graph):
+        if node.op_type != "Gather" or node.inputs[0] is None:
+            continue
+        transpose = node.inputs[0].producer()
+        if transpose is None or transpose.op_type != "Transpose":
+            continue
+        head = transpose.inputs[0]
+        if head is None or not head.is_initializer() or head.const_value is None:
+            continue
+        table = np.ascontiguousarray(head.const_value.numpy().T)
+        name = "embed_tokens.weight"
+        tensor = ir.tensor(table, name=name)
+        value = ir.Value(
+            name=name, shape=ir.Shape(table.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        model.graph.register_initializer(value)
+        node.replace_input_with(0, value)
+        _transpose_for_readers(model, head, value)
+
+
+def _transpose_for_readers(model: ir.Model, head: ir.Value, table: ir.Value) -> None:
+    """Products that read the head's matrix read the transposed table."""
+    import onnx_ir as ir
+
+    readers = [node for node in head.consumers() if node.op_type == "MatMul"]
+    for reader in readers:
+        flipped = ir.node("Transpose", [table], {"perm": [1, 0]}, name=f"{reader.name}/transpose")
+        flipped.outputs[0].name = f"{reader.name}/transposed_table"
+        flipped.outputs[0].type, flipped.outputs[0].shape = head.type, head.shape
+        model.graph.insert_before(reader, flipped)
+        reader.replace_input_with(1, flipped.outputs[0])
+
+
+def declare(model: ir.Model, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Give inputs and outputs the shapes and names of dimensions that are declared for them, in place.
+
+    Raises:
+        ValueError: the graph has other inputs or outputs.
+    """
+    import onnx_ir as ir
+
+    for values, specs in ((model.graph.inputs, inputs), (model.graph.outputs, outputs)):
+        by_name = {value.name: value for value in values}
+        if set(by_name) != {spec.name for spec in specs}:
+            raise ValueError(
+                f"the graph has {sorted(map(str, by_name))}, expected {[spec.name for spec in specs]}"
+            )
+        for spec in specs:
+            by_name[spec.name].shape = ir.Shape(list(spec.shape))
+        values[:] = [by_name[spec.name] for spec in specs]
+    for node in model.graph:
+        for value in node.outputs:
+            if value.shape is not None and not value.is_graph_output():
+                # The tracer's own symbols (`s62 + s70`) mean nothing to a reader; runtimes infer shapes again.
+                value.shape = None

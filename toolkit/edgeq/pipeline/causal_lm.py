@@ -1,0 +1,294 @@
+"""`edgeq export` for causal language models: export with a KV cache, quantize weights, measure, bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from edgeq.bundle.manifest import (
+    Calibration,
+    Gate,
+    Manifest,
+    PreprocessKind,
+    PreprocessStep,
+    Quantization,
+    Status,
+    TokenizerInfo,
+    Variant,
+)
+from edgeq.errors import UnsupportedError
+from edgeq.files import atomic_write_text
+from edgeq.pipeline.assemble import RAM_STEP_MB, environment, tool_versions
+from edgeq.pipeline.language_data import LanguageData, divide_language
+from edgeq.pipeline.language_quality import (
+    language_gates,
+    language_golden,
+    language_tolerances,
+    measure_language,
+)
+from edgeq.pipeline.measure import metrics_of
+from edgeq.pipeline.quantizing import Quantized, quantize_model
+from edgeq.quantize.recipes import Recipe, load_recipe
+from edgeq.quantize.recipes.schema import ExportOptions
+from edgeq.runtime.generation.session import DecoderSession
+from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, VariantSpec
+
+if TYPE_CHECKING:
+    from edgeq.bundle.reader import Bundle
+    from edgeq.bundle.writer import BundleWriter
+    from edgeq.exporters.causal_lm import ExportedLanguageModel
+    from edgeq.pipeline.export import ExportPlan, ExportRequest, TargetResult
+    from edgeq.pipeline.measure import Measured
+    from edgeq.progress import Progress
+    from edgeq.targets.base import Target
+
+ENGINE = "cpu"
+WEIGHT_ONLY_INT8 = "q8"
+
+
+def language_recipe(recipe: Recipe, progress: Progress) -> Recipe:
+    """The recipe as language models are quantized: `int8` means 8-bit weights with float activations.
+
+    Raises:
+        UnsupportedError: the recipe wants static int8 activations.
+    """
+    if recipe.name == "int8" and recipe == load_recipe("int8"):
+        progress.notice("int8 of a language model is weight-only: 8-bit weights in blocks of 32 (recipe q8)")
+        return replace(load_recipe(WEIGHT_ONLY_INT8), name="int8")
+    static = [spec for spec in recipe.possible_specs() if spec.format == "int8-static"]
+    if static:
+        raise UnsupportedError(
+            f"recipe `{recipe.name}` wants static int8 activations, which are not built for language models",
+            hint="--precision int8 (8-bit weights), int4, q4_k_m, q8, fp16 or fp32",
+        )
+    return recipe
+
+
+def language_variants(
+    targets: Mapping[str, Target], recipe: Recipe, wanted: Sequence[str], progress: Progress
+) -> dict[str, tuple[VariantSpec, ...]]:
+    """The CPU variant of each target.
+
+    Raises:
+        UnsupportedError: a target or a variant that runs no decoder with a KV cache.
+    """
+    refused = [engine for engine in wanted if engine != ENGINE]
+    if refused:
+        raise UnsupportedError(
+            f"variant `{refused[0]}` runs no language model: its graphs have static shapes and no KV cache",
+            hint="--variants cpu",
+        )
+    found = {}
+    for name, target in targets.items():
+        specs = [spec for spec in target.variants(recipe) if spec.engine == ENGINE]
+        if not specs:
+            raise UnsupportedError(
+                f"target `{name}` does not take language models: edgeq has no stateful KV cache for it",
+                hint="--target android or --target cpu",
+            )
+        others = [spec.engine for spec in target.variants(recipe) if spec.engine != ENGINE]
+        for engine in others:
+            progress.notice(f"no {engine} variant for {name}: it has static shapes and no KV cache")
+        found[name] = tuple(specs)
+    return found
+
+
+def export_language_model(plan: ExportPlan, progress: Progress) -> list[TargetResult]:
+    """Everything after the plan; called by `run_export`.
+
+    Raises:
+        EdgeqError: see `run_export`.
+    """
+    from edgeq.exporters.causal_lm import load_language_model
+
+    request = plan.request
+    with progress.stage("exporting the model") as stage:
+        exported = load_language_model(str(request.model), revision=request.revision, context=request.seq_len)
+        size = exported.source.parameters / 1e6
+        stage.note = (
+            f"{exported.source.architecture}, {size:.1f} M parameters, graph by {exported.graph_source}, "
+            "equal to the original"
+        )
+    data = divide_language(plan.data, exported, request.calib_samples)
+    quantized = quantize_model(exported.canonical, data.sets, request.recipe, progress)
+    export = _LanguageExport(plan, request, exported, data, quantized, progress)
+    return [export.write(name) for name in plan.destinations]
+
+
+@dataclass(frozen=True, slots=True)
+class _LanguageExport:
+    """State shared by the targets of one export."""
+
+    plan: ExportPlan
+    request: ExportRequest
+    exported: ExportedLanguageModel
+    data: LanguageData
+    quantized: Quantized
+    progress: Progress
+
+    def write(self, target_name: str) -> TargetResult:
+        from edgeq.bundle.archive import write_archive
+        from edgeq.bundle.writer import BundleWriter
+        from edgeq.pipeline.export import TargetResult, archive_path
+        from edgeq.targets import get_target
+
+        destination = self.plan.destinations[target_name]
+        with (
+            BundleWriter(destination, self.request.force) as writer,
+            TemporaryDirectory(prefix="edgeq-") as scratch,
+        ):
+            (spec,) = self.plan.variants[target_name]
+            lowered = self._lower(get_target(target_name), spec, writer)
+            fp32, fp32_bytes = self._fp32(Path(scratch))
+            measured = measure_language(
+                self.exported, lowered.model, fp32, spec.architecture, self.data, self.progress
+            )
+            gates = language_gates(
+                spec.id, self.quantized.precision, measured.fidelity["logits"], self.request.gates
+            )
+            with self.progress.stage(f"writing {destination.name}"):
+                bundle = self._bundle(writer, target_name, spec, lowered, measured, gates)
+        archive = (
+            write_archive(destination, archive_path(destination), force=self.request.force)
+            if self.request.archive
+            else None
+        )
+        return TargetResult(target_name, bundle, {spec.id: measured}, fp32_bytes, archive)
+
+    def _lower(self, target: Target, spec: VariantSpec, writer: BundleWriter) -> Lowered:
+        source = LoweringInput(
+            self.exported.canonical,
+            self.quantized.plan,
+            self.quantized.graph,
+            self.quantized.weights,
+            self.quantized.precision,
+        )
+        folder = writer.path(f"model/{spec.id}/model.onnx").parent
+        with self.progress.stage(f"lowering for {target.name}", 1) as stage:
+            lowered = target.lower(spec, source, LoweringOptions(), folder)
+            for note in lowered.notes:
+                self.progress.notice(f"{spec.id}: {note}")
+            stage.advance()
+        return lowered
+
+    def _fp32(self, folder: Path) -> tuple[DecoderSession, int]:
+        """The float32 graph, for the ratio of speed, and its size."""
+        import onnx_ir as ir
+
+        path = folder / "fp32.onnx"
+        ir.save(self.exported.canonical.model, path, external_data="fp32.onnx.data")
+        size = sum(file.stat().st_size for file in folder.glob("fp32.onnx*"))
+        settings = self.exported.settings
+        return DecoderSession(path, settings.cache, settings.context_length), size
+
+    def _bundle(
+        self,
+        writer: BundleWriter,
+        target: str,
+        spec: VariantSpec,
+        lowered: Lowered,
+        measured: Measured,
+        gates: list[Gate],
+    ) -> Bundle:
+        from edgeq.bundle.golden import write_golden
+        from edgeq.report.model_card import write_model_card
+
+        self._write_files(writer, lowered.model.parent)
+        golden = language_golden(self.exported, spec.id, lowered.model, self.data)
+        entries = write_golden(writer.folder, golden, language_tolerances(spec.id, golden))
+        manifest = Manifest(
+            name=_name(self.request),
+            target=target,
+            source=self.exported.source,
+            variants=(self._variant(spec, lowered, measured, writer),),
+            created_by=tool_versions(),
+            status=Status.PASSED if all(gate.passed for gate in gates) else Status.FAILED,
+            quantization=self._quantization(lowered),
+            tokenizer=self._tokenizer(spec),
+            preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, ("input_ids", "attention_mask")),),
+            golden=entries,
+            gates=tuple(gates),
+            metrics=tuple(metrics_of({spec.id: measured}, environment())),
+        )
+        write_model_card(writer.folder, manifest)
+        return writer.commit(manifest)
+
+    def _write_files(self, writer: BundleWriter, folder: Path) -> None:
+        """Tokenizer and configs beside the model: the folder of the variant is what ONNX Runtime GenAI opens."""
+        self.exported.preprocessor.save(folder)
+        _write_json(folder / "tokenizer_config.json", self.exported.tokenizer_config)
+        if self.exported.genai_config:
+            _write_json(folder / "genai_config.json", self.exported.genai_config)
+        self.exported.settings.save(writer.folder)
+        samples = self.request.calib_samples if self.quantized.is_calibrated else None
+        options = ExportOptions(self.request.seq_len, samples, self.request.seed)
+        recipe = replace(self.quantized.recipe, export=options)
+        atomic_write_text(writer.path("recipe.yaml"), recipe.to_yaml())
+        if self.quantized.plan is not None:
+            plan = json.dumps(self.quantized.plan.to_json(), indent=1)
+            atomic_write_text(writer.path("plan.json"), plan + "\n")
+
+    def _variant(
+        self, spec: VariantSpec, lowered: Lowered, measured: Measured, writer: BundleWriter
+    ) -> Variant:
+        folder, settings = f"model/{spec.id}", self.exported.settings
+        megabytes = -(-measured.ram_bytes // 2**20)
+        rounded = -(-megabytes // RAM_STEP_MB) * RAM_STEP_MB
+        generation = {
+            "min_ram_mb": max(rounded, RAM_STEP_MB),
+            "context_length": settings.context_length,
+            "kv_cache_bytes_per_token": settings.cache.bytes_per_token,
+        }
+        if self.exported.genai_config:
+            generation["onnxruntime-genai"] = ">=0.9"  # type: ignore[assignment]
+        return Variant(
+            id=spec.id,
+            model=f"{folder}/{lowered.model.name}",
+            runtime=spec.runtime,
+            execution_provider=spec.execution_provider,
+            precision=str(spec.precision),
+            inputs=lowered.inputs,
+            outputs=lowered.outputs,
+            size_bytes=writer.size_bytes(folder),
+            opset=lowered.opset,
+            requirements={**lowered.requirements, **generation},
+            placement={**lowered.placement, "notes": list(lowered.notes)},
+        )
+
+    def _quantization(self, lowered: Lowered) -> Quantization | None:
+        if self.quantized.plan is None:
+            return None
+        calibration = None
+        if self.quantized.is_calibrated:
+            found = self.plan.data
+            calibration = Calibration(found.source, found.sha256, self.data.texts, self.request.seed)
+        size = sum(file.stat().st_size for file in lowered.model.parent.glob("model.onnx*"))
+        return Quantization(
+            precision=self.request.recipe.name,
+            recipe="recipe.yaml",
+            calibration=calibration,
+            bits_per_weight=round(8 * size / self.exported.source.parameters, 2),
+        )
+
+    def _tokenizer(self, spec: VariantSpec) -> TokenizerInfo:
+        preprocessor = self.exported.preprocessor
+        return TokenizerInfo(
+            path=f"model/{spec.id}",
+            max_length=preprocessor.max_length,
+            pad_id=preprocessor.pad_id,
+            special_ids=preprocessor.special_token_ids,
+        )
+
+
+def _name(request: ExportRequest) -> str:
+    from edgeq.pipeline.assemble import bundle_name
+
+    return bundle_name(str(request.model))
+
+
+def _write_json(path: Path, document: Mapping[str, object]) -> None:
+    atomic_write_text(path, json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n")

@@ -1,0 +1,124 @@
+"""Texts as token windows of a language model: those that calibrate, and those that judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.errors import DataError
+from edgeq.pipeline.data import DataSets
+from edgeq.quantize.batches import FeedBatches
+from edgeq.runtime.generation.tokenizer import PromptTokenizer
+from edgeq.runtime.perplexity import Window, sliding_windows
+from edgeq.types import Array, Sample
+
+if TYPE_CHECKING:
+    from edgeq.calibration import CalibrationData
+    from edgeq.exporters.causal_lm import ExportedLanguageModel
+    from edgeq.runtime.generation.settings import CacheShape
+
+CALIBRATION_WINDOW = 128
+MOST_CALIBRATION_WINDOWS = 256
+JUDGED_WINDOW = 256
+"""Tokens of a window that is judged; half of them are context of the next."""
+MOST_JUDGED_TOKENS = 4096
+TOKENS_PER_BATCH = 1024
+HELD_OUT_SHARE = 4
+"""One text in so many is held out."""
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageData:
+    """Disjoint parts of the user's texts.
+
+    Attributes:
+        sets: calibration feeds as `quantize_model` reads them.
+        texts: how many texts calibrate.
+        windows: held-out tokens that judge.
+        prompts: starts of held-out texts, as token ids.
+        prompt_texts: the same, as texts.
+    """
+
+    sets: DataSets
+    texts: int
+    windows: tuple[Window, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    prompt_texts: tuple[str, ...]
+
+
+def divide_language(
+    data: CalibrationData, exported: ExportedLanguageModel, calib_samples: int
+) -> LanguageData:
+    """Hold one text in four out, join each part and cut it into windows.
+
+    Args:
+        data: texts, in the order the seed gave.
+        exported: the model.
+        calib_samples: most texts to calibrate with.
+
+    Raises:
+        DataError: the data are tensors, or the texts have too few tokens.
+    """
+    if data.feeds is not None:
+        raise DataError("language models calibrate on texts, got ready tensors", hint="--calib texts.txt")
+    texts = texts_of(data.samples)
+    held_out = texts[::HELD_OUT_SHARE]
+    rest = [text for index, text in enumerate(texts) if index % HELD_OUT_SHARE][:calib_samples]
+    tokenizer = PromptTokenizer(exported.preprocessor.tokenizer_json)
+    context = exported.settings.context_length
+    judged = judged_windows(tokenizer, held_out, context)
+    calibration = calibration_feeds(_joined(tokenizer, rest), exported.settings.cache, context)
+    prompts = [(text, tokenizer.encode(text)) for text in held_out]
+    return LanguageData(
+        sets=DataSets(calibration, len(rest), (), (), (), tuple(rest)),
+        texts=len(rest),
+        windows=judged,
+        prompts=tuple(tuple(ids) for _, ids in prompts),
+        prompt_texts=tuple(text for text, _ in prompts),
+    )
+
+
+def judged_windows(tokenizer: PromptTokenizer, texts: list[str], context: int) -> tuple[Window, ...]:
+    """Sliding windows over some texts joined: half a window of context for every scored token.
+
+    Raises:
+        DataError: too few tokens.
+    """
+    ids = _joined(tokenizer, texts)[:MOST_JUDGED_TOKENS]
+    length = min(JUDGED_WINDOW, context)
+    return tuple(sliding_windows(ids, length, max(1, length // 2)))
+
+
+def calibration_feeds(ids: Array, cache: CacheShape, context: int) -> FeedBatches:
+    """Full windows with an empty past.
+
+    Raises:
+        DataError: not one window.
+    """
+    length = min(CALIBRATION_WINDOW, context)
+    count = min(len(ids) // length, MOST_CALIBRATION_WINDOWS)
+    if count == 0:
+        raise DataError(
+            f"the calibration texts have {len(ids)} tokens, expected at least {length}",
+            hint="--calib with more text",
+        )
+    windows = ids[: count * length].reshape(count, length)
+    feeds: dict[str, Array] = {"input_ids": windows, "attention_mask": np.ones_like(windows)}
+    empty = np.zeros((count, cache.heads, 0, cache.size), np.float32)
+    feeds |= {
+        f"past_key_values.{layer}.{part}": empty for layer in range(cache.layers) for part in ("key", "value")
+    }
+    return FeedBatches(feeds, max(1, TOKENS_PER_BATCH // length))
+
+
+def _joined(tokenizer: PromptTokenizer, texts: list[str]) -> Array:
+    """Token ids of all texts in a row, each with the start token its tokenizer adds."""
+    parts = [np.asarray(tokenizer.encode(text), np.int64) for text in texts]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def texts_of(samples: tuple[Sample, ...]) -> list[str]:
+    """Pairs joined to one text."""
+    return [" ".join(sample) if isinstance(sample, tuple) else sample for sample in samples]

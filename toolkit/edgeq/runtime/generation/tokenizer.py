@@ -1,0 +1,44 @@
+"""Prompts to token ids and back, with `tokenizers` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgeq.errors import DataError, IntegrityError
+
+
+class PromptTokenizer:
+    """The tokenizer of a language model.
+
+    Args:
+        tokenizer_json: the contents of a `tokenizer.json`.
+
+    Raises:
+        IntegrityError: it is not one.
+    """
+
+    def __init__(self, tokenizer_json: str) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise IntegrityError(f"tokenizer.json is not a tokenizer: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text; a start token is added where the tokenizer says so.
+
+        Raises:
+            DataError: the text is not valid Unicode (a command line with broken UTF-8 ends up so).
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(f"the text is not valid Unicode: {error}", hint="give it as UTF-8") from error
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
