@@ -1,0 +1,97 @@
+"""Sizes of models from their configs alone: parameters by module path, and what activations depend on.
+
+`model_shape(config, model)` covers more architectures than there are exporters for: advice comes before work.
+Adding one is a function in `encoders.py` or `decoders.py` and a line below.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgeq.errors import ModelError
+from edgeq.exporters.facts import read_config
+from edgeq.exporters.sentence import read_sentence_model
+from edgeq.exporters.shapes import decoders, encoders
+from edgeq.exporters.shapes.base import Config, ModelShape
+from edgeq.exporters.source import fetch, is_onnx_file, local_folder
+
+ENCODERS: dict[str, Callable[[Config], ModelShape]] = {
+    "albert": encoders.albert,
+    "bert": encoders.bert,
+    "deberta-v2": encoders.deberta_v2,
+    "distilbert": encoders.distilbert,
+    "electra": encoders.bert,
+    "modernbert": encoders.modernbert,
+    "mpnet": encoders.mpnet,
+    "roberta": encoders.bert,
+    "xlm-roberta": encoders.bert,
+}
+DECODERS: dict[str, Callable[[Config], ModelShape]] = {
+    "gemma": decoders.gemma,
+    "gemma2": decoders.gemma2,
+    "gemma3_text": decoders.gemma3,
+    "gpt2": decoders.gpt2,
+    "llama": decoders.llama,
+    "mistral": decoders.llama,
+    "phi3": decoders.phi3,
+    "qwen2": decoders.qwen2,
+    "qwen3": decoders.qwen3,
+}
+
+__all__ = ["DECODERS", "ENCODERS", "ModelShape", "model_folder", "model_shape", "read_shape"]
+
+
+def read_shape(model: str, revision: str | None = None) -> tuple[ModelShape, Path]:
+    """The shape of a local folder or a Hub id, of which only small files are fetched, and where its files are.
+
+    Raises:
+        ModelError: there is no such model, or its architecture is not known.
+    """
+    folder = model_folder(model, revision)
+    return model_shape(read_config(folder), model), folder
+
+
+def model_folder(model: str, revision: str | None = None) -> Path:
+    """The folder with the transformer's config.json.
+
+    Raises:
+        ModelError: there is none; an ONNX file has no config.
+    """
+    if is_onnx_file(model):
+        raise ModelError(
+            f"`{model}` is an ONNX file, which has no config to read sizes from",
+            hint="name the model folder or the Hub id that it was exported from",
+        )
+    folder = local_folder(model) or fetch(model, revision, config_only=True)
+    sentence = read_sentence_model(folder)
+    return sentence.transformer if sentence else folder
+
+
+def model_shape(values: Mapping[str, Any], model: str) -> ModelShape:
+    """The shape that a config describes.
+
+    Args:
+        values: keys of config.json.
+        model: what the user named, for errors.
+
+    Raises:
+        ModelError: the architecture is not known, or a key that its size depends on is missing.
+    """
+    if values.get("model_type") == "gemma3" and isinstance(values.get("text_config"), Mapping):
+        # The language model of a checkpoint that also has a vision tower.
+        values = {**values["text_config"], "model_type": "gemma3_text"}
+    architecture = str(values.get("model_type"))
+    config = Config(values, model)
+    if architecture in ENCODERS:
+        return encoders.with_head(ENCODERS[architecture](config), config)
+    if architecture in DECODERS:
+        return DECODERS[architecture](config)
+    known = sorted([*ENCODERS, *DECODERS])
+    close = difflib.get_close_matches(architecture, known, n=1)
+    raise ModelError(
+        f"no sizes are known for architecture `{architecture}`, expected one of {', '.join(known)}",
+        hint=f"did you mean {close[0]}? check model_type in config.json" if close else None,
+    )
