@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 TARGETS: dict[str, str] = {
     "android": "edgeq.targets.android.target",
+    "coreml": "edgeq.targets.coreml.target",
     "cpu": "edgeq.targets.cpu",
 }
 """Module of every target, imported when it is asked for."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgeq.types import Precision, TensorSpec
+from edgeq.types import Feeds, Outputs, Precision, SourceInfo, TensorSpec, Verification
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgeq.quantize.plan import QuantizationPlan
     from edgeq.quantize.recipes import Recipe
     from edgeq.quantize.weight_only import QuantizedWeight
+    from edgeq.runtime.adapter import HasSignature
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,19 @@ class LoweringOptions:
     """Choices that shape the lowered graph.
 
     Attributes:
-        seq_len: tokens of variants with a static shape.
+        seq_len: tokens of variants with a static shape; the longest of `seq_lens`.
+        seq_lens: every length asked for, for targets whose variants take several; empty means `seq_len` alone.
+        ios: oldest iOS to run on; None lets the precision decide.
     """
 
     seq_len: int = 128
+    seq_lens: tuple[int, ...] = ()
+    ios: int | None = None
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Sequence lengths, ascending."""
+        return tuple(sorted(set(self.seq_lens or (self.seq_len,))))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +75,8 @@ class LoweringInput:
         weights: codes of the weight-only layers and tables (`plan.weights`), by initializer name. They belong to
             `graph()`.
         precision: the family of the recipe: its narrowest weights, or how its floats are stored.
+        calibration: feeds that show which values the model reaches, for targets that compute in float16.
+        about: where the model comes from, for targets whose files say so.
     """
 
     canonical: CanonicalModel
@@ -72,6 +84,8 @@ class LoweringInput:
     equalized: ir.Model | None = None
     weights: Mapping[str, QuantizedWeight] = field(default_factory=dict)
     precision: Precision = Precision.FP32
+    calibration: Iterable[Feeds] = ()
+    about: SourceInfo | None = None
 
     def graph(self) -> ir.Model:
         """The graph to lower: equalized where there is a plan."""
@@ -83,10 +97,10 @@ class Lowered:
     """A variant that was written.
 
     Attributes:
-        model: the file.
+        model: the file, or the folder of a Core ML package.
         inputs: as the runtime takes them.
         outputs: as it returns them.
-        opset: ONNX opset.
+        opset: ONNX opset; None for other formats.
         placement: nodes per execution provider, partitions, reasons (JSON values).
         requirements: runtime version, API level, ABI (JSON values).
         notes: what a reader of the report should know.
@@ -95,10 +109,33 @@ class Lowered:
     model: Path
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    opset: int
+    opset: int | None
     placement: Mapping[str, Any] = field(default_factory=dict)
     requirements: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+class Session(Protocol):
+    """A written variant, ready for canonical feeds `[batch, sequence]` of any size it can be fitted to."""
+
+    @property
+    def static_length(self) -> int | None:
+        """Most tokens it takes; None when the length is free."""
+
+    @property
+    def verification(self) -> Verification:
+        """How real its outputs are."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What runs it: the program and its version first, then architecture, CPU, provider."""
+
+    @property
+    def rounding_noise(self) -> float:
+        """Relative error that its number format may add to an output; 0 where it computes in float32."""
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """All outputs, of the feeds' own batch and length."""
 
 
 class Target(Protocol):
@@ -116,8 +153,23 @@ class Target(Protocol):
     def precisions(self) -> tuple[Precision, ...]:
         """Families of recipes it can be asked for."""
 
+    @property
+    def own_runtimes(self) -> tuple[str, ...]:
+        """Runtimes besides ONNX Runtime whose variants `open` executes or simulates."""
+
+    @property
+    def option_names(self) -> tuple[str, ...]:
+        """Options of its own that it reads (`ios`)."""
+
     def variants(self, recipe: Recipe) -> tuple[VariantSpec, ...]:
         """Variants of a bundle, most preferred first; those that cannot honour the recipe say why (`refusal`)."""
+
+    def check(self, recipe: Recipe, options: LoweringOptions) -> None:
+        """Refuse, before any work, options that the recipe cannot be lowered with.
+
+        Raises:
+            UnsupportedError: says what is needed.
+        """
 
     def lower(
         self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path
@@ -126,4 +178,11 @@ class Target(Protocol):
 
         Raises:
             UnsupportedError: the graph holds what this target cannot run, or a promised placement is not reached.
+        """
+
+    def open(self, spec: VariantSpec, model: Path, signature: HasSignature, *, pad_id: int = 0) -> Session:
+        """A written variant as a session on this machine.
+
+        Raises:
+            ModelError: it cannot be loaded.
         """

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.errors import UnsupportedError
-from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, VariantSpec
+from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.types import Precision
 
 if TYPE_CHECKING:
     from edgeq.graph.passes.weight_only import Lowering
     from edgeq.quantize.plan import QuantizationPlan
     from edgeq.quantize.recipes import Recipe
+    from edgeq.runtime.adapter import HasSignature
 
 MIN_ONNXRUNTIME = "1.20"
 
@@ -87,6 +88,8 @@ class CpuTarget:
     name: str = "cpu"
     title: str = "ONNX Runtime on desktop and server CPUs, dynamic shapes"
     precisions: tuple[Precision, ...] = (Precision.INT8, Precision.INT4, Precision.FP16, Precision.FP32)
+    own_runtimes: tuple[str, ...] = ()
+    option_names: tuple[str, ...] = ()
 
     def variants(self, recipe: Recipe) -> tuple[VariantSpec, ...]:
         """One variant."""
@@ -103,11 +106,20 @@ class CpuTarget:
             ),
         )
 
+    def check(self, recipe: Recipe, options: LoweringOptions) -> None:
+        """Every length is taken; a static variant has the longest."""
+
     def lower(
         self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path
     ) -> Lowered:
         """Write the variant."""
         return write_cpu_variant(source, folder / "model.onnx")
+
+    def open(self, spec: VariantSpec, model: Path, signature: HasSignature, *, pad_id: int = 0) -> Session:
+        """ONNX Runtime's CPU provider."""
+        from edgeq.targets.onnx_session import OnnxSession
+
+        return OnnxSession(spec, model, signature, pad_id=pad_id)
 
 
 TARGET = CpuTarget()

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.targets.android.nnapi import write_nnapi_variant
-from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, VariantSpec
+from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.targets.cpu import write_cpu_variant
 from edgeq.types import Precision
 
 if TYPE_CHECKING:
     from edgeq.quantize.recipes import Recipe
+    from edgeq.runtime.adapter import HasSignature
 
 MIN_ANDROID_API = 24
 """The onnxruntime-android package's own minimum."""
@@ -44,6 +45,8 @@ class AndroidTarget:
     name: str = "android"
     title: str = "ONNX Runtime on Android: cpu (dynamic shapes) and nnapi (static shapes, one partition)"
     precisions: tuple[Precision, ...] = (Precision.INT8, Precision.INT4, Precision.FP16, Precision.FP32)
+    own_runtimes: tuple[str, ...] = ()
+    option_names: tuple[str, ...] = ()
 
     def variants(self, recipe: Recipe) -> tuple[VariantSpec, ...]:
         """The CPU variant first: NNAPI is deprecated since Android 15 and often slower."""
@@ -62,6 +65,9 @@ class AndroidTarget:
             ),
         )
 
+    def check(self, recipe: Recipe, options: LoweringOptions) -> None:
+        """Every length is taken; a static variant has the longest."""
+
     def lower(
         self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path
     ) -> Lowered:
@@ -72,6 +78,12 @@ class AndroidTarget:
         lowered = write_cpu_variant(source, path)
         phone = {"abi": ["arm64-v8a"], "min_android_api": MIN_ANDROID_API}
         return replace(lowered, requirements={**lowered.requirements, **phone})
+
+    def open(self, spec: VariantSpec, model: Path, signature: HasSignature, *, pad_id: int = 0) -> Session:
+        """ONNX Runtime's CPU provider."""
+        from edgeq.targets.onnx_session import OnnxSession
+
+        return OnnxSession(spec, model, signature, pad_id=pad_id)
 
 
 TARGET = AndroidTarget()

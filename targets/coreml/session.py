@@ -1,0 +1,114 @@
+"""A package as a session that takes canonical feeds: interpreted, or run by Core ML on a Mac."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeq import __version__
+from edgeq.runtime.adapter import FeedAdapter, HasSignature, Signature
+from edgeq.runtime.host import cpu_name, host_architecture
+from edgeq.targets.coreml.interpreter.machine import MilInterpreter
+from edgeq.targets.coreml.interpreter.program import Package, read_package
+from edgeq.types import Feeds, Outputs, TensorSpec, Verification
+
+if TYPE_CHECKING:
+    from edgeq.targets.coreml.predict import CoreMLRunner
+
+UNIT_ROUNDOFF = 2.0**-11
+"""Largest relative error of rounding one value to float16."""
+
+
+class PackageSession:
+    """A Core ML package that takes any batch, and any length up to its longest.
+
+    A package has a batch of one and one or several lengths: samples run one by one, padded to the smallest
+    length that holds them. On a Mac Core ML runs it, elsewhere edgeq's interpreter.
+
+    Args:
+        path: the `.mlpackage`.
+        signature: its inputs and outputs, as the manifest declares them.
+        pad_id: what token ids are padded with.
+    """
+
+    def __init__(self, path: Path, signature: HasSignature, *, pad_id: int = 0) -> None:
+        self._runner = _runner(path)
+        package = self._runner.package if isinstance(self._runner, MilInterpreter) else read_package(path)
+        self._adapters = {
+            length: FeedAdapter(_at(signature, length), pad_id=pad_id) for length in lengths_of(package)
+        }
+        self._rounded = rounded_values(package)
+
+    @property
+    def static_length(self) -> int | None:
+        """The longest sequence."""
+        return max(self._adapters)
+
+    @property
+    def verification(self) -> Verification:
+        """`simulated` by the interpreter, `executed` by Core ML."""
+        return self._runner.verification
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The interpreter, or Core ML."""
+        machine = {"architecture": host_architecture(), "cpu": cpu_name()}
+        if self.verification is Verification.SIMULATED:
+            return {"edgeq interpreter": __version__, "numpy": f"numpy {version('numpy')}", **machine}
+        return {"coremltools": version("coremltools"), **machine, "provider": "all compute units"}
+
+    @property
+    def rounding_noise(self) -> float:
+        """2^-11 times the square root of the number of values rounded to float16.
+
+        Independent rounding errors add up as a random walk; that a model may amplify some of them is not in it,
+        nor that a rounding error is less than half of 2^-11 on average.
+        """
+        return UNIT_ROUNDOFF * math.sqrt(self._rounded)
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """All outputs, `[batch, ...]`; per-token ones of the feeds' own length.
+
+        Raises:
+            DataError: the feeds do not fit, or are longer than the longest sequence.
+        """
+        longest = max((array.shape[1] for array in feeds.values() if array.ndim > 1), default=1)
+        length = min((size for size in self._adapters if size >= longest), default=max(self._adapters))
+        adapter = self._adapters[length]
+        return adapter.join([self._runner.run(piece) for piece in adapter.pieces(feeds)], feeds)
+
+
+def lengths_of(package: Package) -> tuple[int, ...]:
+    """Sequence lengths of the inputs `[1, sequence]`, ascending."""
+    return tuple(sorted({shape[1] for feature in package.inputs for shape in feature.shapes}))
+
+
+def rounded_values(package: Package) -> int:
+    """How many results of operations are stored as float16; constants are not among them."""
+    return sum(
+        kind.dtype == "fp16"
+        for operation in package.operations
+        if operation.kind != "const" and not operation.kind.startswith("constexpr_")
+        for _, kind in operation.outputs
+    )
+
+
+def _runner(path: Path) -> MilInterpreter | CoreMLRunner:
+    if sys.platform == "darwin":
+        from edgeq.targets.coreml.predict import CoreMLRunner
+
+        return CoreMLRunner(path)
+    return MilInterpreter(path)
+
+
+def _at(signature: HasSignature, length: int) -> Signature:
+    return Signature(tuple(_fixed(spec, length) for spec in signature.inputs), signature.outputs)
+
+
+def _fixed(spec: TensorSpec, length: int) -> TensorSpec:
+    return replace(spec, shape=(1, length))
