@@ -43,11 +43,11 @@ def inspect_model(model: str | Path, *, task: str | None = None, revision: str |
         from edgeq.exporters.onnx_file import inspect_onnx
 
         return inspect_onnx(Path(model), task)
-    from edgeq.exporters.causal_lm import inspect_language_model, names_language_model
+    from edgeq.exporters.causal_lm import asks_for_generation, read_lm_facts
 
-    if names_language_model(model, task=task, revision=revision):
-        return inspect_language_model(model, revision=revision).as_model_facts()
     folder = local_folder(model) or fetch(str(model), revision, config_only=True)
+    if asks_for_generation(folder, task):
+        return read_lm_facts(str(model), folder).as_model_facts()
     return read_facts(str(model), folder, _table(), task)
 
 

@@ -6,15 +6,16 @@ Adding a family is a line in `families.FAMILIES` and a tiny model in its tests.
 from __future__ import annotations
 
 from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelFacts
-from edgeq.exporters.causal_lm.checkpoint import load_reference
-from edgeq.exporters.causal_lm.facts import inspect_language_model, names_language_model
+from edgeq.exporters.causal_lm.checkpoint import load_original
+from edgeq.exporters.causal_lm.facts import asks_for_generation, inspect_language_model, read_lm_facts
 from edgeq.exporters.causal_lm.loading import load_language_model
 
 __all__ = [
     "ExportedLanguageModel",
     "LanguageModelFacts",
+    "asks_for_generation",
     "inspect_language_model",
     "load_language_model",
-    "load_reference",
-    "names_language_model",
+    "load_original",
+    "read_lm_facts",
 ]

@@ -67,10 +67,16 @@ def original_logits(model: Any) -> Logits:
     return run
 
 
-def load_reference(folder: Path) -> Logits:
-    """The original model of a folder, to compare with.
+def load_original(model: str | Path, *, revision: str | None = None) -> Logits:
+    """The original model, to compare with.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or is no supported language model.
     """
+    from edgeq.exporters.causal_lm.facts import inspect_language_model
+    from edgeq.exporters.source import fetch, local_folder
+
+    facts = inspect_language_model(model, revision=revision).require_supported()
+    is_local = local_folder(model) is not None
+    folder = facts.folder if is_local else fetch(str(model), revision, config_only=False)
     return original_logits(load_decoder(folder))

@@ -12,26 +12,32 @@ from edgeq.exporters.causal_lm.base import LanguageModelFacts
 from edgeq.exporters.causal_lm.families import FAMILIES
 from edgeq.exporters.facts import read_config
 from edgeq.exporters.sentence import read_sentence_model
-from edgeq.exporters.source import fetch, is_onnx_file, local_folder
+from edgeq.exporters.source import fetch, local_folder
 from edgeq.types import Task
 
 LM_SUFFIXES = ("ForCausalLM", "LMHeadModel")
 
 
-def names_language_model(model: str | Path, *, task: str | None = None, revision: str | None = None) -> bool:
-    """Whether `--task`, or the head that the model's config names, asks for text generation.
+def asks_for_generation(folder: Path, task: str | None) -> bool:
+    """Whether `--task`, or the head that a folder's config names, asks for text generation.
+
+    Families of encoders (a BERT trained as a decoder) are left to the exporter of encoders, which refuses them.
 
     Raises:
-        ModelError: there is no such model, or it is not a transformer.
+        ModelError: the folder holds no transformer.
     """
-    if task is not None:
-        return task == Task.TEXT_GENERATION
-    if is_onnx_file(model):
-        return False
-    folder = local_folder(model) or fetch(str(model), revision, config_only=True)
     if read_sentence_model(folder) is not None:
         return False
-    return str(_head(read_config(folder))).endswith(LM_SUFFIXES)
+    config = read_config(folder)
+    if task is not None:
+        return task == Task.TEXT_GENERATION and config["model_type"] in FAMILIES
+    return _head(config).endswith(LM_SUFFIXES) and config["model_type"] not in _encoders()
+
+
+def _encoders() -> Mapping[str, Any]:
+    from edgeq.exporters import ARCHITECTURES
+
+    return ARCHITECTURES
 
 
 def inspect_language_model(model: str | Path, *, revision: str | None = None) -> LanguageModelFacts:

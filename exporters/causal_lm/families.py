@@ -18,7 +18,8 @@ class DecoderFamily:
         model_type: as in config.json.
         head: class name in `architectures` that is meant; others of the type (vision, classification) are not.
         genai_type: `model.type` of genai_config.json; None where ONNX Runtime GenAI does not run the family.
-        has_builder: the model builder of ONNX Runtime GenAI makes this family's graph.
+        has_builder: the model builder of ONNX Runtime GenAI makes this family's graph (0.18 fails on Gemma 3 as
+            transformers 5 describes its rotary positions).
     """
 
     model_type: str
@@ -35,7 +36,7 @@ FAMILIES: Mapping[str, DecoderFamily] = {
         DecoderFamily("qwen2", "Qwen2ForCausalLM", "qwen2", True),
         DecoderFamily("qwen3", "Qwen3ForCausalLM", "qwen3", True),
         DecoderFamily("gemma2", "Gemma2ForCausalLM", "gemma2", True),
-        DecoderFamily("gemma3_text", "Gemma3ForCausalLM", "gemma3_text", True),
+        DecoderFamily("gemma3_text", "Gemma3ForCausalLM", "gemma3_text", False),
         DecoderFamily("phi3", "Phi3ForCausalLM", "phi3", True),
         DecoderFamily("gpt2", "GPT2LMHeadModel", None, False),
     )
@@ -56,8 +57,24 @@ def builder_refusal(config: Mapping[str, Any]) -> str | None:
     """Why the model builder's graph cannot be used for this config; None where it can."""
     family = FAMILIES[config["model_type"]]
     if not family.has_builder:
-        return f"the model builder does not know {family.model_type}"
+        return f"the model builder has no correct graph for {family.model_type}"
     size = head_size(config)
     if size % HEAD_SIZE_STEP:
         return f"GroupQueryAttention needs a head size that is a multiple of {HEAD_SIZE_STEP}, this model has {size}"
     return None
+
+
+def layer_windows(config: Any, layers: int) -> list[int | None]:
+    """How many tokens back each layer sees, itself included; None is all of them.
+
+    Args:
+        config: the config object of transformers, with its defaults filled in.
+        layers: of the model.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if window is None:
+        return [None] * layers
+    if kinds is None:
+        return [int(window)] * layers
+    return [int(window) if kind == "sliding_attention" else None for kind in kinds]

@@ -9,7 +9,7 @@ from edgeq.errors import ConfigError, MissingExtraError, ModelError
 from edgeq.exporters.base import Progress
 from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelFacts
 from edgeq.exporters.causal_lm.facts import inspect_language_model, read_lm_facts
-from edgeq.exporters.causal_lm.families import builder_refusal, head_size
+from edgeq.exporters.causal_lm.families import builder_refusal, head_size, layer_windows
 from edgeq.exporters.causal_lm.graph_io import ATTENTION_MASK, INPUT_IDS, input_specs, output_specs
 from edgeq.exporters.source import fetch, local_folder
 from edgeq.graph.canonical import CanonicalModel
@@ -157,7 +157,10 @@ def _built(
     from edgeq.exporters.causal_lm.normalize import normalize_built
 
     graph, genai = build_decoder(facts.folder)
-    normalize_built(graph)
+    try:
+        normalize_built(graph, layer_windows(model.config, settings.cache.layers))
+    except ValueError as error:
+        raise ModelError(f"`{facts.architecture}` builds to an unexpected graph: {error}") from error
     return _canonical(graph, facts, settings), genai
 
 

@@ -41,8 +41,17 @@ def normalize_traced(model: ir.Model, prefixes: Sequence[str]) -> None:
     strip_metadata(model)
 
 
-def normalize_built(model: ir.Model) -> None:
-    """Clean up a graph of GenAI's model builder, in place: its names are paths with slashes."""
+def normalize_built(model: ir.Model, windows: Sequence[int | None]) -> None:
+    """Clean up a graph of GenAI's model builder, in place: its names are paths with slashes.
+
+    Args:
+        model: straight from the builder.
+        windows: how far back each layer sees.
+
+    Raises:
+        ValueError: the graph has another number of attention layers.
+    """
+    set_windows(model, windows)
     table_first(model)
     remove_unused(model)
     share_constants(model)
@@ -53,6 +62,18 @@ def normalize_built(model: ir.Model) -> None:
         node.name = name if name not in taken else f"{name}/{node.op_type.lower()}"
         taken.add(str(node.name))
     strip_metadata(model)
+
+
+def set_windows(model: ir.Model, windows: Sequence[int | None]) -> None:
+    """Let every attention see as far as the model does: the builder (0.18) leaves Mistral's window out."""
+    import onnx_ir as ir
+
+    attentions = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
+    if len(attentions) != len(windows):
+        raise ValueError(f"{len(attentions)} attention operators, expected {len(windows)}")
+    for node, window in zip(attentions, windows, strict=True):
+        size = -1 if window is None else window
+        node.attributes["local_window_size"] = ir.AttrInt64("local_window_size", size)
 
 
 def built_name(name: str) -> str:

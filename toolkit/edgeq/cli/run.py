@@ -115,7 +115,8 @@ def _refuse_language_model(runtime: Runtime) -> None:
 def _samples(texts: list[str], pairs: list[str], npz: Path | None) -> list[Sample]:
     if bool(texts) == (npz is not None):
         raise UsageError(
-            "run takes --text (once or more), --npz or --prompt, one of them", hint="edgeq run --help"
+            "run takes --text (once or more) or --npz, one of them; --prompt for language models",
+            hint="edgeq run --help",
         )
     if pairs and len(pairs) != len(texts):
         raise UsageError(f"got {len(texts)} --text and {len(pairs)} --pair; expected one pair for each text")

@@ -85,6 +85,14 @@ def _rows(report: ValidationReport, output: str) -> list[tuple[str, ...]]:
         ("SQNR, dB", *(f"{metrics['sqnr_db']:.1f}" for metrics in found)),
         ("max-abs", *(f"{metrics['max_abs']:.3g}" for metrics in found)),
     ]
+    if "perplexity" in found[0]:
+        rows += [
+            ("KL mean, nats", *(f"{metrics['kl_mean']:.5f}" for metrics in found)),
+            ("KL 99th percentile", *(f"{metrics['kl_p99']:.5f}" for metrics in found)),
+            ("perplexity", *(f"{metrics['perplexity']:.4f}" for metrics in found)),
+            ("perplexity of the original", *(f"{metrics['perplexity_original']:.4f}" for metrics in found)),
+            ("greedy agreement, tokens", *(f"{metrics['greedy_agreement_mean']:.1f}" for metrics in found)),
+        ]
     if "top1_agreement" in found[0]:
         rows.append(("top-1 agreement", *(f"{metrics['top1_agreement']:.1%}" for metrics in found)))
     rows += [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,12 @@ import numpy as np
 from edgeq.bundle.manifest import Gate
 from edgeq.errors import DataError, UnsupportedError, UsageError
 from edgeq.metrics import OutputComparison
+from edgeq.pipeline.sessions import not_executable, open_variant
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtime.executors import PLACES, Executor, open_executor
 from edgeq.runtime.session import Signature, VariantSession, execute_through
-from edgeq.types import Feeds, Outputs, TensorSpec, Verification
-from edgeq.validate import GateRequest, Run, compare_runs, judge
+from edgeq.types import Feeds, Outputs, Task, TensorSpec, Verification
+from edgeq.validate import PARITY, GateRequest, Run, compare_runs, judge
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -130,6 +131,10 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
         if not cases:
             raise DataError(f"`{request.bundle}` has no golden cases to replay")
         variants, skipped = _chosen(bundle, request)
+        if bundle.manifest.source.task is Task.TEXT_GENERATION:
+            from edgeq.pipeline.language_validation import validate_language_model
+
+            return validate_language_model(bundle, variants, skipped, cases, request, progress)
         live = _Live.open(bundle, request, progress) if request.against else None
         reports = []
         for variant in variants:
@@ -150,13 +155,12 @@ def _check(request: ValidationRequest) -> None:
 def _chosen(bundle: Bundle, request: ValidationRequest) -> tuple[list[Variant], dict[str, str]]:
     wanted = [bundle.variant(name) for name in request.variants] or list(bundle.variants)
     skipped = {
-        variant.id: f"runs on {variant.runtime}, which this command cannot execute here"
-        for variant in wanted
-        if variant.runtime != ONNX_RUNTIME
+        variant.id: reason for variant in wanted if (reason := not_executable(bundle, variant, request.on))
     }
     kept = [variant for variant in wanted if variant.id not in skipped]
     if not kept:
-        raise UnsupportedError("none of the bundle's variants can be executed here")
+        reasons = "; ".join(f"{name} {reason}" for name, reason in skipped.items())
+        raise UnsupportedError(f"none of the bundle's variants can be executed here: {reasons}")
     return kept, skipped
 
 
@@ -168,21 +172,55 @@ def _validate_variant(
     live: _Live | None,
     stage: Any,
 ) -> VariantReport:
-    executor = _executor(variant, request)
-    path = bundle.file(variant.model)
-    pad_id = bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0
-    outputs = execute_through(executor, path, variant, [case.feeds for case in cases], pad_id=pad_id)
+    execution = _execution(bundle, variant, request)
+    outputs = execution.replay([case.feeds for case in cases])
     golden = _compare([case.reference for case in cases], outputs, cases, variant.outputs)
     recorded = [case.outputs[variant.id] for case in cases]
     drift = _drift(recorded, outputs, variant.outputs)
     stage.advance(len(cases))
     found, source = golden, f"{len(cases)} golden cases"
     if live is not None:
-        session = VariantSession(path, variant, pad_id=pad_id)
-        found, source = live.compare(session.run, variant.outputs), live.source
+        found, source = live.compare(execution.run(), variant.outputs), live.source
     gates = _judged(bundle, variant, request, golden, found, drift, live is not None)
     return VariantReport(
-        variant.id, _level(executor, variant), executor.environment, found, drift, tuple(gates), source
+        variant.id, execution.level, execution.environment, found, drift, tuple(gates), source
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Execution:
+    """How one variant is executed.
+
+    Attributes:
+        level: of what comes out.
+        environment: where.
+        replay: canonical feeds to outputs, all in one go.
+        run: makes a function that runs single batches on this machine.
+    """
+
+    level: Verification
+    environment: Mapping[str, str]
+    replay: Callable[[Sequence[Feeds]], list[Outputs]]
+    run: Callable[[], Run]
+
+
+def _execution(bundle: Bundle, variant: Variant, request: ValidationRequest) -> _Execution:
+    path = bundle.file(variant.model)
+    pad_id = bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0
+    if variant.runtime != ONNX_RUNTIME:
+        session = open_variant(bundle, variant, path, pad_id)
+        return _Execution(
+            session.verification,
+            session.environment,
+            lambda batches: [session.run(feeds) for feeds in batches],
+            lambda: session.run,
+        )
+    executor = _executor(variant, request)
+    return _Execution(
+        _level(executor, variant),
+        executor.environment,
+        lambda batches: execute_through(executor, path, variant, batches, pad_id=pad_id),
+        lambda: VariantSession(path, variant, pad_id=pad_id).run,
     )
 
 
@@ -254,7 +292,10 @@ def _judged(
             for item in request.gates
         ]
     stored = [gate for gate in bundle.manifest.gates if gate.variant == variant.id]
-    floors = [gate for gate in stored if not gate.derived_from.startswith("measured")]
+    # The ONNX variant that the other gates compare with is in another bundle.
+    floors = [
+        gate for gate in stored if not gate.derived_from.startswith("measured") and gate.metric != PARITY
+    ]
     return gates + [judge(gate, (found if is_live else golden)[gate.output]) for gate in floors]
 
 

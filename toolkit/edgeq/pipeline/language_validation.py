@@ -1,0 +1,155 @@
+"""`edgeq validate` for language models: golden vectors, and predictions on text against the live original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.bundle.manifest import Gate
+from edgeq.metrics import OutputComparison
+from edgeq.pipeline.language_data import judged_windows, texts_of
+from edgeq.pipeline.validation import LIVE_SAMPLES, ValidationReport, ValidationRequest, VariantReport
+from edgeq.runtime.executors import open_executor
+from edgeq.runtime.generation.generator import bundle_tokenizer
+from edgeq.runtime.generation.session import DecoderSession
+from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
+from edgeq.runtime.perplexity import agreement_length, compare_on, greedy
+from edgeq.types import Outputs
+from edgeq.validate import judge
+
+if TYPE_CHECKING:
+    from edgeq.bundle.golden import GoldenCase
+    from edgeq.bundle.manifest import Variant
+    from edgeq.bundle.reader import Bundle
+    from edgeq.progress import Progress
+
+GREEDY_PROMPTS = 4
+GREEDY_TOKENS = 32
+
+
+def validate_language_model(
+    bundle: Bundle,
+    variants: Sequence[Variant],
+    skipped: Mapping[str, str],
+    cases: Sequence[GoldenCase],
+    request: ValidationRequest,
+    progress: Progress,
+) -> ValidationReport:
+    """Replay the golden prefill and decode steps where asked, and compare predictions live with `--against`.
+
+    Raises:
+        EdgeqError: the original or the data cannot be used, or the lane is not set up.
+    """
+    reports = []
+    for variant in variants:
+        with progress.stage(f"validating {variant.id} on {request.on}", len(cases)) as stage:
+            reports.append(_validate(bundle, variant, cases, request, progress))
+            stage.advance(len(cases))
+    return ValidationReport(tuple(reports), skipped)
+
+
+def _validate(
+    bundle: Bundle,
+    variant: Variant,
+    cases: Sequence[GoldenCase],
+    request: ValidationRequest,
+    progress: Progress,
+) -> VariantReport:
+    architecture = "arm64" if "arm64-v8a" in variant.requirements.get("abi", ()) else "x86-64"
+    executor = open_executor(request.on, cpu=request.cpu, target_arch=architecture)  # type: ignore[arg-type]
+    outputs = executor.run(bundle.file(variant.model), [case.feeds for case in cases])
+    golden, drift = _golden(variant, cases, outputs), _drift(variant, cases, outputs)
+    found, source = golden, f"{len(cases)} golden cases"
+    if request.against is not None:
+        found, source = _live(bundle, variant, request, progress)
+    gates = _judged(bundle, variant, request, golden, found, drift)
+    return VariantReport(
+        variant.id,
+        executor.verification,
+        executor.environment,
+        {"logits": found},
+        {"logits": drift},
+        tuple(gates),
+        source,
+    )
+
+
+def _golden(variant: Variant, cases: Sequence[GoldenCase], outputs: Sequence[Outputs]) -> dict[str, float]:
+    spec = next(spec for spec in variant.outputs if spec.name == "logits")
+    comparison = OutputComparison(spec)
+    for case, found in zip(cases, outputs, strict=True):
+        comparison.add(case.reference["logits"], found["logits"], None)
+    return comparison.metrics()
+
+
+def _drift(variant: Variant, cases: Sequence[GoldenCase], outputs: Sequence[Outputs]) -> float:
+    """Largest difference from the logits the bundle recorded."""
+    pairs = zip(cases, outputs, strict=True)
+    return max(
+        float(np.abs(case.outputs[variant.id]["logits"] - found["logits"]).max()) for case, found in pairs
+    )
+
+
+def _live(
+    bundle: Bundle, variant: Variant, request: ValidationRequest, progress: Progress
+) -> tuple[dict[str, float], str]:
+    """Metrics against the original on text, and how that was done."""
+    from edgeq.calibration import load_samples
+    from edgeq.exporters.causal_lm import load_original
+
+    settings = GenerationSettings.load(bundle.file(GENERATION_FILE))
+    tokenizer = bundle_tokenizer(bundle)
+    data = load_samples(request.data, column=request.data_column, count=LIVE_SAMPLES, seed=request.seed)
+    texts = texts_of(data.samples)
+    windows = judged_windows(tokenizer, texts, settings.context_length)
+    with progress.stage("loading the original"):
+        reference = load_original(str(request.against))
+    session = DecoderSession(bundle.file(variant.model), settings.cache, settings.context_length)
+    with progress.stage("comparing predictions", len(windows)) as stage:
+        found = compare_on(lambda ids: reference(ids[None])[0], session.logits, windows, stage.advance)
+    lengths = []
+    with progress.stage("comparing greedy answers", GREEDY_PROMPTS) as stage:
+        for text in texts[:GREEDY_PROMPTS]:
+            ids = tokenizer.encode(text)[: min(16, settings.context_length // 2)]
+            tokens = min(GREEDY_TOKENS, settings.context_length - len(ids))
+            lengths.append(
+                agreement_length(
+                    greedy(lambda ids: reference(ids[None])[0], ids, tokens, settings.stop_ids),
+                    greedy(session.logits, ids, tokens, settings.stop_ids),
+                )
+            )
+            stage.advance()
+    length = len(windows[0].ids)
+    found["greedy_agreement_mean"] = float(np.mean(lengths))
+    return found, (
+        f"{int(found['n'])} tokens of {data.source}, windows of {length} tokens every {max(1, length // 2)}, "
+        f"greedy answers of {GREEDY_TOKENS} tokens to {len(lengths)} prompts"
+    )
+
+
+def _judged(
+    bundle: Bundle,
+    variant: Variant,
+    request: ValidationRequest,
+    golden: Mapping[str, float],
+    found: Mapping[str, float],
+    drift: float,
+) -> list[Gate]:
+    """Tolerances on the recorded logits; then the user's gates, or those stored in the bundle on live text.
+
+    The stored floors were set on thousands of tokens: the few of the golden cases cannot be held to them.
+    """
+    tolerances = {gate.metric: gate for entry in bundle.manifest.golden for gate in entry.tolerances}
+    gates = [judge(tolerances["max_abs"], {"max_abs": drift})] if "max_abs" in tolerances else []
+    if request.gates:
+        asked = [
+            Gate(variant.id, "logits", gate.metric, gate.op, gate.threshold, "--gate")
+            for gate in request.gates
+        ]
+        return gates + [judge(gate, found) for gate in asked]
+    if request.against is None:
+        return gates
+    stored = [gate for gate in bundle.manifest.gates if gate.variant == variant.id]
+    return gates + [judge(gate, found) for gate in stored]
