@@ -22,7 +22,8 @@ def export(
     calib: str | Path | None = None,
     calib_column: str | None = None,
     calib_samples: int | None = None,
-    seq_len: int | None = None,
+    seq_len: int | Sequence[int] | None = None,
+    ios: int | None = None,
     task: str | None = None,
     gates: Sequence[str] = (),
     output: str | Path | None = None,
@@ -42,7 +43,8 @@ def export(
         calib: calibration texts or tensors; None takes the built-in texts.
         calib_column: column of a table, or `A,B` for pairs.
         calib_samples: how many samples to calibrate with (256).
-        seq_len: tokens of variants with a static shape (128).
+        seq_len: tokens of variants with a static shape (128); several for Core ML.
+        ios: oldest iOS for Core ML; the precision sets the least.
         task: overrides what the config says.
         gates: as in `--gate`, `["cosine_mean>=0.99"]`.
         output: the bundle's folder; `NAME-TARGET` in the current folder when left out.
@@ -71,7 +73,8 @@ def export(
         "calib": None if calib is None else str(calib),
         "calib_column": calib_column,
         "calib_samples": calib_samples,
-        "seq_len": seq_len,
+        "seq_len": seq_len if seq_len is None or isinstance(seq_len, int) else list(seq_len),
+        "ios": ios,
         "task": task,
         "gate": list(gates),
         "output": output,

@@ -29,6 +29,8 @@ int4: plain round-to-nearest in blocks of 128 reaches 0.943 there.
 """
 GATE_MARGIN = 2.0
 """Measured error may double (other texts, another CPU) before a derived gate fails."""
+PARITY = "relative_error_to_onnx"
+"""Mean relative difference between a variant and the ONNX variant that the same plan made, in one export."""
 GATE_NOISE = {"cosine_mean": 1e-6, "cosine_min": 1e-5}
 """Float32 noise between runtimes, below which an error cannot be asked to stay."""
 

@@ -17,6 +17,7 @@ Examples:
 
 - `edgeq export --target android` (the sample model)
 - `edgeq export ./my-model --target android --target cpu --calib texts.txt`
+- `edgeq export ./my-model --target coreml --ios 18 --seq-len 32,128,256`
 - `edgeq export ./my-model --target android --gate cosine_mean>=0.99 --output out --archive`
 """
 
@@ -50,7 +51,11 @@ def export(
     ] = None,
     calib_samples: Annotated[int | None, typer.Option(help="Samples to calibrate with.", min=8)] = None,
     seq_len: Annotated[
-        int | None, typer.Option(help="Tokens of variants with a static shape.", min=1)
+        str | None,
+        typer.Option(help="Tokens of variants with a static shape; several for Core ML: 32,128,256."),
+    ] = None,
+    ios: Annotated[
+        int | None, typer.Option(help="Oldest iOS for Core ML: 16, 17 or 18; the precision sets the least.")
     ] = None,
     task: Annotated[str | None, typer.Option(help="Override the task the config names.")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the Hub.")] = None,
@@ -91,6 +96,7 @@ def export(
         "calib_column": calib_column,
         "calib_samples": calib_samples,
         "seq_len": seq_len,
+        "ios": ios,
         "task": task,
         "revision": revision,
         "gate": gate,
@@ -158,8 +164,7 @@ def _plan_json(plan: ExportPlan) -> dict[str, Any]:
 def _print(out: Any, results: list[TargetResult]) -> None:
     from edgeq.pipeline.summary import result_json, summary_table
 
-    for result in results:
-        title, columns, rows = summary_table(result)
-        out.report(title, columns, rows)
+    title, columns, rows = summary_table(results)
+    out.report(title, columns, rows)
     paths = [path for result in results for path in (result.bundle.path, result.archive) if path is not None]
     out.result({"bundles": [result_json(result) for result in results]}, "\n".join(map(str, paths)))

@@ -100,7 +100,7 @@ def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
         variants=tuple(_variant(parts, variant, writer) for variant in parts.written),
         created_by=tool_versions(),
         status=Status.PASSED if all(gate.passed for gate in parts.gates) else Status.FAILED,
-        quantization=_quantization(parts),
+        quantization=_quantization(parts, writer),
         tokenizer=_tokenizer(exported),
         preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, exported.preprocessor.input_names),),
         postprocess=_postprocess(exported),
@@ -133,7 +133,7 @@ def tool_versions() -> dict[str, str]:
 
 
 def environment() -> str:
-    """Where numbers were measured."""
+    """Where numbers were measured, unless they say otherwise."""
     from edgeq.runtime.host import cpu_name, host_architecture
 
     return f"onnxruntime {version('onnxruntime')}, CPUExecutionProvider, {host_architecture()}, {cpu_name()}"
@@ -141,8 +141,6 @@ def environment() -> str:
 
 def _variant(parts: BundleParts, name: str, writer: BundleWriter) -> Variant:
     spec, lowered = parts.written[name]
-    ram_mb = parts.measured[name].ram_bytes / 2**20
-    rounded = -(-int(ram_mb) // RAM_STEP_MB) * RAM_STEP_MB
     folder = f"model/{name}"
     return Variant(
         id=name,
@@ -154,9 +152,17 @@ def _variant(parts: BundleParts, name: str, writer: BundleWriter) -> Variant:
         outputs=lowered.outputs,
         size_bytes=writer.size_bytes(folder),
         opset=lowered.opset,
-        requirements={**lowered.requirements, "min_ram_mb": max(rounded, RAM_STEP_MB)},
+        requirements={**lowered.requirements, **_memory(parts.measured[name])},
         placement={**lowered.placement, "notes": list(lowered.notes)},
     )
+
+
+def _memory(values: Measured) -> dict[str, int]:
+    """What was measured, rounded up; nothing where nothing was."""
+    if values.ram_bytes is None:
+        return {}
+    rounded = -(-int(values.ram_bytes / 2**20) // RAM_STEP_MB) * RAM_STEP_MB
+    return {"min_ram_mb": max(rounded, RAM_STEP_MB)}
 
 
 def _tolerances(parts: BundleParts) -> list[Gate]:
@@ -183,7 +189,7 @@ def _max_abs(a: Any, b: Any) -> float:
     return float(abs(a - b).max())
 
 
-def _quantization(parts: BundleParts) -> Quantization | None:
+def _quantization(parts: BundleParts, writer: BundleWriter) -> Quantization | None:
     if parts.plan is None:
         return None
     excluded = tuple(ExcludedNode(name, reason) for name, reason in parts.plan.excluded())
@@ -191,15 +197,15 @@ def _quantization(parts: BundleParts) -> Quantization | None:
         precision=parts.precision,
         recipe="recipe.yaml",
         calibration=parts.calibration,
-        bits_per_weight=_bits_per_weight(parts),
+        bits_per_weight=_bits_per_weight(parts, writer),
         excluded=excluded,
     )
 
 
-def _bits_per_weight(parts: BundleParts) -> float:
+def _bits_per_weight(parts: BundleParts, writer: BundleWriter) -> float:
     """Bytes of the first variant over the model's parameters, in bits."""
-    _, lowered = next(iter(parts.written.values()))
-    return round(8 * lowered.model.stat().st_size / parts.exported.source.parameters, 2)
+    name = next(iter(parts.written))
+    return round(8 * writer.size_bytes(f"model/{name}") / parts.exported.source.parameters, 2)
 
 
 def _tokenizer(exported: ExportedModel) -> TokenizerInfo:

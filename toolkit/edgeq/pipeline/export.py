@@ -13,12 +13,14 @@ from edgeq.errors import ConfigError, UnsupportedError, UsageError
 from edgeq.files import check_output
 from edgeq.pipeline.assemble import BundleParts, bundle_name, write_bundle
 from edgeq.pipeline.data import DataSets, divide, wanted_samples
-from edgeq.pipeline.measure import Measured, golden_cases, measure_variants, open_session
+from edgeq.pipeline.measure import ONNX_RUNTIME, Measured, golden_cases, measure_variants, open_session
+from edgeq.pipeline.parity import parity_gates
+from edgeq.pipeline.peers import CalibrationFeeds, find_peer, onnx_first
 from edgeq.pipeline.quantizing import Quantized, quantize_model
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
-from edgeq.targets import get_target
+from edgeq.targets import TARGETS, get_target
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Target, VariantSpec
 from edgeq.types import Task
 from edgeq.validate import GateRequest, gates_for, parse_gate
@@ -44,6 +46,9 @@ class ExportRequest:
         recipe: what becomes of each layer.
         calib: calibration data; None takes the built-in texts.
         output: the bundle's folder, or with several targets the folder that holds one bundle each.
+        seq_len: tokens of variants with a static shape; with several lengths the longest.
+        seq_lens: all of them, for targets that take several; empty for one.
+        ios: oldest iOS to run on; None lets the precision decide.
         variants: engines to keep (`cpu`, `nnapi`); empty keeps all.
         sensitivity: measure each quantized layer alone, for `edgeq explain`.
     """
@@ -55,6 +60,8 @@ class ExportRequest:
     calib_column: str | None = None
     calib_samples: int = DEFAULT_CALIB_SAMPLES
     seq_len: int | None = None
+    seq_lens: tuple[int, ...] = ()
+    ios: int | None = None
     task: str | None = None
     revision: str | None = None
     gates: tuple[GateRequest, ...] = ()
@@ -104,6 +111,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
 
     progress = progress or SilentProgress()
     targets = {name: get_target(name) for name in _unique(request.targets)}
+    _check_target_options(request, targets)
     variants = {name: _variants(target, request, progress) for name, target in targets.items()}
     if request.model is None:
         request = replace(request, model=str(sample_model_path()))
@@ -166,8 +174,12 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
     effects: Sequence[LayerEffect] = ()
     if request.sensitivity and quantized.plan is not None:
         effects = _sensitivity(exported, quantized, data, progress)
-    export = _Export(plan, request, exported, data, quantized, LoweringOptions(seq_len), progress, effects)
-    return [export.write(name) for name in plan.destinations]
+    options = LoweringOptions(seq_len, _lengths(request, exported), request.ios)
+    export = _Export(plan, request, exported, data, quantized, options, progress, effects)
+    results: dict[str, TargetResult] = {}
+    for name in onnx_first(plan.destinations):
+        results[name] = export.write(name, list(results.values()))
+    return [results[name] for name in plan.destinations]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +195,7 @@ class _Export:
     progress: Progress
     effects: Sequence[LayerEffect] = ()
 
-    def write(self, target_name: str) -> TargetResult:
+    def write(self, target_name: str, done: Sequence[TargetResult] = ()) -> TargetResult:
         from edgeq.bundle.archive import write_archive
         from edgeq.bundle.writer import BundleWriter
 
@@ -192,11 +204,12 @@ class _Export:
             BundleWriter(destination, self.request.force) as writer,
             TemporaryDirectory(prefix="edgeq-") as scratch,
         ):
-            written = self._lower(get_target(target_name), writer.path("model/variant").parent)
+            target = get_target(target_name)
+            written = self._lower(target, writer.path("model/variant").parent)
             fp32_model = self._fp32(Path(scratch))
             sessions = {
-                name: open_session(lowered, self.exported.preprocessor.pad_id)
-                for name, (_, lowered) in written.items()
+                name: open_session(target, spec, lowered, self.exported.preprocessor.pad_id)
+                for name, (spec, lowered) in written.items()
             }
             measured = measure_variants(
                 self.exported.canonical,
@@ -206,6 +219,7 @@ class _Export:
                 sessions,
                 self.data,
                 self.progress,
+                find_peer(done, self.exported.preprocessor.pad_id, self.quantized.plan is not None),
             )
             gates = self._gates(measured)
             fp32_bytes = fp32_model.stat().st_size
@@ -233,6 +247,8 @@ class _Export:
             self.quantized.graph,
             self.quantized.weights,
             self.quantized.precision,
+            CalibrationFeeds(self.data),
+            self.exported.source,
         )
         specs = self.plan.variants[target.name]
         written = {}
@@ -258,8 +274,9 @@ class _Export:
         return [
             gate
             for name, values in measured.items()
-            for gate in gates_for(
-                name, self.quantized.precision, values.fidelity, self.request.gates, samples
+            for gate in (
+                *gates_for(name, self.quantized.precision, values.fidelity, self.request.gates, samples),
+                *parity_gates(name, values.parity),
             )
         ]
 
@@ -384,16 +401,38 @@ def _static_length(request: ExportRequest, exported: ExportedModel) -> int:
     return request.seq_len or min(DEFAULT_SEQ_LEN, limit)
 
 
+def _lengths(request: ExportRequest, exported: ExportedModel) -> tuple[int, ...]:
+    """Every length asked for; the longest was checked against the model."""
+    return request.seq_lens or (_static_length(request, exported),)
+
+
+def _check_target_options(request: ExportRequest, targets: Mapping[str, Target]) -> None:
+    """Before any work: options that no target reads, and those a target cannot honour with this recipe."""
+    if request.ios is not None and not any("ios" in target.option_names for target in targets.values()):
+        takers = [name for name in TARGETS if "ios" in get_target(name).option_names]
+        raise UsageError(
+            f"--ios means nothing to target {', '.join(targets)}", hint=f"--target {' or '.join(takers)}"
+        )
+    options = LoweringOptions(request.seq_len or DEFAULT_SEQ_LEN, request.seq_lens, request.ios)
+    for target in targets.values():
+        target.check(request.recipe, options)
+
+
 def _judged_length(plan: ExportPlan, seq_len: int, exported: ExportedModel) -> int:
     """Variants with a static shape set the length that all are compared at."""
-    static = any(spec.one_partition for specs in plan.variants.values() for spec in specs)
+    static = any(
+        spec.one_partition or spec.runtime != ONNX_RUNTIME
+        for specs in plan.variants.values()
+        for spec in specs
+    )
     return seq_len if static else exported.canonical.max_length
 
 
 def _recipe(request: ExportRequest, quantized: Quantized, options: LoweringOptions) -> Recipe:
     """What `edgeq export --recipe recipe.yaml` needs to do the same again."""
     samples = request.calib_samples if quantized.is_calibrated else None
-    return replace(quantized.recipe, export=ExportOptions(options.seq_len, samples, request.seed))
+    lengths = options.seq_len if len(options.lengths) == 1 else options.lengths
+    return replace(quantized.recipe, export=ExportOptions(lengths, samples, request.seed, options.ios))
 
 
 def parse_gates(texts: Sequence[str]) -> tuple[GateRequest, ...]:

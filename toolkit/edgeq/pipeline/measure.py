@@ -13,17 +13,20 @@ from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.manifest import Metric
 from edgeq.errors import ModelError
 from edgeq.pipeline.data import DataSets
+from edgeq.pipeline.parity import Parity, ParityProbe
 from edgeq.progress import Progress
 from edgeq.runtime.footprint import measure_ram_bytes
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.runtime.timing import Timing, interleave
 from edgeq.types import Array, Feeds, Outputs, Role, Verification
-from edgeq.validate import Run, batch_invariance, compare_outputs
+from edgeq.validate import PARITY, Run, batch_invariance, compare_outputs
 
 if TYPE_CHECKING:
     from edgeq.graph.canonical import CanonicalModel
-    from edgeq.targets.base import Lowered, VariantSpec
+    from edgeq.pipeline.parity import Peer
+    from edgeq.targets.base import Lowered, Session, Target, VariantSpec
 
+ONNX_RUNTIME = "onnxruntime"
 ORIGINAL_FP32 = "fp32"
 BENCH_TOKENS = 128
 INVARIANCE_SAMPLES = 16
@@ -37,23 +40,28 @@ class Measured:
         fidelity: metrics by output, against the original, on held-out samples.
         batch_invariance: lowest cosine between a sample alone and in a batch; None for static batches and
             per-token outputs.
-        timing: latency at batch 1, against the float32 graph in the same rounds.
-        ram_bytes: growth of RSS to load and run it.
+        timing: latency at batch 1, against the float32 graph in the same rounds; None for what was simulated.
+        ram_bytes: growth of RSS to load and run it; None for what ONNX Runtime does not run.
         verification: how real the execution was.
         cosines: to the original, of every held-out row, by output.
+        environment: what ran it, where that is not ONNX Runtime on this machine.
+        parity: difference to the ONNX variant of the same plan, by output; empty without one.
     """
 
     fidelity: Mapping[str, Mapping[str, float]]
     batch_invariance: float | None
-    timing: Timing
-    ram_bytes: int
+    timing: Timing | None
+    ram_bytes: int | None
     verification: Verification
     cosines: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    environment: str | None = None
+    parity: Mapping[str, Parity] = field(default_factory=dict)
 
 
-def open_session(lowered: Lowered, pad_id: int) -> VariantSession:
+def open_session(target: Target, spec: VariantSpec, lowered: Lowered, pad_id: int) -> Session:
     """A session over a written variant."""
-    return VariantSession(lowered.model, Signature(lowered.inputs, lowered.outputs), pad_id=pad_id)
+    signature = Signature(lowered.inputs, lowered.outputs)
+    return target.open(spec, lowered.model, signature, pad_id=pad_id)
 
 
 def measure_variants(
@@ -61,44 +69,62 @@ def measure_variants(
     fp32_model: Path,
     reference: Run,
     written: Mapping[str, tuple[VariantSpec, Lowered]],
-    sessions: Mapping[str, VariantSession],
+    sessions: Mapping[str, Session],
     data: DataSets,
     progress: Progress,
+    peer: Peer | None = None,
 ) -> dict[str, Measured]:
-    """Measure every variant of a bundle, side by side."""
+    """Measure every variant of a bundle, side by side; those that are not ONNX also against `peer` of the same plan."""
     with progress.stage("comparing with the original", data.held_out_samples) as stage:
-        runs = {name: session.run for name, session in sessions.items()}
+        probes = {
+            name: ParityProbe(sessions[name], peer, canonical.outputs)
+            for name, (spec, _) in written.items()
+            if peer is not None and spec.runtime != ONNX_RUNTIME
+        }
+        runs: dict[str, Run] = {name: probes.get(name, session.run) for name, session in sessions.items()}
         compared = compare_outputs(reference, runs, data.held_out, canonical.outputs, stage.advance)
         fidelity = {
             name: {output: comparison.metrics() for output, comparison in by_output.items()}
             for name, by_output in compared.items()
         }
         _require_finite(fidelity)
-    with progress.stage("measuring latency and memory"):
-        timings = _timings(VariantSession(fp32_model, canonical), sessions, data, canonical.max_length)
-        ram = {
-            name: measure_ram_bytes(lowered.model, lowered.inputs) for name, (_, lowered) in written.items()
-        }
+    tokens = min(BENCH_TOKENS, canonical.max_length)
+    timed = {name: session for name, session in sessions.items() if is_timed(session)}
+    timings: dict[str, Timing] = {}
+    if timed:
+        with progress.stage("measuring latency and memory"):
+            timings = _timings(VariantSession(fp32_model, canonical), timed, data, canonical.max_length)
+    ram = {
+        name: measure_ram_bytes(lowered.model, lowered.inputs, tokens=tokens)
+        for name, (spec, lowered) in written.items()
+        if spec.runtime == ONNX_RUNTIME
+    }
     return {
         name: Measured(
             fidelity[name],
             _invariance(canonical, session, data),
-            timings[name],
-            ram[name],
-            _verification(written[name][0]),
+            timings.get(name),
+            ram.get(name),
+            session.verification,
             {output: comparison.cosine for output, comparison in compared[name].items()},
+            describe_environment(session.environment),
+            probes[name].parities() if name in probes else {},
         )
         for name, session in sessions.items()
     }
 
 
-def _verification(spec: VariantSpec) -> Verification:
-    """ONNX Runtime's CPU provider ran it: the real thing only for a CPU variant on its own architecture."""
-    from edgeq.runtime.executors import NativeExecutor
+def is_timed(session: Session) -> bool:
+    """Whether its latency means anything: an interpreter's is its own, not the model's."""
+    return session.verification.rank > Verification.SIMULATED.rank
 
-    if spec.execution_provider != "CPUExecutionProvider":
-        return Verification.EXECUTED_OTHER_ARCH
-    return NativeExecutor(spec.architecture).verification
+
+def describe_environment(environment: Mapping[str, str]) -> str:
+    """`onnxruntime 1.20, CPUExecutionProvider, x86-64, AMD EPYC`: the program with its version, then the rest."""
+    program, *rest = environment.items()
+    named = dict(rest)
+    provider = [named.pop("provider")] if "provider" in named else []
+    return ", ".join([" ".join(program), *provider, *named.values()])
 
 
 def _require_finite(fidelity: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
@@ -109,7 +135,7 @@ def _require_finite(fidelity: Mapping[str, Mapping[str, Mapping[str, float]]]) -
 
 
 def _timings(
-    fp32: VariantSession, sessions: Mapping[str, VariantSession], data: DataSets, max_length: int
+    fp32: VariantSession, sessions: Mapping[str, Session], data: DataSets, max_length: int
 ) -> dict[str, Timing]:
     static = [length for session in sessions.values() if (length := session.static_length) is not None]
     feeds = bench_feeds(data.held_out[-1], min(BENCH_TOKENS, max_length, *static))
@@ -126,7 +152,7 @@ def bench_feeds(feeds: Feeds, tokens: int, batch: int = 1) -> dict[str, Array]:
     return {name: filled[name] for name in feeds}
 
 
-def _invariance(canonical: CanonicalModel, session: VariantSession, data: DataSets) -> float | None:
+def _invariance(canonical: CanonicalModel, session: Session, data: DataSets) -> float | None:
     output = next(
         (
             spec
@@ -141,7 +167,7 @@ def _invariance(canonical: CanonicalModel, session: VariantSession, data: DataSe
     return batch_invariance(session.run, batch, output.name)
 
 
-def golden_cases(reference: Run, sessions: Mapping[str, VariantSession], data: DataSets) -> list[GoldenCase]:
+def golden_cases(reference: Run, sessions: Mapping[str, Session], data: DataSets) -> list[GoldenCase]:
     """Golden samples through the original and every variant."""
     cases = []
     for index, (samples, feeds) in enumerate(data.golden):
@@ -154,13 +180,18 @@ def metrics_of(measured: Mapping[str, Measured], environment: str) -> list[Metri
     """Measured values as manifest entries, in a fixed order."""
     found = []
     for variant, values in measured.items():
+        where = values.environment or environment
         for output, metrics in values.fidelity.items():
             samples = int(metrics["n"])
             found += [
-                Metric(variant, name, value, samples, environment, values.verification, output)
+                Metric(variant, name, value, samples, where, values.verification, output)
                 for name, value in metrics.items()
                 if name != "n"
             ]
+        found += [
+            Metric(variant, PARITY, item.value, item.rows, where, values.verification, output)
+            for output, item in values.parity.items()
+        ]
         if values.batch_invariance is not None:
             found.append(
                 Metric(
@@ -168,7 +199,7 @@ def metrics_of(measured: Mapping[str, Measured], environment: str) -> list[Metri
                     "batch_invariance_min",
                     values.batch_invariance,
                     INVARIANCE_SAMPLES,
-                    environment,
+                    where,
                     values.verification,
                 )
             )

@@ -26,6 +26,7 @@ def request_from(options: Mapping[str, Any], *, archive: bool, force: bool) -> E
         raise UsageError("--precision and --recipe contradict each other: a recipe names its precision")
     recipe = _recipe(options)
     merged = {**_export_options(recipe), **options}
+    lengths = _lengths(merged.get("seq_len"))
     return ExportRequest(
         model=merged.get("model"),
         targets=tuple(_list(merged.get("target"), ("android",))),
@@ -33,7 +34,9 @@ def request_from(options: Mapping[str, Any], *, archive: bool, force: bool) -> E
         calib=merged.get("calib"),
         calib_column=merged.get("calib_column"),
         calib_samples=int(merged.get("calib_samples", DEFAULT_CALIB_SAMPLES)),
-        seq_len=merged.get("seq_len"),
+        seq_len=max(lengths, default=None),
+        seq_lens=lengths,
+        ios=merged.get("ios"),
         task=merged.get("task"),
         revision=merged.get("revision"),
         gates=parse_gates(_list(merged.get("gate"), ())),
@@ -55,6 +58,20 @@ def _recipe(options: Mapping[str, Any]) -> Recipe:
 def _export_options(recipe: Recipe) -> dict[str, Any]:
     """Options that a bundle's recipe.yaml repeats."""
     return {name: value for name, value in asdict(recipe.export).items() if value is not None}
+
+
+def _lengths(value: Any) -> tuple[int, ...]:
+    """Sequence lengths, ascending: one number, a list, or as `--seq-len 32,128,256` spells them."""
+    if value is None:
+        return ()
+    items = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
+    try:
+        lengths = sorted({int(item) for item in items})
+    except (TypeError, ValueError):
+        lengths = []
+    if not lengths or lengths[0] < 1:
+        raise UsageError(f"`{value}` is no sequence length", hint="--seq-len 128, or --seq-len 32,128,256")
+    return tuple(lengths)
 
 
 def _list(value: Any, default: tuple[str, ...]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,26 +11,67 @@ if TYPE_CHECKING:
     from edgeq.pipeline.measure import Measured
 
 
-def summary_table(result: TargetResult) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
-    """Title, columns and rows for one bundle: a column per variant, so that it fits narrow terminals."""
-    manifest = result.bundle.manifest
-    found = [result.measured[variant.id] for variant in manifest.variants]
+def summary_table(
+    results: Sequence[TargetResult],
+) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    """Title, columns and rows of everything one export made: a column per variant, side by side."""
+    columns = [(result, variant) for result in results for variant in result.bundle.variants]
+    found = [result.measured[variant.id] for result, variant in columns]
     rows = [
-        ("size", *(_size(variant, result) for variant in manifest.variants)),
+        ("size", *(_size(variant, result) for result, variant in columns)),
         *_fidelity_rows(found),
         *_invariance_row(found),
-        (
-            "latency, of fp32",
-            *(f"{values.timing.ratio:.2f}x ({values.timing.p50_ms:.1f} ms)" for values in found),
-        ),
-        ("memory to run", *(f"{values.ram_bytes / 2**20:.0f} MiB" for values in found)),
-        ("placement", *(describe_placement(variant.placement) for variant in manifest.variants)),
+        *_parity_row(found),
+        ("latency, of fp32", *(_latency(values) for values in found)),
+        ("memory to run", *(_memory(values) for values in found)),
+        ("placement", *(describe_placement(variant.placement) for _, variant in columns)),
+        *_ios_row([variant for _, variant in columns]),
         ("verification", *(str(values.verification) for values in found)),
-        ("gates", *(_verdict(variant.id, result) for variant in manifest.variants)),
+        ("gates", *(_verdict(variant.id, result) for result, variant in columns)),
     ]
     samples = int(next(iter(found[0].fidelity.values()))["n"])
-    title = f"{manifest.name} for {result.target}, against the original on {samples} held-out rows"
-    return title, ("", *(variant.id for variant in manifest.variants)), rows
+    targets = ", ".join(result.target for result in results)
+    name = results[0].bundle.manifest.name
+    title = f"{name} for {targets}, against the original on {samples} held-out rows"
+    return title, ("", *_headings(columns)), rows
+
+
+def _headings(columns: Sequence[tuple[TargetResult, Variant]]) -> list[str]:
+    """Variant ids; with their target where two targets have a variant of that id."""
+    ids = [variant.id for _, variant in columns]
+    return [
+        variant.id if ids.count(variant.id) == 1 else f"{variant.id} ({result.target})"
+        for result, variant in columns
+    ]
+
+
+def _latency(values: Measured) -> str:
+    """Only what was measured: an interpreter's time says nothing of a phone's."""
+    if values.timing is None:
+        return "not measured"
+    return f"{values.timing.ratio:.2f}x ({values.timing.p50_ms:.1f} ms)"
+
+
+def _memory(values: Measured) -> str:
+    return "not measured" if values.ram_bytes is None else f"{values.ram_bytes / 2**20:.0f} MiB"
+
+
+def _parity_row(found: list[Measured]) -> list[tuple[str, ...]]:
+    """The difference to the ONNX variant of the same plan, and what rounding explains."""
+    if not any(values.parity for values in found):
+        return []
+    cells = (
+        ", ".join(f"{item.value:.2g} (at most {item.bound:.2g})" for item in values.parity.values())
+        for values in found
+    )
+    return [("from the same plan in ONNX", *(cell or "-" for cell in cells))]
+
+
+def _ios_row(variants: list[Variant]) -> list[tuple[str, ...]]:
+    oldest = [variant.requirements.get("min_ios") for variant in variants]
+    if all(version is None for version in oldest):
+        return []
+    return [("iOS", *("-" if version is None else f"{version} or newer" for version in oldest))]
 
 
 def _size(variant: Variant, result: TargetResult) -> str:
@@ -84,9 +126,21 @@ def describe_placement(placement: Any) -> str:
         taken, total = nodes["NnapiExecutionProvider"], sum(nodes.values())
         count = placement["partitions"]
         return f"NNAPI {taken}/{total} nodes, {count} partition{'s' if count != 1 else ''}"
+    if "operations" in placement:
+        return _program(placement)
     if "integer_matmuls" in placement:
         return f"CPU, {_matmuls(placement)}"
     return ", ".join(f"{provider} {count}" for provider, count in nodes.items())
+
+
+def _program(placement: Any) -> str:
+    """`ML program, 231 operations, 36 int8 inputs, 12 in float32`."""
+    parts = [f"ML program, {placement['operations']} operations"]
+    if placement["int8_inputs"]:
+        parts.append(f"{placement['int8_inputs']} int8 inputs")
+    if placement["float32_nodes"]:
+        parts.append(f"{len(placement['float32_nodes'])} nodes in float32")
+    return ", ".join(parts)
 
 
 def _matmuls(placement: Any) -> str:
@@ -128,7 +182,13 @@ def _variant_json(variant: Variant, values: Measured, result: TargetResult) -> d
         "size_of_fp32": variant.size_bytes / result.fp32_bytes,
         "fidelity": {name: dict(metrics) for name, metrics in values.fidelity.items()},
         "batch_invariance_min": values.batch_invariance,
-        "latency_ms": {
+        "relative_error_to_onnx": {
+            output: {"value": item.value, "bound": item.bound, "derived_from": item.derived_from}
+            for output, item in values.parity.items()
+        },
+        "latency_ms": None
+        if values.timing is None
+        else {
             "p50": values.timing.p50_ms,
             "p95": values.timing.p95_ms,
             "ratio": values.timing.ratio,

@@ -48,9 +48,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "alpha": (float, int, type(None)),
     "range_method": (str, type(None)),
     "bias_correction": (bool, type(None)),
-    "seq_len": (int, type(None)),
+    "seq_len": (int, list, type(None)),
     "calib_samples": (int, type(None)),
     "seed": (int, type(None)),
+    "ios": (int, type(None)),
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -111,8 +112,18 @@ def parse_recipe(text: str, *, source: str = "recipe") -> Recipe:
         static_int8=StaticOptions(
             **_values(keys.get("static_int8", {}), StaticOptions, f"`static_int8` of {where}")
         ),
-        export=ExportOptions(**_values(keys.get("export", {}), ExportOptions, f"`export` of {where}")),
+        export=_export_options(keys.get("export", {}), f"`export` of {where}"),
     )
+
+
+def _export_options(document: Any, where: str) -> ExportOptions:
+    values = _values(document, ExportOptions, where)
+    lengths = values.get("seq_len")
+    if isinstance(lengths, list):
+        if not lengths or not all(type(item) is int for item in lengths):
+            raise ConfigError(f"`seq_len` in {where} is {lengths!r}; expected a number or a list of numbers")
+        values["seq_len"] = tuple(lengths)
+    return ExportOptions(**values)
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -159,14 +159,16 @@ class ExportOptions:
     """Options of the export a recipe was written by, so that running it repeats that export; None leaves them open.
 
     Attributes:
-        seq_len: tokens of variants with a static shape.
+        seq_len: tokens of variants with a static shape; several for targets that take several.
         calib_samples: samples to calibrate with.
         seed: of every random choice.
+        ios: oldest iOS to run on.
     """
 
-    seq_len: int | None = None
+    seq_len: int | tuple[int, ...] | None = None
     calib_samples: int | None = None
     seed: int | None = None
+    ios: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

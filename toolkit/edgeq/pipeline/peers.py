@@ -1,0 +1,54 @@
+"""What the targets of one export share: calibration feeds, and the ONNX variant others are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeq.pipeline.data import DataSets
+from edgeq.pipeline.parity import Peer
+from edgeq.runtime.session import VariantSession
+from edgeq.targets import get_target
+from edgeq.types import Feeds
+
+if TYPE_CHECKING:
+    from edgeq.pipeline.export import TargetResult
+
+RANGE_SAMPLES = 128
+"""Calibration samples that show which values float16 must hold; half of its range stays free beyond them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationFeeds:
+    """Calibration feeds, at most `RANGE_SAMPLES`, evenly spread over the batches, which are sorted by length."""
+
+    data: DataSets
+
+    def __iter__(self) -> Iterator[Feeds]:
+        """Feeds of every batch that is used; iterates as often as wanted."""
+        every = max(1, -(-self.data.calibration_samples // RANGE_SAMPLES))
+        last = len(self.data.calibration) - 1
+        for index, (feeds, _) in enumerate(self.data.calibration):
+            if (last - index) % every == 0:
+                yield feeds
+
+
+def onnx_first(targets: Iterable[str]) -> list[str]:
+    """Targets in an order in which those with a runtime of their own find an ONNX variant to compare with."""
+    return sorted(targets, key=lambda name: bool(get_target(name).own_runtimes))
+
+
+def find_peer(done: Sequence[TargetResult], pad_id: int, is_quantized: bool) -> Peer | None:
+    """The first CPU variant among the bundles that are finished; None when there is none."""
+    for result in done:
+        for variant in result.bundle.variants:
+            if variant.runtime == "onnxruntime" and variant.execution_provider == "CPUExecutionProvider":
+                session = VariantSession(result.bundle.file(variant.model), variant, pad_id=pad_id)
+                fidelity = result.measured[variant.id].fidelity
+                own = {
+                    output: metrics["relative_error_mean"] if is_quantized else 0.0
+                    for output, metrics in fidelity.items()
+                }
+                return Peer(f"{variant.id} for {result.target}", session.run, own)
+    return None

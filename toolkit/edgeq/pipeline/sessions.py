@@ -1,0 +1,46 @@
+"""Variants of a finished bundle that ONNX Runtime does not run, opened by the target that made them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeq.targets import TARGETS, get_target
+from edgeq.targets.base import Session, VariantSpec
+
+if TYPE_CHECKING:
+    from edgeq.bundle.manifest import Variant
+    from edgeq.bundle.reader import Bundle
+
+ONNX_RUNTIME = "onnxruntime"
+
+
+def not_executable(bundle: Bundle, variant: Variant, place: str) -> str | None:
+    """Why a variant cannot be executed in a place (`native`, `arm64`, `adb`); None where it can."""
+    if variant.runtime == ONNX_RUNTIME:
+        return None
+    target = bundle.manifest.target
+    known = get_target(target).own_runtimes if target in TARGETS else ()
+    if variant.runtime not in known:
+        return f"runs on {variant.runtime}, which this command cannot execute here"
+    return None if place == "native" else f"runs on {variant.runtime}, which only --on native offers"
+
+
+def open_variant(bundle: Bundle, variant: Variant, path: Path, pad_id: int) -> Session:
+    """A session over a variant.
+
+    Args:
+        bundle: names the target.
+        variant: its signature is the manifest's.
+        path: of its model.
+        pad_id: what token ids are padded with.
+    """
+    spec = VariantSpec(
+        id=variant.id,
+        engine=variant.id.split("-", 1)[0],
+        precision=variant.precision,
+        runtime=variant.runtime,
+        execution_provider=variant.execution_provider,
+        architecture="arm64",
+    )
+    return get_target(bundle.manifest.target).open(spec, path, variant, pad_id=pad_id)
