@@ -53,3 +53,20 @@ def exported(tiny_model: Callable[..., Path]) -> Callable[..., Any]:
         return load_model(tiny_model(architecture, task, **config))
 
     return export
+
+
+@pytest.fixture(scope="session")
+def tiny_decoders() -> ModuleType:
+    """The functions of tests/support/tiny_decoders.py."""
+    return _load_support("tiny_decoders")
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tiny_decoders: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_decoder("qwen2", num_hidden_layers=1)`: folder of a random language model. Read it, never write to it."""
+
+    @cache
+    def build(family: str = "llama", **config: Any) -> Path:
+        return Path(tiny_decoders.build_tiny_decoder(tmp_path_factory.mktemp(family), family, **config))
+
+    return build

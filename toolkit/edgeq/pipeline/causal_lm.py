@@ -236,15 +236,16 @@ class _LanguageExport:
         self, spec: VariantSpec, lowered: Lowered, measured: Measured, writer: BundleWriter
     ) -> Variant:
         folder, settings = f"model/{spec.id}", self.exported.settings
+        assert measured.ram_bytes is not None
         megabytes = -(-measured.ram_bytes // 2**20)
         rounded = -(-megabytes // RAM_STEP_MB) * RAM_STEP_MB
-        generation = {
+        generation: dict[str, int | str] = {
             "min_ram_mb": max(rounded, RAM_STEP_MB),
             "context_length": settings.context_length,
             "kv_cache_bytes_per_token": settings.cache.bytes_per_token,
         }
         if self.exported.genai_config:
-            generation["onnxruntime-genai"] = ">=0.9"  # type: ignore[assignment]
+            generation["onnxruntime-genai"] = ">=0.9"
         return Variant(
             id=spec.id,
             model=f"{folder}/{lowered.model.name}",

@@ -1,0 +1,63 @@
+import pytest
+
+from edgeq.errors import DataError, UnsupportedError
+from edgeq.runtime.generation.chat import render_chat
+from edgeq.runtime.generation.settings import CacheShape, GenerationSettings
+
+USER = [{"role": "user", "content": "Hi"}]
+
+
+def settings(template):
+    return GenerationSettings(64, 12, (1,), CacheShape(1, 1, 1), "<s>", "</s>", template)
+
+
+def test_a_template_as_transformers_renders_it(tiny_decoders):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=_any_tokenizer(), bos_token="<s>")
+    tokenizer.chat_template = "{{ bos_token }}" + tiny_decoders.CHAT_TEMPLATE
+    chat = [{"role": "system", "content": "Be <b> & brief"}, *USER]
+    expected = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert render_chat(settings(tokenizer.chat_template), chat) == expected
+    assert "<s><|im_start|>system\nBe <b> & brief<|im_end|>\n" in expected
+
+
+def _any_tokenizer():
+    from tokenizers import Tokenizer, models
+
+    return Tokenizer(models.WordLevel({"<s>": 0}, unk_token="<s>"))
+
+
+def test_without_generation_prompt(tiny_decoders):
+    text = render_chat(settings(tiny_decoders.CHAT_TEMPLATE), USER, add_generation_prompt=False)
+    assert text == "<|im_start|>user\nHi<|im_end|>\n"
+
+
+def test_no_template():
+    with pytest.raises(UnsupportedError, match="no chat template"):
+        render_chat(settings(None), USER)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "refuses these messages: roles must alternate"),
+        ("{% for %}", "not valid Jinja, line 1"),
+        ("{{ missing.attribute }}", "fails: UndefinedError"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "fails: SecurityError"),
+        ("{{ messages.append(1) }}", "fails: SecurityError"),
+        ("{% include 'x' %}", "fails"),
+        ("{{ 'x' * 5000000 }}", "5000000 characters"),
+    ],
+)
+def test_bad_templates(template, message):
+    with pytest.raises(DataError, match=message):
+        render_chat(settings(template), USER)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[], [{"role": "user"}], [{"role": "robot", "content": "Hi"}], [{"role": "user", "content": ["parts"]}]],
+)
+def test_bad_messages(messages):
+    with pytest.raises(DataError):
+        render_chat(settings("x"), messages)

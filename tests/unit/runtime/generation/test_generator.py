@@ -1,0 +1,111 @@
+import pytest
+
+from edgeq.errors import DataError, IntegrityError, UsageError
+from edgeq.runtime.generation.generator import OnnxTokens, StopReason, TextGenerator
+from edgeq.runtime.generation.sampling import Sampling
+from edgeq.runtime.generation.session import DecoderSession
+from edgeq.runtime.generation.settings import CacheShape, GenerationSettings, SamplingDefaults
+from edgeq.runtime.generation.tokenizer import PromptTokenizer
+
+SHAPE = CacheShape(2, 1, 1)
+
+
+def expected_answer(prompt, count):
+    """By the rule of the counting decoder: twice the token, plus the tokens before it, modulo 12."""
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append((2 * ids[-1] + len(ids) - 1) % 12)
+    return ids[len(prompt) :]
+
+
+@pytest.fixture
+def generator(counting_model, tokenizer_json):
+    def make(context=40, stop=()):
+        session = DecoderSession(counting_model, SHAPE, context, threads=1)
+        settings = GenerationSettings(context, 12, stop, SHAPE)
+        return TextGenerator(OnnxTokens(session), PromptTokenizer(tokenizer_json), settings)
+
+    return make
+
+
+def test_greedy_generation(generator):
+    found = generator().generate("t3 t4", max_tokens=6)
+    assert found.token_ids == tuple(expected_answer([3, 4], 6))
+    assert (found.prompt_tokens, found.stop_reason) == (2, StopReason.MAX_TOKENS)
+    assert found.text.split() == [f"t{token}" for token in found.token_ids]
+    assert found.prompt_tokens_per_second > 0 and found.tokens_per_second > 0
+
+
+def test_pieces_are_the_text(generator):
+    pieces = []
+    found = generator().generate("t3", max_tokens=5, on_text=pieces.append)
+    assert "".join(pieces) == found.text
+    assert len(pieces) == 5
+
+
+def test_it_ends_at_a_stop_token_and_leaves_it_out(generator):
+    answer = expected_answer([3, 4], 6)
+    found = generator(stop=(answer[2],)).generate("t3 t4", max_tokens=6)
+    assert found.token_ids == tuple(answer[:2])
+    assert found.stop_reason is StopReason.STOP_TOKEN
+
+
+def test_it_ends_where_the_context_is_full(generator):
+    found = generator(context=5).generate("t3 t4", max_tokens=6)
+    assert found.token_ids == tuple(expected_answer([3, 4], 3))
+    assert found.stop_reason is StopReason.CONTEXT
+    exactly = generator(context=5).generate("t3 t4", max_tokens=3)
+    assert exactly.stop_reason is StopReason.MAX_TOKENS
+
+
+def test_sampling_is_seeded(generator):
+    hot = Sampling(temperature=50.0, seed=1)
+    first, second = (generator().generate("t3", max_tokens=12, sampling=hot) for _ in range(2))
+    other = generator().generate("t3", max_tokens=12, sampling=Sampling(temperature=50.0, seed=2))
+    assert first.token_ids == second.token_ids
+    assert first.token_ids != other.token_ids
+
+
+@pytest.mark.parametrize("prompt", ["", "   "])
+def test_an_empty_prompt(generator, prompt):
+    with pytest.raises(DataError, match="the prompt is empty"):
+        generator().generate(prompt)
+
+
+def test_a_prompt_beyond_the_context(generator):
+    with pytest.raises(DataError, match="the prompt has 5 tokens; the model's context is 5"):
+        generator(context=5).generate("t1 t2 t3 t4 t5")
+
+
+def test_a_prompt_that_is_not_unicode(generator):
+    with pytest.raises(DataError, match="not valid Unicode"):
+        generator().generate("t1 \udcff")
+
+
+@pytest.mark.parametrize("count", [0, -3])
+def test_no_tokens_asked_for(generator, count):
+    with pytest.raises(UsageError, match="expected at least 1"):
+        generator().generate("t1", max_tokens=count)
+
+
+def test_settings_survive_the_file(tmp_path):
+    settings = GenerationSettings(
+        64,
+        12,
+        (1, 5),
+        CacheShape(2, 3, 4, True),
+        "<s>",
+        None,
+        "{{ x }}",
+        SamplingDefaults(True, 0.7, 0.9, 20, 1.1),
+    )
+    settings.save(tmp_path)
+    assert GenerationSettings.load(tmp_path / "generation.json") == settings
+    (tmp_path / "generation.json").write_text('{"vocabulary": 3}')
+    with pytest.raises(IntegrityError, match="KeyError"):
+        GenerationSettings.load(tmp_path / "generation.json")
+
+
+def test_a_broken_tokenizer():
+    with pytest.raises(IntegrityError, match=r"tokenizer\.json"):
+        PromptTokenizer("{}")
