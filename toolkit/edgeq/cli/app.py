@@ -13,12 +13,15 @@ COMMANDS: tuple[str, ...] = (
     "export",
     "validate",
     "run",
+    "bench",
     "inspect",
     "check",
     "diff",
     "targets",
     "recipes",
+    "advise",
     "explain",
+    "tune",
     "doctor",
 )
 

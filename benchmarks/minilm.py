@@ -1,0 +1,274 @@
+"""all-MiniLM-L6-v2 in int8: size, fidelity and speed of edgeq's variants and of the stock ONNX Runtime paths, in one run.
+
+    python benchmarks/minilm.py --calib texts.tsv --sts sts13-a.tsv sts13-b.tsv [--json results.json]
+
+Fidelity: Spearman x100 over all pairs of the STS files, with a 95 % bootstrap interval of the difference to the
+original, and the cosine of every sentence's embedding to the original's. `alone = batch` is the lowest cosine between a
+sentence alone and the same sentence in a padded batch. Speed: interleaved rounds, median of the ratios to float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgeq.calibration import load_samples
+from edgeq.metrics import cosines, spearman
+from edgeq.pipeline.measure import bench_feeds
+from edgeq.quantize.batches import batches_of
+from edgeq.runtime.adapter import Signature
+from edgeq.runtime.host import cpu_name
+from edgeq.runtime.runtime import load, load_preprocessor
+from edgeq.runtime.session import VariantSession
+from edgeq.runtime.text import TextPreprocessor
+from edgeq.runtime.timing import interleave
+from edgeq.validate import batch_invariance
+
+CASES = ((1, 16), (1, 128), (8, 128))
+OUTPUT = "sentence_embedding"
+PEER_CALIBRATION = 256
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model file and a session over it."""
+
+    name: str
+    path: Path
+    session: VariantSession
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Scored sentence pairs."""
+
+    scores: np.ndarray
+    first: list[str]
+    second: list[str]
+
+
+def read_pairs(paths: Sequence[Path]) -> Pairs:
+    """Tab-separated: score, sentence, sentence; lines without a score are skipped."""
+    rows = [line.rstrip("\n").split("\t") for path in paths for line in path.open(encoding="utf-8")]
+    kept = [(float(row[0]), row[1], row[2]) for row in rows if len(row) >= 3 and _is_number(row[0])]
+    return Pairs(np.array([row[0] for row in kept]), [row[1] for row in kept], [row[2] for row in kept])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def export(model: str | None, target: str, precision: str, calib: str | None, folder: Path) -> Path:
+    """`edgeq export` as a process of its own."""
+    output = folder / f"{target}-{precision}"
+    command = [
+        sys.executable,
+        "-m",
+        "edgeq",
+        "export",
+        "--target",
+        target,
+        "--precision",
+        precision,
+        "-o",
+        str(output),
+    ]
+    command[4:4] = [] if model is None else [model]
+    command += ["--quiet", *(["--calib", calib] if calib else [])]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return output
+
+
+def stock_models(
+    fp32: Path, folder: Path, calib: str | None, preprocessor: TextPreprocessor
+) -> dict[str, Path]:
+    """What ONNX Runtime's own tools make of the same float32 file and the same texts."""
+    import logging
+
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
+
+    logging.disable(logging.WARNING)
+    samples = load_samples(calib, count=PEER_CALIBRATION).samples
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter([feeds for feeds, _ in batches_of(samples, preprocessor)])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.batches, None)
+
+    made = {
+        name: folder / f"{name.replace(' ', '-')}.onnx"
+        for name in ("stock dynamic", "stock static matmul", "stock static all")
+    }
+    quantize_dynamic(fp32, made["stock dynamic"], per_channel=True, weight_type=QuantType.QInt8)
+    static = {
+        "quant_format": QuantFormat.QDQ,
+        "activation_type": QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+        "per_channel": True,
+    }
+    quantize_static(
+        fp32, made["stock static matmul"], Reader(), op_types_to_quantize=["MatMul", "Gather"], **static
+    )
+    quantize_static(fp32, made["stock static all"], Reader(), **static)
+    return made
+
+
+def encode(session: VariantSession, texts: Sequence[str], preprocessor: TextPreprocessor) -> np.ndarray:
+    """`[texts, hidden]`, in order."""
+    batches = batches_of(texts, preprocessor, 32)
+    rows = np.concatenate([session.run(feeds)[OUTPUT] for feeds, _ in batches])
+    result = np.empty_like(rows)
+    result[batches.order] = rows
+    return result
+
+
+def correlation(vectors: np.ndarray, pairs: Pairs, rows: np.ndarray | None = None) -> float:
+    """Spearman x100 of the cosine of each pair with its score."""
+    count = len(pairs.scores)
+    similarity = cosines(vectors[:count], vectors[count:])
+    rows = np.arange(count) if rows is None else rows
+    return 100 * spearman(similarity[rows], pairs.scores[rows])
+
+
+def interval(
+    vectors: np.ndarray, original: np.ndarray, pairs: Pairs, draws: int = 1000
+) -> tuple[float, float]:
+    """95 % paired bootstrap interval of the difference in Spearman x100."""
+    rng = np.random.default_rng(0)
+    count = len(pairs.scores)
+    similarity = [cosines(v[:count], v[count:]) for v in (vectors, original)]
+    found = []
+    for _ in range(draws):
+        rows = rng.integers(0, count, count)
+        found.append(
+            100
+            * (
+                spearman(similarity[0][rows], pairs.scores[rows])
+                - spearman(similarity[1][rows], pairs.scores[rows])
+            )
+        )
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def fidelity(
+    contenders: Sequence[Contender], pairs: Pairs, preprocessor: TextPreprocessor
+) -> list[dict[str, object]]:
+    """One row per contender; the first is the original."""
+    texts = [*pairs.first, *pairs.second]
+    original = encode(contenders[0].session, texts, preprocessor)
+    probe = preprocessor(texts[:16])
+    rows = []
+    for contender in contenders:
+        vectors = encode(contender.session, texts, preprocessor)
+        similarity = cosines(original, vectors)
+        rows.append(
+            {
+                "name": contender.name,
+                "mb": contender.path.stat().st_size / 1e6,
+                "spearman": correlation(vectors, pairs),
+                "difference_interval": interval(vectors, original, pairs),
+                "cosine_mean": float(similarity.mean()),
+                "cosine_p01": float(np.percentile(similarity, 1)),
+                "cosine_min": float(similarity.min()),
+                "alone_equals_batch": batch_invariance(contender.session.run, probe, OUTPUT),
+            }
+        )
+    return rows
+
+
+def speed(
+    contenders: Sequence[Contender], preprocessor: TextPreprocessor, texts: Sequence[str], budget_s: float
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Latency ratio to the first contender and median milliseconds, per case."""
+    feeds = preprocessor(texts)
+    found: dict[str, dict[str, tuple[float, float]]] = {contender.name: {} for contender in contenders}
+    for batch, tokens in CASES:
+        case = bench_feeds(feeds, tokens, batch)
+        runs: dict[str, Callable[[], object]] = {
+            c.name: (lambda c=c: c.session.run(case)) for c in contenders
+        }
+        for name, timing in interleave(
+            runs, baseline=contenders[0].name, rounds=60, budget_s=budget_s
+        ).items():
+            found[name][f"{batch}x{tokens}"] = (timing.ratio, timing.p50_ms)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="the model; the sample model when left out")
+    parser.add_argument("--calib", help="calibration texts; the built-in ones when left out")
+    parser.add_argument("--sts", nargs="+", type=Path, required=True)
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds per speed case")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="edgeq-bench-") as name:
+        folder = Path(name)
+        document = run(arguments, folder)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(document, indent=2))
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
+    fp32 = export(arguments.model, "cpu", "fp32", arguments.calib, folder)
+    android = export(arguments.model, "android", "int8", arguments.calib, folder)
+    runtime = load(fp32)
+    preprocessor = load_preprocessor(runtime.bundle)
+    assert preprocessor is not None
+    signature = Signature(runtime.inputs, runtime.outputs)
+    fp32_path = fp32 / "model" / "cpu-fp32" / "model.onnx"
+    contenders = [Contender("fp32", fp32_path, VariantSession(fp32_path, signature))]
+    int8 = load(android)
+    for variant in int8.bundle.variants:
+        path = int8.bundle.file(variant.model)
+        contenders.append(Contender(f"edgeq {variant.id}", path, VariantSession(path, variant)))
+    for peer, path in stock_models(fp32_path, folder, arguments.calib, preprocessor).items():
+        contenders.append(Contender(peer, path, VariantSession(path, signature)))
+    pairs = read_pairs(arguments.sts)
+    judged = preprocessor.with_max_length(128)
+    rows = fidelity(contenders, pairs, judged)
+    print(f"{len(pairs.scores)} pairs; {cpu_name()}, {platform.machine()}")
+    print("| | MB | STS Spearman | difference, 95 % interval | cosine mean / p1 / min | alone = batch |")
+    print("|---|---|---|---|---|---|")
+    for row in rows:
+        low, high = row["difference_interval"]  # type: ignore[misc]
+        print(
+            f"| {row['name']} | {row['mb']:.1f} | {row['spearman']:.2f} | {low:+.2f} to {high:+.2f} | "
+            f"{row['cosine_mean']:.4f} / {row['cosine_p01']:.4f} / {row['cosine_min']:.4f} | {row['alone_equals_batch']:.4f} |"
+        )
+    dynamic = [c for c in contenders if c.session.static_length is None]
+    times = speed(dynamic, preprocessor, pairs.first[:64], arguments.budget)
+    print(
+        f"\nlatency, of fp32 (median of interleaved ratios; ms); nnapi is static and not timed on a desktop"
+    )
+    print("| | " + " | ".join(f"{batch}x{tokens}" for batch, tokens in CASES) + " |")
+    print("|---|" + "---|" * len(CASES))
+    for label, cases in times.items():
+        print(f"| {label} | " + " | ".join(f"{ratio:.2f} ({ms:.1f})" for ratio, ms in cases.values()) + " |")
+    return {"fidelity": rows, "speed": times}
+
+
+if __name__ == "__main__":
+    main()

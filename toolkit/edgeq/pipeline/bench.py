@@ -1,0 +1,176 @@
+"""`edgeq bench`: latency of a bundle's variants, interleaved with something to compare with, load time and memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeq.errors import DataError, UnsupportedError
+from edgeq.pipeline.measure import bench_feeds
+from edgeq.progress import Progress, SilentProgress
+from edgeq.runtime.adapter import HasSignature, Signature
+from edgeq.runtime.footprint import measure_ram_bytes
+from edgeq.runtime.session import VariantSession
+from edgeq.runtime.timing import Timing, interleave
+from edgeq.types import Feeds, Role
+
+if TYPE_CHECKING:
+    from edgeq.bundle.reader import Bundle
+
+CASES = ((1, 16), (1, 128), (8, 128))
+ROUNDS = 40
+CASE_BUDGET_S = 8.0
+ONNX_RUNTIME = "onnxruntime"
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRequest:
+    """What to time.
+
+    Attributes:
+        bundle: path.
+        against: another bundle or an `.onnx` file with the same inputs; the baseline of ratios.
+        threads: intra-op threads; None leaves the choice to ONNX Runtime.
+    """
+
+    bundle: Path
+    against: Path | None = None
+    threads: int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One batch size and length."""
+
+    batch: int
+    tokens: int
+    timing: Timing
+
+    def to_json(self) -> dict[str, Any]:
+        """As `bench --json` prints it."""
+        latency = {"p50": self.timing.p50_ms, "p95": self.timing.p95_ms}
+        return {"batch": self.batch, "tokens": self.tokens, "latency_ms": latency, "ratio": self.timing.ratio}
+
+
+@dataclass(frozen=True, slots=True)
+class VariantBench:
+    """One contender."""
+
+    id: str
+    cases: tuple[Case, ...]
+    rss_mb: float
+    load_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As `bench --json` prints it."""
+        cases = [case.to_json() for case in self.cases]
+        return {"id": self.id, "cases": cases, "rss_mb": self.rss_mb, "load_ms": self.load_ms}
+
+
+@dataclass(frozen=True, slots=True)
+class _Contender:
+    id: str
+    path: Path
+    signature: HasSignature
+    session: VariantSession
+    load_ms: float
+
+
+def run_bench(request: BenchRequest, progress: Progress | None = None) -> tuple[str, list[VariantBench]]:
+    """Time every variant; ratios are to the returned baseline in the same rounds.
+
+    Raises:
+        UnsupportedError: nothing in the bundle runs on ONNX Runtime, or it is no text model.
+        EdgeqError: the bundle or what it is compared with cannot be opened.
+    """
+    from edgeq.bundle.reader import open_bundle
+
+    progress = progress or SilentProgress()
+    with open_bundle(request.bundle, force=request.force) as bundle:
+        mine = _variants(bundle, "", request.threads)
+        if not mine:
+            raise UnsupportedError(
+                "none of the bundle's variants runs on ONNX Runtime; there is nothing to time here"
+            )
+        others = _others(request, mine) if request.against else []
+        contenders = {item.id: item for item in [*others, *mine]}
+        baseline = next(iter(contenders))
+        feeds = _real_tokens(bundle)
+        cases = _time(contenders, baseline, feeds, progress)
+        with progress.stage("measuring memory", len(contenders)):
+            return baseline, [
+                VariantBench(
+                    name,
+                    tuple(cases[name]),
+                    measure_ram_bytes(item.path, item.signature.inputs) / 2**20,
+                    item.load_ms,
+                )
+                for name, item in contenders.items()
+            ]
+
+
+def _variants(bundle: Bundle, prefix: str, threads: int | None) -> list[_Contender]:
+    pad_id = bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0
+    return [
+        _load(f"{prefix}{variant.id}", bundle.file(variant.model), variant, threads, pad_id)
+        for variant in bundle.variants
+        if variant.runtime == ONNX_RUNTIME
+    ]
+
+
+def _others(request: BenchRequest, mine: Sequence[_Contender]) -> list[_Contender]:
+    from edgeq.bundle.reader import looks_like_bundle, open_bundle
+
+    path = request.against
+    assert path is not None
+    if looks_like_bundle(path):
+        return _variants(open_bundle(path, force=request.force), f"{path.name}/", request.threads)
+    if path.suffix != ".onnx":
+        raise DataError(f"`{path}` is neither a bundle nor an .onnx file")
+    free = next((item for item in mine if item.session.static_length is None), mine[0])
+    return [
+        _load(path.name, path, Signature(free.signature.inputs, free.signature.outputs), request.threads, 0)
+    ]
+
+
+def _load(name: str, path: Path, signature: HasSignature, threads: int | None, pad_id: int) -> _Contender:
+    started = time.perf_counter()
+    session = VariantSession(path, signature, threads=threads, pad_id=pad_id)
+    return _Contender(name, path, signature, session, (time.perf_counter() - started) * 1e3)
+
+
+def _real_tokens(bundle: Bundle) -> Feeds:
+    cases = bundle.golden_cases()
+    longest = max(
+        cases,
+        key=lambda case: case.feeds["input_ids"].shape[1] if "input_ids" in case.feeds else 0,
+        default=None,
+    )
+    if longest is None or not any(spec.role is Role.TOKEN_IDS for spec in bundle.variants[0].inputs):
+        raise UnsupportedError("bench knows text models with golden cases; this bundle has none")
+    return longest.feeds
+
+
+def _time(
+    contenders: Mapping[str, _Contender], baseline: str, feeds: Feeds, progress: Progress
+) -> dict[str, list[Case]]:
+    limit = min([item.session.static_length or 10**9 for item in contenders.values()])
+    found: dict[str, list[Case]] = {name: [] for name in contenders}
+    with progress.stage("timing", len(CASES)) as stage:
+        for batch, tokens in CASES:
+            case = bench_feeds(feeds, min(tokens, limit), batch)
+            runs = {name: _runner(item.session, case) for name, item in contenders.items()}
+            for name, timing in interleave(
+                runs, baseline=baseline, rounds=ROUNDS, budget_s=CASE_BUDGET_S
+            ).items():
+                found[name].append(Case(batch, min(tokens, limit), timing))
+            stage.advance()
+    return found
+
+
+def _runner(session: VariantSession, feeds: Feeds) -> Callable[[], object]:
+    return lambda: session.run(feeds)
