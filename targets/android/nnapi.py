@@ -103,6 +103,7 @@ def write_nnapi_variant(
     outputs = output_specs(model, source.canonical.outputs)
     save_onnx(model, path)
     report = predict(path, target="android")
+    _require_one_partition(report)
     return Lowered(
         model=path,
         inputs=inputs,
@@ -116,7 +117,6 @@ def write_nnapi_variant(
             "session_options": {"graph_optimization_level": "ORT_ENABLE_BASIC"},
             "nnapi_flags": ["USE_FP16"] if precision is Precision.FP16 else [],
         },
-        notes=_notes(report),
     )
 
 
@@ -138,9 +138,19 @@ def _placement_json(report: PlacementReport) -> dict[str, object]:
     }
 
 
-def _notes(report: PlacementReport) -> tuple[str, ...]:
+def _require_one_partition(report: PlacementReport) -> None:
+    """A bundle never ships a variant that NNAPI would cut into pieces.
+
+    Raises:
+        UnsupportedError: how many nodes and partitions it would be, and why.
+    """
     found = report.optimized or report.as_shipped
     if found.is_full:
-        return ()
+        return
     reasons = "; ".join(f"{reason} ({count}x)" for reason, count in list(found.reasons().items())[:3])
-    return (f"NNAPI takes {found.taken} of {found.nodes} nodes in {found.partitions} partitions: {reasons}",)
+    mines = "; ".join(f"{landmine.code}: {landmine.problem}" for landmine in found.landmines[:3])
+    raise UnsupportedError(
+        f"NNAPI would take {found.taken} of {found.nodes} nodes in {found.partitions} partitions, not all in one: "
+        f"{'; '.join(part for part in (reasons, mines) if part)}",
+        hint="--variants cpu exports without the nnapi variant",
+    )

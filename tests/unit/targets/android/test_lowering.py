@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edgeq.errors import UnsupportedError
+from edgeq.graph.edit import Editor
 from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.targets.android.nnapi import lower_for_nnapi, write_nnapi_variant
@@ -113,3 +116,18 @@ def test_variants_are_ordered_by_preference() -> None:
 def test_nnapi_has_no_int4_and_says_why() -> None:
     refusals = {spec.engine: spec.refusal for spec in TARGET.variants(load_recipe("int4"))}
     assert refusals["cpu"] is None and refusals["nnapi"]
+
+
+def test_a_graph_that_nnapi_would_cut_is_not_shipped(exported: Callable[..., Any], tmp_path: Path) -> None:
+    """An operator NNAPI lacks, in the middle of the encoder: the export says how many partitions and why."""
+    model = exported("bert")
+    graph = model.canonical.model.clone()
+    softmax = next(node for node in graph.graph if node.op_type == "Softmax")
+    editor = Editor(graph)
+    value = softmax.inputs[0]
+    erf = editor.op("Erf", [value], "strange", before=softmax, shape=value.shape)
+    softmax.replace_input_with(0, erf)
+    source = LoweringInput(replace(model.canonical, model=graph))
+    with pytest.raises(UnsupportedError, match=r"in 2 partitions, not all in one: Erf") as caught:
+        write_nnapi_variant(source, Precision.FP32, LoweringOptions(SEQ), tmp_path / "model.onnx")
+    assert "--variants cpu" in str(caught.value.hint)
