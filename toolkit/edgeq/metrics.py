@@ -85,7 +85,7 @@ class OutputComparison:
     cosine: list[float] = field(default_factory=list)
     relative: list[float] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
-    agreeing: int = 0
+    agreed: list[bool] = field(default_factory=list)
     max_abs: float = 0.0
     signal: float = 0.0
     noise: float = 0.0
@@ -113,7 +113,7 @@ class OutputComparison:
         self.signal += float(np.sum(np.square(a.astype(np.float64))))
         self.noise += float(np.sum(np.square(difference)))
         if self.spec.role in LOGIT_ROLES:
-            self.agreeing += int(np.sum(a.argmax(axis=1) == b.argmax(axis=1)))
+            self.agreed.extend((a.argmax(axis=1) == b.argmax(axis=1)).tolist())
             self.kl.extend(kl_divergences(a, b).tolist())
 
     def metrics(self) -> dict[str, float]:
@@ -131,7 +131,7 @@ class OutputComparison:
             "max_abs": self.max_abs,
         }
         if self.spec.role in LOGIT_ROLES:
-            found["top1_agreement"] = self.agreeing / len(self.cosine)
+            found["top1_agreement"] = float(np.mean(self.agreed))
             found["kl_mean"] = float(np.mean(self.kl))
         return found
 

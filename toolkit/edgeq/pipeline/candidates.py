@@ -1,0 +1,274 @@
+"""Every unit of a model in every format a search may choose, each quantized and measured once, and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeq.files import atomic_write_bytes
+from edgeq.pipeline.sensitivity import format_name
+from edgeq.pipeline.weight_only import INPUT_METHODS, QuantizedLayer, WeightJob, quantize_layer, stats_of
+from edgeq.quantize.cache import CalibrationCache, default_folder, feeds_digest, model_digest
+from edgeq.quantize.layers import ModelLayers, find_layers, layer_weight
+from edgeq.quantize.plan import QuantizationPlan, WeightDecision
+from edgeq.quantize.recipes import LayerSpec
+from edgeq.quantize.search import Option, Unit
+from edgeq.quantize.sensitivity import Candidate, Prober
+from edgeq.quantize.shell import Shell
+from edgeq.quantize.sites import EmbeddingSite, LinearSite
+from edgeq.quantize.weight_only import QuantizedWeight, WeightSpec
+from edgeq.types import Array, FloatArray
+
+if TYPE_CHECKING:
+    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.pipeline.data import DataSets
+    from edgeq.progress import Progress
+    from edgeq.quantize.statistics import Statistics
+
+FORMATS: tuple[LayerSpec, ...] = (
+    LayerSpec("weight-only", 4, 128, True, "gptq"),
+    LayerSpec("weight-only", 4, 32, True, "gptq"),
+    LayerSpec("weight-only", 4, 32, False, "gptq"),
+    LayerSpec("weight-only", 4, 16, False, "gptq"),
+    LayerSpec("weight-only", 8, 128, True, "rtn"),
+    LayerSpec("fp16"),
+)
+"""What a search chooses from: forms with fast kernels, then float storage."""
+CACHE_VERSION = 1
+MIN_ELEMENTS = 4096
+"""Smaller weights stay as they are: their codes would save less than a kilobyte or two."""
+
+
+def format_of(spec: LayerSpec) -> str:
+    """A format's name in tables: `int4 b32 asym`, `fp16`."""
+    return (
+        format_name(spec.bits, spec.block_size, spec.symmetric)
+        if spec.format == "weight-only"
+        else spec.format
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class UnitWeight:
+    """One weight with every layer that reads it."""
+
+    name: str
+    initializer: str
+    site: LinearSite | EmbeddingSite
+    inputs: tuple[str, ...]
+    layers: tuple[str, ...]
+
+    @property
+    def elements(self) -> int:
+        """Number of weights."""
+        return self.site.shape[0] * self.site.shape[1]
+
+    @property
+    def columns(self) -> int:
+        """Members that scales are shared along: inputs, or a table's columns."""
+        return self.site.shape[1] if isinstance(self.site, EmbeddingSite) else self.site.shape[0]
+
+    def formats(self) -> dict[str, LayerSpec]:
+        """Specs by format name; tables, which have no inputs to look at, by the scale search."""
+        specs = [self._fitted(spec) for spec in FORMATS]
+        return {format_of(spec): spec for spec in specs}
+
+    def _fitted(self, spec: LayerSpec) -> LayerSpec:
+        if spec.format != "weight-only":
+            return spec
+        if spec.block_size > self.columns:
+            spec = replace(spec, block_size=min(32, spec.block_size))
+        if isinstance(self.site, EmbeddingSite) and spec.method == "gptq":
+            spec = replace(spec, method="scale_search")
+        return spec
+
+
+def units_of(layers: ModelLayers) -> tuple[UnitWeight, ...]:
+    """Weights in graph order; layers that share one are one unit."""
+    sites: list[LinearSite | EmbeddingSite] = [*layers.sites.linears, *layers.sites.embeddings]
+    grouped: dict[str, list[LinearSite | EmbeddingSite]] = {}
+    for site in sites:
+        grouped.setdefault(layers.initializers[site.name], []).append(site)
+    units = []
+    for initializer, readers in grouped.items():
+        linears = [site for site in readers if isinstance(site, LinearSite)]
+        inputs = tuple(dict.fromkeys(site.input for site in linears))
+        first = (linears or readers)[0]
+        units.append(UnitWeight(first.name, initializer, first, inputs, tuple(site.name for site in readers)))
+    return tuple(unit for unit in units if unit.elements >= MIN_ELEMENTS)
+
+
+class CandidateStore:
+    """Quantized units and their losses, computed when asked for and kept under a key of everything they follow from.
+
+    Args:
+        canonical: the model.
+        data: its calibration part quantizes, its search part measures losses.
+        progress: stages and notices.
+        folder: of the cache; `$EDGEQ_CACHE/tune` when None.
+    """
+
+    def __init__(
+        self, canonical: CanonicalModel, data: DataSets, progress: Progress, folder: Path | None = None
+    ) -> None:
+        self.canonical = canonical
+        self.data = data
+        self.progress = progress
+        self.layers = find_layers(canonical.model)
+        self.units = {unit.name: unit for unit in units_of(self.layers)}
+        self._key = {"model": model_digest(canonical.model), "data": feeds_digest(data.calibration)}
+        self._search_key = feeds_digest((feeds, 0) for feeds in data.search)
+        self.folder = (folder or default_folder().parent / "tune") / _hash(self._key)[:32]
+        self._statistics: Statistics | None = None
+        self._prober: Prober | None = None
+
+    def weight(self, unit: UnitWeight) -> Array:
+        """The original, `[in, out]`."""
+        return layer_weight(self.canonical.model, unit.site)
+
+    def layer(self, unit: UnitWeight, spec: LayerSpec) -> QuantizedLayer:
+        """A unit in a weight-only format."""
+        path = self._path(unit, spec, ".npz")
+        found = _load_layer(path)
+        if found is None:
+            job = WeightJob(unit.name, unit.initializer, spec, unit.site, unit.inputs)
+            needed = self._observed() if spec.method in INPUT_METHODS and unit.inputs else None
+            found = quantize_layer(job, self.weight(unit), stats_of(job, needed))
+            _store_layer(path, found)
+        return found
+
+    def search_units(self) -> list[Unit]:
+        """Every unit with the size and the loss of each format."""
+        table = [(unit, name, spec) for unit in self.units.values() for name, spec in unit.formats().items()]
+        options: dict[str, list[Option]] = {}
+        with self.progress.stage("quantizing and measuring each unit in each format", len(table)) as stage:
+            for unit, name, spec in table:
+                stage.note = f"{unit.name}: {name}"
+                options.setdefault(unit.name, []).append(self._option(unit, name, spec))
+                stage.advance()
+            stage.note = f"{len(self.units)} units, {len(table)} candidates"
+        return [Unit(name, tuple(found)) for name, found in options.items()]
+
+    def memo(self, key: Mapping[str, Any], compute: Callable[[], Array]) -> Array:
+        """An array under a key, computed once."""
+        path = self.folder / f"{_hash({**key, 'version': CACHE_VERSION})}.npy"
+        try:
+            return np.asarray(np.load(path, allow_pickle=False))
+        except (OSError, ValueError, EOFError):
+            value = compute()
+            _store_bytes(path, lambda stream: np.save(stream, value))
+            return value
+
+    def _option(self, unit: UnitWeight, name: str, spec: LayerSpec) -> Option:
+        size = round(spec.bits_per_weight(unit.columns) * unit.elements / 8)
+        key = {"unit": unit.initializer, "spec": asdict(spec), "search": self._search_key}
+        loss = self.memo({"loss": key}, lambda: np.asarray(self._loss(unit, name, spec)))
+        # Losses below the noise of float32 outputs can come out negative.
+        return Option(name, size, max(float(loss), 0.0))
+
+    def _loss(self, unit: UnitWeight, name: str, spec: LayerSpec) -> float:
+        if self._prober is None:
+            shell = Shell(self.canonical.model, self.layers, [spec.name for spec in self.canonical.outputs])
+            self._prober = Prober(shell, self.canonical.outputs, self.data.search)
+        return self._prober.loss([Candidate(unit.name, name, self._rounded(unit, spec))])
+
+    def _rounded(self, unit: UnitWeight, spec: LayerSpec) -> FloatArray:
+        if spec.format == "weight-only":
+            return self.layer(unit, spec).weight.dequantize()
+        return self.weight(unit).astype(np.float16).astype(np.float32)
+
+    def _observed(self) -> Statistics:
+        """Statistics of every linear input, with Gram matrices, read once."""
+        from edgeq.quantize.calibrate import calibrate
+
+        if self._statistics is None:
+            inputs = tuple(dict.fromkeys(name for unit in self.units.values() for name in unit.inputs))
+            cache = CalibrationCache(notify=self.progress.notice)
+            self._statistics = calibrate(
+                self.canonical.model, inputs, self.data.calibration, cache=cache, gram=True
+            )
+        return self._statistics
+
+    def _path(self, unit: UnitWeight, spec: LayerSpec, suffix: str) -> Path:
+        key = {"unit": unit.initializer, "spec": asdict(spec), "version": CACHE_VERSION}
+        return self.folder / f"{_hash(key)}{suffix}"
+
+
+def plan_for(
+    store: CandidateStore, formats: Mapping[str, str]
+) -> tuple[QuantizationPlan, dict[str, QuantizedWeight]]:
+    """The plan and the codes of one choice of formats by unit."""
+    done: list[QuantizedLayer] = []
+    fp16 = []
+    for name, form in formats.items():
+        unit = store.units[name]
+        spec = unit.formats()[form]
+        if spec.format == "weight-only":
+            done.append(store.layer(unit, spec))
+        else:
+            fp16.append(unit.initializer)
+    decisions = tuple(layer.decision for layer in done)
+    plan = QuantizationPlan((), (), (), {"method": "tuned"}, decisions, tuple(fp16))
+    return plan, {layer.decision.initializer: layer.weight for layer in done}
+
+
+def _hash(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def _store_layer(path: Path, layer: QuantizedLayer) -> None:
+    facts = {
+        "decision": asdict(layer.decision),
+        "spec": asdict(layer.weight.spec),
+        "in_features": layer.weight.in_features,
+    }
+    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    arrays: dict[str, Any] = {"facts": text, "q": layer.weight.q, "scales": layer.weight.scales}
+    if layer.weight.zero_points is not None:
+        arrays["zero_points"] = layer.weight.zero_points
+    _store_bytes(path, lambda stream: np.savez(stream, **arrays))
+
+
+def _load_layer(path: Path) -> QuantizedLayer | None:
+    """A damaged or missing entry counts as none."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            facts = json.loads(archive["facts"].tobytes())
+            zeros = archive.get("zero_points")
+            decision = WeightDecision(**{**facts["decision"], "notes": tuple(facts["decision"]["notes"])})
+            spec = WeightSpec(**facts["spec"])
+            q, scales = archive["q"], archive["scales"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+    weight = QuantizedWeight(q, scales, zeros, spec, facts["in_features"], decision.method, decision.notes)
+    return QuantizedLayer(decision, weight)
+
+
+def _store_bytes(path: Path, write: Callable[[io.BytesIO], None]) -> None:
+    buffer = io.BytesIO()
+    write(buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(path, buffer.getvalue())
+
+
+def fixed_formats(store: CandidateStore, specs: Mapping[str, LayerSpec]) -> dict[str, str] | None:
+    """A recipe's specs as a choice among the candidates; units it keeps in float32 are left out.
+
+    None where it uses a format the candidates lack.
+    """
+    found: dict[str, str] = {}
+    for unit in store.units.values():
+        spec = specs[unit.layers[0]]
+        if spec.format == "fp32":
+            continue
+        if format_of(spec) not in unit.formats():
+            return None
+        found[unit.name] = format_of(spec)
+    return found

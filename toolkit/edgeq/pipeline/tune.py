@@ -1,0 +1,373 @@
+"""`edgeq tune`: the smallest model that keeps a metric, or the best within a size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.errors import GateError, UnsupportedError, UsageError
+from edgeq.pipeline.budget import SIZE, SPEARMAN_DROP, Budget
+from edgeq.pipeline.candidates import CandidateStore, fixed_formats, plan_for
+from edgeq.pipeline.judges import FidelityJudge, Judge, SpearmanJudge, read_pairs
+from edgeq.pipeline.tune_data import TuneData, divide_pairs, divide_texts, wanted_texts
+from edgeq.pipeline.tuned_recipe import recipe_of
+from edgeq.progress import Progress, SilentProgress
+from edgeq.quantize.bootstrap import Estimate, rows_needed
+from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
+from edgeq.quantize.recipes.schema import ExportOptions
+from edgeq.quantize.search import Point, Unit, best_within, demotions, first_accepted, front, point_of
+
+if TYPE_CHECKING:
+    from edgeq.exporters.base import ExportedModel
+    from edgeq.targets.base import Target, VariantSpec
+    from edgeq.types import Array
+
+DEFAULT_CALIB_SAMPLES = 256
+REPAIRS = 3
+"""Demotions tried in vain before the search stops."""
+CURVE = 6
+"""Points of the front that are measured for the table, beside those the search looked at."""
+REFERENCES = ("int4", "w4a8")
+"""Fixed recipes among the candidates' formats, measured beside the front."""
+SIZE_SLACK = 4096
+"""Bytes a predicted size may be off: names and node attributes differ between choices."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuneRequest:
+    """What to search.
+
+    Attributes:
+        model: folder or Hub id; None takes the sample model.
+        target: its CPU variant is tuned.
+        budget: see `Budget`.
+        calib: texts to calibrate, rank, decide and report on (four parts).
+        data: labelled pairs, for `spearman_drop`; half decide, half report.
+        seed: of sampling and resampling.
+    """
+
+    target: str
+    budget: Budget
+    model: str | None = None
+    calib: str | None = None
+    calib_column: str | None = None
+    calib_samples: int = DEFAULT_CALIB_SAMPLES
+    data: Path | None = None
+    task: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A choice of formats as a real file, judged on the decision data."""
+
+    label: str
+    point: Point
+    size_bytes: int
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class TuneResult:
+    """What was found.
+
+    Attributes:
+        recipe: re-runnable with `edgeq export --recipe`.
+        chosen: the point it stands for.
+        report: the chosen point on data that decided nothing.
+        curve: everything that was measured, smallest first.
+        metric: what the estimates are of.
+        notes: what the user should know: a sample too small to tell.
+        losses: predicted loss by unit of the chosen point, most first.
+    """
+
+    recipe: Recipe
+    chosen: Evaluated
+    report: Estimate
+    curve: tuple[Evaluated, ...]
+    metric: str
+    budget: Budget
+    notes: tuple[str, ...] = ()
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+
+def run_tune(request: TuneRequest, progress: Progress | None = None) -> TuneResult:
+    """Search.
+
+    Raises:
+        GateError: no choice meets the budget; the message has the best one and its distance.
+        EdgeqError: model, data or target cannot be used.
+    """
+    from edgeq.calibration import load_samples
+    from edgeq.exporters import inspect_model, load_model, sample_model_path
+    from edgeq.targets import get_target
+
+    progress = progress or SilentProgress()
+    _check(request)
+    target = get_target(request.target)
+    spec = _tunable(target)
+    model = request.model or str(sample_model_path())
+    inspect_model(model, task=request.task).require_supported()
+    texts = load_samples(
+        request.calib,
+        column=request.calib_column,
+        count=wanted_texts(request.calib_samples),
+        seed=request.seed,
+    )
+    for notice in texts.notices:
+        progress.notice(notice)
+    with progress.stage("exporting the model"):
+        exported = load_model(model, task=request.task)
+    data = divide_texts(texts, exported.preprocessor, request.calib_samples)
+    return _Tuner(request, exported, data, target, spec, progress).run()
+
+
+def _check(request: TuneRequest) -> None:
+    if request.budget.metric == SPEARMAN_DROP and request.data is None:
+        raise UsageError(
+            "spearman_drop needs labelled pairs", hint="--data FILE.tsv with lines of score, text, text"
+        )
+    if request.budget.metric != SPEARMAN_DROP and request.data is not None:
+        raise UsageError(f"--data has labelled pairs, and the budget `{request.budget}` does not use them")
+
+
+def _tunable(target: Target) -> VariantSpec:
+    """The variant of a target that takes every format of the search, and that can be run here."""
+    for spec in target.variants(load_recipe("int4")):
+        if spec.refusal is None and spec.runtime == "onnxruntime":
+            return spec
+    raise UnsupportedError(
+        f"target `{target.name}` has no variant with mixed weight formats that runs here",
+        hint="tune with --target cpu or android, then try the recipe there",
+    )
+
+
+class _Tuner:
+    """State of one search."""
+
+    def __init__(
+        self,
+        request: TuneRequest,
+        exported: ExportedModel,
+        data: TuneData,
+        target: Target,
+        spec: VariantSpec,
+        progress: Progress,
+    ) -> None:
+        self.request, self.budget, self.progress = request, request.budget, progress
+        self.exported, self.target, self.spec = exported, target, spec
+        self.store = CandidateStore(exported.canonical, data.sets, progress)
+        self.metric = _metric(request.budget, exported)
+        self.judge, self.reporter = _judges(request, exported, data, self.metric)
+        self.data = data
+        self.done: dict[tuple[tuple[str, str], ...], Evaluated] = {}
+        self.notes: list[str] = []
+        self.units: list[Unit] = []
+
+    def run(self) -> TuneResult:
+        self.units = self.store.search_units()
+        points = front(self.units)
+        with self.progress.stage("searching along the front") as stage:
+            self._references()
+            by_size = self.budget.metric == SIZE
+            chosen = self._best_in_size(points) if by_size else self._smallest_that_keeps(points)
+            self._draw_curve(points)
+            stage.note = f"{len(self.done)} points measured, {chosen.size_bytes / 1e6:.2f} MB chosen"
+        with self.progress.stage("measuring the choice on data that decided nothing"):
+            report = self.reporter.estimate(
+                self._rows(self.reporter, "report", chosen.point), self.request.seed
+            )
+        curve = sorted(self.done.values(), key=lambda item: (item.size_bytes, item.label))
+        return TuneResult(
+            self._recipe(chosen), chosen, report, tuple(curve), self.metric, self.budget, tuple(self.notes),
+            self._losses(chosen.point),
+        )  # fmt: skip
+
+    def evaluate(self, point: Point, label: str = "") -> Evaluated:
+        """A point as a real file, judged on the decision data; each once."""
+        key = tuple(sorted(point.formats.items()))
+        if key not in self.done:
+            rows = self._rows(self.judge, "decision", point)
+            estimate = self.judge.estimate(rows[1:], self.request.seed)
+            self.done[key] = Evaluated(label, point, int(rows.flat[0]), estimate)
+        return self.done[key]
+
+    def _best_in_size(self, points: Sequence[Point]) -> Evaluated:
+        smallest = self.evaluate(points[0])
+        overhead = smallest.size_bytes - points[0].size_bytes
+        limit = int(self.budget.threshold) - overhead - SIZE_SLACK
+        found = best_within(self.units, points, limit)
+        if found is None:
+            raise GateError(
+                f"no recipe meets {self.budget}: the smallest found has {smallest.size_bytes / 1e6:.2f} MB, "
+                f"{(smallest.size_bytes - self.budget.threshold) / 1e6:.2f} MB too many "
+                f"({self.metric} {smallest.estimate.value:.5g})",
+                hint=f'--budget "size<={np.ceil(smallest.size_bytes / 1e5) / 10:g}MB"',
+            )
+        inside = [point for point in points if point.size_bytes <= limit]
+        tried = [self.evaluate(point) for point in (found, inside[-1])]
+        return self._better(tried)
+
+    def _better(self, tried: Sequence[Evaluated]) -> Evaluated:
+        kept = [item for item in tried if item.size_bytes <= self.budget.threshold]
+        lower = self.metric in ("kl_mean", "relative_error_mean")
+        return (min if lower else max)(kept, key=lambda item: item.estimate.value)
+
+    def _smallest_that_keeps(self, points: Sequence[Point]) -> Evaluated:
+        index = first_accepted(points, lambda point: self.budget.is_certain(self.evaluate(point).estimate))
+        if index is None:
+            raise self._unmet(self.evaluate(points[-1]))
+        chosen = self._repair(self.evaluate(points[index]))
+        self._note_undecided(chosen)
+        return chosen
+
+    def _repair(self, chosen: Evaluated) -> Evaluated:
+        """Make single units smaller while the budget still holds."""
+        failures = 0
+        while failures < REPAIRS:
+            for point in demotions(self.units, chosen.point):
+                tried = self.evaluate(point)
+                if self.budget.is_certain(tried.estimate) and tried.size_bytes < chosen.size_bytes:
+                    chosen = tried
+                    break
+                failures += 1
+                if failures >= REPAIRS:
+                    return chosen
+            else:
+                return chosen
+        return chosen
+
+    def _unmet(self, best: Evaluated) -> GateError:
+        estimate = best.estimate
+        bound = estimate.low if self.budget.op == ">=" else estimate.high
+        found = f"the best found has {self.metric} {estimate.value:.6g} at {best.size_bytes / 1e6:.2f} MB"
+        if self.budget.met(estimate.value):
+            need = rows_needed(estimate, self.budget.threshold)
+            return GateError(
+                f"{estimate.n} rows are too few to decide {self.budget}: {found}, but its 95 % bound is {bound:.6g}",
+                hint=f"about {need} rows would decide; give more texts with --calib (or pairs with --data)",
+            )
+        distance = self.budget.distance(estimate.value)
+        return GateError(
+            f"no recipe meets {self.budget}: {found}, {distance:.3g} away (95 % bound {bound:.6g})",
+            hint="loosen the budget, or use --precision fp32",
+        )
+
+    def _note_undecided(self, chosen: Evaluated) -> None:
+        """Smaller points that meet the budget by their estimate, but not with certainty."""
+        smaller = [
+            item
+            for item in self.done.values()
+            if item.size_bytes < chosen.size_bytes and self.budget.met(item.estimate.value)
+        ]
+        if smaller:
+            item = min(smaller, key=lambda found: found.size_bytes)
+            need = rows_needed(item.estimate, self.budget.threshold)
+            self.notes.append(
+                f"{item.size_bytes / 1e6:.2f} MB may do as well ({self.metric} {item.estimate.value:.5g}), but "
+                f"{item.estimate.n} rows are too few to tell; about {need} would decide"
+            )
+
+    def _draw_curve(self, points: Sequence[Point]) -> None:
+        for index in np.unique(np.linspace(0, len(points) - 1, CURVE).round().astype(int)):
+            self.evaluate(points[int(index)])
+
+    def _references(self) -> None:
+        """Measure fixed recipes in the same formats, where the candidates have them."""
+        for name in REFERENCES:
+            specs = load_recipe(name).resolve(self.store.layers.refs)
+            formats = fixed_formats(self.store, specs)
+            if formats is not None:
+                self.evaluate(self._partial(formats), f"recipe {name}")
+
+    def _partial(self, formats: Mapping[str, str]) -> Point:
+        kept = [unit for unit in self.units if unit.name in formats]
+        return point_of(kept, formats)
+
+    def _rows(self, judge: Judge, part: str, point: Point) -> Array:
+        """Size and rows of a point, remembered between runs; `[1 + rows, ...]`, the first row is the size."""
+        key = {
+            "part": part,
+            "formats": sorted(point.formats.items()),
+            "budget": self.metric,
+            "seed": self.request.seed,
+            "target": self.target.name,
+            "rows": judge.digest(),
+        }
+
+        def compute() -> Array:
+            size, rows = self._run(judge, point)
+            first = np.full((1, *rows.shape[1:]), size, np.float64)
+            return np.concatenate([first, rows])
+
+        rows = self.store.memo(key, compute)
+        return rows if part == "decision" else rows[1:]
+
+    def _run(self, judge: Judge, point: Point) -> tuple[int, Array]:
+        from edgeq.runtime.session import Signature, VariantSession
+        from edgeq.targets.base import LoweringInput, LoweringOptions
+        from edgeq.types import Precision
+
+        plan, weights = plan_for(self.store, point.formats)
+        canonical = self.exported.canonical
+        source = LoweringInput(canonical, plan, canonical.model, weights, Precision.INT4)
+        with TemporaryDirectory(prefix="edgeq-") as folder:
+            lowered = self.target.lower(self.spec, source, LoweringOptions(), Path(folder))
+            signature = Signature(lowered.inputs, lowered.outputs)
+            session = VariantSession(lowered.model, signature, pad_id=self.exported.preprocessor.pad_id)
+            return lowered.model.stat().st_size, np.asarray(judge.rows(session.run), np.float64)
+
+    def _recipe(self, chosen: Evaluated) -> Recipe:
+        specs: dict[str, LayerSpec] = {}
+        for name, form in chosen.point.formats.items():
+            unit = self.store.units[name]
+            specs |= dict.fromkeys(unit.layers, unit.formats()[form])
+        others = [ref.name for ref in self.store.layers.refs if ref.name not in specs]
+        value = chosen.estimate.value
+        summary = f"Found by edgeq tune for {self.budget}: {chosen.size_bytes / 1e6:.2f} MB, {self.metric} {value:.5g}."
+        options = ExportOptions(None, self.data.sets.calibration_samples, self.request.seed)
+        ordered = {ref.name: specs[ref.name] for ref in self.store.layers.refs if ref.name in specs}
+        return recipe_of(ordered, others, summary, options)
+
+    def _losses(self, point: Point) -> dict[str, float]:
+        found = {unit.name: unit.option(point.formats[unit.name]).loss for unit in self.units}
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _metric(budget: Budget, exported: ExportedModel) -> str:
+    """What is measured; within a size, KL divergence for logits and else the mean cosine is maximized."""
+    from edgeq.metrics import LOGIT_ROLES
+
+    logits = any(spec.role in LOGIT_ROLES for spec in exported.canonical.outputs)
+    if budget.metric in ("kl_mean", "top1_agreement") and not logits:
+        raise UsageError(
+            f"{budget.metric} needs logits, which this model does not return", hint='use "cosine>=0.995"'
+        )
+    if budget.metric != SIZE:
+        return budget.metric
+    return "kl_mean" if logits else "cosine_mean"
+
+
+def _judges(
+    request: TuneRequest, exported: ExportedModel, data: TuneData, metric: str
+) -> tuple[Judge, Judge]:
+    if request.data is not None:
+        pairs = divide_pairs(read_pairs(request.data), request.seed)
+        first, second = (
+            SpearmanJudge(exported.canonical, exported.preprocessor, exported.reference, part)
+            for part in pairs
+        )
+        return first, second
+    outputs, reference = exported.canonical.outputs, exported.reference
+    return (
+        FidelityJudge(metric, outputs, reference, data.decision),
+        FidelityJudge(metric, outputs, reference, data.report),
+    )
+
+
+__all__ = ["Evaluated", "TuneRequest", "TuneResult", "run_tune"]
