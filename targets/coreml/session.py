@@ -14,7 +14,7 @@ from edgeq import __version__
 from edgeq.runtime.adapter import FeedAdapter, HasSignature, Signature
 from edgeq.runtime.host import cpu_name, host_architecture
 from edgeq.targets.coreml.interpreter.machine import MilInterpreter
-from edgeq.targets.coreml.interpreter.program import Package, read_package
+from edgeq.targets.coreml.interpreter.program import Operation, Package, read_package
 from edgeq.types import Feeds, Outputs, TensorSpec, Verification
 
 if TYPE_CHECKING:
@@ -93,9 +93,14 @@ def rounded_values(package: Package) -> int:
     return sum(
         kind.dtype == "fp16"
         for operation in package.operations
-        if operation.kind != "const" and not operation.kind.startswith("constexpr_")
+        if not is_constant(operation)
         for _, kind in operation.outputs
     )
+
+
+def is_constant(operation: Operation) -> bool:
+    """Whether an operation is a stored value, dense or compressed, and not computed."""
+    return operation.kind == "const" or operation.kind.startswith("constexpr_")
 
 
 def _runner(path: Path) -> MilInterpreter | CoreMLRunner:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT_IOS = 17
 RUNTIME = "coreml"
+UNITS = "all compute units"
+"""Core ML itself places each operator on the CPU, the GPU or the Neural Engine."""
 PACKAGE = "Model.mlpackage"
 SHOWN_HAZARDS = 3
 
@@ -35,7 +37,7 @@ class CoreMLTarget:
 
     def variants(self, recipe: Recipe) -> tuple[VariantSpec, ...]:
         """One variant; Core ML places its operators itself."""
-        return (VariantSpec(f"coreml-{recipe.name}", "coreml", recipe.name, RUNTIME, "all", "arm64"),)
+        return (VariantSpec(f"coreml-{recipe.name}", "coreml", recipe.name, RUNTIME, UNITS, "arm64"),)
 
     def check(self, recipe: Recipe, options: LoweringOptions) -> None:
         """Refuse an iOS that is too old for the recipe or for several lengths.
@@ -68,6 +70,7 @@ class CoreMLTarget:
         from edgeq.targets.coreml.interpreter.program import read_package
         from edgeq.targets.coreml.lowering import lower_to_mil
         from edgeq.targets.coreml.needs import oldest_ios
+        from edgeq.targets.coreml.session import is_constant
 
         planned = _planned(source)
         precision: ComputeDtype = "fp32" if source.precision is Precision.FP32 else "fp16"
@@ -91,7 +94,7 @@ class CoreMLTarget:
             outputs=tuple(_declared(item, options.lengths, "float32") for item in source.canonical.outputs),
             opset=None,
             placement={
-                "operations": sum(operation.kind != "const" for operation in found.operations),
+                "operations": sum(not is_constant(operation) for operation in found.operations),
                 "int8_inputs": len(planned.activations),
                 "compressed_weights": len(planned.weights),
                 "float32_nodes": [hazard.node for hazard in hazards],

@@ -9,18 +9,25 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from edgeq.bundle.manifest import Calibration, Gate
-from edgeq.errors import ConfigError, UnsupportedError, UsageError
+from edgeq.errors import UsageError
 from edgeq.files import check_output
 from edgeq.pipeline.assemble import BundleParts, bundle_name, write_bundle
+from edgeq.pipeline.choices import (
+    all_lengths,
+    check_target_options,
+    chosen_variants,
+    judged_length,
+    static_length,
+)
 from edgeq.pipeline.data import DataSets, divide, wanted_samples
-from edgeq.pipeline.measure import ONNX_RUNTIME, Measured, golden_cases, measure_variants, open_session
+from edgeq.pipeline.measure import Measured, golden_cases, measure_variants, open_session
 from edgeq.pipeline.parity import parity_gates
 from edgeq.pipeline.peers import CalibrationFeeds, find_peer, onnx_first
 from edgeq.pipeline.quantizing import Quantized, quantize_model
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
-from edgeq.targets import TARGETS, get_target
+from edgeq.targets import get_target
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Target, VariantSpec
 from edgeq.types import Task
 from edgeq.validate import GateRequest, gates_for, parse_gate
@@ -32,7 +39,6 @@ if TYPE_CHECKING:
     from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.sensitivity import LayerEffect
 
-DEFAULT_SEQ_LEN = 128
 DEFAULT_CALIB_SAMPLES = 256
 
 
@@ -111,8 +117,8 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
 
     progress = progress or SilentProgress()
     targets = {name: get_target(name) for name in _unique(request.targets)}
-    _check_target_options(request, targets)
-    variants = {name: _variants(target, request, progress) for name, target in targets.items()}
+    check_target_options(request, targets)
+    variants = {name: chosen_variants(target, request, progress) for name, target in targets.items()}
     if request.model is None:
         request = replace(request, model=str(sample_model_path()))
         progress.notice(
@@ -162,19 +168,19 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
         )
         size = exported.source.parameters / 1e6
         stage.note = f"{exported.source.architecture}, {size:.1f} M parameters, equal to the original"
-    seq_len = _static_length(request, exported)
+    seq_len = static_length(request, exported)
     data = divide(
         plan.data,
         exported.preprocessor,
         calibration_samples=request.calib_samples,
         task=exported.source.task,
-        max_length=_judged_length(plan, seq_len, exported),
+        max_length=judged_length(plan, seq_len, exported),
     )
     quantized = quantize_model(exported.canonical, data, request.recipe, progress)
     effects: Sequence[LayerEffect] = ()
     if request.sensitivity and quantized.plan is not None:
         effects = _sensitivity(exported, quantized, data, progress)
-    options = LoweringOptions(seq_len, _lengths(request, exported), request.ios)
+    options = LoweringOptions(seq_len, all_lengths(request, exported), request.ios)
     export = _Export(plan, request, exported, data, quantized, options, progress, effects)
     results: dict[str, TargetResult] = {}
     for name in onnx_first(plan.destinations):
@@ -344,33 +350,6 @@ def _unique(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _variants(target: Target, request: ExportRequest, progress: Progress) -> tuple[VariantSpec, ...]:
-    """Those to build; a refused one is an error if it was asked for by name, else a notice."""
-    specs = target.variants(request.recipe)
-    _check_variant_names(target, request, specs)
-    wanted = [spec for spec in specs if not request.variants or spec.engine in request.variants]
-    kept = tuple(spec for spec in wanted if spec.refusal is None)
-    refused = [spec for spec in wanted if spec.refusal is not None]
-    if refused and (request.variants or not kept):
-        raise UnsupportedError(
-            f"target `{target.name}` cannot make variant `{refused[0].engine}`: {refused[0].refusal}",
-            hint="--precision int8 or fp32, or another --target",
-        )
-    for spec in refused:
-        progress.notice(f"no {spec.engine} variant for {target.name}: {spec.refusal}")
-    return kept
-
-
-def _check_variant_names(target: Target, request: ExportRequest, specs: Sequence[VariantSpec]) -> None:
-    engines = {spec.engine for spec in specs}
-    unknown = [name for name in request.variants if name not in engines]
-    if unknown:
-        raise UsageError(
-            f"target `{target.name}` has no variant `{unknown[0]}`",
-            hint=f"--variants takes {', '.join(sorted(engines))}",
-        )
-
-
 def _destinations(request: ExportRequest) -> dict[str, Path]:
     name = _model_name(request)
     targets = _unique(request.targets)
@@ -389,43 +368,6 @@ def _model_name(request: ExportRequest) -> str:
     except MissingExtraError:
         is_sample = False
     return bundle_name(SAMPLE_MODEL if is_sample else str(request.model))
-
-
-def _static_length(request: ExportRequest, exported: ExportedModel) -> int:
-    limit = exported.canonical.max_length
-    if request.seq_len is not None and request.seq_len > limit:
-        raise ConfigError(
-            f"--seq-len {request.seq_len} is longer than the {limit} tokens this model takes",
-            hint=f"--seq-len {limit}",
-        )
-    return request.seq_len or min(DEFAULT_SEQ_LEN, limit)
-
-
-def _lengths(request: ExportRequest, exported: ExportedModel) -> tuple[int, ...]:
-    """Every length asked for; the longest was checked against the model."""
-    return request.seq_lens or (_static_length(request, exported),)
-
-
-def _check_target_options(request: ExportRequest, targets: Mapping[str, Target]) -> None:
-    """Before any work: options that no target reads, and those a target cannot honour with this recipe."""
-    if request.ios is not None and not any("ios" in target.option_names for target in targets.values()):
-        takers = [name for name in TARGETS if "ios" in get_target(name).option_names]
-        raise UsageError(
-            f"--ios means nothing to target {', '.join(targets)}", hint=f"--target {' or '.join(takers)}"
-        )
-    options = LoweringOptions(request.seq_len or DEFAULT_SEQ_LEN, request.seq_lens, request.ios)
-    for target in targets.values():
-        target.check(request.recipe, options)
-
-
-def _judged_length(plan: ExportPlan, seq_len: int, exported: ExportedModel) -> int:
-    """Variants with a static shape set the length that all are compared at."""
-    static = any(
-        spec.one_partition or spec.runtime != ONNX_RUNTIME
-        for specs in plan.variants.values()
-        for spec in specs
-    )
-    return seq_len if static else exported.canonical.max_length
 
 
 def _recipe(request: ExportRequest, quantized: Quantized, options: LoweringOptions) -> Recipe:

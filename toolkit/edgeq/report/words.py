@@ -23,6 +23,7 @@ METRIC_TITLES: Mapping[str, str] = {
     "max_abs": "largest absolute difference",
     "top1_agreement": "top-1 agreement",
     "kl_mean": "KL divergence, mean, nats",
+    "relative_error_to_onnx": "relative difference to the ONNX variant of the same plan, mean",
     "batch_invariance_min": "cosine, alone against in a batch, lowest",
 }
 """Metric by its name in `edgeq.json`; the others are shown by that name."""

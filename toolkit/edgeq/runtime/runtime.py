@@ -192,4 +192,7 @@ def _choose(bundle: Bundle, variant_id: str | None) -> Variant:
         if variant.runtime == RUNNABLE:
             return variant
     needed = ", ".join(sorted({variant.runtime for variant in bundle.variants}))
-    raise UnsupportedError(f"no variant of `{bundle.path}` runs here: they need {needed}, got {RUNNABLE}")
+    raise UnsupportedError(
+        f"no variant of `{bundle.path}` runs here: they need {needed}, got {RUNNABLE}",
+        hint=f"edgeq validate {bundle.path}   executes or simulates what it can on this machine",
+    )
