@@ -1,0 +1,154 @@
+"""Memory a model needs in ONNX Runtime, from its shape and its storage formats.
+
+The constants come from `python benchmarks/advise_accuracy.py --fit` (ONNX Runtime 1.32, x86-64, Linux): growth of
+peak RSS of processes that load and run models of different shapes, by least squares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edgeq.exporters.shapes import ModelShape
+from edgeq.numerics import block_count
+from edgeq.quantize.recipes import LayerRef, LayerSpec
+from edgeq.quantize.weight_only.matmul_nbits import storage_block_size
+
+LIBRARY_BYTES = 21_000_000
+"""ONNX Runtime's code and data, touched by loading it."""
+SESSION_BYTES = 12_600_000
+"""A session without weights that has run once: the graph, its kernels, the allocator's first pages."""
+GRAPH_BYTES = 30_000
+"""Nodes and names of one layer in the file."""
+FLOAT_BYTES = 4
+"""Activations and the cache are float32 in every CPU recipe."""
+PROMPT_TOKENS = 512
+"""Tokens of a prompt that are read at once; logits of all of them are in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadCost:
+    """Bytes of memory per byte in the file.
+
+    A session goes through two peaks: while the parsed file and the tensors made of it are both there (`_loading`),
+    and, once the file is gone and matrices are packed for the CPU's kernels, while it runs.
+
+    Attributes:
+        table_loading: embedding tables, in the first.
+        linear_loading: linear layers, in the first.
+        table: tables, in the second.
+        linear: linear layers, in the second.
+    """
+
+    table_loading: float
+    linear_loading: float
+    table: float
+    linear: float
+
+
+LOAD_COSTS: dict[str, LoadCost] = {
+    "fp32": LoadCost(1.99, 0.98, 1.01, 1.65),
+    # Stored as float16, folded to float32 by the session: twice the bytes to begin with.
+    "fp16": LoadCost(3.98, 2.95, 2.52, 2.40),
+    "int8-static": LoadCost(1.00, 1.03, 1.00, 1.77),
+    "weight-only 8": LoadCost(3.04, 1.16, 1.20, 1.98),
+    "weight-only 4": LoadCost(3.04, 1.41, 1.64, 2.25),
+}
+"""By storage format. Tables of static int8 recipes are weight-only ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes of one recipe.
+
+    Attributes:
+        model_file: what is downloaded, the tokenizer left out.
+        weights: in memory while it runs, packed for the CPU's kernels.
+        loading: in memory at the peak of loading, instead of `weights` and what a run needs.
+        kv_cache: keys and values of the whole context.
+        activations: of one run.
+        runtime: ONNX Runtime itself.
+    """
+
+    model_file: int
+    weights: int
+    loading: int
+    kv_cache: int
+    activations: int
+    runtime: int
+
+    @property
+    def ram(self) -> int:
+        """Peak: the larger of loading and running."""
+        return self.runtime + max(self.loading, self.weights + self.kv_cache + self.activations)
+
+
+def estimate(
+    shape: ModelShape,
+    layers: Sequence[LayerRef],
+    specs: Mapping[str, LayerSpec],
+    tokens: int,
+    *,
+    cache_copies: int = 1,
+) -> Footprint:
+    """The footprint of a model by a recipe.
+
+    Args:
+        shape: of the model.
+        layers: its matrices.
+        specs: what each becomes.
+        tokens: of one text for an encoder; of prompt and answer together for a language model.
+        cache_copies: 2 where a runtime holds the cache of the last step beside the new one.
+    """
+    file, weights, loading = float(GRAPH_BYTES * shape.layers), 0.0, 0.0
+    for layer in layers:
+        size = layer.shape[0] * layer.shape[1] * stored_bits(specs[layer.name], layer.shape[0]) / 8
+        cost = LOAD_COSTS[_format(specs[layer.name])]
+        file += size
+        if layer.role.startswith("embedding"):
+            weights += size * cost.table
+            loading += size * cost.table_loading
+        # A tied table is packed once more, as the head.
+        if not layer.role.startswith("embedding") or layer.tied:
+            weights += size * cost.linear
+            loading += size * cost.linear_loading
+    vectors = shape.vectors * FLOAT_BYTES
+    return Footprint(
+        model_file=round(file + vectors),
+        weights=round(weights + vectors),
+        loading=round(loading + vectors),
+        kv_cache=cache_copies * kv_cache_bytes(shape, tokens),
+        activations=activation_bytes(shape, tokens),
+        runtime=LIBRARY_BYTES + SESSION_BYTES,
+    )
+
+
+def stored_bits(spec: LayerSpec, in_features: int) -> float:
+    """Bits per weight in the file; one scale per channel is stored as blocks that repeat it."""
+    if spec.format == "weight-only" and spec.block_size == -1:
+        width = storage_block_size(in_features, spec.bits)
+        blocks = block_count(in_features, width)
+        return blocks * (width * spec.bits + 16 + (0 if spec.symmetric else spec.bits)) / in_features
+    return spec.bits_per_weight(in_features)
+
+
+def kv_cache_bytes(shape: ModelShape, tokens: int) -> int:
+    """Keys and values of every layer for `tokens`, in float32; 0 for an encoder."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * tokens * FLOAT_BYTES
+
+
+def activation_bytes(shape: ModelShape, tokens: int) -> int:
+    """The most that one run of one text holds at a time.
+
+    Attention scores before and after the softmax, the feed-forward part before and after its nonlinearity, and the
+    logits of a language model: of all tokens that are read at once, since graphs compute them all.
+    """
+    read = min(tokens, PROMPT_TOKENS) if shape.causal else tokens
+    values = 2 * shape.heads * read * read + 2 * shape.inner * read
+    if shape.causal:
+        values += shape.vocab * read
+    return values * FLOAT_BYTES
+
+
+def _format(spec: LayerSpec) -> str:
+    return f"weight-only {spec.bits}" if spec.format == "weight-only" else spec.format
