@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeq.files import atomic_write_text
 from edgeq.report.markdown import block, code, prose, table
-from edgeq.report.snippets import kotlin_lines, python_lines
+from edgeq.report.snippets import kotlin_lines, python_lines, swift_lines
 from edgeq.report.words import (
     TASK_TITLES,
     VERIFICATION_MEANINGS,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgeq.types import TensorSpec
 
 ONNX_RUNTIME = "onnxruntime"
+CORE_ML = "coreml"
 SHOWN_EXCLUSIONS = 40
 _LICENSE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 
@@ -114,6 +115,10 @@ def _loading(manifest: Manifest) -> list[str]:
     for variant in _android_variants(manifest):
         intro = f"Kotlin, {code(variant.id)} (`val env = OrtEnvironment.getEnvironment()`):"
         lines += [intro, "", *block("kotlin", kotlin_lines(variant))]
+    for variant in manifest.variants:
+        if variant.runtime == CORE_ML:
+            intro = f"Swift, {code(variant.id)} (`bundle` is the folder's URL in the app):"
+            lines += [intro, "", *block("swift", swift_lines(variant))]
     checks = ["sha256sum --check SHA256SUMS", "edgeq validate .   # replays the golden vectors"]
     return [*lines, "Check it:", "", *block("sh", checks)]
 

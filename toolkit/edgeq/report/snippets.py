@@ -45,6 +45,19 @@ def kotlin_lines(variant: Variant) -> list[str]:
     ]
 
 
+def swift_lines(variant: Variant) -> list[str]:
+    """Compile the package on the device, and predict; each input is an int32 `MLMultiArray` of the declared shape."""
+    feeds = ", ".join(f"{_plain_string(spec.name)}: {_variable(spec)}" for spec in variant.inputs)
+    output = _plain_string(variant.outputs[0].name)
+    return [
+        f"let package = bundle.appending(path: {_plain_string(variant.model)})",
+        "let model = try MLModel(contentsOf: try await MLModel.compileModel(at: package))",
+        *(f"// {_variable(spec)}: int32, {shape_text(spec)}" for spec in variant.inputs),
+        f"let feeds = try MLDictionaryFeatureProvider(dictionary: [{feeds}])",
+        f"let result = try await model.prediction(from: feeds).featureValue(for: {output})?.multiArrayValue",
+    ]
+
+
 def _kotlin_options(variant: Variant) -> list[str]:
     lines = ["val options = OrtSession.SessionOptions()"]
     wanted = variant.requirements.get("session_options")
@@ -64,6 +77,11 @@ def _quoted(text: str) -> str:
 def _string(text: str) -> str:
     """A Kotlin string literal: `$` starts a template there."""
     return json.dumps(text).replace("$", "\\$")
+
+
+def _plain_string(text: str) -> str:
+    """A Swift string literal: only a backslash starts something there, and JSON escapes it."""
+    return json.dumps(text)
 
 
 def _variable(spec: TensorSpec) -> str:

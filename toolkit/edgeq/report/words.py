@@ -160,7 +160,7 @@ def gate_text(gate: Gate) -> tuple[str, str]:
 def placement_lines(variant: Variant) -> list[str]:
     """Where a variant's nodes run, in sentences."""
     placement = variant.placement
-    lines = [*_node_lines(placement), *_kernel_lines(placement)]
+    lines = [*_node_lines(placement), *_kernel_lines(placement), *_program_lines(placement)]
     as_shipped = placement.get("as_shipped")
     if isinstance(as_shipped, Mapping) and {"nodes", "taken", "partitions"} <= set(as_shipped):
         lines.append(
@@ -194,7 +194,7 @@ def placement_summary(variant: Variant) -> str:
     accelerator = next((name for name in nodes if name != CPU), None) if isinstance(nodes, Mapping) else None
     if accelerator is None or not isinstance(nodes, Mapping):
         kinds = ", ".join(_kernels(placement))
-        return f"matrix products: {kinds}" if kinds else ""
+        return f"matrix products: {kinds}" if kinds else _program(placement)
     pieces = f", {_count(partitions, 'partition')}" if isinstance(partitions, int) else ""
     level = " (predicted)" if placement.get("level") == "predicted" else ""
     taken, total = nodes[accelerator], sum(nodes.values())
@@ -204,6 +204,29 @@ def placement_summary(variant: Variant) -> str:
 def _kernel_lines(placement: Mapping[str, Any]) -> list[str]:
     found = _kernels(placement)
     return [f"Matrix products: {', '.join(found)}."] if found else []
+
+
+def _program_lines(placement: Mapping[str, Any]) -> list[str]:
+    """An ML program: the runtime places its operations itself."""
+    if "operations" not in placement:
+        return []
+    lines = [f"An {_program(placement)}; where each runs is {placement.get('level')}."]
+    lengths = placement.get("sequence_lengths") or ()
+    if len(lengths) > 1:
+        lines.append(f"Sequences of {plain(lengths)} tokens; a text is padded to the smallest that holds it.")
+    return lines
+
+
+def _program(placement: Mapping[str, Any]) -> str:
+    """`ML program of 231 operations, 36 with int8 inputs, 2 nodes in float32`."""
+    if "operations" not in placement:
+        return ""
+    parts = [f"ML program of {_count(placement['operations'], 'operation')}"]
+    if placement.get("int8_inputs"):
+        parts.append(f"{placement['int8_inputs']} with int8 inputs")
+    if placement.get("float32_nodes"):
+        parts.append(f"{_count(len(placement['float32_nodes']), 'node')} in float32")
+    return ", ".join(parts)
 
 
 def _kernels(placement: Mapping[str, Any]) -> list[str]:
