@@ -1,0 +1,227 @@
+"""Size against fidelity of a sentence encoder: every recipe, searched ones, and ONNX Runtime's own quantizers.
+
+Every row is a written file run by ONNX Runtime with the kernels it ships, on the same sentences: Spearman x 100 on
+STS pairs with the 95 % interval of its difference to float32 (paired bootstrap), and the cosine between the quantized
+and the original sentence embeddings. ONNX Runtime's weight-only quantizers leave embedding tables in float.
+
+    python benchmarks/pareto_minilm.py --calib texts.txt --sts sts13-*.tsv --plot pareto.svg
+        [--model FOLDER] [--tune "size<=13.6MB"] [--recipes int8 int4 ...] [--peers dynamic static ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from weight_only_minilm import quantize_with_peer
+
+from edgeq.calibration import load_samples
+from edgeq.exporters import load_model, sample_model_path
+from edgeq.metrics import cosines, spearman
+from edgeq.pipeline.budget import parse_budget
+from edgeq.pipeline.data import DataSets, divide, wanted_samples
+from edgeq.pipeline.quantizing import quantize_model
+from edgeq.pipeline.tune import TuneRequest, run_tune
+from edgeq.progress import SilentProgress
+from edgeq.quantize.batches import Batches
+from edgeq.quantize.recipes import BUILT_IN, Recipe, load_recipe
+from edgeq.report.plots import Point, Series, check_plot_path, trade_off_plot
+from edgeq.runtime.session import VariantSession
+from edgeq.targets.base import LoweringInput, LoweringOptions
+from edgeq.targets.cpu import TARGET
+from edgeq.types import Array
+
+PEERS = ("ort dynamic", "ort static", "ort rtn sym", "ort rtn asym", "ort k_quant", "ort hqq")
+HEAD = f"{'':28}     MB  Spearman  (change, 95 %)           cosine mean      p1     min     CPU s"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    label: str
+    size_mb: float
+    cosine_mean: float
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.plot is not None:
+        check_plot_path(arguments.plot)
+    bench = Bench(arguments)
+    print(
+        f"{bench.data.calibration_samples} calibration texts, {len(bench.gold)} STS pairs, {platform.machine()}, "
+        f"{os.cpu_count()} cores, onnxruntime {ort.__version__}\n{HEAD}"
+    )
+    ours = [bench.recipe(load_recipe(name)) for name in arguments.recipes]
+    tuned = [bench.tuned(budget) for budget in arguments.tune]
+    peers = [bench.peer(name) for name in arguments.peers]
+    if arguments.plot is not None:
+        plot(arguments.plot, {"recipes": ours, "edgeq tune": tuned, "ONNX Runtime": peers})
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="a folder or Hub id; the sample model if left out")
+    parser.add_argument("--calib", type=Path, required=True, help="one text per line")
+    parser.add_argument("--calib-samples", type=int, default=512)
+    parser.add_argument("--sts", type=Path, nargs="+", required=True, help="gold score, text, text by tabs")
+    parser.add_argument("--recipes", nargs="*", default=list(BUILT_IN), choices=BUILT_IN)
+    parser.add_argument("--tune", nargs="*", default=[], help='budgets, as "size<=13.6MB"')
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS)
+    parser.add_argument("--plot", type=Path, help=".svg or .png")
+    return parser.parse_args()
+
+
+class Bench:
+    """The model, its data, and the original's embeddings."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.model = arguments.model or str(sample_model_path())
+        self.exported = load_model(self.model)
+        samples = arguments.calib_samples
+        texts = load_samples(str(arguments.calib), count=wanted_samples(samples), seed=0)
+        self.data: DataSets = divide(
+            texts,
+            self.exported.preprocessor,
+            calibration_samples=samples,
+            task=self.exported.source.task,
+            max_length=self.exported.canonical.max_length,
+        )
+        rows = [line.split("\t") for file in arguments.sts for line in file.read_text("utf-8").splitlines()]
+        self.gold = np.array([float(row[0]) for row in rows])
+        sentences = list(dict.fromkeys(text for row in rows for text in row[1:3]))
+        self.batches = Batches(sentences, self.exported.preprocessor)
+        places = {sentences[index]: place for place, index in enumerate(self.batches.order)}
+        self.left, self.right = (np.array([places[row[side]] for row in rows]) for side in (1, 2))
+        self.output = self.exported.canonical.outputs[0].name
+        self.original = self.embed(self.exported.reference)
+
+    def embed(self, run: Callable[..., Any]) -> Array:
+        """Every sentence, `[sentences, hidden]`."""
+        return np.concatenate([run(feeds)[self.output] for feeds, _ in self.batches])
+
+    def recipe(self, recipe: Recipe, label: str | None = None) -> Row:
+        """One of our recipes, through the pipeline and the CPU target."""
+        started = time.process_time()
+        found = quantize_model(self.exported.canonical, self.data, recipe, SilentProgress())
+        seconds = time.process_time() - started
+        source = LoweringInput(
+            self.exported.canonical, found.plan, found.graph, found.weights, found.precision
+        )
+        [spec] = TARGET.variants(recipe)
+        with tempfile.TemporaryDirectory() as folder:
+            path = TARGET.lower(spec, source, LoweringOptions(), Path(folder)).model
+            return self.show(label or recipe.name, path, seconds)
+
+    def tuned(self, budget: str) -> Row:
+        """The recipe a search finds, run like the others."""
+        started = time.process_time()
+        arguments = self.arguments
+        request = TuneRequest(
+            "cpu",
+            parse_budget(budget),
+            self.model,
+            str(arguments.calib),
+            calib_samples=arguments.calib_samples,
+        )
+        recipe = run_tune(request).recipe
+        row = self.recipe(recipe, f"tune {budget}")
+        print(f"{'':28} (search and export: {time.process_time() - started:.0f} CPU s)", flush=True)
+        return row
+
+    def peer(self, name: str) -> Row:
+        """One of ONNX Runtime's quantizers on the same float32 graph."""
+        with tempfile.TemporaryDirectory() as folder:
+            source, path = Path(folder) / "fp32.onnx", Path(folder) / "model.onnx"
+            ir.save(self.exported.canonical.model, source)
+            started = time.process_time()
+            if name == "ort dynamic":
+                dynamic(source, path)
+            elif name == "ort static":
+                static(source, path, self.data)
+            else:
+                quantize_with_peer(name, source, path)
+            return self.show(name, path, time.process_time() - started)
+
+    def show(self, label: str, path: Path, seconds: float) -> Row:
+        """Measure a file and print its line."""
+        found = self.embed(VariantSession(path, self.exported.canonical).run)
+        cosine = cosines(self.original, found)
+        before, after = (cosines(v[self.left], v[self.right]) for v in (self.original, found))
+        low, high = self.interval(before, after)
+        size = path.stat().st_size / 1e6
+        print(
+            f"{label:28} {size:6.2f}  {100 * spearman(self.gold, after):8.2f}  ({low:+.2f} to {high:+.2f})"
+            f"{'':12} {cosine.mean():9.5f}  {np.percentile(cosine, 1):.4f}  {cosine.min():.4f}  {seconds:8.1f}",
+            flush=True,
+        )
+        return Row(label, size, float(cosine.mean()))
+
+    def interval(self, before: Array, after: Array) -> tuple[float, float]:
+        """95 % interval of the change in Spearman x 100."""
+        rng = np.random.default_rng(0)
+        changes = []
+        for _ in range(500):
+            picked = rng.integers(0, len(self.gold), len(self.gold))
+            gold = self.gold[picked]
+            changes.append(100 * (spearman(gold, after[picked]) - spearman(gold, before[picked])))
+        low, high = np.percentile(changes, [2.5, 97.5])
+        return float(low), float(high)
+
+
+def dynamic(source: Path, path: Path) -> None:
+    """Stock dynamic int8, per channel."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(source, path, per_channel=True, weight_type=QuantType.QInt8)
+
+
+def static(source: Path, path: Path, data: DataSets) -> None:
+    """Stock static int8 of constant matrices and tables, per channel, min-max."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches: Iterator[Any] = iter(data.calibration)
+
+        def get_next(self) -> Any:
+            found = next(self.batches, None)
+            return None if found is None else dict(found[0])
+
+    quantize_static(
+        source,
+        path,
+        Reader(),
+        op_types_to_quantize=["MatMul", "Gather"],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+
+
+def plot(path: Path, groups: dict[str, list[Row]]) -> None:
+    """Size against mean cosine, float32 left out."""
+    series = [
+        Series(name, [Point(row.label, row.size_mb, row.cosine_mean) for row in rows if row.label != "fp32"])
+        for name, rows in groups.items()
+        if rows
+    ]
+    trade_off_plot(path, series, "Size against fidelity", "mean cosine to the original")
+
+
+if __name__ == "__main__":
+    main()
