@@ -1,10 +1,12 @@
 """Estimates of `edgeq advise` against measured memory, and the constants they are made of.
 
-python benchmarks/advise_accuracy.py [--fit] [--only NAME] [--onnx MODEL.onnx RECIPE CONFIG_FOLDER]...
+python benchmarks/advise_accuracy.py [--fit] [--only NAME]
+python benchmarks/advise_accuracy.py --onnx MODEL.onnx RECIPE CONFIG_FOLDER
 
-Builds encoders and decoders of random weights with ONNX operators alone, writes them by several recipes, runs
-each in a process of its own, and compares the growth of its peak RSS (ONNX Runtime's library, the model, one batch)
-with the estimate. `--fit` prints raw measurements. `--onnx` adds a real model, such as a bundle's variant.
+Builds encoders and decoders of random weights with ONNX operators alone, writes them by several recipes with the
+weights inside the file and beside it, runs each in a process of its own, and compares the growth of its peak RSS
+(ONNX Runtime's library, the model, one batch) with the estimate. `--fit` also prints the constants that these
+measurements give, as `pipeline/advise/memory.py` has them. `--onnx` takes a real model, such as a bundle's variant.
 """
 
 from __future__ import annotations
@@ -14,14 +16,45 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 ENCODERS = {
-    "encoder-23M": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 12},
-    "encoder-43M": {"hidden_size": 640, "intermediate_size": 2560, "num_hidden_layers": 6, "num_attention_heads": 10},
+    "encoder-tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "vocab_size": 1000,
+    },
+    "encoder-deep": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 12,
+        "vocab_size": 4000,
+    },
+    "encoder-wide": {
+        "hidden_size": 256,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "vocab_size": 120000,
+    },
+    "encoder-23M": {
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+    },
+    "encoder-43M": {
+        "hidden_size": 640,
+        "intermediate_size": 2560,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 10,
+    },
 }
 DECODERS = {
     "decoder-50M": {
@@ -95,17 +128,21 @@ class Graph:
         self._random = np.random.default_rng(0)
 
     def weight(self, name: str, *shape: int) -> str:
+        """A random initializer; returns its name, quoted."""
         self.weights[name] = self._random.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
         return f'"{name}"'
 
     def constant(self, name: str, values: list[int]) -> str:
+        """An int64 initializer; returns its name, quoted."""
         self.weights[name] = np.array(values, np.int64)
         return f'"{name}"'
 
     def add(self, text: str) -> None:
+        """One node, as ONNX text."""
         self.lines.append(text)
 
     def linear(self, name: str, x: str, in_features: int, out_features: int, *, bias: bool) -> str:
+        """A product named like its module, and its bias; returns the output."""
         weight = self.weight(f"{name}.weight", in_features, out_features)
         self.add(f'["{name}"] "{name}_out" = MatMul ({x}, {weight})')
         if not bias:
@@ -114,18 +151,23 @@ class Graph:
         return f'"{name}_biased"'
 
     def norm(self, name: str, x: str, width: int) -> str:
+        """A LayerNormalization; returns the output."""
         scale, bias = self.weight(f"{name}.weight", width), self.weight(f"{name}.bias", width)
         self.add(f'"{name}_out" = LayerNormalization <axis = -1> ({x}, {scale}, {bias})')
         return f'"{name}_out"'
 
     def build(self, inputs: str, outputs: str):
+        """The graph with these inputs and outputs, as ONNX text declares them."""
         import onnx
         import onnx_ir as ir
 
         body = "\n".join(self.lines)
-        text = f'<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]> g ({inputs}) => ({outputs}) {{\n{body}\n}}'
+        head = '<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>'
+        text = f"{head} g ({inputs}) => ({outputs}) {{\n{body}\n}}"
         proto = onnx.parser.parse_model(text)
-        proto.graph.initializer.extend(onnx.numpy_helper.from_array(w, name) for name, w in self.weights.items())
+        proto.graph.initializer.extend(
+            onnx.numpy_helper.from_array(w, name) for name, w in self.weights.items()
+        )
         return ir.serde.deserialize_model(proto)
 
 
@@ -194,7 +236,11 @@ def decoder_graph(config: dict):
     g.add("total = Cast <to = 6> (total64)")
     for name in ("cos", "sin"):
         g.weight(f"{name}_cache", config["max_position_embeddings"], width // 2)
-    x, present, inputs = "embedded", [], ["int64[batch, sequence] input_ids", "int64[batch, total_len] attention_mask"]
+    x, present, inputs = (
+        "embedded",
+        [],
+        ["int64[batch, sequence] input_ids", "int64[batch, total_len] attention_mask"],
+    )
     for index in range(layers):
         layer = f"model.layers.{index}"
         normed = g.norm(f"{layer}.input_layernorm", x, hidden)
@@ -208,7 +254,8 @@ def decoder_graph(config: dict):
         present += [f"float[batch, {kv}, total_len, {width}] {name}" for name in new]
         g.add(
             f'"{layer}.attended", {", ".join(new)} = com.microsoft.GroupQueryAttention <num_heads = {heads}, '
-            f"kv_num_heads = {kv}, do_rotary = 1> ({q}, {k}, {v}, {', '.join(cache)}, seqlens, total, cos_cache, sin_cache)"
+            f"kv_num_heads = {kv}, do_rotary = 1> ({q}, {k}, {v}, {', '.join(cache)}, seqlens, total, cos_cache, "
+            "sin_cache)"
         )
         out = g.linear(f"{layer}.self_attn.o_proj", f'"{layer}.attended"', hidden, hidden, bias=False)
         g.add(f'"{layer}.sum1" = Add ({out}, {x})')
@@ -228,7 +275,9 @@ def decoder_graph(config: dict):
     else:
         weight = g.weight("lm_head.weight", hidden, config["vocab_size"])
         g.add(f'["lm_head"] logits = MatMul ({normed}, {weight})')
-    return g.build(", ".join(inputs), ", ".join([f"float[batch, sequence, {config['vocab_size']}] logits", *present]))
+    return g.build(
+        ", ".join(inputs), ", ".join([f"float[batch, sequence, {config['vocab_size']}] logits", *present])
+    )
 
 
 def write(model, recipe_name: str, path: Path) -> None:
@@ -252,7 +301,9 @@ def write(model, recipe_name: str, path: Path) -> None:
         if spec.format == "weight-only" and (name not in chosen or chosen[name][1].bits < spec.bits):
             chosen[name] = (site, spec)
     blocks = {
-        name: to_block_weight(quantize("rtn", layer_weight(model, site), replace(spec, method="rtn").weight_spec()))
+        name: to_block_weight(
+            quantize("rtn", layer_weight(model, site), replace(spec, method="rtn").weight_spec())
+        )
         for name, (site, spec) in chosen.items()
     }
     model = quantize_linears(model, linears)
@@ -275,36 +326,177 @@ def decoder_step(config: dict, past: int, tokens: int) -> list[tuple[str, str, l
     ]
 
 
-def fit(folder: Path, only: str | None) -> None:
-    """Raw measurements: what one constant after the other is read from."""
-    print(f"library alone: {probe(None)['library'] / 1e6:.1f} MB")
-    for name in (*ENCODERS, *DECODERS):
-        if only and only not in name:
-            continue
-        config = encoder_config(name) if name in ENCODERS else decoder_config(name)
-        model = encoder_graph(config) if name in ENCODERS else decoder_graph(config)
-        for recipe in RECIPES:
-            if recipe == "q8-static" and name in DECODERS:
-                continue
-            path = folder / "m.onnx"
-            write(model, recipe, path)
-            cases = (8, 128, 512)
-            if name in ENCODERS:
-                found = [probe(path, encoder_step(tokens)) for tokens in cases]
-            else:
-                cases = ((0, 128), (1024, 1), (2048, 1))
-                found = [probe(path, decoder_step(config, *case)) for case in cases]
-            size = path.stat().st_size
-            loaded = found[0]["loaded"] - found[0]["library"]
-            runs = "  ".join(f"{c}: {(f['total'] - f['loaded']) / 1e6:.1f}" for c, f in zip(cases, found, strict=True))
-            print(f"{name:12} {recipe:10} file {size / 1e6:7.1f}  loaded {loaded / 1e6:7.1f} ({loaded / size:.2f})  run {runs}")
+@dataclass(frozen=True)
+class Measured:
+    """One file, run with some input, against its estimate; megabytes, ONNX Runtime's library included."""
+
+    name: str
+    recipe: str
+    external: bool
+    case: str
+    file_mb: float
+    measured_mb: float
+    footprint: object
+
+    @property
+    def estimated_mb(self) -> float:
+        """The estimated peak."""
+        return self.footprint.ram / 1e6
+
+    @property
+    def error(self) -> float:
+        """Relative to what was measured."""
+        return self.estimated_mb / self.measured_mb - 1
+
+
+def measure(folder: Path, name: str, recipe: str, *, external: bool, cases=None) -> list[Measured]:
+    """Write one model by one recipe and run it with each case: `(past, tokens)`."""
+    import onnx_ir as ir
+
+    config = encoder_config(name) if name in ENCODERS else decoder_config(name)
+    cases = cases or (((0, 8), (0, 512)) if name in ENCODERS else ((0, 8), (0, 512), (1536, 512), (2048, 1)))
+    path = folder / "model.onnx"
+    write(encoder_graph(config) if name in ENCODERS else decoder_graph(config), recipe, path)
+    if external:
+        model = ir.load(path)
+        path = folder / "external.onnx"
+        ir.save(model, path, external_data="external.onnx.data")
+    size = sum(file.stat().st_size for file in folder.glob(f"{path.name}*"))
+    found = [_measured(path, name, recipe, config, size, case, external=external) for case in cases]
+    for file in (*folder.glob("model.onnx*"), *folder.glob("external.onnx*")):
+        file.unlink()
+    return found
+
+
+def _measured(
+    path: Path, name: str, recipe: str, config: dict, size: int, case, *, external: bool
+) -> Measured:
+    past, tokens = case
+    step = encoder_step(tokens) if name in ENCODERS else decoder_step(config, past, tokens)
+    footprint = footprint_of(config, recipe, past, tokens, external=external)
+    return Measured(
+        name, recipe, external, f"{past}+{tokens}", size / 1e6, probe(path, step)["total"] / 1e6, footprint
+    )
+
+
+def footprint_of(config: dict, recipe: str, past: int, tokens: int, *, external: bool | None = None):
+    """The estimate for a run that reads `tokens` after `past`: activations of the tokens, cache of them all."""
+    from edgeq.exporters.shapes import model_shape
+    from edgeq.pipeline.advise.memory import estimate, kv_cache_bytes
+    from edgeq.quantize.recipes import layer_refs, load_recipe
+
+    shape = model_shape(config, "benchmark")
+    layers = layer_refs(shape.matrices, shape.tied)
+    found = estimate(shape, layers, load_recipe(recipe).resolve(layers), tokens, external=external)
+    return replace(found, kv_cache=kv_cache_bytes(shape, past + tokens))
+
+
+def show(found: list[Measured]) -> None:
+    for one in found:
+        print(
+            f"{one.name:13}{one.recipe:10}{'beside' if one.external else 'inside':7}{one.case:>10}{one.file_mb:10.1f}"
+            f"{one.measured_mb:10.1f}{one.estimated_mb:10.1f}{one.error:+10.1%}",
+            flush=True,
+        )
+
+
+def solve(found: list[Measured]) -> None:
+    """Least squares of the relative error over the four costs of each format; a session's own bytes are known."""
+    from scipy.optimize import minimize
+
+    from edgeq.pipeline.advise import memory
+
+    formats = list(memory.INLINE_COSTS)
+    base = memory.EXTERNAL_COSTS if found[0].external else memory.INLINE_COSTS
+    fixed = (memory.LIBRARY_BYTES + memory.SESSION_BYTES) / 1e6
+    parts = [(*bytes_by_format(one, formats), one) for one in found]
+
+    def estimated(costs, tables, linears, one) -> float:
+        run = (one.footprint.activations + one.footprint.kv_cache) / 1e6
+        loading, running = costs[0] @ tables + costs[1] @ linears, costs[2] @ tables + costs[3] @ linears
+        return fixed + max(loading, running + run)
+
+    def loss(x) -> float:
+        costs = x.reshape(4, len(formats))
+        errors = [estimated(costs, t, w, one) / one.measured_mb - 1 for t, w, one in parts]
+        return sum(np.square(errors)) + 100 * np.minimum(x, 0).sum() ** 2
+
+    start = np.array([[getattr(base[f], field) for f in formats] for field in base["fp32"].__slots__])
+    best = minimize(
+        loss, start.ravel(), method="Powell", options={"maxiter": 20000, "xtol": 1e-3, "ftol": 1e-6}
+    )
+    for name, costs in zip(formats, best.x.reshape(4, -1).T, strict=True):
+        print(f"    {name!r}: LoadCost({', '.join(f'{cost:.2f}' for cost in costs)}),")
+
+
+def bytes_by_format(one: Measured, formats: list[str]):
+    """Megabytes of tables and of linear layers in the file, by format; a tied table is both."""
+    from edgeq.exporters.shapes import model_shape
+    from edgeq.pipeline.advise.memory import stored_bits
+    from edgeq.quantize.recipes import layer_refs, load_recipe
+
+    config = encoder_config(one.name) if one.name in ENCODERS else decoder_config(one.name)
+    shape = model_shape(config, one.name)
+    layers = layer_refs(shape.matrices, shape.tied)
+    specs = load_recipe(one.recipe).resolve(layers)
+    tables, linears = np.zeros(len(formats)), np.zeros(len(formats))
+    for layer in layers:
+        spec = specs[layer.name]
+        index = formats.index(f"weight-only {spec.bits}" if spec.format == "weight-only" else spec.format)
+        size = layer.shape[0] * layer.shape[1] * stored_bits(spec, layer.shape[0]) / 8e6
+        is_table = layer.role.startswith("embedding")
+        tables[index] += size if is_table else 0
+        linears[index] += size if layer.tied or not is_table else 0
+    return tables, linears
+
+
+def real_model(path: Path, recipe: str, config_folder: Path) -> None:
+    """A model file that edgeq exported, against its estimate."""
+    config = json.loads((config_folder / "config.json").read_text())
+    inputs = _input_names(path)
+    for tokens in (128, 512):
+        total = probe(path, [(name, "int64", [1, tokens]) for name in inputs])["total"]
+        estimated = footprint_of(config, recipe, 0, tokens).ram
+        print(
+            f"{path.name} {recipe} {tokens} tokens: file {path.stat().st_size / 1e6:.1f} MB, "
+            f"measured {total / 1e6:.1f}, estimated {estimated / 1e6:.1f} ({estimated / total - 1:+.1%})"
+        )
+
+
+def _input_names(path: Path) -> list[str]:
+    import onnx
+
+    return [value.name for value in onnx.load(path, load_external_data=False).graph.input]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fit", action="store_true", help="print the constants these measurements give")
+    parser.add_argument("--only", default="", help="models whose name has this in it")
+    parser.add_argument(
+        "--onnx", nargs=3, metavar=("MODEL.onnx", "RECIPE", "CONFIG_FOLDER"), help="a real model"
+    )
+    options = parser.parse_args()
+    if options.onnx:
+        real_model(Path(options.onnx[0]), options.onnx[1], Path(options.onnx[2]))
+        return
+    print(f"ONNX Runtime's library alone: {probe(None)['library'] / 1e6:.1f} MB")
+    columns = ("tokens", "file MB", "measured", "estimated", "error")
+    print(f"{'model':13}{'recipe':10}{'weights':7}" + "".join(f"{text:>10}" for text in columns))
+    with tempfile.TemporaryDirectory(prefix="edgeq-advise-") as folder:
+        for external in (False, True):
+            found: list[Measured] = []
+            for name in (name for name in (*ENCODERS, *DECODERS) if options.only in name):
+                for recipe in RECIPES:
+                    if recipe == "q8-static" and (external or name in DECODERS):
+                        continue
+                    new = measure(Path(folder), name, recipe, external=external)
+                    show(new)
+                    found += new
+            print(f"largest error: {max(abs(one.error) for one in found):.1%}")
+            if options.fit:
+                solve(found)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--fit", action="store_true")
-    parser.add_argument("--only")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="edgeq-advise-") as name:
-        if options.fit:
-            fit(Path(name), options.only)
+    main()

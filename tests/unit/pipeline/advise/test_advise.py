@@ -177,6 +177,25 @@ def test_models_without_a_known_size(ask):
         ask({"model_type": "mixtral"}, 4)
 
 
+def test_large_weights_lie_beside_the_graph_as_the_writer_puts_them():
+    from edgeq.pipeline.advise.memory import EXTERNAL_BYTES
+    from edgeq.targets.onnx_file import EXTERNAL_DATA_BYTES
+
+    assert EXTERNAL_BYTES == EXTERNAL_DATA_BYTES
+
+
+def test_mapped_weights_need_less_memory(ask):
+    from edgeq.pipeline.advise.memory import estimate
+    from edgeq.quantize.recipes import layer_refs, load_recipe
+
+    shape = ask(MINILM, 4).shape
+    layers = layer_refs(shape.matrices)
+    for recipe in ("fp32", "fp16", "q8", "int4"):
+        specs = load_recipe(recipe).resolve(layers)
+        inside, beside = (estimate(shape, layers, specs, 128, external=e).ram for e in (False, True))
+        assert beside < inside, recipe
+
+
 def test_json_holds_the_parts(ask):
     document = json.loads(json.dumps(ask(MINILM, 4).to_json(), allow_nan=False))
     assert document["recommendation"]["recipe"] == "int8" and document["budget_bytes"] == 2_000_000_000
