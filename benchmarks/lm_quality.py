@@ -34,7 +34,7 @@ from edgeq.targets.base import LoweringInput
 from edgeq.targets.cpu import lower_for_cpu
 from edgeq.targets.onnx_file import save_onnx
 
-DEFAULT_RECIPES = ("fp32", "int8", "int4-rtn", "int4", "q4", "q4_k_m", "q5_k_m", "q6")
+DEFAULT_RECIPES = ("fp32", "q8", "int8", "int4-rtn", "int4", "q4", "q4_k_m", "q5_k_m", "q6")
 
 
 def main() -> None:

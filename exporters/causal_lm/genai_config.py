@@ -48,7 +48,10 @@ def with_tokens(
 ) -> dict[str, Any]:
     """A GenAI config with the bundle's stop tokens and context length, whichever road made it."""
     stop = list(settings.stop_ids)
-    model = {**document["model"], "context_length": settings.context_length}
+    decoder = {
+        name: value for name, value in document["model"]["decoder"].items() if name != "sliding_window"
+    }
+    model = {**document["model"], "decoder": decoder, "context_length": settings.context_length}
     if stop:
         model["eos_token_id"] = stop if len(stop) > 1 else stop[0]
         model["pad_token_id"] = (

@@ -74,6 +74,8 @@ def set_windows(model: ir.Model, windows: Sequence[int | None]) -> None:
     for node, window in zip(attentions, windows, strict=True):
         size = -1 if window is None else window
         node.attributes["local_window_size"] = ir.AttrInt64("local_window_size", size)
+        # The rolling cache of newer builders needs buffers of at least a window; ours hold the whole text.
+        node.attributes.pop("sliding_window_cache", None)
 
 
 def built_name(name: str) -> str:

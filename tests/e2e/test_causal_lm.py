@@ -1,0 +1,223 @@
+"""A language model from folder to bundle to text, on both roads."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import edgeq
+from edgeq.cli import run as run_command
+from edgeq.errors import UnsupportedError
+from edgeq.runtime.generation.generator import open_generator
+from edgeq.runtime.generation.sampling import Sampling
+
+pytest.importorskip("onnxruntime_genai")
+
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_decoder, tiny_decoders, tmp_path_factory):
+    """Tied, with a chat template: the builder's road."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    return tiny_decoders.build_tiny_decoder(
+        folder, "llama", chat_template=tiny_decoders.CHAT_TEMPLATE, tie_word_embeddings=True
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(model, tmp_path_factory):
+    return edgeq.export(model, precision="int4", output=tmp_path_factory.mktemp("bundles") / "int4")
+
+
+@pytest.fixture(scope="module")
+def traced(tiny_decoder, tmp_path_factory):
+    """Head size 8: traced by torch; int8."""
+    folder = tiny_decoder("llama", head_dim=8, num_hidden_layers=1)
+    return edgeq.export(
+        folder, precision="int8", target="cpu", output=tmp_path_factory.mktemp("bundles") / "int8"
+    )
+
+
+def run(capsys, *arguments):
+    code = run_command([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_what_a_bundle_holds(bundle):
+    (variant,) = bundle.variants
+    assert variant.id == "cpu-int4"
+    # 2 layers, key and value, 2 heads of 16 values, 4 bytes each.
+    assert variant.requirements["kv_cache_bytes_per_token"] == 2 * 2 * 2 * 16 * 4
+    assert variant.requirements["context_length"] == 128
+    assert variant.requirements["min_ram_mb"] >= 32
+    settings = json.loads((bundle.folder / "generation.json").read_text())
+    assert settings["stop_ids"] == [257, 259]
+    assert "<|im_start|>" in settings["chat_template"]
+    files = {path.name for path in (bundle.folder / "model/cpu-int4").iterdir()}
+    assert files >= {"model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert [entry.id for entry in bundle.manifest.golden][:2] == ["prefill-00", "decode-00"]
+    assert {gate.metric for gate in bundle.manifest.gates} == {"kl_mean", "top1_agreement"}
+
+
+def test_a_tied_table_is_stored_once_and_everything_is_in_blocks(bundle):
+    import onnx
+
+    graph = onnx.load(bundle.folder / "model/cpu-int4/model.onnx").graph
+    ops = [node.op_type for node in graph.node]
+    assert ops.count("MatMulNBits") == 11 and ops.count("GatherBlockQuantized") == 1 and "MatMul" not in ops
+    table = [tensor for tensor in graph.initializer if list(tensor.dims) == [288, 2, 16]]
+    assert len(table) == 1
+    levels = {
+        attr.i
+        for node in graph.node
+        if node.op_type == "MatMulNBits"
+        for attr in node.attribute
+        if attr.name == "accuracy_level"
+    }
+    assert levels == {4}
+
+
+@pytest.mark.parametrize("which", ["bundle", "traced"])
+def test_both_engines_write_the_same_tokens(which, request):
+    path = request.getfixturevalue(which).path
+    found = []
+    for engine in ("onnxruntime", "genai"):
+        with open_generator(path, engine=engine, threads=1) as generator:
+            found.append(generator.generate(PROMPT, max_tokens=24))
+    assert found[0].token_ids == found[1].token_ids
+    assert found[0].text == found[1].text
+    with open_generator(path, threads=1) as generator:
+        hot = generator.generate(PROMPT, max_tokens=24, sampling=Sampling(2.0, seed=1))
+        assert hot == generator.generate(PROMPT, max_tokens=24, sampling=Sampling(2.0, seed=1))
+    assert hot.token_ids != found[0].token_ids
+
+
+def test_run_on_the_command_line(bundle, capsys):
+    arguments = ("run", bundle.path, "--prompt", PROMPT, "--max-tokens", "9")
+    code, out, _ = run(capsys, *arguments, "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["generated_tokens"] == len(document["token_ids"]) <= 9
+    assert document["prompt_tokens"] == 1 + len(PROMPT)
+    assert document["tokens_per_second"] > 0
+    for extra in ((), ("--stream",)):
+        code, out, err = run(capsys, *arguments, *extra)
+        assert (code, out) == (0, document["text"] + "\n")
+        assert "per second" in err
+    code, out, _ = run(capsys, *arguments, "--chat", "--json")
+    # <|im_start|>user\n...<|im_end|>\n<|im_start|>assistant\n, and no start token of the tokenizer's.
+    assert json.loads(out)["prompt_tokens"] == 3 + len(PROMPT) + len("user\n\nassistant\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--prompt", ""), 1, "the prompt is empty"),
+        (("--prompt", "x" * 200), 1, "201 tokens; the model's context is 128"),
+        (("--prompt", "a\udcff"), 1, "not valid Unicode"),
+        (("--prompt", "x", "--max-tokens", "0"), 2, "expected at least 1"),
+        (("--prompt", "x", "--temperature", "-1"), 2, "temperature -1.0 is out of range"),
+        (("--prompt", "x", "--seed", "3"), 2, "no effect without --temperature"),
+        (("--prompt", "x", "--engine", "llama"), 2, "unknown engine `llama`"),
+        (("--stream",), 2, "need --prompt"),
+        (("--text", "x"), 2, "is a language model and takes a prompt"),
+        (("--text", "x", "--prompt", "x"), 2, "--prompt and its options"),
+    ],
+)
+def test_bad_input(bundle, capsys, arguments, code, message):
+    found, out, err = run(capsys, "run", bundle.path, *arguments)
+    assert (found, out) == (code, "")
+    assert message in err
+
+
+def test_a_prompt_on_stdin_that_is_not_utf8(bundle):
+    command = [sys.executable, "-m", "edgeq", "run", str(bundle.path), "--prompt", "-"]
+    done = subprocess.run(command, input=b"\xff\xfe", capture_output=True, check=False, env=os.environ)
+    assert done.returncode == 1
+    assert b"not valid UTF-8" in done.stderr
+
+
+def test_validate_replays_and_compares(bundle, model, capsys, tmp_path):
+    code, out, _ = run(capsys, "validate", bundle.path, "--json")
+    report = json.loads(out)
+    assert (code, report["passed"]) == (0, True)
+    text = tmp_path / "texts.txt"
+    text.write_text(
+        "".join(f"The {index} quick brown foxes jumped over {index * 7} lazy dogs.\n" for index in range(40))
+    )
+    # Random weights lose far more to 4 bits than trained ones: the bundle's own floors are not the point here.
+    arguments = ("validate", bundle.path, "--against", model, "--data", text, "--json", "--gate", "kl_mean<=9")
+    code, out, _ = run(capsys, *arguments)
+    (output,) = json.loads(out)["variants"][0]["outputs"]
+    metrics = output["metrics"]
+    assert code == 0
+    assert metrics["kl_mean"] > 0 and metrics["kl_p99"] > metrics["kl_mean"]
+    assert metrics["perplexity"] != metrics["perplexity_original"]
+    assert 0 <= metrics["greedy_agreement_mean"] <= 32
+    code, _, err = run(capsys, "validate", bundle.path, "--against", model, "--gate", "kl_mean<=1e-9")
+    assert code == 3 and "kl_mean" in err
+
+
+def test_golden_steps_reproduce_and_a_changed_cache_shows(bundle):
+    from edgeq.runtime.executors import NativeExecutor
+
+    cases = {case.id: case for case in bundle.golden_cases()}
+    step = cases["decode-00"]
+    executor, path = NativeExecutor("x86-64"), bundle.file("model/cpu-int4/model.onnx")
+    recorded = step.outputs["cpu-int4"]["logits"]
+    (again,) = executor.run(path, [step.feeds])
+    np.testing.assert_allclose(again["logits"], recorded, atol=1e-4 * np.abs(recorded).max())
+    broken = dict(step.feeds) | {"past_key_values.0.value": -step.feeds["past_key_values.0.value"]}
+    (changed,) = executor.run(path, [broken])
+    assert np.abs(changed["logits"] - recorded).max() > 1e-2 * np.abs(recorded).max()
+
+
+def test_a_bundle_below_its_gate_is_kept_and_refused(model, capsys, tmp_path):
+    arguments = (
+        "export",
+        model,
+        "--precision",
+        "int4",
+        "--output",
+        tmp_path / "b",
+        "--gate",
+        "top1_agreement>=1",
+    )
+    code, _, err = run(capsys, *arguments)
+    assert code == 3 and "top1_agreement" in err
+    code, _, err = run(capsys, "run", tmp_path / "b", "--prompt", "x")
+    assert code == 3
+    code, _, _ = run(capsys, "run", tmp_path / "b", "--prompt", "x", "--max-tokens", "1", "--force")
+    assert code == 0
+
+
+def test_what_is_not_offered_is_refused_by_name(model, tmp_path, capsys):
+    with pytest.raises(UnsupportedError, match="does not take language models"):
+        edgeq.export(model, precision="int4", target="coreml", output=tmp_path / "a")
+    with pytest.raises(UnsupportedError, match="runs no language model"):
+        edgeq.export(model, precision="fp32", variants=["nnapi"], output=tmp_path / "b")
+    code, _, err = run(
+        capsys, "export", model, "--precision", "int4", "--gate", "cosine_mean>=2", "--output", tmp_path / "c"
+    )
+    assert code == 2 and "out of range" in err
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_archive_generates_too(model, tmp_path):
+    bundle = edgeq.export(model, precision="fp32", target="cpu", output=tmp_path / "fp32", archive=True)
+    with open_generator(bundle.path, threads=1) as generator:
+        expected = generator.generate(PROMPT, max_tokens=8)
+    with open_generator(tmp_path / "fp32.edgeq", threads=1) as generator:
+        assert generator.generate(PROMPT, max_tokens=8) == expected
+
+
+def test_the_same_seed_gives_the_same_bundle(model, bundle, tmp_path):
+    again = edgeq.export(model, precision="int4", output=tmp_path / "again")
+    assert {entry.path: entry.sha256 for entry in again.manifest.integrity.files} == {
+        entry.path: entry.sha256 for entry in bundle.manifest.integrity.files
+    }

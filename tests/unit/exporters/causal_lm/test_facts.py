@@ -1,0 +1,66 @@
+import json
+import shutil
+
+import pytest
+
+from edgeq.errors import ModelError
+from edgeq.exporters import inspect_model, load_model
+from edgeq.exporters.causal_lm import load_language_model
+from edgeq.exporters.causal_lm.families import builder_refusal
+from edgeq.types import Task
+
+
+@pytest.fixture
+def folder(tiny_decoder, tmp_path):
+    shutil.copytree(tiny_decoder("llama"), tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def edit(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_language_model_is_recognized(folder):
+    facts = inspect_model(folder)
+    assert (facts.architecture, facts.task, facts.is_supported) == ("llama", Task.TEXT_GENERATION, True)
+
+
+def test_the_encoder_exporter_does_not_take_it(folder):
+    with pytest.raises(ModelError, match="generates text, expected a text encoder"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "type `mamba` are not supported"),
+        ({"auto_map": {"AutoModelForCausalLM": "modeling.M"}}, "needs code of its own"),
+        ({"quantization_config": {"quant_method": "awq"}}, r"already quantized \(awq\)"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "type `longrope` are not supported"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "type `yarn` are not supported"),
+        ({"max_position_embeddings": None}, "names no context length"),
+    ],
+)
+def test_refusals(folder, changes, message):
+    edit(folder, **changes)
+    with pytest.raises(ModelError, match=message):
+        load_language_model(folder)
+
+
+def test_missing_and_damaged_files(folder):
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="has no tokenizer"):
+        load_language_model(folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError):
+        load_language_model(folder)
+
+
+def test_when_the_builder_cannot_be_used():
+    config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 8}
+    assert "multiple of 16, this model has 8" in builder_refusal(config)
+    assert builder_refusal(config | {"num_attention_heads": 4}) is None
+    assert builder_refusal({"model_type": "gpt2", "n_embd": 64, "n_head": 4}) is not None
