@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeq.errors import UnsupportedError
+from edgeq.errors import MissingExtraError, UnsupportedError
 from edgeq.graph.canonical import SEQUENCE
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.types import Precision, TensorSpec
@@ -44,9 +45,9 @@ class CoreMLTarget:
 
         Raises:
             ConfigError: an iOS version edgeq does not know.
-            UnsupportedError: names what needs which version, or the missing extra.
+            UnsupportedError: names what needs which version.
+            MissingExtraError: coremltools is not installed.
         """
-        from edgeq.targets.coreml.backend import coremltools
         from edgeq.targets.coreml.decisions import check_platform
         from edgeq.targets.coreml.needs import TOKEN_INPUTS, recipe_decisions
 
@@ -59,7 +60,8 @@ class CoreMLTarget:
                 seq_lens=options.lengths,
                 inputs=TOKEN_INPUTS,
             )
-        coremltools()
+        if find_spec("coremltools") is None:
+            raise MissingExtraError("the Core ML target", "coreml")
 
     def lower(
         self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path

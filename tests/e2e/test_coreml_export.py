@@ -1,0 +1,108 @@
+"""`edgeq export --target coreml`, `validate`, `inspect` and `run` on a tiny sentence encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeq.cli import run as edgeq
+from edgeq.types import Task
+
+pytest.importorskip("coremltools")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Callable[..., Path]) -> Path:
+    return tiny_model("bert", Task.SENTENCE_EMBEDDING)
+
+
+def exported(model: Path, output: Path, *flags: str) -> int:
+    common = ("--calib-samples", "16", "--output", str(output), "--json", "--quiet")
+    return edgeq(["export", str(model), *flags, *common])
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_three_targets_from_one_plan(
+    model: Path, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    targets = ("--target", "coreml", "--target", "cpu")
+    assert exported(model, tmp_path, *targets, "--precision", precision, "--seq-len", "16,32") == 0
+    ours, theirs = json.loads(capsys.readouterr().out)["bundles"]
+    assert (ours["target"], theirs["target"]) == ("coreml", "cpu")
+    (variant,) = ours["variants"]
+    assert variant["verification"] == "simulated"
+    assert variant["latency_ms"] is None
+    assert variant["ram_bytes"] is None
+    assert theirs["variants"][0]["latency_ms"]["p50"] > 0
+    parity = variant["relative_error_to_onnx"]["sentence_embedding"]
+    assert 0 < parity["value"] <= parity["bound"] < 0.1
+
+    folder = Path(ours["path"])
+    document = json.loads((folder / "edgeq.json").read_text())
+    (declared,) = document["variants"]
+    assert declared["runtime"] == "coreml"
+    assert declared["model"] == f"model/coreml-{precision}/Model.mlpackage"
+    assert declared["requirements"] == {"min_ios": 18}
+    assert (folder / "tokenizer" / "tokenizer.json").is_file()
+    assert not (folder / "manifest.json").exists()  # ONNX Runtime's package lists ONNX variants only
+    plans = [Path(item["path"]) / "plan.json" for item in (ours, theirs)]
+    if precision == "int8":
+        assert plans[0].read_bytes() == plans[1].read_bytes()
+    gates = {gate["metric"]: gate for gate in ours["gates"]}
+    assert gates["relative_error_to_onnx"]["passed"] is True
+
+    _validates(folder, capsys)
+    _refuses_to_run(folder, capsys)
+    assert edgeq(["inspect", str(folder)]) == 0
+
+
+def _validates(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert edgeq(["validate", str(folder), "--json", "--quiet"]) == 0
+    (variant,) = json.loads(capsys.readouterr().out)["variants"]
+    assert variant["verification"] == "simulated"
+    # The interpreter on the machine that recorded them: the same numbers.
+    assert [output["max_abs_from_recorded"] for output in variant["outputs"]] == [0.0]
+    assert edgeq(["validate", str(folder), "--on", "arm64"]) == 1
+    assert "only --on native offers" in capsys.readouterr().err
+
+
+def _refuses_to_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert edgeq(["run", str(folder), "--text", "a cat"]) == 1
+    refusal = capsys.readouterr().err
+    assert "they need coreml" in refusal
+    assert "edgeq validate" in refusal
+
+
+def test_a_changed_package_is_not_validated(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bundle"
+    assert exported(model, folder, "--target", "coreml", "--precision", "q8-static") == 0
+    weights = next(folder.rglob("weight.bin"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert edgeq(["validate", str(folder)]) == 4
+    assert "weight.bin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (("--target", "coreml", "--ios", "16"), 1, "needs iOS 17"),
+        (("--target", "coreml", "--precision", "int4", "--ios", "17"), 1, "needs iOS 18"),
+        (("--target", "coreml", "--ios", "15"), 1, "expected 16, 17 or 18"),
+        (("--target", "cpu", "--ios", "17"), 2, "--ios means nothing to target cpu"),
+        (("--target", "coreml", "--seq-len", "16,x"), 2, "no sequence length"),
+    ],
+)
+def test_refused_before_the_model_is_read(
+    flags: tuple[str, ...], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exported(tmp_path / "no-such-model", tmp_path / "out", *flags) == code
+    error: Any = capsys.readouterr().err
+    assert message in error
