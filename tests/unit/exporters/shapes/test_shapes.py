@@ -210,3 +210,32 @@ def test_read_shape_of_folders(tmp_path):
         read_shape("model.onnx")
     with pytest.raises(ModelError, match=r"no config\.json"):
         read_shape(str(tmp_path.parent))
+
+
+def test_a_hub_id_needs_no_weights(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **DECODER}))
+    asked = []
+
+    def fetch(model, revision, *, config_only):
+        asked.append((model, revision, config_only))
+        return tmp_path
+
+    monkeypatch.setattr("edgeq.exporters.shapes.fetch", fetch)
+    assert read_shape("someone/model", "v1")[0].layers == 3
+    assert asked == [("someone/model", "v1", True)]
+
+
+def test_the_transformer_of_a_sentence_transformers_folder(tmp_path):
+    modules = [
+        {"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    for name, config in (
+        ("0_Transformer", {"model_type": "bert", **ENCODER}),
+        ("1_Pooling", {"word_embedding_dimension": 48, "pooling_mode_mean_tokens": True}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    shape, folder = read_shape(str(tmp_path))
+    assert folder.name == "0_Transformer" and shape.architecture == "bert"
