@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from edgeq.files import atomic_write_text
 from edgeq.report.markdown import block, code, prose, table
-from edgeq.report.snippets import kotlin_lines, python_lines, swift_lines
+from edgeq.report.snippets import (
+    kotlin_lines,
+    language_kotlin_lines,
+    language_python_lines,
+    python_lines,
+    swift_lines,
+)
 from edgeq.report.words import (
     TASK_TITLES,
     VERIFICATION_MEANINGS,
@@ -25,7 +31,7 @@ from edgeq.report.words import (
     shape_text,
     source_title,
 )
-from edgeq.types import Verification
+from edgeq.types import Role, Task, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Manifest, Quantization, Variant
@@ -109,6 +115,8 @@ def _variants(manifest: Manifest) -> list[str]:
 
 
 def _loading(manifest: Manifest) -> list[str]:
+    if manifest.source.task is Task.TEXT_GENERATION:
+        return _loading_language_model(manifest)
     lines = ["## Load it", ""]
     if any(variant.runtime == ONNX_RUNTIME for variant in manifest.variants):
         lines += ["Python, on a desktop:", "", *block("python", python_lines(manifest))]
@@ -123,6 +131,22 @@ def _loading(manifest: Manifest) -> list[str]:
     return [*lines, "Check it:", "", *block("sh", checks)]
 
 
+def _loading_language_model(manifest: Manifest) -> list[str]:
+    """Generation needs a loop and a cache: apps take ONNX Runtime GenAI, or do as our reference runtime does."""
+    lines = ["## Load it", "", "Python, on a desktop:", "", *block("python", language_python_lines(manifest))]
+    for variant in _android_variants(manifest):
+        if "onnxruntime-genai" in variant.requirements:
+            intro = f"Kotlin, {code(variant.id)}, with ONNX Runtime GenAI:"
+            lines += [intro, "", *block("kotlin", language_kotlin_lines(variant))]
+        else:
+            lines += [
+                f"ONNX Runtime GenAI does not run this family: {code(variant.id)} needs a loop over its KV cache.",
+                "",
+            ]
+    checks = ["sha256sum --check SHA256SUMS", "edgeq validate .   # replays golden prefill and decode steps"]
+    return [*lines, "Check it:", "", *block("sh", checks)]
+
+
 def _android_variants(manifest: Manifest) -> list[Variant]:
     return [v for v in manifest.variants if v.runtime == ONNX_RUNTIME and "min_android_api" in v.requirements]
 
@@ -130,8 +154,8 @@ def _android_variants(manifest: Manifest) -> list[Variant]:
 def _contract(manifest: Manifest) -> list[str]:
     lines = ["## Inputs and outputs", ""]
     for variant in manifest.variants:
-        rows = [_tensor_row("in", spec) for spec in variant.inputs]
-        rows += [_tensor_row("out", spec) for spec in variant.outputs]
+        rows = [_tensor_row("in", spec) for spec in variant.inputs if not _is_later_layer(spec)]
+        rows += [_tensor_row("out", spec) for spec in variant.outputs if not _is_later_layer(spec)]
         lines += [f"### {prose(variant.id)}", "", *table(["", "name", "dtype", "shape", "role"], rows)]
     steps = [f"- before: {code(step.step)} makes {_names(step.inputs)}" for step in manifest.preprocess]
     steps += [f"- after: {code(step.step)} reads {_names(step.outputs)}" for step in manifest.postprocess]
@@ -141,10 +165,19 @@ def _contract(manifest: Manifest) -> list[str]:
             f"- tokenizer: {code(f'{tokenizer.path}/tokenizer.json')}, at most {tokenizer.max_length} tokens with "
             f"special tokens, padded on the {prose(tokenizer.padding)} with id {tokenizer.pad_id}"
         )
+    if any(spec.role is Role.PAST for variant in manifest.variants for spec in variant.inputs):
+        steps.append(
+            "- past and present: those of layer 0 are shown, every layer has them, numbered; see `generation.json`"
+        )
     labels = manifest.source.labels
     if labels:
         steps.append(f"- labels, by index: {_names(labels)}")
     return [*lines, *steps, "", "A free dimension has a name, a static one a number.", ""]
+
+
+def _is_later_layer(spec: TensorSpec) -> bool:
+    """Past and present are shown for layer 0; those of the other layers differ by their number alone."""
+    return spec.role in (Role.PAST, Role.PRESENT) and ".0." not in spec.name
 
 
 def _tensor_row(direction: str, spec: TensorSpec) -> list[str]:

@@ -45,6 +45,36 @@ def kotlin_lines(variant: Variant) -> list[str]:
     ]
 
 
+def language_python_lines(manifest: Manifest) -> list[str]:
+    """Generate with the reference runtime."""
+    folder = f"{manifest.name}-{manifest.target}"
+    return [
+        "from edgeq.runtime.generation.generator import open_generator",
+        f"with open_generator({_quoted(folder)}) as generator:  # verifies every file first",
+        '    answer = generator.generate("Once upon a time", max_tokens=64)',
+        "print(answer.text)",
+    ]
+
+
+def language_kotlin_lines(variant: Variant) -> list[str]:
+    """Generate with the onnxruntime-genai-android package (`ai.onnxruntime.genai`)."""
+    folder = variant.model.rpartition("/")[0]
+    return [
+        f"val model = Model(File(bundle, {_string(folder)}).path)",
+        "val tokenizer = Tokenizer(model)",
+        "val params = GeneratorParams(model)",
+        'params.setSearchOption("max_length", 128.0)',
+        "Generator(model, params).use { generator ->",
+        '    generator.appendTokenSequences(tokenizer.encode("Once upon a time"))',
+        "    val stream = tokenizer.createStream()",
+        "    while (!generator.isDone) {",
+        "        generator.generateNextToken()",
+        "        print(stream.decode(generator.getLastTokenInSequence(0)))",
+        "    }",
+        "}",
+    ]
+
+
 def swift_lines(variant: Variant) -> list[str]:
     """Compile the package on the device, and predict; each input is an int32 `MLMultiArray` of the declared shape."""
     feeds = ", ".join(f"{_plain_string(spec.name)}: {_variable(spec)}" for spec in variant.inputs)

@@ -23,6 +23,9 @@ METRIC_TITLES: Mapping[str, str] = {
     "max_abs": "largest absolute difference",
     "top1_agreement": "top-1 agreement",
     "kl_mean": "KL divergence, mean, nats",
+    "kl_p99": "KL divergence, 99th percentile, nats",
+    "perplexity": "perplexity",
+    "perplexity_original": "perplexity of the original",
     "relative_error_to_onnx": "relative difference to the ONNX variant of the same plan, mean",
     "batch_invariance_min": "cosine, alone against in a batch, lowest",
 }
@@ -106,6 +109,8 @@ def requirement_lines(variant: Variant) -> list[tuple[str, str]]:
         "min_macos": "macOS",
         "abi": "ABI",
         "min_ram_mb": "memory to load and run",
+        "context_length": "tokens of prompt and answer together, at most",
+        "kv_cache_bytes_per_token": "bytes of KV cache per token",
         "session_options": "session options",
         "nnapi_flags": "NNAPI flags",
     }
@@ -273,7 +278,11 @@ def caveats(manifest: Manifest) -> list[str]:
             "How values are rounded was decided on the calibration texts. Texts of another kind or language can lose "
             "more than the numbers here say; calibrate with texts of your app, and compare."
         )
-    if manifest.tokenizer is not None:
+    if manifest.source.task is Task.TEXT_GENERATION:
+        found.append(
+            "Memory was measured with a short text; each token of a longer one adds the bytes of KV cache listed above."
+        )
+    elif manifest.tokenizer is not None:
         found.append(f"Texts are cut to {_token_limits(manifest)}; what follows is ignored.")
     found.append("Limits and biases of the original model apply unchanged; see its own documentation.")
     return found
