@@ -92,10 +92,10 @@ class ParityProbe:
 def parity_bound(rounding_noise: float, own_error: float) -> tuple[float, str]:
     """The largest relative difference that rounding explains, and why.
 
-    Float formats: the rounding noise of the format (`Session.rounding_noise`), or float32's own. A quantized
-    activation adds that a small difference moves some values to the next code, an error of a whole step; where
-    every code is affected that is a second, independent quantization error, so the peer's own error to the
-    original bounds it.
+    Float formats: the rounding noise of the format (`Session.rounding_noise`), or float32's own. With quantized
+    activations a small difference moves some values to the next code, an error of a whole step, and the codes of
+    two correct programs drift apart layer after layer, while their weight codes stay the same. They may differ by
+    no more than quantization itself moved them, which is the peer's own error to the original.
 
     Args:
         rounding_noise: relative.
