@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,11 @@ class CandidateStore:
         self.progress = progress
         self.layers = find_layers(canonical.model)
         self.units = {unit.name: unit for unit in units_of(self.layers)}
-        self._key = {"model": model_digest(canonical.model), "data": feeds_digest(data.calibration)}
+        self._key = {
+            "model": model_digest(canonical.model),
+            "data": feeds_digest(data.calibration),
+            "onnxruntime": version("onnxruntime"),
+        }
         self._search_key = feeds_digest((feeds, 0) for feeds in data.search)
         self.folder = (folder or default_folder().parent / "tune") / _hash(self._key)[:32]
         self._statistics: Statistics | None = None
