@@ -1,6 +1,6 @@
 """Estimates of `edgeq advise` against measured memory, and the constants they are made of.
 
-python benchmarks/advise_accuracy.py [--fit] [--only NAME]
+python benchmarks/advise_accuracy.py [--fit] [--only NAME] [--weights inside|beside]
 python benchmarks/advise_accuracy.py --onnx MODEL.onnx RECIPE CONFIG_FOLDER
 
 Builds encoders and decoders of random weights with ONNX operators alone, writes them by several recipes with the
@@ -67,6 +67,7 @@ DECODERS = {
         "tie_word_embeddings": True,
     },
 }
+PLACES = ("inside", "beside")
 RECIPES = ("fp32", "fp16", "q8-static", "q8", "q4_k_m", "int4")
 PROBE = """
 import json, sys
@@ -475,6 +476,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fit", action="store_true", help="print the constants these measurements give")
     parser.add_argument("--only", default="", help="models whose name has this in it")
+    parser.add_argument("--weights", choices=PLACES, help="inside the file, or beside it; both when left out")
     parser.add_argument(
         "--onnx", nargs=3, metavar=("MODEL.onnx", "RECIPE", "CONFIG_FOLDER"), help="a real model"
     )
@@ -486,7 +488,7 @@ def main() -> None:
     columns = ("tokens", "file MB", "measured", "estimated", "error")
     print(f"{'model':13}{'recipe':10}{'weights':7}" + "".join(f"{text:>10}" for text in columns))
     with tempfile.TemporaryDirectory(prefix="edgeq-advise-") as folder:
-        for external in (False, True):
+        for external in [place == "beside" for place in PLACES if options.weights in (place, None)]:
             found: list[Measured] = []
             for name in (name for name in (*ENCODERS, *DECODERS) if options.only in name):
                 for recipe in RECIPES:

@@ -1,7 +1,8 @@
 """Memory a model needs in ONNX Runtime, from its shape and its storage formats.
 
 The constants come from `python benchmarks/advise_accuracy.py --fit` (ONNX Runtime 1.32, x86-64, Linux): growth of
-peak RSS of processes that load and run models of different shapes, by least squares.
+peak RSS of processes that load and run models of different shapes, by least squares. Another fit gives other digits for
+costs that trade against each other (peaks differ by a few percent from run to run); the sums agree.
 """
 
 from __future__ import annotations
