@@ -28,6 +28,11 @@ def local_folder(model: str | Path) -> Path | None:
     path = Path(model).expanduser()
     if path.is_dir():
         return path
+    if path.suffix == ".gguf":
+        raise ModelError(
+            f"`{path}` is a GGUF file, which edgeq does not export from",
+            hint="name the Hugging Face checkpoint it was made from",
+        )
     if path.exists():
         raise ModelError(
             f"`{path}` is a file, expected a model folder, an .onnx file or a Hub id",

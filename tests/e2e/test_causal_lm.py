@@ -151,7 +151,17 @@ def test_validate_replays_and_compares(bundle, model, capsys, tmp_path):
         "".join(f"The {index} quick brown foxes jumped over {index * 7} lazy dogs.\n" for index in range(40))
     )
     # Random weights lose far more to 4 bits than trained ones: the bundle's own floors are not the point here.
-    arguments = ("validate", bundle.path, "--against", model, "--data", text, "--json", "--gate", "kl_mean<=9")
+    arguments = (
+        "validate",
+        bundle.path,
+        "--against",
+        model,
+        "--data",
+        text,
+        "--json",
+        "--gate",
+        "kl_mean<=9",
+    )
     code, out, _ = run(capsys, *arguments)
     (output,) = json.loads(out)["variants"][0]["outputs"]
     metrics = output["metrics"]

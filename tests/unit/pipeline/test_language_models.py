@@ -1,0 +1,74 @@
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from edgeq.errors import DataError, UnsupportedError, UsageError
+from edgeq.pipeline.causal_lm import language_recipe, language_variants
+from edgeq.pipeline.language_data import calibration_feeds
+from edgeq.pipeline.language_quality import FLOORS, language_gates
+from edgeq.quantize.recipes import load_recipe
+from edgeq.runtime.generation.settings import CacheShape
+from edgeq.targets import get_target
+from edgeq.types import Precision
+from edgeq.validate import GateRequest
+
+
+@dataclass
+class Notices:
+    found: list[str] = field(default_factory=list)
+
+    def notice(self, message):
+        self.found.append(message)
+
+
+def test_int8_is_weight_only():
+    notices = Notices()
+    recipe = language_recipe(load_recipe("int8"), notices)
+    assert recipe.name == "int8"
+    assert (recipe.default.format, recipe.default.bits, recipe.default.block_size) == ("weight-only", 8, 16)
+    assert "weight-only" in notices.found[0]
+    assert language_recipe(recipe, notices) == recipe
+
+
+def test_other_recipes_are_kept_and_static_ones_refused():
+    for name in ("int4", "q4_k_m", "fp16", "fp32"):
+        assert language_recipe(load_recipe(name), Notices()) == load_recipe(name)
+    with pytest.raises(UnsupportedError, match=r"q8-static. wants static int8"):
+        language_recipe(load_recipe("q8-static"), Notices())
+
+
+def test_variants():
+    recipe, notices = load_recipe("fp32"), Notices()
+    found = language_variants({"android": get_target("android")}, recipe, (), notices)
+    assert [spec.id for spec in found["android"]] == ["cpu-fp32"]
+    assert any("no nnapi variant" in notice for notice in notices.found)
+    with pytest.raises(UnsupportedError, match="variant `nnapi` runs no language model"):
+        language_variants({"android": get_target("android")}, recipe, ("nnapi",), notices)
+
+
+def test_calibration_feeds_are_full_windows_with_an_empty_past():
+    feeds = calibration_feeds(np.arange(300), CacheShape(2, 3, 4), 128)
+    assert feeds.feeds["input_ids"].shape == (2, 128)
+    np.testing.assert_array_equal(feeds.feeds["input_ids"].ravel(), np.arange(256))
+    assert feeds.feeds["past_key_values.1.value"].shape == (2, 3, 0, 4)
+    with pytest.raises(DataError, match="100 tokens, expected at least 128"):
+        calibration_feeds(np.arange(100), CacheShape(2, 3, 4), 128)
+
+
+GOOD = {"kl_mean": 0.001, "top1_agreement": 0.99, "n": 10.0}
+
+
+def test_default_gates_and_their_twins():
+    assert all(gate.passed for gate in language_gates("v", Precision.INT8, GOOD, ()))
+    for changes in ({"kl_mean": 0.03}, {"top1_agreement": 0.9}, {"kl_mean": float("nan")}):
+        gates = language_gates("v", Precision.INT8, GOOD | changes, ())
+        assert [gate.passed for gate in gates].count(False) == 1
+    assert {*FLOORS} == {*Precision}
+
+
+def test_gates_of_the_user():
+    (gate,) = language_gates("v", Precision.INT4, GOOD, (GateRequest("kl_mean", "<=", 0.0005),))
+    assert (gate.passed, gate.derived_from) == (False, "--gate")
+    with pytest.raises(UsageError, match="language models do not have"):
+        language_gates("v", Precision.INT4, GOOD, (GateRequest("spearman_drop", "<=", 0.1),))
