@@ -16,6 +16,7 @@ from types import ModuleType
 from edgeq.errors import GateError
 from edgeq.exporters import ARCHITECTURES
 from edgeq.pipeline.export import ExportRequest, TargetResult, run_export
+from edgeq.quantize.recipes import load_recipe
 from edgeq.types import Precision, Task
 from edgeq.validate import GateRequest
 
@@ -36,7 +37,7 @@ def export(architecture: str, task: Task, precision: Precision, folder: Path) ->
     model = tiny_models().build_tiny_model(folder / "model", architecture, task)
     request = ExportRequest(
         model=str(model),
-        precision=precision,
+        recipe=load_recipe(str(precision)),
         output=folder / "bundle",
         seq_len=32,
         calib_samples=64,
@@ -60,8 +61,12 @@ def row(architecture: str, task: Task, precision: Precision) -> str:
             if variant.id.startswith("nnapi"):
                 nodes = variant.placement["nodes"]
                 taken = nodes["NnapiExecutionProvider"]
-                why = "; ".join(f"{reason} ({count})" for reason, count in list(variant.placement["reasons"].items())[:4])
-                cells.append(f"{taken}/{sum(nodes.values())} | {variant.placement['partitions']} | {why or '-'}")
+                why = "; ".join(
+                    f"{reason} ({count})" for reason, count in list(variant.placement["reasons"].items())[:4]
+                )
+                cells.append(
+                    f"{taken}/{sum(nodes.values())} | {variant.placement['partitions']} | {why or '-'}"
+                )
         return f"| {architecture} | {' | '.join(cells)} |"
 
 

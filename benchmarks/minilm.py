@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 in int8: size, fidelity and speed of edgeq's variants and of the stock ONNX Runtime paths, in one run.
+"""all-MiniLM-L6-v2 in int8: size, fidelity and speed of edgeq's variants and of stock ONNX Runtime, in one run.
 
     python benchmarks/minilm.py --calib texts.tsv --sts sts13-a.tsv sts13-b.tsv [--json results.json]
 
@@ -31,6 +31,7 @@ from edgeq.runtime.runtime import load, load_preprocessor
 from edgeq.runtime.session import VariantSession
 from edgeq.runtime.text import TextPreprocessor
 from edgeq.runtime.timing import interleave
+from edgeq.types import Feeds
 from edgeq.validate import batch_invariance
 
 CASES = ((1, 16), (1, 128), (8, 128))
@@ -198,6 +199,11 @@ def fidelity(
     return rows
 
 
+def runner(session: VariantSession, feeds: Feeds) -> Callable[[], object]:
+    """One run, as the timer wants it."""
+    return lambda: session.run(feeds)
+
+
 def speed(
     contenders: Sequence[Contender], preprocessor: TextPreprocessor, texts: Sequence[str], budget_s: float
 ) -> dict[str, dict[str, tuple[float, float]]]:
@@ -206,9 +212,7 @@ def speed(
     found: dict[str, dict[str, tuple[float, float]]] = {contender.name: {} for contender in contenders}
     for batch, tokens in CASES:
         case = bench_feeds(feeds, tokens, batch)
-        runs: dict[str, Callable[[], object]] = {
-            c.name: (lambda c=c: c.session.run(case)) for c in contenders
-        }
+        runs = {contender.name: runner(contender.session, case) for contender in contenders}
         for name, timing in interleave(
             runs, baseline=contenders[0].name, rounds=60, budget_s=budget_s
         ).items():
@@ -256,13 +260,12 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
         low, high = row["difference_interval"]  # type: ignore[misc]
         print(
             f"| {row['name']} | {row['mb']:.1f} | {row['spearman']:.2f} | {low:+.2f} to {high:+.2f} | "
-            f"{row['cosine_mean']:.4f} / {row['cosine_p01']:.4f} / {row['cosine_min']:.4f} | {row['alone_equals_batch']:.4f} |"
+            f"{row['cosine_mean']:.4f} / {row['cosine_p01']:.4f} / {row['cosine_min']:.4f} | "
+            f"{row['alone_equals_batch']:.4f} |"
         )
     dynamic = [c for c in contenders if c.session.static_length is None]
     times = speed(dynamic, preprocessor, pairs.first[:64], arguments.budget)
-    print(
-        f"\nlatency, of fp32 (median of interleaved ratios; ms); nnapi is static and not timed on a desktop"
-    )
+    print("\nlatency, of fp32 (median of interleaved ratios; ms); nnapi is static and not timed on a desktop")
     print("| | " + " | ".join(f"{batch}x{tokens}" for batch, tokens in CASES) + " |")
     print("|---|" + "---|" * len(CASES))
     for label, cases in times.items():

@@ -10,13 +10,26 @@ from pathlib import Path
 
 import edgeq
 
-EXTRAS = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "coremltools", "matplotlib", "scipy", "gguf"}
+EXTRAS = {
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "coremltools",
+    "matplotlib",
+    "scipy",
+    "gguf",
+}
 
 
 def main() -> None:
     assert "site-packages" in str(Path(edgeq.__file__)), edgeq.__file__
     names = [found.name for found in pkgutil.walk_packages(edgeq.__path__, "edgeq.")]
-    assert {"edgeq.targets.android.target", "edgeq.exporters.bert", "edgeq.bundle.schema"} <= {*names, "edgeq.bundle.schema"}
+    assert {"edgeq.targets.android.target", "edgeq.exporters.bert", "edgeq.bundle.schema"} <= {
+        *names,
+        "edgeq.bundle.schema",
+    }
     failed = {}
     for name in names:
         if name.endswith("__main__"):

@@ -39,7 +39,9 @@ def test_help_imports_nothing_heavy() -> None:
 def test_every_command_has_help_and_is_documented() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in COMMANDS:
-        shown = subprocess.run([sys.executable, "-m", "edgeq", name, "--help"], capture_output=True, text=True)
+        shown = subprocess.run(
+            [sys.executable, "-m", "edgeq", name, "--help"], capture_output=True, text=True
+        )
         assert shown.returncode == 0, name
         assert f"edgeq {name}" in readme, name
 

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = {"edgeq": ROOT / "toolkit" / "edgeq", "edgeq.targets": ROOT / "targets", "edgeq.exporters": ROOT / "exporters"}
+SOURCES = {
+    "edgeq": ROOT / "toolkit" / "edgeq",
+    "edgeq.targets": ROOT / "targets",
+    "edgeq.exporters": ROOT / "exporters",
+}
 
 # A module may import from its own layer and from those to the right of it.
 LAYERS = (
@@ -94,5 +98,7 @@ def test_the_check_can_fail(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("heavy", ["torch", "transformers"])
 def test_only_exporters_import_the_framework(heavy: str) -> None:
-    users = {name for name, path in modules() for imported, _ in imports(path) if imported.split(".")[0] == heavy}
+    users = {
+        name for name, path in modules() for imported, _ in imports(path) if imported.split(".")[0] == heavy
+    }
     assert users and all(part_of(name) == "exporters" for name in users)

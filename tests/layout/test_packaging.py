@@ -7,7 +7,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-FOLDERS = {"edgeq": ROOT / "toolkit" / "edgeq", "edgeq.targets": ROOT / "targets", "edgeq.exporters": ROOT / "exporters"}
+FOLDERS = {
+    "edgeq": ROOT / "toolkit" / "edgeq",
+    "edgeq.targets": ROOT / "targets",
+    "edgeq.exporters": ROOT / "exporters",
+}
 
 
 def package_folders() -> set[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgeq.bundle.golden import GoldenCase, write_golden
 from edgeq.bundle.manifest import (
     Gate,

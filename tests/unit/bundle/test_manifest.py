@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+
 from edgeq.bundle.manifest import Manifest, PostprocessKind, PreprocessKind, Status
 from edgeq.bundle.schema import load_schema
 from edgeq.errors import IntegrityError
 from edgeq.types import Role, Task, Verification
-from jsonschema import Draft202012Validator
 
 
 @pytest.fixture

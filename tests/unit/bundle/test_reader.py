@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgeq.bundle.archive import write_archive
 from edgeq.bundle.golden import write_npz
 from edgeq.bundle.reader import looks_like_bundle, open_bundle

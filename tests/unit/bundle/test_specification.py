@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from edgeq.bundle.schema import load_schema
 
 SPECIFICATION = (Path(__file__).parents[3] / "docs" / "bundle.md").read_text(encoding="utf-8")

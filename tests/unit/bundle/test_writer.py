@@ -11,6 +11,7 @@ from typing import Any
 
 import onnxruntime
 import pytest
+
 from edgeq.bundle import writer as writer_module
 from edgeq.bundle.archive import write_archive
 from edgeq.bundle.reader import open_bundle

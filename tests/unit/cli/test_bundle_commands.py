@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgeq.bundle.archive import write_archive
 from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
 from edgeq.files import sha256_file

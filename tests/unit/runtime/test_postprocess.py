@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
-from edgeq.runtime.postprocess import Context, answers, sigmoid, softmax
-from edgeq.runtime.text import TextPreprocessor, TextSettings
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
+from edgeq.runtime.postprocess import Context, answers, sigmoid, softmax
+from edgeq.runtime.text import TextPreprocessor, TextSettings
 
 IDS = np.array([[2, 5, 6, 3], [2, 7, 3, 0]])
 MASK = np.array([[1, 1, 1, 1], [1, 1, 1, 0]])

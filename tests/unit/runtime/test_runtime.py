@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgeq.bundle.archive import write_archive
 from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
 from edgeq.errors import DataError, GateError, IntegrityError, ModelError, UnsupportedError

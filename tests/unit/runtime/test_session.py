@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgeq.errors import DataError, ModelError
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.types import Role, TensorSpec

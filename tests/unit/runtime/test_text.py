@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeq.errors import ConfigError, DataError, IntegrityError
-from edgeq.runtime.text import TextPreprocessor, TextSettings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from edgeq.errors import ConfigError, DataError, IntegrityError
+from edgeq.runtime.text import TextPreprocessor, TextSettings
 
 TEXTS = ("the cat sat", "a dog ran the cats the dog sat a b the the the", "b", "")
 

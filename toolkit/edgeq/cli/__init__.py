@@ -9,6 +9,9 @@ import sys
 from edgeq.cli.output import print_error
 from edgeq.errors import EdgeqError, ExitCode
 
+INTERRUPTED = 130
+"""What a shell reports for a process that SIGINT ended."""
+
 
 def main() -> None:
     """Run the command line and exit with the code of `edgeq.errors.ExitCode` (130 after Ctrl-C)."""
@@ -21,13 +24,12 @@ def run(argv: list[str]) -> int:
 
     try:
         result = build_app()(argv, standalone_mode=False)
-        return result if isinstance(result, int) else ExitCode.OK
+        status = result if isinstance(result, int) else ExitCode.OK
     except EdgeqError as error:
         print_error(error.message, error.hint)
         return error.exit_code
     except KeyboardInterrupt:
-        print_error("interrupted; nothing half-written was left behind", None)
-        return 130
+        status = INTERRUPTED
     except BrokenPipeError:
         # The reader of our stdout went away (`edgeq ... | head`); keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -37,6 +39,10 @@ def run(argv: list[str]) -> int:
         return ExitCode.USER
     except Exception as error:
         return _report_unexpected(error)
+    # Typer turns Ctrl-C into this status by itself and says nothing.
+    if status == INTERRUPTED:
+        print_error("interrupted; nothing half-written was left behind", None)
+    return status
 
 
 def _describe_os_error(error: OSError) -> tuple[str, str | None]:

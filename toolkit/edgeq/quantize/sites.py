@@ -74,7 +74,9 @@ def find_sites(model: ir.Model, *, min_table_rows: int = 64) -> Sites:
     linears = tuple(site for node in model.graph if (site := _linear(node)) is not None)
     by_product = {site.output: site for site in linears}
     linears = tuple(_with_fold(model, site, by_product) for site in linears)
-    embeddings = tuple(table for node in model.graph if (table := _embedding(node, min_table_rows)) is not None)
+    embeddings = tuple(
+        table for node in model.graph if (table := _embedding(node, min_table_rows)) is not None
+    )
     return Sites(linears, embeddings)
 
 
