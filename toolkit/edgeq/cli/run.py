@@ -13,6 +13,7 @@ from edgeq.cli.output import Out
 from edgeq.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from edgeq.runtime.executors import Executor
     from edgeq.runtime.runtime import Runtime
     from edgeq.types import Array, Feeds, Outputs, Sample
 
@@ -71,6 +72,10 @@ def run(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Threads.", show_default="ONNX Runtime chooses")
     ] = None,
+    on: Annotated[
+        str, typer.Option("--on", help="Where to execute: native, or arm64 (edgeq doctor --setup arm64).")
+    ] = "native",
+    cpu: Annotated[str, typer.Option("--cpu", help="Emulated core of --on arm64.")] = "cortex-a76",
     force: Annotated[bool, typer.Option("--force", help="Run a bundle that failed its gate.")] = False,
     json_mode: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -95,11 +100,21 @@ def run(
         _refuse_language_model(runtime)
         feeds = runtime.prepare(samples) if npz is None else _read_npz(npz)
         _warn_truncated(out, runtime, samples)
-        outputs = runtime.run(feeds=feeds)
+        outputs = runtime.run(feeds=feeds) if on == "native" else runtime.run_on(_executor(on, cpu), feeds)
         answers = runtime.interpret(outputs, feeds)
     _warn_not_finite(out, outputs)
     out.result(_document(runtime, outputs, answers))
     _show(out, runtime, samples or [f"input {row}" for row in range(_rows(outputs))], outputs, answers)
+
+
+def _executor(on: str, cpu: str) -> Executor:
+    from edgeq.runtime.executors import open_executor
+
+    if on != "arm64":
+        raise UsageError(
+            f"--on takes native or arm64, got `{on}`", hint="edgeq validate --on adb runs on a phone"
+        )
+    return open_executor("arm64", cpu=cpu)
 
 
 def _refuse_language_model(runtime: Runtime) -> None:

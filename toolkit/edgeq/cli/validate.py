@@ -27,8 +27,15 @@ def validate(
     data_column: Annotated[str | None, typer.Option(help="Column of a table, or A,B for pairs.")] = None,
     on: Annotated[str, typer.Option(help="Where to execute: native, arm64 or adb.")] = "native",
     cpu: Annotated[
-        str, typer.Option(help="Emulated core of --on arm64: cortex-a76 or cortex-a55.")
+        str, typer.Option(help="Emulated core of --on arm64: cortex-a76, cortex-a55 or cortex-a53.")
     ] = "cortex-a76",
+    runner: Annotated[
+        Path | None, typer.Option(help="For --on adb: the runner program (samples/android/runner).")
+    ] = None,
+    runner_library: Annotated[
+        list[Path] | None, typer.Option(help="A shared library the runner needs; repeat for several.")
+    ] = None,
+    serial: Annotated[str | None, typer.Option(help="For --on adb: which phone.")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Only this variant; repeat for several.")] = None,
     gate: Annotated[
         list[str] | None, typer.Option(help="METRIC>=X; replaces the bundle's quality gates.")
@@ -42,6 +49,7 @@ def validate(
     from edgeq.errors import GateError
     from edgeq.pipeline.export import parse_gates
     from edgeq.pipeline.validation import ValidationRequest, run_validation
+    from edgeq.runtime.adb import AdbOptions
 
     out = Out(json_mode=json, quiet=quiet)
     request = ValidationRequest(
@@ -54,10 +62,11 @@ def validate(
         variants=tuple(variant or ()),
         gates=parse_gates(gate or ()),
         force=force,
+        adb=None if runner is None else AdbOptions(runner, tuple(runner_library or ()), serial),
     )
     with out.progress() as progress:
         report = run_validation(request, progress)
-    _print(out, report)
+    _print(out, report, on)
     if not report.passed:
         failed = [f"{v.id} {g.output} {g.metric}" for v in report.variants for g in v.gates if not g.passed]
         raise GateError(
@@ -66,10 +75,11 @@ def validate(
         )
 
 
-def _print(out: Any, report: ValidationReport) -> None:
+def _print(out: Any, report: ValidationReport, on: str) -> None:
     for output in report.variants[0].outputs:
         title = f"`{output}` against the original, on {report.variants[0].source}"
-        out.report(title, ("", *(variant.id for variant in report.variants)), _rows(report, output))
+        rows = [*_rows(report, output), *(_side_by_side(report, output) if on != "native" else [])]
+        out.report(title, ("", *(variant.id for variant in report.variants)), rows)
     for name, reason in report.skipped.items():
         out.notice(f"{name} was not executed: {reason}")
     out.result(report.to_json(), "passed" if report.passed else "failed")
@@ -101,6 +111,20 @@ def _rows(report: ValidationReport, output: str) -> list[tuple[str, ...]]:
         ("gates", *(_verdict(mine) for mine in gates)),
     ]
     return rows
+
+
+def _side_by_side(report: ValidationReport, output: str) -> list[tuple[str, ...]]:
+    """The outputs the export recorded on its own machine, beside those of the device."""
+    recorded = [variant.recorded[output] for variant in report.variants]
+    flags = [
+        any(not gate.passed for gate in variant.gates if gate.output == output and gate.metric == "max_abs")
+        for variant in report.variants
+    ]
+    return [
+        ("as recorded: cosine mean", *(f"{metrics['cosine_mean']:.4f}" for metrics in recorded)),
+        ("as recorded: max-abs", *(f"{metrics['max_abs']:.3g}" for metrics in recorded)),
+        ("differs by more than its own error", *("YES" if flag else "no" for flag in flags)),
+    ]
 
 
 def _verdict(gates: list[Any]) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
+    from edgeq.runtime.adb import AdbOptions
     from edgeq.runtime.text import TextPreprocessor
 
 LIVE_SAMPLES = 128
@@ -43,6 +44,7 @@ class ValidationRequest:
     gates: tuple[GateRequest, ...] = ()
     force: bool = False
     seed: int = 1
+    adb: AdbOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class VariantReport:
         outputs: metrics by output against the original, over the golden cases or, with `against`, live.
         drift: per output, largest difference from the outputs recorded in the bundle.
         gates: with their values.
+        recorded: the same metrics of the outputs that the export recorded on its own machine, over the golden cases.
     """
 
     id: str
@@ -65,6 +68,7 @@ class VariantReport:
     drift: Mapping[str, float]
     gates: tuple[Gate, ...]
     source: str
+    recorded: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As `validate --json` prints it."""
@@ -74,7 +78,12 @@ class VariantReport:
             "environment": dict(self.environment),
             "compared_on": self.source,
             "outputs": [
-                {"name": name, "metrics": dict(metrics), "max_abs_from_recorded": self.drift[name]}
+                {
+                    "name": name,
+                    "metrics": dict(metrics),
+                    "recorded": dict(self.recorded.get(name, {})),
+                    "max_abs_from_recorded": self.drift[name],
+                }
                 for name, metrics in self.outputs.items()
             ],
             "gates": [
@@ -182,8 +191,9 @@ def _validate_variant(
     if live is not None:
         found, source = live.compare(execution.run(), variant.outputs), live.source
     gates = _judged(bundle, variant, request, golden, found, drift, live is not None)
+    before = _compare([case.reference for case in cases], recorded, cases, variant.outputs)
     return VariantReport(
-        variant.id, execution.level, execution.environment, found, drift, tuple(gates), source
+        variant.id, execution.level, execution.environment, found, drift, tuple(gates), source, before
     )
 
 
@@ -226,7 +236,7 @@ def _execution(bundle: Bundle, variant: Variant, request: ValidationRequest) -> 
 
 def _executor(variant: Variant, request: ValidationRequest) -> Executor:
     arch = "arm64" if "arm64-v8a" in variant.requirements.get("abi", ()) else "x86-64"
-    return open_executor(request.on, cpu=request.cpu, target_arch=arch)  # type: ignore[arg-type]
+    return open_executor(request.on, cpu=request.cpu, target_arch=arch, adb=request.adb)  # type: ignore[arg-type]
 
 
 def _level(executor: Executor, variant: Variant) -> Verification:

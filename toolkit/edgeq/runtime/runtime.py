@@ -13,8 +13,9 @@ import numpy as np
 from edgeq.bundle.manifest import Manifest, Variant
 from edgeq.bundle.reader import Bundle, open_bundle
 from edgeq.errors import DataError, UnsupportedError
+from edgeq.runtime.executors import Executor
 from edgeq.runtime.postprocess import Answer, Context, answers
-from edgeq.runtime.session import VariantSession
+from edgeq.runtime.session import VariantSession, execute_through
 from edgeq.runtime.text import TextPreprocessor
 from edgeq.types import Feeds, FloatArray, Outputs, Role, Sample, TensorSpec
 
@@ -131,6 +132,18 @@ class Runtime:
             assert text is not None
             feeds = self.prepare(text)
         return self._session.run(feeds)
+
+    def run_on(self, executor: Executor, feeds: Feeds) -> Outputs:
+        """`run` on another executor: an emulated ARM64 core, a phone.
+
+        Raises:
+            DataError: the feeds do not fit the model.
+            ModelError: the executor refuses it.
+        """
+        path = self.bundle.file(self.variant.model)
+        pad_id = self.preprocessor.pad_id if self.preprocessor else 0
+        [outputs] = execute_through(executor, path, self.variant, [feeds], pad_id=pad_id)
+        return outputs
 
     def answer(self, text: Sequence[Sample]) -> list[Answer]:
         """One answer per text by the bundle's postprocessing steps: labels, scores, spans, words at the mask.
