@@ -22,7 +22,7 @@ demo: $(READY)
 	$(BIN)/edgeq run $(DEMO_OUT) --text "A man is playing a guitar." --text "Someone plays an instrument." --text "The stock market fell today."
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
