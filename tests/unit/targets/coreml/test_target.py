@@ -18,7 +18,7 @@ from edgeq.runtime.adapter import Signature
 from edgeq.targets import get_target
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session
 from edgeq.targets.coreml.session import UNIT_ROUNDOFF, rounded_values
-from edgeq.types import Precision, Task, Verification
+from edgeq.types import Feeds, Outputs, Precision, Task, Verification
 
 TARGET = get_target("coreml")
 TEXTS = ["a cat sat", "the dog ran over the hill"]
@@ -82,7 +82,12 @@ def test_several_lengths_pad_to_the_smallest_that_fits(exported: Any, tmp_path: 
     seen: list[int] = []
     interpreter = session._runner  # type: ignore[attr-defined]
     run = interpreter.run
-    interpreter.run = lambda feeds: seen.append(feeds["input_ids"].shape[1]) or run(feeds)
+
+    def watched(feeds: Feeds) -> Outputs:
+        seen.append(feeds["input_ids"].shape[1])
+        return run(feeds)
+
+    interpreter.run = watched
     graph = run_graph(model.canonical)
     for length in (5, 8, 9, 17):
         ids = np.arange(2 * length).reshape(2, length) % 50 + 1
