@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm.base import LanguageModelFacts
-from edgeq.exporters.causal_lm.families import FAMILIES
+from edgeq.exporters.causal_lm.families import FAMILIES, ROPES, rope_type
 from edgeq.exporters.facts import read_config
 from edgeq.exporters.sentence import read_sentence_model
 from edgeq.exporters.source import fetch, local_folder
@@ -93,13 +93,10 @@ def _refuse_variant(config: Mapping[str, Any]) -> ModelError | None:
         return ModelError(
             f"`{architecture}` with {config.get('architectures')} is not supported, expected {family.head}"
         )
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    kind = (
-        scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else "default"
-    )
-    if kind not in ("default", "linear", "llama3"):
+    kind = rope_type(config)
+    if kind not in ROPES:
         return ModelError(
-            f"rotary positions of type `{kind}` are not supported, expected default, linear or llama3",
+            f"rotary positions of type `{kind}` are not supported, expected {', '.join(ROPES)}",
             hint="they change with the length of the text; export a checkpoint without them"
             if kind in ("longrope", "dynamic", "yarn")
             else None,

@@ -8,6 +8,10 @@ from typing import Any
 
 HEAD_SIZE_STEP = 16
 """GroupQueryAttention of ONNX Runtime's CPU provider rotates heads whose size is a multiple of this."""
+ROPES = ("default", "linear", "llama3")
+"""Types of rotary positions that are taken in: those that do not change with the length of the text."""
+BUILDER_ROPES = ("default", "llama3")
+"""Those that the model builder makes as the model has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,29 @@ def builder_refusal(config: Mapping[str, Any]) -> str | None:
     size = head_size(config)
     if size % HEAD_SIZE_STEP:
         return f"GroupQueryAttention needs a head size that is a multiple of {HEAD_SIZE_STEP}, this model has {size}"
+    kind = rope_type(config)
+    if kind not in BUILDER_ROPES:
+        return f"the builder (0.18) leaves rotary positions of type {kind} as they are"
+    rotated = round(
+        size * rope_settings(config).get("partial_rotary_factor", config.get("partial_rotary_factor", 1))
+    )
+    if rotated % HEAD_SIZE_STEP:
+        return (
+            f"GroupQueryAttention rotates multiples of {HEAD_SIZE_STEP} values, this model rotates {rotated}"
+        )
     return None
+
+
+def rope_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How rotary positions are made, under either name that transformers gave it."""
+    found = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    return found if isinstance(found, dict) else {}
+
+
+def rope_type(config: Mapping[str, Any]) -> str:
+    """`default`, `linear`, `llama3`, `longrope`, ..."""
+    settings = rope_settings(config)
+    return str(settings.get("rope_type", settings.get("type", "default")))
 
 
 def layer_windows(config: Any, layers: int) -> list[int | None]:

@@ -125,7 +125,7 @@ def test_run_on_the_command_line(bundle, capsys):
         (("--prompt", "x", "--seed", "3"), 2, "no effect without --temperature"),
         (("--prompt", "x", "--engine", "llama"), 2, "unknown engine `llama`"),
         (("--stream",), 2, "need --prompt"),
-        (("--text", "x"), 2, "is a language model and takes a prompt"),
+        (("--text", "x"), 1, "is a language model and takes a prompt"),
         (("--text", "x", "--prompt", "x"), 2, "--prompt and its options"),
     ],
 )

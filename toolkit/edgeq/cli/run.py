@@ -97,7 +97,6 @@ def run(
     samples = _samples(text or [], pair or [], npz)
     out = Out(json_mode=json_mode)
     with load(bundle_path, variant=variant, force=force, threads=threads) as runtime:
-        _refuse_language_model(runtime)
         feeds = runtime.prepare(samples) if npz is None else _read_npz(npz)
         _warn_truncated(out, runtime, samples)
         outputs = runtime.run(feeds=feeds) if on == "native" else runtime.run_on(_executor(on, cpu), feeds)
@@ -115,16 +114,6 @@ def _executor(on: str, cpu: str) -> Executor:
             f"--on takes native or arm64, got `{on}`", hint="edgeq validate --on adb runs on a phone"
         )
     return open_executor("arm64", cpu=cpu)
-
-
-def _refuse_language_model(runtime: Runtime) -> None:
-    from edgeq.types import Task
-
-    if runtime.manifest.source.task is Task.TEXT_GENERATION:
-        raise UsageError(
-            f"`{runtime.manifest.name}` is a language model and takes a prompt",
-            hint='edgeq run BUNDLE --prompt "Once upon a time"',
-        )
 
 
 def _samples(texts: list[str], pairs: list[str], npz: Path | None) -> list[Sample]:

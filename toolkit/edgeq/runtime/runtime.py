@@ -17,7 +17,7 @@ from edgeq.runtime.executors import Executor
 from edgeq.runtime.postprocess import Answer, Context, answers
 from edgeq.runtime.session import VariantSession, execute_through
 from edgeq.runtime.text import TextPreprocessor
-from edgeq.types import Feeds, FloatArray, Outputs, Role, Sample, TensorSpec
+from edgeq.types import Feeds, FloatArray, Outputs, Role, Sample, Task, TensorSpec
 
 RUNNABLE = "onnxruntime"
 
@@ -61,6 +61,7 @@ class Runtime:
     """
 
     def __init__(self, bundle: Bundle, *, variant: str | None = None, threads: int | None = None) -> None:
+        _refuse_language_model(bundle)
         self.bundle = bundle
         self.variant = _choose(bundle, variant)
         self.preprocessor = load_preprocessor(bundle)
@@ -184,6 +185,16 @@ class Runtime:
             f"`{self.manifest.name}` is a {self.manifest.source.task} model; it has no sentence embedding, "
             f"only {', '.join(spec.name for spec in self.outputs)}",
             hint="use runtime.run(text=[...])",
+        )
+
+
+def _refuse_language_model(bundle: Bundle) -> None:
+    """A decoder needs its cache carried from step to step: another runtime has that."""
+    if bundle.manifest.source.task is Task.TEXT_GENERATION:
+        raise UnsupportedError(
+            f"`{bundle.manifest.name}` is a language model and takes a prompt",
+            hint='edgeq run BUNDLE --prompt "Once upon a time"; in Python, '
+            "edgeq.runtime.generation.generator.open_generator(path)",
         )
 
 

@@ -63,4 +63,8 @@ def test_when_the_builder_cannot_be_used():
     config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 8}
     assert "multiple of 16, this model has 8" in builder_refusal(config)
     assert builder_refusal(config | {"num_attention_heads": 4}) is None
+    usable = config | {"num_attention_heads": 4}
+    assert "type linear" in builder_refusal(usable | {"rope_scaling": {"type": "linear", "factor": 2.0}})
+    assert builder_refusal(usable | {"rope_parameters": {"rope_type": "llama3"}}) is None
+    assert "this model rotates 8" in builder_refusal(usable | {"partial_rotary_factor": 0.5})
     assert builder_refusal({"model_type": "gpt2", "n_embd": 64, "n_head": 4}) is not None

@@ -154,6 +154,39 @@ def test_head_size_8_takes_the_other_road(tiny_decoder):
     assert find_layers(exported.canonical.model).tied == {"embed_tokens"}
 
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {"rope_parameters": LLAMA3}),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
+        ("llama", {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}),
+        ("phi3", {"sliding_window": 16}),
+    ],
+    ids=("llama3-positions", "theta", "biases", "window-of-some-layers", "window"),
+)
+def test_what_configs_of_a_family_may_change(tiny_decoders, tmp_path, family, changes):
+    """Exporting compares with the original; a difference is an error."""
+    folder = tiny_decoders.build_tiny_decoder(tmp_path, family, **changes)
+    assert load_language_model(folder).graph_source == "genai-builder"
+
+
+def test_linear_positions_take_the_other_road(tiny_decoders, tmp_path):
+    positions = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+    folder = tiny_decoders.build_tiny_decoder(tmp_path, num_hidden_layers=1, rope_parameters=positions)
+    assert load_language_model(folder).graph_source == "torch"
+
+
 def test_a_shorter_context(tiny_decoder):
     exported = load_language_model(tiny_decoder("llama"), context=32)
     assert exported.settings.context_length == exported.genai_config["model"]["context_length"] == 32
