@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def test_several_lengths_pad_to_the_smallest_that_fits(exported: Any, tmp_path: 
     session = opened(found, "fp32")
     seen: list[int] = []
     interpreter = session._runner  # type: ignore[attr-defined]
-    run = interpreter.run
+    run: Callable[[Feeds], Outputs] = interpreter.run
 
     def watched(feeds: Feeds) -> Outputs:
         seen.append(feeds["input_ids"].shape[1])
