@@ -25,6 +25,12 @@ def validate(
         str | None, typer.Option(help="Texts for the live comparison; as --calib of export.")
     ] = None,
     data_column: Annotated[str | None, typer.Option(help="Column of a table, or A,B for pairs.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled lines by tabs, for the task's own metric: score, text, text, or label, text."
+        ),
+    ] = None,
     on: Annotated[str, typer.Option(help="Where to execute: native, arm64 or adb.")] = "native",
     cpu: Annotated[
         str, typer.Option(help="Emulated core of --on arm64: cortex-a76, cortex-a55 or cortex-a53.")
@@ -57,6 +63,7 @@ def validate(
         against=against,
         data=data,
         data_column=data_column,
+        labels=labels,
         on=on,
         cpu=cpu,
         variants=tuple(variant or ()),
@@ -105,6 +112,10 @@ def _rows(report: ValidationReport, output: str) -> list[tuple[str, ...]]:
         ]
     if "top1_agreement" in found[0]:
         rows.append(("top-1 agreement", *(f"{metrics['top1_agreement']:.1%}" for metrics in found)))
+    for name, shown in (("spearman", "{:.2f}"), ("accuracy", "{:.1%}")):
+        if name in found[0]:
+            rows.append((name, *(shown.format(metrics[name]) for metrics in found)))
+            rows.append((f"{name} of the original", *(shown.format(m[f"{name}_original"]) for m in found)))
     rows += [
         ("max-abs from recorded", *(f"{variant.drift[output]:.2g}" for variant in report.variants)),
         ("verification", *(str(variant.verification) for variant in report.variants)),

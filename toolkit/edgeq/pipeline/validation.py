@@ -12,6 +12,7 @@ import numpy as np
 from edgeq.bundle.manifest import Gate
 from edgeq.errors import DataError, UnsupportedError, UsageError
 from edgeq.metrics import OutputComparison
+from edgeq.pipeline.labelled import TaskMetric, read_labelled
 from edgeq.pipeline.sessions import not_executable, open_variant
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtime.executors import PLACES, Executor, open_executor
@@ -45,6 +46,7 @@ class ValidationRequest:
     force: bool = False
     seed: int = 1
     adb: AdbOptions | None = None
+    labels: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,8 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
 def _check(request: ValidationRequest) -> None:
     if request.on not in PLACES:
         raise UsageError(f"unknown place `{request.on}`", hint=f"--on takes {', '.join(PLACES)}")
+    if request.labels and not request.against:
+        raise UsageError("--labels needs --against: the task's metric is compared with the original's")
     if request.data and not request.against:
         raise UsageError(
             "--data needs --against: without the original there is nothing to compare new texts with"
@@ -316,6 +320,9 @@ class _Live:
     reference: Run
     batches: tuple[Feeds, ...]
     source: str
+    preprocessor: TextPreprocessor
+    labelled: TaskMetric | None = None
+    original_score: float | None = None
 
     @classmethod
     def open(cls, bundle: Bundle, request: ValidationRequest, progress: Progress) -> _Live:
@@ -327,15 +334,30 @@ class _Live:
         preprocessor = load_preprocessor(bundle)
         if preprocessor is None:
             raise DataError("the bundle has no tokenizer; live comparison needs one")
+        labelled = None
+        if request.labels is not None:
+            labelled = read_labelled(
+                request.labels, bundle.manifest.source, bundle.variants[0].outputs[0].name
+            )
         data = load_samples(request.data, column=request.data_column, count=LIVE_SAMPLES, seed=request.seed)
         with progress.stage("loading the original"):
             original = load_model(str(request.against), task=str(bundle.manifest.source.task))
         judge_ = preprocessor.with_max_length(_shortest(bundle, preprocessor))
         batches = tuple(feeds for feeds, _ in batches_of(data.samples, judge_, 16))
-        return cls(original.reference, batches, f"{len(data.samples)} samples of {data.source}")
+        score = None
+        if labelled is not None:
+            with progress.stage(f"the original on {len(labelled.gold)} labelled samples"):
+                score = labelled.measure(original.reference, judge_)
+        source = f"{len(data.samples)} samples of {data.source}"
+        return cls(original.reference, batches, source, judge_, labelled, score)
 
     def compare(self, run: Run, specs: Sequence[TensorSpec]) -> dict[str, dict[str, float]]:
-        return compare_runs(self.reference, {"variant": run}, self.batches, specs)["variant"]
+        found = compare_runs(self.reference, {"variant": run}, self.batches, specs)["variant"]
+        if self.labelled is not None and self.original_score is not None:
+            name = self.labelled.name
+            found[self.labelled.output][name] = self.labelled.measure(run, self.preprocessor)
+            found[self.labelled.output][f"{name}_original"] = self.original_score
+        return found
 
 
 def _shortest(bundle: Bundle, preprocessor: TextPreprocessor) -> int:

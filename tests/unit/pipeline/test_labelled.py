@@ -1,0 +1,88 @@
+"""Task metrics against their definitions; lines of the wrong form name their number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeq.errors import DataError, UnsupportedError
+from edgeq.pipeline.labelled import read_labelled
+from edgeq.types import Array, Feeds, Outputs, Sample, SourceInfo, Task
+from edgeq.validate import Run
+
+
+def source(task: Task) -> SourceInfo:
+    return SourceInfo("m", None, (), None, task, "bert", 1, ("no", "yes"))
+
+
+class Letters:
+    """One token per letter: enough of a preprocessor to tell texts apart."""
+
+    max_length = 64
+
+    def __call__(self, samples: Sequence[Sample], *, pad_to: int | None = None) -> dict[str, Array]:
+        rows = [[ord(letter) for letter in str(sample)] for sample in samples]
+        width = max(map(len, rows))
+        ids = np.array([row + [0] * (width - len(row)) for row in rows])
+        return {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}
+
+    def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
+        return [len(str(sample)) for sample in samples]
+
+
+def says_yes(feeds: Feeds) -> Outputs:
+    """Logits by the first letter: y for yes."""
+    first = feeds["input_ids"][:, 0] == ord("y")
+    return {"logits": np.stack([~first, first], axis=1).astype(np.float32)}
+
+
+def test_accuracy_counts_right_labels_in_any_batch_order(tmp_path: Path) -> None:
+    lines = [f"{'yes' if i % 2 else 'no'}\t{'y' if i % 2 else 'n'}{'x' * (i % 7)}" for i in range(40)]
+    wrong = ["yes\tnever"] * 10
+    (tmp_path / "l.tsv").write_text("\n".join([*lines, *wrong]))
+    metric = read_labelled(tmp_path / "l.tsv", source(Task.SEQUENCE_CLASSIFICATION), "logits")
+    assert metric.name == "accuracy"
+    assert metric.measure(says_yes, Letters()) == pytest.approx(40 / 50)
+
+
+def test_spearman_is_one_for_the_right_order_and_minus_one_for_the_opposite(tmp_path: Path) -> None:
+    (tmp_path / "p.tsv").write_text("\n".join(f"{i}\ta\t{'b' * (i + 1)}" for i in range(25)))
+    metric = read_labelled(tmp_path / "p.tsv", source(Task.SENTENCE_EMBEDDING), "e")
+
+    def embed(order: int) -> Run:
+        """Second texts turn away from the first as they grow longer (order -1), or towards it (order 1)."""
+
+        def run(feeds: Feeds) -> Outputs:
+            away = feeds["attention_mask"].sum(axis=1) / 50
+            angle = np.where(feeds["input_ids"][:, 0] == ord("a"), 0.0, away if order < 0 else 1 - away)
+            return {"e": np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)}
+
+        return run
+
+    assert metric.measure(embed(1), Letters()) == pytest.approx(100)
+    assert metric.measure(embed(-1), Letters()) == pytest.approx(-100)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("maybe\ta text\n" * 30, "line 1"),
+        ("yes\n" * 30, "line 1"),
+        ("yes\ta\n" * 3, "at least 20"),
+        ("\x00", "line 1"),
+    ],
+)
+def test_bad_lines(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "l.tsv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_labelled(tmp_path / "l.tsv", source(Task.SEQUENCE_CLASSIFICATION), "logits")
+
+
+def test_a_missing_file_and_a_task_without_a_metric(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_labelled(tmp_path / "none", source(Task.SEQUENCE_CLASSIFICATION), "logits")
+    with pytest.raises(UnsupportedError, match="fill-mask"):
+        read_labelled(tmp_path / "none", source(Task.FILL_MASK), "logits")
