@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import edgeq
-from edgeq.cli import run as run_command
+from edgeq.cli import run_command_line as run_command
 from edgeq.errors import UnsupportedError
 from edgeq.runtime.generation.generator import open_generator
 from edgeq.runtime.generation.sampling import Sampling

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgeq.cli import run as edgeq
+from edgeq.cli import run_command_line as edgeq
 from edgeq.types import Task
 
 pytest.importorskip("coremltools")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from edgeq.cli import run
+from edgeq.cli import run_command_line as run
 from edgeq.errors import ExitCode
 
 FAST = ["--seq-len", "32", "--calib-samples", "32", "--quiet"]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from edgeq.cli import run
+from edgeq.cli import run_command_line as run
 from edgeq.types import Task
 
 WORDS = (

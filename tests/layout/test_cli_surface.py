@@ -28,7 +28,7 @@ def _cpu_seconds_of_help() -> float:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from edgeq.cli import run; run(['--help']);"
+        "import sys; from edgeq.cli import run_command_line; run_command_line(['--help']);"
         "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'coremltools', 'numpy', 'yaml', 'jsonschema'};"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )

@@ -20,7 +20,7 @@ LAYERS = (
     ("api",),
     ("pipeline",),
     ("exporters", "targets"),
-    ("validate", "report"),
+    ("comparison", "report"),
     ("runtime", "quantize"),
     ("bundle",),
     ("graph", "calibration"),

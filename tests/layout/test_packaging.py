@@ -60,3 +60,14 @@ def test_public_names() -> None:
     assert sorted(edgeq.__all__) == sorted({"__version__", "export", "load", "validate"})
     assert all(hasattr(edgeq, name) for name in edgeq.__all__)
     assert edgeq.__version__ == PROJECT["project"]["version"]
+
+
+def test_no_module_takes_the_place_of_a_public_function() -> None:
+    """Importing `edgeq.validate`, were it a module, would replace the function of that name."""
+    import edgeq
+
+    folder = FOLDERS["edgeq"]
+    taken = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert not taken & set(edgeq.__all__)
+    commands = {path.stem for path in (folder / "cli").glob("*.py")}
+    assert not commands & {"main", "run_command_line"}

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgeq.cli import run
+from edgeq.cli import run_command_line as run
 
 
 @pytest.fixture

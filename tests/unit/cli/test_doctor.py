@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from edgeq.cli import run
+from edgeq.cli import run_command_line as run
 from edgeq.runtime import diagnosis
 from edgeq.runtime.arm64.lane import SETUP_COMMAND, Journal, lane_folder
 

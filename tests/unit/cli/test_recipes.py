@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from edgeq.cli import run
+from edgeq.cli import run_command_line as run
 from edgeq.quantize.recipes import BUILT_IN, load_recipe, parse_recipe
 
 

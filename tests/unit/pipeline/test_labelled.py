@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeq.comparison import Run
 from edgeq.errors import DataError, UnsupportedError
 from edgeq.pipeline.labelled import read_labelled
 from edgeq.types import Array, Feeds, Outputs, Sample, SourceInfo, Task
-from edgeq.validate import Run
 
 
 def source(task: Task) -> SourceInfo:

@@ -3,6 +3,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from edgeq.comparison import GateRequest
 from edgeq.errors import DataError, UnsupportedError, UsageError
 from edgeq.pipeline.causal_lm import language_recipe, language_variants
 from edgeq.pipeline.language_data import calibration_feeds
@@ -11,7 +12,6 @@ from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.generation.settings import CacheShape
 from edgeq.targets import get_target
 from edgeq.types import Precision
-from edgeq.validate import GateRequest
 
 
 @dataclass

@@ -15,10 +15,10 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line and exit with the code of `edgeq.errors.ExitCode` (130 after Ctrl-C)."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run_command_line(sys.argv[1:]))
 
 
-def run(argv: list[str]) -> int:
+def run_command_line(argv: list[str]) -> int:
     """Run one command line; returns the exit code and prints errors to stderr."""
     from edgeq.cli.app import build_app
 

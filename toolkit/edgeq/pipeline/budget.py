@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from edgeq.comparison import parse_gate
 from edgeq.errors import UsageError
 from edgeq.quantize.bootstrap import Estimate
-from edgeq.validate import parse_gate
 
 SIZE = "size"
 SPEARMAN_DROP = "spearman_drop"

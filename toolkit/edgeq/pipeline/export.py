@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from edgeq.bundle.manifest import Calibration, Gate
+from edgeq.comparison import GateRequest, gates_for, parse_gate
 from edgeq.errors import UsageError
 from edgeq.files import check_output
 from edgeq.pipeline.assemble import BundleParts, bundle_name, write_bundle
@@ -30,7 +31,6 @@ from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.targets import get_target
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Target, VariantSpec
 from edgeq.types import Task
-from edgeq.validate import GateRequest, gates_for, parse_gate
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle

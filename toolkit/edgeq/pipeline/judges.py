@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from edgeq.comparison import Run
 from edgeq.errors import DataError, UsageError
 from edgeq.metrics import Float64Array, OutputComparison, cosines, spearman
 from edgeq.quantize.batches import Batches
 from edgeq.quantize.bootstrap import Estimate, Indices, bootstrap
 from edgeq.quantize.cache import feeds_digest
 from edgeq.types import Array, Feeds, Outputs, Role, TensorSpec
-from edgeq.validate import Run
 
 if TYPE_CHECKING:
     from edgeq.graph.canonical import CanonicalModel

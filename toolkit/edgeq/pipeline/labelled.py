@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeq.comparison import Run
 from edgeq.errors import DataError, UnsupportedError
 from edgeq.metrics import cosines, spearman
 from edgeq.pipeline.data import EVALUATION_BATCH
 from edgeq.pipeline.judges import read_pairs
 from edgeq.quantize.batches import batches_of
 from edgeq.types import Array, Sample, SourceInfo, Task
-from edgeq.validate import Run
 
 if TYPE_CHECKING:
     from edgeq.types import Preprocessor

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.manifest import Gate
+from edgeq.comparison import GateRequest, judge
 from edgeq.errors import ModelError, UsageError
 from edgeq.pipeline.measure import Measured
 from edgeq.runtime.executors import NativeExecutor
@@ -18,7 +19,6 @@ from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.perplexity import compare_on
 from edgeq.runtime.timing import Timing, interleave
 from edgeq.types import Array, Precision
-from edgeq.validate import GateRequest, judge
 
 if TYPE_CHECKING:
     from edgeq.exporters.causal_lm import ExportedLanguageModel

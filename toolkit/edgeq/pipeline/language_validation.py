@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.bundle.manifest import Gate
+from edgeq.comparison import judge
 from edgeq.metrics import OutputComparison
 from edgeq.pipeline.language_data import judged_windows, texts_of
 from edgeq.pipeline.validation import LIVE_SAMPLES, ValidationReport, ValidationRequest, VariantReport
@@ -17,7 +18,6 @@ from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
 from edgeq.runtime.perplexity import agreement_length, compare_on, greedy
 from edgeq.types import Outputs
-from edgeq.validate import judge
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase

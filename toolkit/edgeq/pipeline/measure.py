@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.manifest import Metric
+from edgeq.comparison import PARITY, Run, batch_invariance, compare_outputs
 from edgeq.errors import ModelError
 from edgeq.pipeline.data import DataSets
 from edgeq.pipeline.parity import Parity, ParityProbe
@@ -19,7 +20,6 @@ from edgeq.runtime.footprint import measure_ram_bytes
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.runtime.timing import Timing, interleave
 from edgeq.types import Array, Feeds, Outputs, Role, Verification
-from edgeq.validate import PARITY, Run, batch_invariance, compare_outputs
 
 if TYPE_CHECKING:
     from edgeq.graph.canonical import CanonicalModel

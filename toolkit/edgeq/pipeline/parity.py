@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgeq.bundle.manifest import Gate
+from edgeq.comparison import PARITY, Run, judge
 from edgeq.metrics import OutputComparison
 from edgeq.types import Feeds, Outputs, TensorSpec
-from edgeq.validate import PARITY, Run, judge
 
 if TYPE_CHECKING:
     from edgeq.targets.base import Session

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeq.bundle.manifest import Gate
+from edgeq.comparison import PARITY, GateRequest, Run, compare_runs, judge
 from edgeq.errors import DataError, UnsupportedError, UsageError
 from edgeq.metrics import OutputComparison
 from edgeq.pipeline.labelled import TaskMetric, read_labelled
@@ -18,7 +19,6 @@ from edgeq.progress import Progress, SilentProgress
 from edgeq.runtime.executors import PLACES, Executor, open_executor
 from edgeq.runtime.session import Signature, VariantSession, execute_through
 from edgeq.types import Feeds, Outputs, Task, TensorSpec, Verification
-from edgeq.validate import PARITY, GateRequest, Run, compare_runs, judge
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from edgeq.bundle.manifest import Gate
+from edgeq.comparison import GATE_MARGIN, batch_invariance, compare_runs, gates_for, judge, parse_gate
 from edgeq.errors import UsageError
 from edgeq.types import Precision, Role, TensorSpec
-from edgeq.validate import GATE_MARGIN, batch_invariance, compare_runs, gates_for, judge, parse_gate
 
 METRICS = {"out": {"n": 10.0, "cosine_mean": 0.98, "cosine_min": 0.95, "max_abs": 0.2}}
 OUT = TensorSpec("out", "float32", ("batch", 2), Role.SENTENCE_EMBEDDING)
