@@ -13,12 +13,12 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
+from edgeq.comparison import GateRequest
 from edgeq.errors import GateError
 from edgeq.exporters import ARCHITECTURES
 from edgeq.pipeline.export import ExportRequest, TargetResult, run_export
 from edgeq.quantize.recipes import load_recipe
 from edgeq.types import Precision, Task
-from edgeq.validate import GateRequest
 
 TINY = Path(__file__).parents[1] / "tests" / "support" / "tiny_models.py"
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeq.calibration import load_samples
+from edgeq.comparison import batch_invariance
 from edgeq.metrics import cosines, spearman
 from edgeq.pipeline.measure import bench_feeds
 from edgeq.quantize.batches import batches_of
@@ -32,7 +33,6 @@ from edgeq.runtime.session import VariantSession
 from edgeq.runtime.text import TextPreprocessor
 from edgeq.runtime.timing import interleave
 from edgeq.types import Feeds
-from edgeq.validate import batch_invariance
 
 CASES = ((1, 16), (1, 128), (8, 128))
 OUTPUT = "sentence_embedding"
