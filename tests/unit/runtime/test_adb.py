@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, external_data_helper, helper, numpy_helper, save
 
+from edgeq.cli import run_command_line
 from edgeq.errors import ConfigError, EdgeqError, ModelError
 from edgeq.runtime.adb import AdbOptions, attached_devices
 from edgeq.runtime.executors import NativeExecutor, open_executor
@@ -213,3 +215,19 @@ def test_a_malformed_response_is_refused(tmp_path, text):
 def test_a_type_the_runner_does_not_know_is_refused(tmp_path):
     with pytest.raises(EdgeqError, match="`x` is complex64"):
         write_request(tmp_path / "x", [{"x": np.zeros(2, np.complex64)}])
+
+
+def test_validate_replays_golden_cases_on_the_phone(phone, options, tiny_bundle, capsys) -> None:
+    arguments = ["validate", str(tiny_bundle), "--on", "adb", "--runner", str(options.runner)]
+    arguments += ["--runner-library", str(options.libraries[0]), "--json", "--quiet"]
+    assert run_command_line(arguments) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["passed"] and {item["verification"] for item in document["variants"]} <= {
+        "executed",
+        "executed-other-arch",
+    }
+
+
+def test_validate_on_a_phone_needs_a_runner(phone, tiny_bundle, capsys) -> None:
+    assert run_command_line(["validate", str(tiny_bundle), "--on", "adb", "--quiet"]) == 1
+    assert "runner" in capsys.readouterr().err

@@ -185,20 +185,35 @@ def _validate_variant(
     live: _Live | None,
     stage: Any,
 ) -> VariantReport:
+    specs = _recorded_outputs(variant, cases)
     execution = _execution(bundle, variant, request)
     outputs = execution.replay([case.feeds for case in cases])
-    golden = _compare([case.reference for case in cases], outputs, cases, variant.outputs)
+    golden = _compare([case.reference for case in cases], outputs, cases, specs)
     recorded = [case.outputs[variant.id] for case in cases]
-    drift = _drift(recorded, outputs, variant.outputs)
+    drift = _drift(recorded, outputs, specs)
     stage.advance(len(cases))
     found, source = golden, f"{len(cases)} golden cases"
     if live is not None:
-        found, source = live.compare(execution.run(), variant.outputs), live.source
+        found, source = live.compare(execution.run(), specs), live.source
     gates = _judged(bundle, variant, request, golden, found, drift, live is not None)
-    before = _compare([case.reference for case in cases], recorded, cases, variant.outputs)
+    before = _compare([case.reference for case in cases], recorded, cases, specs)
     return VariantReport(
         variant.id, execution.level, execution.environment, found, drift, tuple(gates), source, before
     )
+
+
+def _recorded_outputs(variant: Variant, cases: Sequence[GoldenCase]) -> tuple[TensorSpec, ...]:
+    """Outputs that every golden case holds, of the original and of the variant."""
+    found = tuple(
+        spec
+        for spec in variant.outputs
+        if all(
+            spec.name in case.reference and spec.name in case.outputs.get(variant.id, {}) for case in cases
+        )
+    )
+    if not found:
+        raise DataError(f"the golden cases hold no output of `{variant.id}` to compare with")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
