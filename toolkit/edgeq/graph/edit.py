@@ -128,14 +128,6 @@ def static_shape(value: ir.Value) -> list[int]:
     return dims
 
 
-def is_op(value: ir.Value | None, *op_types: str) -> bool:
-    """Whether a value is produced by one of these operators."""
-    if value is None:
-        return False
-    producer = value.producer()
-    return producer is not None and producer.op_type in op_types
-
-
 def only_user(value: ir.Value) -> ir.Node | None:
     """The single node that reads a value, or None when several do, or the graph returns it."""
     users = value.consumers()
@@ -154,12 +146,6 @@ def bias_input(node: ir.Node) -> tuple[ir.Node, int] | None:
         if data is not None and data.ndim == 1:
             return user, index
     return None
-
-
-def input_of(value: ir.Value, index: int = 0) -> ir.Value | None:
-    """Input `index` of the node that produces a value."""
-    producer = value.producer()
-    return producer.inputs[index] if producer is not None and len(producer.inputs) > index else None
 
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:

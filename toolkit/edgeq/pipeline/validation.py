@@ -17,7 +17,7 @@ from edgeq.pipeline.labelled import TaskMetric, read_labelled
 from edgeq.pipeline.sessions import not_executable, open_variant
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtime.executors import PLACES, Executor, open_executor
-from edgeq.runtime.session import Signature, VariantSession, execute_through
+from edgeq.runtime.session import VariantSession, execute_through
 from edgeq.types import Feeds, Outputs, Task, TensorSpec, Verification
 
 if TYPE_CHECKING:
@@ -384,6 +384,3 @@ def _shortest(bundle: Bundle, preprocessor: TextPreprocessor) -> int:
         if isinstance(dim, int)
     ]
     return min([preprocessor.max_length, *static])
-
-
-__all__ = ["Signature", "ValidationReport", "ValidationRequest", "VariantReport", "run_validation"]
