@@ -1,4 +1,4 @@
-"""The CPU target: dynamic shapes, and a QDQ form that ONNX Runtime fuses into integer kernels."""
+"""The CPU target: dynamic shapes, and linear layers written as ONNX Runtime's integer kernels."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ MIN_ONNXRUNTIME_BLOCKS = "1.23"
 
 def lower_for_cpu(source: LoweringInput) -> Lowering:
     """The canonical graph as the plan says, shapes left free."""
+    from edgeq.graph.passes.residual_sums import write_residual_sums
+
+    lowering = _in_precision(source)
+    return replace(lowering, model=write_residual_sums(lowering.model))
+
+
+def _in_precision(source: LoweringInput) -> Lowering:
     from edgeq.graph.passes.fp16_storage import store_fp16
     from edgeq.graph.passes.weight_only import Lowering
 
@@ -34,19 +41,20 @@ def lower_for_cpu(source: LoweringInput) -> Lowering:
         return Lowering(store_fp16(source.canonical.model), ())
     if source.precision is not Precision.FP32:
         raise UnsupportedError(f"the CPU lowering got precision {source.precision} without a plan for it")
-    return Lowering(source.canonical.model.clone(), ())
+    return Lowering(source.canonical.model, ())
 
 
 def _quantized(source: LoweringInput, plan: QuantizationPlan) -> Lowering:
     """Static int8, then tables as int8 rows, weight-only blocks, and float16 storage."""
     from edgeq.graph.passes.fp16_storage import store_fp16
+    from edgeq.graph.passes.integer_linears import fuse_integer_linears
     from edgeq.graph.passes.static_qdq import LinearQDQ, quantize_embeddings, quantize_linears
     from edgeq.quantize.weight_only.matmul_nbits import lower
 
     linears = [
         LinearQDQ(item.name, item.input_range, item.bias_shift) for item in plan.linears if item.quantized
     ]
-    model = quantize_linears(source.graph(), linears)
+    model = fuse_integer_linears(quantize_linears(source.graph(), linears))
     in_blocks = {item.name for item in plan.weights}
     rows = [item.name for item in plan.embeddings if item.quantized and item.name not in in_blocks]
     lowering = lower(quantize_embeddings(model, rows), source.weights)
@@ -68,7 +76,7 @@ def write_cpu_variant(source: LoweringInput, path: Path) -> Lowered:
     notes: tuple[str, ...] = ()
     if kernels.integer_matmuls < planned:
         notes = (
-            f"{planned - kernels.integer_matmuls} of {planned} int8 layers did not fuse into integer kernels",
+            f"{planned - kernels.integer_matmuls} of {planned} int8 layers do not run as integer kernels",
         )
     return Lowered(
         model=path,

@@ -28,7 +28,7 @@ class OnnxSession(VariantSession):
     rounding_noise = 0.0
 
     def __init__(self, spec: VariantSpec, model: Path, signature: HasSignature, *, pad_id: int = 0) -> None:
-        super().__init__(model, signature, pad_id=pad_id)
+        super().__init__(model, signature, pad_id=pad_id, spin=False)
         self._is_accelerators = spec.execution_provider != "CPUExecutionProvider"
         self._executor = NativeExecutor(spec.architecture)
 

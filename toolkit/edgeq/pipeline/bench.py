@@ -139,7 +139,7 @@ def _others(request: BenchRequest, mine: Sequence[_Contender]) -> list[_Contende
 
 def _load(name: str, path: Path, signature: HasSignature, threads: int | None, pad_id: int) -> _Contender:
     started = time.perf_counter()
-    session = VariantSession(path, signature, threads=threads, pad_id=pad_id)
+    session = VariantSession(path, signature, threads=threads, pad_id=pad_id, spin=False)
     return _Contender(name, path, signature, session, (time.perf_counter() - started) * 1e3)
 
 

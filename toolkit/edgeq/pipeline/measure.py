@@ -93,7 +93,9 @@ def measure_variants(
     timings: dict[str, Timing] = {}
     if timed:
         with progress.stage("measuring latency and memory"):
-            timings = _timings(VariantSession(fp32_model, canonical), timed, data, canonical.max_length)
+            timings = _timings(
+                VariantSession(fp32_model, canonical, spin=False), timed, data, canonical.max_length
+            )
     ram = {
         name: measure_ram_bytes(lowered.model, lowered.inputs, tokens=tokens)
         for name, (spec, lowered) in written.items()

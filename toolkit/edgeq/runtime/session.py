@@ -52,6 +52,8 @@ class VariantSession:
         model_path: a `.onnx` file.
         signature: the variant, or a `Signature` of a graph that has no bundle yet.
         threads: intra-op threads; None lets ONNX Runtime choose.
+        spin: let idle threads spin for a moment, as ONNX Runtime does by itself. Sessions that are timed side by
+            side must not: the threads of one would take the cores of the next.
         pad_id: what token ids are padded with. It matters to models that derive positions from it (RoBERTa).
 
     Raises:
@@ -59,13 +61,19 @@ class VariantSession:
     """
 
     def __init__(
-        self, model_path: Path, signature: HasSignature, *, threads: int | None = None, pad_id: int = 0
+        self,
+        model_path: Path,
+        signature: HasSignature,
+        *,
+        threads: int | None = None,
+        pad_id: int = 0,
+        spin: bool = True,
     ) -> None:
         self._adapter = FeedAdapter(signature, pad_id=pad_id)
         self.inputs = signature.inputs
         self.outputs = signature.outputs
         self._path = model_path
-        self._session = _load(model_path, threads)
+        self._session = _load(model_path, threads, spin)
         self._check_declared()
 
     @property
@@ -103,11 +111,12 @@ class VariantSession:
         return dict(zip(names, values, strict=True))
 
 
-def _load(model_path: Path, threads: int | None) -> InferenceSession:
+def _load(model_path: Path, threads: int | None, spin: bool) -> InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     if threads is not None:
         options.intra_op_num_threads = threads
     if not model_path.is_file():

@@ -62,7 +62,7 @@ def test_repetition_penalty_lowers_what_was_there():
 
 
 @given(
-    st.lists(st.floats(-30, 30), min_size=1, max_size=20),
+    st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=20),
     st.floats(0.05, 5),
     st.floats(0.01, 1),
     st.integers(0, 25),
