@@ -114,18 +114,27 @@ def _transpose(editor: Editor, weight: ir.Value, done: dict[str, ir.Value]) -> i
 
 def _quantize_before_moving(quantize: ir.Node) -> None:
     """`Reshape(Transpose(x))` of codes moves a quarter of the bytes that floats take."""
-    value = quantize.inputs[0]
-    assert value is not None
-    chain: list[ir.Node] = []
-    while (node := value.producer()) is not None and node.op_type in MOVES_DATA and only_user(value):
-        chain.append(node)
-        value = node.inputs[0]  # type: ignore[assignment]
+    chain = _moves_before(quantize)
     if not chain:
         return
-    codes, moved = quantize.outputs[0], chain[0].outputs[0]
+    source, moved, codes = chain[-1].inputs[0], chain[0].outputs[0], quantize.outputs[0]
+    assert source is not None
     for node in chain:
         node.outputs[0].type = codes.type
     codes.replace_all_uses_with(moved)
-    quantize.replace_input_with(0, value)
+    quantize.replace_input_with(0, source)
     chain[-1].replace_input_with(0, codes)
-    codes.shape = value.shape
+    codes.shape = source.shape
+
+
+def _moves_before(quantize: ir.Node) -> list[ir.Node]:
+    """What moves the data that `quantize` reads, last first; ends where somebody else reads it too."""
+    chain: list[ir.Node] = []
+    value = quantize.inputs[0]
+    while value is not None and only_user(value):
+        node = value.producer()
+        if node is None or node.op_type not in MOVES_DATA:
+            break
+        chain.append(node)
+        value = node.inputs[0]
+    return chain
