@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgeq.quantize.plan import QuantizationPlan
     from edgeq.quantize.recipes import Recipe
     from edgeq.quantize.weight_only import QuantizedWeight
+    from edgeq.quantize.weight_only.palette import Palette
     from edgeq.runtime.adapter import HasSignature
 
 
@@ -75,6 +76,7 @@ class LoweringInput:
         weights: codes of the weight-only layers and tables (`plan.weights`), by initializer name. They belong to
             `graph()`.
         precision: the family of the recipe: its narrowest weights, or how its floats are stored.
+        palettes: lookup tables of the palettized weights, by initializer name, for targets that take them.
         calibration: feeds that show which values the model reaches, for targets that compute in float16.
         about: where the model comes from, for targets whose files say so.
     """
@@ -86,6 +88,7 @@ class LoweringInput:
     precision: Precision = Precision.FP32
     calibration: Iterable[Feeds] = ()
     about: SourceInfo | None = None
+    palettes: Mapping[str, Palette] = field(default_factory=dict)
 
     def graph(self) -> ir.Model:
         """The graph to lower: equalized where there is a plan."""
@@ -133,6 +136,10 @@ class Session(Protocol):
     @property
     def rounding_noise(self) -> float:
         """Relative error that its number format may add to an output; 0 where it computes in float32."""
+
+    @property
+    def also(self) -> tuple[Session, ...]:
+        """The same variant run in the other ways that this machine has (on the CPU only, say); often none."""
 
     def run(self, feeds: Feeds) -> Outputs:
         """All outputs, of the feeds' own batch and length."""

@@ -23,6 +23,15 @@ MIN_ONNXRUNTIME_BLOCKS = "1.23"
 """First with 8-bit GatherBlockQuantized; 8-bit MatMulNBits kernels came with 1.22."""
 
 
+def cpu_refusal(recipe: Recipe) -> str | None:
+    """Why ONNX Runtime's CPU provider cannot honour a recipe; None where it can."""
+    if any(spec.format == "palette" for spec in recipe.possible_specs()):
+        return (
+            f"ONNX has no palettized weights, which recipe `{recipe.name}` asks for; only Core ML takes them"
+        )
+    return None
+
+
 def lower_for_cpu(source: LoweringInput) -> Lowering:
     """The canonical graph as the plan says, shapes left free."""
     from edgeq.graph.passes.residual_sums import write_residual_sums
@@ -111,6 +120,7 @@ class CpuTarget:
                 "onnxruntime",
                 "CPUExecutionProvider",
                 host_architecture(),
+                refusal=cpu_refusal(recipe),
             ),
         )
 

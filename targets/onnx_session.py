@@ -26,6 +26,7 @@ class OnnxSession(VariantSession):
     """
 
     rounding_noise = 0.0
+    also = ()
 
     def __init__(self, spec: VariantSpec, model: Path, signature: HasSignature, *, pad_id: int = 0) -> None:
         super().__init__(model, signature, pad_id=pad_id, spin=False)

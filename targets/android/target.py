@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeq.targets.android.nnapi import write_nnapi_variant
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
-from edgeq.targets.cpu import write_cpu_variant
+from edgeq.targets.cpu import cpu_refusal, write_cpu_variant
 from edgeq.types import Precision
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ def nnapi_refusal(recipe: Recipe) -> str | None:
     Its quantized operators take int8 weights with one scale per tensor or channel and int8 activations; tables may
     be int8 rows.
     """
-    specs = recipe.possible_specs()
-    for spec in specs:
+    if (reason := cpu_refusal(recipe)) is not None:
+        return reason
+    for spec in recipe.possible_specs():
         per_row = spec.bits == 8 and spec.block_size == -1 and spec.symmetric
         if spec.format == "weight-only" and not per_row:
             return (
@@ -52,7 +53,15 @@ class AndroidTarget:
         """The CPU variant first: NNAPI is deprecated since Android 15 and often slower."""
         name = recipe.name
         return (
-            VariantSpec(f"cpu-{name}", "cpu", name, "onnxruntime", "CPUExecutionProvider", "arm64"),
+            VariantSpec(
+                f"cpu-{name}",
+                "cpu",
+                name,
+                "onnxruntime",
+                "CPUExecutionProvider",
+                "arm64",
+                refusal=cpu_refusal(recipe),
+            ),
             VariantSpec(
                 f"nnapi-{name}",
                 "nnapi",

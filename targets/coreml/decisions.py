@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from edgeq.errors import ConfigError, UnsupportedError
+from edgeq.quantize.weight_only.palette import Palette
 from edgeq.types import Array, FloatArray
 
 ComputeDtype: TypeAlias = Literal["fp16", "fp32"]
@@ -58,17 +59,24 @@ class Int4Weight:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PaletteWeight:
-    """A lookup table of `2 ** bits` values found by k-means.
+    """A lookup table of `2 ** bits` values.
 
     Attributes:
         bits: 4, 6 or 8.
         group_rows: rows that share a table; None is one table per tensor. Groups need iOS 18.
-        importance: `[in]`, weights of the squared error per input column (mean squared activation), or None.
+        palette: the table and the indices; found by k-means here when None.
     """
 
     bits: int = 4
     group_rows: int | None = None
-    importance: FloatArray | None = None
+    palette: Palette | None = None
+
+    @classmethod
+    def of(cls, palette: Palette) -> PaletteWeight:
+        """What a quantizer found."""
+        tables, values = palette.luts.shape
+        group = None if tables == 1 else len(palette.indices) // tables
+        return cls(int(values - 1).bit_length(), group, palette)
 
 
 WeightDecision: TypeAlias = Int8Weight | Int4Weight | PaletteWeight

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeq.targets.coreml.decisions import Codes, Int4Weight, Int8Weight, WeightDecision, minimum_ios
+from edgeq.targets.coreml.decisions import (
+    Codes,
+    Int4Weight,
+    Int8Weight,
+    PaletteWeight,
+    WeightDecision,
+    minimum_ios,
+)
 
 if TYPE_CHECKING:
     from edgeq.quantize.recipes import LayerSpec, Recipe
@@ -19,12 +26,14 @@ TOKEN_INPUTS = 2
 def recipe_decisions(recipe: Recipe) -> tuple[list[WeightDecision], bool]:
     """A decision of every kind a recipe can lead to, and whether activations are quantized."""
     specs = recipe.possible_specs()
-    weights = [_decision(spec) for spec in specs if spec.format == "weight-only"]
+    weights = [_decision(spec) for spec in specs if spec.format in ("weight-only", "palette")]
     return weights, any(spec.format == "int8-static" for spec in specs)
 
 
 def _decision(spec: LayerSpec) -> WeightDecision:
     """One of the same form, its codes left out."""
+    if spec.format == "palette":
+        return PaletteWeight(spec.bits, None if spec.block_size == -1 else spec.block_size)
     if spec.bits == 4:
         return Int4Weight()
     blocks = 1 if spec.block_size == -1 else 2

@@ -18,8 +18,10 @@ from edgeq.targets.coreml.interpreter.program import Operation, Package, read_pa
 from edgeq.types import Feeds, Outputs, TensorSpec, Verification
 
 if TYPE_CHECKING:
-    from edgeq.targets.coreml.predict import CoreMLRunner
+    from edgeq.targets.coreml.predict import CoreMLRunner, Units
 
+UNITS = {"all": "all compute units", "cpu": "CPU only"}
+"""What may run a package on a Mac, as reports name it."""
 UNIT_ROUNDOFF = 2.0**-11
 """Largest relative error of rounding one value to float16."""
 
@@ -34,10 +36,12 @@ class PackageSession:
         path: the `.mlpackage`.
         signature: its inputs and outputs, as the manifest declares them.
         pad_id: what token ids are padded with.
+        units: what Core ML may use on a Mac: `all`, where it places each operator itself, or the `cpu` only.
     """
 
-    def __init__(self, path: Path, signature: HasSignature, *, pad_id: int = 0) -> None:
-        self._runner = _runner(path)
+    def __init__(self, path: Path, signature: HasSignature, *, pad_id: int = 0, units: Units = "all") -> None:
+        self._path, self._signature, self._pad_id, self._units = path, signature, pad_id, units
+        self._runner = _runner(path, units)
         package = self._runner.package if isinstance(self._runner, MilInterpreter) else read_package(path)
         self._adapters = {
             length: FeedAdapter(_at(signature, length), pad_id=pad_id) for length in lengths_of(package)
@@ -60,7 +64,14 @@ class PackageSession:
         machine = {"architecture": host_architecture(), "cpu": cpu_name()}
         if self.verification is Verification.SIMULATED:
             return {"edgeq interpreter": __version__, "numpy": f"numpy {version('numpy')}", **machine}
-        return {"coremltools": version("coremltools"), **machine, "provider": "all compute units"}
+        return {"coremltools": version("coremltools"), **machine, "provider": UNITS[self._units]}
+
+    @property
+    def also(self) -> tuple[PackageSession, ...]:
+        """Core ML on the CPU only: where its numbers differ from those of all units, the accelerators did it."""
+        if self.verification is Verification.SIMULATED or self._units == "cpu":
+            return ()
+        return (PackageSession(self._path, self._signature, pad_id=self._pad_id, units="cpu"),)
 
     @property
     def rounding_noise(self) -> float:
@@ -103,11 +114,11 @@ def is_constant(operation: Operation) -> bool:
     return operation.kind == "const" or operation.kind.startswith("constexpr_")
 
 
-def _runner(path: Path) -> MilInterpreter | CoreMLRunner:
+def _runner(path: Path, units: Units) -> MilInterpreter | CoreMLRunner:
     if sys.platform == "darwin":
         from edgeq.targets.coreml.predict import CoreMLRunner
 
-        return CoreMLRunner(path)
+        return CoreMLRunner(path, units)
     return MilInterpreter(path)
 
 

@@ -116,6 +116,7 @@ class CoreMLTarget:
 
 def _planned(source: LoweringInput) -> PlannedGraph:
     """Static int8 layers and weight-only codes of one plan, as Core ML decisions."""
+    from edgeq.targets.coreml.decisions import PaletteWeight
     from edgeq.targets.coreml.plan import PlannedGraph, from_quantized_weight, from_static_plan
 
     graph = source.graph()
@@ -127,7 +128,8 @@ def _planned(source: LoweringInput) -> PlannedGraph:
         return PlannedGraph(graph, {}, {})
     static = from_static_plan(graph, source.plan)
     codes = {name: from_quantized_weight(weight) for name, weight in source.weights.items()}
-    return replace(static, weights={**static.weights, **codes})
+    palettes = {name: PaletteWeight.of(palette) for name, palette in source.palettes.items()}
+    return replace(static, weights={**static.weights, **codes, **palettes})
 
 
 def _hazards(planned: PlannedGraph, source: LoweringInput) -> tuple[Hazard, ...]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from edgeq.errors import UnsupportedError
 from edgeq.numerics import affine_params, quantize_affine, round_scale_fp16, symmetric_scale
+from edgeq.quantize.weight_only.palette import palettize
 from edgeq.targets.coreml.context import Context, Var, safe_name
 from edgeq.targets.coreml.decisions import (
     Codes,
@@ -16,7 +17,6 @@ from edgeq.targets.coreml.decisions import (
     equalization_of,
 )
 from edgeq.targets.coreml.known import Known
-from edgeq.targets.coreml.palettize import palettize
 from edgeq.types import Array, FloatArray
 
 
@@ -97,7 +97,11 @@ def _int4(context: Context, rows: FloatArray, decision: Int4Weight, dtype: str, 
 
 
 def _palette(context: Context, rows: FloatArray, decision: PaletteWeight, dtype: str, name: str) -> Var:
-    palette = palettize(rows, decision.bits, group_rows=decision.group_rows, importance=decision.importance)
+    palette = decision.palette or palettize(rows, decision.bits, group_rows=decision.group_rows)
+    if palette.indices.shape != rows.shape:
+        raise UnsupportedError(
+            f"the palette of `{name}` has indices {palette.indices.shape}; expected {rows.shape}"
+        )
     luts = _float(palette.luts, dtype)
     if context.ios >= 18:
         from coremltools.converters.mil.mil.types import type_mapping

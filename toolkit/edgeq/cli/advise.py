@@ -77,6 +77,8 @@ def _show(out: Out, advice: Advice) -> None:
         f"budget {megabytes(request.budget_bytes)}: {request.share:.0%} of {megabytes(request.ram_bytes)}, the rest is "
         "the system's and other apps'"
     )
+    if request.measured_elsewhere:
+        out.notice(f"memory is that of ONNX Runtime's CPU provider; {request.target}'s own was not measured")
     columns = ("recipe", "bits", "download", "RAM", "fits", "expected quality", "why")
     out.table(None, columns, [_row(advice, option) for option in advice.options])
     if advice.recommended is not None:

@@ -75,7 +75,12 @@ def validate(
         report = run_validation(request, progress)
     _print(out, report, on)
     if not report.passed:
-        failed = [f"{v.id} {g.output} {g.metric}" for v in report.variants for g in v.gates if not g.passed]
+        failed = [
+            f"{report.title(v)} {g.output} {g.metric}"
+            for v in report.variants
+            for g in v.gates
+            if not g.passed
+        ]
         raise GateError(
             f"{len(failed)} gates do not hold: {', '.join(failed)}",
             hint="edgeq validate --json has every number",
@@ -86,7 +91,7 @@ def _print(out: Any, report: ValidationReport, on: str) -> None:
     for output in report.variants[0].outputs:
         title = f"`{output}` against the original, on {report.variants[0].source}"
         rows = [*_rows(report, output), *(_side_by_side(report, output) if on != "native" else [])]
-        out.report(title, ("", *(variant.id for variant in report.variants)), rows)
+        out.report(title, ("", *(report.title(variant) for variant in report.variants)), rows)
     for name, reason in report.skipped.items():
         out.notice(f"{name} was not executed: {reason}")
     out.result(report.to_json(), "passed" if report.passed else "failed")

@@ -95,6 +95,8 @@ def language_variants(
                 f"target `{name}` does not take language models: edgeq has no stateful KV cache for it",
                 hint="--target android or --target cpu",
             )
+        if specs[0].refusal is not None:
+            raise UnsupportedError(f"target `{name}` cannot make this variant: {specs[0].refusal}")
         others = [spec.engine for spec in target.variants(recipe) if spec.engine != ENGINE]
         for engine in others:
             progress.notice(f"no {engine} variant for {name}: it has static shapes and no KV cache")

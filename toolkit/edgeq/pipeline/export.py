@@ -255,6 +255,7 @@ class _Export:
             self.quantized.precision,
             CalibrationFeeds(self.data),
             self.exported.source,
+            self.quantized.palettes,
         )
         specs = self.plan.variants[target.name]
         written = {}

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.pipeline.int8 import quantize_int8
+from edgeq.pipeline.palettes import palettize_weights
 from edgeq.pipeline.weight_only import INPUT_METHODS, WeightJob, quantize_weights, weight_jobs
 from edgeq.quantize.layers import MIN_TABLE_ROWS, ModelLayers, find_layers
 from edgeq.quantize.plan import EmbeddingDecision, LinearDecision, QuantizationPlan
 from edgeq.quantize.recipes import LayerSpec, Recipe
-from edgeq.quantize.recipes.schema import StaticOptions
+from edgeq.quantize.recipes.schema import StaticOptions, is_quantized
 from edgeq.types import Precision
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from edgeq.progress import Progress
     from edgeq.quantize.static_int8 import StaticInt8Result, Trial
     from edgeq.quantize.weight_only import QuantizedWeight
+    from edgeq.quantize.weight_only.palette import Palette
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +38,7 @@ class Quantized:
         plan: decisions per layer; None when everything stays in float.
         graph: the canonical graph, equalized where the plan says so.
         weights: codes of the weight-only layers, by initializer.
+        palettes: tables and indices of the palettized layers, by initializer.
         trials: what the static int8 search tried.
         clipping: share of the calibration values outside the chosen ranges, by tensor.
         is_calibrated: some decision looked at the calibration data.
@@ -49,6 +52,7 @@ class Quantized:
     trials: Sequence[Trial] = ()
     clipping: Mapping[str, float] = field(default_factory=dict)
     is_calibrated: bool = False
+    palettes: Mapping[str, Palette] = field(default_factory=dict)
 
 
 def quantize_model(
@@ -70,10 +74,12 @@ def quantize_model(
     rows = _row_tables(layers, specs)
     jobs = [job for job in weight_jobs(layers, specs) if job.name not in rows or job.name in layers.tied]
     done = quantize_weights(graph, jobs, data, progress) if jobs else []
+    palette_jobs = weight_jobs(layers, specs, "palette")
+    palettes = palettize_weights(graph, palette_jobs, data, progress) if palette_jobs else []
     plan = replace(
         _base_plan(static, layers, specs),
         embeddings=_tables(layers, specs, rows),
-        weights=tuple(layer.decision for layer in done),
+        weights=(*(layer.decision for layer in done), *(layer.decision for layer in palettes)),
         fp16=_fp16(layers, specs),
     )
     return Quantized(
@@ -84,16 +90,17 @@ def quantize_model(
         weights={layer.decision.initializer: layer.weight for layer in done},
         trials=() if static is None else static.trials,
         clipping={} if static is None else static.clipping,
-        is_calibrated=static is not None or _looks_at_inputs(jobs),
+        is_calibrated=static is not None or _looks_at_inputs([*jobs, *palette_jobs]),
+        palettes={layer.decision.initializer: layer.palette for layer in palettes},
     )
 
 
 def family(specs: Iterable[LayerSpec]) -> Precision:
     """The family of resolved specs: by the narrowest weights, which decide the default gate."""
     found = list(specs)
-    if any(spec.format == "weight-only" and spec.bits < 8 for spec in found):
+    if any(spec.format in ("weight-only", "palette") and spec.bits < 8 for spec in found):
         return Precision.INT4
-    if any(spec.format in ("weight-only", "int8-static") for spec in found):
+    if any(is_quantized(spec) for spec in found):
         return Precision.INT8
     return Precision.FP16 if any(spec.format == "fp16" for spec in found) else Precision.FP32
 
@@ -145,7 +152,7 @@ def _float_layer(name: str, channels: int, specs: Mapping[str, LayerSpec]) -> Li
 
 
 def _reason(spec: LayerSpec) -> str:
-    return "weight-only in the recipe" if spec.format == "weight-only" else f"{spec.format} in the recipe"
+    return f"{spec.format} in the recipe"
 
 
 def _row_tables(layers: ModelLayers, specs: Mapping[str, LayerSpec]) -> frozenset[str]:

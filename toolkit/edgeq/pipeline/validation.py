@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
     from edgeq.runtime.adb import AdbOptions
     from edgeq.runtime.text import TextPreprocessor
+    from edgeq.targets.base import Session
 
 LIVE_SAMPLES = 128
 ONNX_RUNTIME = "onnxruntime"
@@ -111,6 +112,11 @@ class ValidationReport:
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Variants that were not run, and why."""
 
+    def title(self, variant: VariantReport) -> str:
+        """A variant's name; with its provider where it was run in several ways."""
+        ways = sum(other.id == variant.id for other in self.variants)
+        return variant.id if ways == 1 else f"{variant.id}, {variant.environment['provider']}"
+
     @property
     def passed(self) -> bool:
         """Whether something was run and every gate held."""
@@ -149,8 +155,9 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
         live = _Live.open(bundle, request, progress) if request.against else None
         reports = []
         for variant in variants:
-            with progress.stage(f"validating {variant.id} on {request.on}", len(cases)) as stage:
-                reports.append(_validate_variant(bundle, variant, cases, request, live, stage))
+            for execution in _executions(bundle, variant, request):
+                with progress.stage(f"validating {variant.id} on {execution.place}", len(cases)) as stage:
+                    reports.append(_validate_variant(bundle, variant, execution, cases, request, live, stage))
         return ValidationReport(tuple(reports), skipped)
 
 
@@ -180,13 +187,13 @@ def _chosen(bundle: Bundle, request: ValidationRequest) -> tuple[list[Variant], 
 def _validate_variant(
     bundle: Bundle,
     variant: Variant,
+    execution: _Execution,
     cases: Sequence[GoldenCase],
     request: ValidationRequest,
     live: _Live | None,
     stage: Any,
 ) -> VariantReport:
     specs = _recorded_outputs(variant, cases)
-    execution = _execution(bundle, variant, request)
     outputs = execution.replay([case.feeds for case in cases])
     golden = _compare([case.reference for case in cases], outputs, cases, specs)
     recorded = [case.outputs[variant.id] for case in cases]
@@ -221,35 +228,46 @@ class _Execution:
     """How one variant is executed.
 
     Attributes:
+        place: `native`, `arm64`, `adb`, or what a runtime of its own calls it.
         level: of what comes out.
         environment: where.
         replay: canonical feeds to outputs, all in one go.
         run: makes a function that runs single batches on this machine.
     """
 
+    place: str
     level: Verification
     environment: Mapping[str, str]
     replay: Callable[[Sequence[Feeds]], list[Outputs]]
     run: Callable[[], Run]
 
 
-def _execution(bundle: Bundle, variant: Variant, request: ValidationRequest) -> _Execution:
+def _executions(bundle: Bundle, variant: Variant, request: ValidationRequest) -> Iterator[_Execution]:
+    """Every way in which the place that was asked for can run a variant."""
     path = bundle.file(variant.model)
     pad_id = bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0
     if variant.runtime != ONNX_RUNTIME:
         session = open_variant(bundle, variant, path, pad_id)
-        return _Execution(
-            session.verification,
-            session.environment,
-            lambda batches: [session.run(feeds) for feeds in batches],
-            lambda: session.run,
-        )
+        for one in (session, *session.also):
+            yield _of_session(one, request.on)
+        return
     executor = _executor(variant, request)
-    return _Execution(
+    yield _Execution(
+        request.on,
         _level(executor, variant),
         executor.environment,
         lambda batches: execute_through(executor, path, variant, batches, pad_id=pad_id),
         lambda: VariantSession(path, variant, pad_id=pad_id).run,
+    )
+
+
+def _of_session(session: Session, place: str) -> _Execution:
+    return _Execution(
+        session.environment.get("provider", place),
+        session.verification,
+        session.environment,
+        lambda batches: [session.run(feeds) for feeds in batches],
+        lambda: session.run,
     )
 
 

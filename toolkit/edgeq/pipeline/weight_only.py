@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgeq.quantize.statistics import Statistics
 
 GRAM_METHODS = frozenset({"gptq", "awq"})
-INPUT_METHODS = GRAM_METHODS | {"scale_search"}
+INPUT_METHODS = GRAM_METHODS | {"scale_search", "kmeans"}
 GRAM_BYTES = 512 << 20
 """Gram matrices held at a time; more layers than fit are calibrated in several passes."""
 
@@ -63,13 +63,15 @@ class QuantizedLayer:
     weight: QuantizedWeight
 
 
-def weight_jobs(layers: ModelLayers, specs: Mapping[str, LayerSpec]) -> tuple[WeightJob, ...]:
-    """The weights these specs store as codes, each once, with the most bits that a layer of it asks for."""
+def weight_jobs(
+    layers: ModelLayers, specs: Mapping[str, LayerSpec], kind: str = "weight-only"
+) -> tuple[WeightJob, ...]:
+    """The weights these specs store in a format, each once, with the most bits that a layer of it asks for."""
     sites: list[LinearSite | EmbeddingSite] = [*layers.sites.linears, *layers.sites.embeddings]
     jobs: dict[str, WeightJob] = {}
     for site in sites:
         spec = specs[site.name]
-        if spec.format != "weight-only":
+        if spec.format != kind:
             continue
         initializer = layers.initializers[site.name]
         inputs = (site.input,) if isinstance(site, LinearSite) else ()
@@ -107,7 +109,7 @@ def quantize_weights(
     done: list[QuantizedLayer] = []
     with progress.stage("quantizing weights", len(jobs)) as stage:
         for part in _in_memory(jobs):
-            statistics = _observe(graph, part, data, progress)
+            statistics = observe_inputs(graph, part, data, progress)
             scales = _shared_awq_scales(graph, part, statistics)
             for job in part:
                 done.append(_quantize(graph, job, statistics, scales.get(job.initializer)))
@@ -152,7 +154,7 @@ def _in_memory(jobs: Sequence[WeightJob]) -> Iterator[list[WeightJob]]:
         yield part
 
 
-def _observe(
+def observe_inputs(
     graph: ir.Model, jobs: Sequence[WeightJob], data: DataSets, progress: Progress
 ) -> Statistics | None:
     """Statistics of the inputs that a method looks at; None when no method does."""
@@ -208,7 +210,7 @@ def quantize_layer(
         found = awq.quantize_scaled(weight, spec, stats, awq_scales)
     else:
         found = quantize(job.spec.method, weight, spec, stats)
-    error = found.dequantize() - weight
+    weight_error, of_output = errors_of(weight, found.dequantize(), stats)
     decision = WeightDecision(
         name=job.name,
         initializer=job.initializer,
@@ -217,11 +219,18 @@ def quantize_layer(
         symmetric=found.spec.symmetric,
         method=found.method,
         bits_per_weight=round(found.spec.bits_per_weight(found.in_features), 4),
-        weight_error=_rounded(_ratio(np.square(error).sum(), np.square(weight).sum())),
-        output_error=None if stats is None else _rounded(output_error(weight, error, stats)),
+        weight_error=weight_error,
+        output_error=of_output,
         notes=found.notes,
     )
     return QuantizedLayer(decision, found)
+
+
+def errors_of(weight: Array, found: Array, stats: LayerStats | None) -> tuple[float, float | None]:
+    """Relative error of a weight `[in, out]`, and of the layer's output where its inputs were observed."""
+    error = found - weight
+    of_weight = _rounded(_ratio(np.square(error).sum(), np.square(weight).sum()))
+    return of_weight, None if stats is None else _rounded(output_error(weight, error, stats))
 
 
 def output_error(weight: Array, error: Array, stats: LayerStats) -> float:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeq.errors import ConfigError, UnsupportedError
+from edgeq.quantize.weight_only.palette import cluster, nearest, palettize
 from edgeq.targets.coreml.decisions import ActivationQuant, Codes, Int4Weight, Int8Weight, PaletteWeight
 from edgeq.targets.coreml.interpreter.blob import unpack_lsb_first
-from edgeq.targets.coreml.palettize import cluster, nearest, palettize
 from edgeq.targets.coreml.weights import int4_codes, int8_codes, pack_lsb_first
 
 RNG = np.random.default_rng(1)

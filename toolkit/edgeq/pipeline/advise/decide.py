@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeq.errors import ConfigError, UsageError
 from edgeq.exporters.shapes import ModelShape, read_shape
-from edgeq.pipeline.advise.memory import Footprint, estimate
+from edgeq.pipeline.advise.memory import Footprint, estimate, has_cost
 from edgeq.pipeline.advise.quality import Quality, Tolerance, expected_quality
 from edgeq.pipeline.advise.sizes import megabytes
 from edgeq.quantize.recipes import BUILT_IN, LayerRef, Recipe, layer_refs, load_recipe, mean_bits_per_weight
@@ -49,6 +49,11 @@ class Request:
     context: int | None = None
     share: float = DEFAULT_SHARE
     revision: str | None = None
+
+    @property
+    def measured_elsewhere(self) -> bool:
+        """The target runs models with a runtime of its own, and the costs are those of ONNX Runtime."""
+        return bool(get_target(self.target).own_runtimes)
 
     @property
     def budget_bytes(self) -> int:
@@ -153,10 +158,16 @@ def advise(request: Request) -> Advice:
             recipe,
             _refusal(target.variants(recipe), shape, recipe),
         )
-        for recipe in map(load_recipe, BUILT_IN)
+        for recipe in weighed_recipes()
     )
     recommended, why = recommend(options, shape, request)
     return Advice(request, shape, tokens, _roles(shape, layers), options, recommended, why)
+
+
+def weighed_recipes() -> list[Recipe]:
+    """The built-in recipes whose formats have measured costs: those that ONNX Runtime runs."""
+    recipes = map(load_recipe, BUILT_IN)
+    return [r for r in recipes if all(has_cost(spec) for spec in r.possible_specs())]
 
 
 def context_tokens(shape: ModelShape, asked: int | None) -> int:

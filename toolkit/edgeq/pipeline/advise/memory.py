@@ -171,5 +171,10 @@ def activation_bytes(shape: ModelShape, tokens: int) -> int:
     return values * FLOAT_BYTES
 
 
+def has_cost(spec: LayerSpec) -> bool:
+    """Whether the memory of this format was measured."""
+    return _format(spec) in INLINE_COSTS
+
+
 def _format(spec: LayerSpec) -> str:
     return f"weight-only {spec.bits}" if spec.format == "weight-only" else spec.format

@@ -87,7 +87,7 @@ def expected_quality(
         return Quality.ORIGINAL, "the original's numbers"
     if formats <= {"fp32", "fp16"}:
         return Quality.ORIGINAL, "weights rounded to 11 bits of mantissa"
-    if all(spec.bits == 8 or spec.format != "weight-only" for spec in used):
+    if all(spec.bits == 8 or spec.format in ("fp32", "fp16", "int8-static") for spec in used):
         static = "int8-static" in formats
         return Quality.NEAR_LOSSLESS, "8-bit weights and activations" if static else "8-bit weights"
     # Without the head: a large one in 8 bits would lift any recipe's mean.
@@ -97,6 +97,9 @@ def expected_quality(
 
 def _four_bits(specs: Sequence[LayerSpec], bits: float, parameters: int) -> tuple[Quality, str]:
     """Mixes of 4 and 8 bits; small models lose a class."""
+    if any(spec.format == "palette" for spec in specs):
+        coarse = any(spec.bits == 4 for spec in specs)
+        return Quality.COARSE if coarse else Quality.GOOD, f"{bits:.1f} bits, a table for each weight"
     widest = max(spec.block_size for spec in specs if spec.bits == 4)
     if bits >= GOOD_BITS:
         found, reason = Quality.GOOD, f"{bits:.1f} bits, 8 where errors hurt most"

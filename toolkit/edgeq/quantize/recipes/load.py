@@ -30,12 +30,14 @@ BUILT_IN: tuple[str, ...] = (
     "q8-static",
     "q8",
     "q6",
+    "palette6",
     "q5_k_m",
     "q4_k_m",
     "q4_k_s",
     "q4",
     "w4a8",
     "int4",
+    "palette4",
 )
 """Names of the recipes in this folder, from most to fewest bits."""
 
@@ -57,7 +59,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "format": FORMATS,
     "method": METHODS,
-    "bits": (4, 8),
+    "bits": (4, 6, 8),
     "block_size": (-1, 16, 32, 64, 128, 256),
     "range_method": ("min-max", "percentile", "mse", "entropy", None),
 }

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from edgeq.quantize.static_int8 import StaticInt8Settings
     from edgeq.quantize.weight_only.base import WeightSpec
 
-FORMATS = ("fp32", "fp16", "int8-static", "weight-only")
-"""What a layer can be: float; int8 weights and static int8 inputs; quantized weights and float inputs."""
-METHODS = ("rtn", "scale_search", "hqq", "gptq", "awq")
+FORMATS = ("fp32", "fp16", "int8-static", "weight-only", "palette")
+"""What a layer can be: float; int8 weights and static int8 inputs; quantized weights and float inputs; weights as
+indices into a table of floats."""
+METHODS = ("rtn", "scale_search", "hqq", "gptq", "awq", "kmeans")
+"""Of weight-only layers; `kmeans` is the one of palettes."""
+BITS = {"weight-only": (4, 8), "palette": (4, 6, 8)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,14 @@ class LayerSpec:
 
     Attributes:
         format: one of `FORMATS`.
-        bits: 4 or 8, for weight-only (int8-static has 8).
-        block_size: members per scale along the input axis, -1 per output channel.
+        bits: 4 or 8 for weight-only (int8-static has 8); 4, 6 or 8 for a palette.
+        block_size: members per scale along the input axis, -1 per output channel. Of a palette: output channels
+            per lookup table, -1 one for the whole weight (embedding tables always have one).
         symmetric: no zero points.
-        method: a weight-only method, one of `METHODS`.
+        method: one of `METHODS`; `kmeans` for a palette.
+
+    Raises:
+        ConfigError: bits or a method that the format does not have.
     """
 
     format: str = "weight-only"
@@ -80,6 +87,18 @@ class LayerSpec:
     block_size: int = 32
     symmetric: bool = True
     method: str = "gptq"
+
+    def __post_init__(self) -> None:
+        allowed = BITS.get(self.format)
+        if allowed is None:
+            return
+        if self.bits not in allowed:
+            raise ConfigError(f"{self.bits} bits for format {self.format}; expected one of {allowed}")
+        if (self.method == "kmeans") != (self.format == "palette"):
+            raise ConfigError(
+                f"method {self.method} for format {self.format}; palettes are found by kmeans, and nothing else is",
+                hint="set `format` and `method` together",
+            )
 
     def weight_spec(self) -> WeightSpec:
         """The storage of a weight-only layer.
@@ -97,6 +116,10 @@ class LayerSpec:
         """Stored bits per weight, scales and zero points included."""
         if self.format == "weight-only":
             return self.weight_spec().bits_per_weight(in_features)
+        if self.format == "palette":
+            # A table for the whole weight is too small to count, and its share is not known from the width alone.
+            table = 0.0 if self.block_size == -1 else 16 * 2**self.bits / (self.block_size * in_features)
+            return self.bits + table
         return {"fp32": 32.0, "fp16": 16.0, "int8-static": 8.0 + 32 / in_features}[self.format]
 
 
@@ -234,7 +257,7 @@ class Recipe:
 
 def is_quantized(spec: LayerSpec) -> bool:
     """Whether a layer leaves floating point."""
-    return spec.format in ("int8-static", "weight-only")
+    return spec.format in ("int8-static", "weight-only", "palette")
 
 
 def mean_bits_per_weight(specs: dict[str, LayerSpec], layers: Sequence[LayerRef]) -> float:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from edgeq.errors import ConfigError
 from edgeq.types import Array, FloatArray
 
+METHOD = "kmeans"
 PALETTE_BITS = (4, 6, 8)
 _ITERATIONS = 40
 _GRID = 65536
@@ -26,6 +27,12 @@ class Palette:
 
     indices: Array
     luts: FloatArray
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Indices and tables, in float16."""
+        index_bits = int(self.luts.shape[1] - 1).bit_length()
+        return index_bits + 16 * self.luts.size / self.indices.size
 
     def dense(self) -> FloatArray:
         """The matrix the palette stands for."""
