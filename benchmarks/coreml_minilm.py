@@ -1,14 +1,17 @@
-"""What each Core ML precision of a sentence encoder costs and keeps, measured on the saved package.
+"""What each Core ML precision of a sentence encoder costs and keeps, on the packages that `edgeq export` writes.
 
-    python benchmarks/coreml_minilm.py --calibration texts.txt --sts sts13-*.tsv [--model FOLDER] [--pairs N]
-        [--only int8-w8a8 ...] [--json]
+    python benchmarks/coreml_minilm.py --calib texts.txt --sts sts13-a.tsv sts13-b.tsv [--model FOLDER] [--pairs N]
+        [--precisions fp16 int8 q8 int4 palette4 palette6]
 
-Every variant is lowered to an `.mlpackage`, read back by edgeq's interpreter (level: simulated) and run on
-the sentences of the STS files one at a time. Printed: package size, Spearman x 100 against the gold scores,
-and the cosine between its embeddings and those of the original float32 graph under ONNX Runtime.
+Each precision is exported for Core ML, and for the CPU too where ONNX has the format, in one command. The package is
+read back and run by edgeq's interpreter (level: simulated), one sentence at a time; the ONNX variant by ONNX Runtime.
+Printed: size of the package, Spearman x 100 over the pairs with a 95 % bootstrap interval of the difference to the
+original, the cosine of every sentence's embedding to the original's, and the mean relative difference between the
+package and the ONNX variant of the same plan with the bound that the export's gate puts on it.
 
-STS files have one pair per line: score, sentence, sentence, separated by tabs. Calibration: one text per
-line, or the SICK format (tab separated with a header; its second column is used).
+At the end: the time of one text of 128 tokens through the interpreter, and of `edgeq validate` over a bundle's goldens.
+
+STS files have one pair per line: score, sentence, sentence, separated by tabs.
 """
 
 from __future__ import annotations
@@ -16,267 +19,191 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
+from edgeq.bundle.reader import Bundle, open_bundle
+from edgeq.errors import EdgeqError
 from edgeq.exporters import load_model, sample_model_path
 from edgeq.metrics import cosines, spearman
+from edgeq.pipeline.measure import bench_feeds
+from edgeq.pipeline.sessions import open_variant
 from edgeq.quantize.batches import batches_of
-from edgeq.quantize.calibrate import observe
-from edgeq.quantize.instrument import run, session_of
-from edgeq.quantize.simulate import simulate
-from edgeq.quantize.sites import Sites, find_sites, weight_of
-from edgeq.quantize.static_int8 import StaticInt8Quantizer, StaticInt8Settings
-from edgeq.quantize.statistics import Statistics
-from edgeq.quantize.weight_only import LayerStats, WeightSpec, quantize
-from edgeq.targets.coreml.decisions import Int8Weight, PaletteWeight, WeightDecision
-from edgeq.targets.coreml.interpreter.machine import MilInterpreter
-from edgeq.targets.coreml.lowering import lower_to_mil
-from edgeq.targets.coreml.package import package_size
-from edgeq.targets.coreml.plan import from_quantized_weight, from_static_plan
+from edgeq.quantize.recipes import load_recipe
+from edgeq.runtime.host import cpu_name
+from edgeq.targets import get_target
 from edgeq.types import Array, Preprocessor
 
-LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 256)
-IOS = 18
+LENGTHS = "16,32,64,128"
 OUTPUT = "sentence_embedding"
+DRAWS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table."""
+@dataclass(frozen=True)
+class Pairs:
+    """Scored sentence pairs."""
 
-    variant: str
-    megabytes: float
-    spearman: float
-    cosine_mean: float
-    cosine_p01: float
-    cosine_min: float
-    seconds: float
+    scores: Array
+    first: list[str]
+    second: list[str]
 
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """The model and its calibration."""
-
-    model: ir.Model
-    preprocessor: Preprocessor
-    texts: Sequence[str]
-    statistics: Statistics
-    sites: Sites
-
-    def stats_of(self, tensor: str) -> LayerStats:
-        """What weight-only methods need of a layer's input."""
-        found = self.statistics[tensor]
-        return LayerStats(found.channel_mean_square.astype(np.float32), found.rows, found.gram)
+    @property
+    def texts(self) -> list[str]:
+        """Both sides, first then second."""
+        return [*self.first, *self.second]
 
 
-def fp16(bench: Bench, output: Path) -> None:
-    lower_to_mil(bench.model, output, ios=IOS, seq_lens=LENGTHS)
+def read_pairs(paths: list[Path], limit: int | None) -> Pairs:
+    """All pairs, or a random `limit` of them."""
+    rows = [line.rstrip("\n").split("\t") for path in paths for line in path.open(encoding="utf-8")]
+    order = np.random.default_rng(0).permutation(len(rows))[: limit or len(rows)]
+    kept = [rows[index] for index in order]
+    scores = np.array([float(row[0]) for row in kept])
+    return Pairs(scores, [row[1] for row in kept], [row[2] for row in kept])
 
 
-def int8_weights(bench: Bench, output: Path) -> None:
-    names = [*(site.weight for site in bench.sites.linears), *(site.table for site in bench.sites.embeddings)]
-    lower_to_mil(
-        bench.model, output, ios=IOS, seq_lens=LENGTHS, weights={name: Int8Weight() for name in names}
-    )
+def similarity(vectors: Array) -> Array:
+    count = len(vectors) // 2
+    return cosines(vectors[:count], vectors[count:])
 
 
-def int8_static(bench: Bench, output: Path) -> None:
-    """SmoothQuant strength, ranges and bias correction chosen on the last fifth of the calibration text."""
-    cut = len(bench.texts) * 4 // 5
-    fit = batches_of(bench.texts[:cut], bench.preprocessor)
-    held = list(batches_of(bench.texts[cut:], bench.preprocessor))
-    exact = [_embed(bench.model, feeds) for feeds, _ in held]
-
-    def evaluate(equalized: ir.Model, plan: Any) -> float:
-        twin = simulate(equalized, plan)
-        with session_of(twin, [OUTPUT], None) as session:
-            found = [run(session, [OUTPUT], feeds)[0] for feeds, _ in held]
-        return float(1 - np.mean(cosines(np.concatenate(exact), np.concatenate(found))))
-
-    quantizer = StaticInt8Quantizer(
-        bench.model, StaticInt8Settings(), lambda model, tensors: observe(model, tensors, fit), evaluate, _log
-    )
-    result = quantizer.run()
-    planned = from_static_plan(result.equalized, result.plan)
-    lower_to_mil(
-        planned.model,
-        output,
-        ios=IOS,
-        seq_lens=LENGTHS,
-        weights=planned.weights,
-        activations=planned.activations,
-    )
+def interval(vectors: Array, original: Array, pairs: Pairs) -> tuple[float, float]:
+    """95 % paired bootstrap interval of the difference in Spearman x100."""
+    rng = np.random.default_rng(0)
+    ours, theirs = similarity(vectors), similarity(original)
+    found = []
+    for _ in range(DRAWS):
+        rows = rng.integers(0, len(pairs.scores), len(pairs.scores))
+        gold = pairs.scores[rows]
+        found.append(100 * (spearman(ours[rows], gold) - spearman(theirs[rows], gold)))
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)
 
 
-def int4(bench: Bench, output: Path, *, method: str, block: int) -> None:
-    spec = WeightSpec(bits=4, block_size=block)
-    decisions: dict[str, WeightDecision] = {
-        site.weight: from_quantized_weight(
-            quantize(method, weight_of(bench.model, site), spec, bench.stats_of(site.input))
+def export(model: str | None, precision: str, calib: str | None, folder: Path) -> dict[str, Path]:
+    """`edgeq export` as a process of its own: the bundles by target."""
+    recipe = load_recipe(precision)
+    targets = [
+        name
+        for name in ("coreml", "cpu")
+        if any(spec.refusal is None for spec in get_target(name).variants(recipe))
+    ]
+    command = [sys.executable, "-m", "edgeq", "export", *([model] if model else [])]
+    command += ["--precision", precision, "--seq-len", LENGTHS, "-o", str(folder / precision), "--json"]
+    command += [word for name in targets for word in ("--target", name)]
+    command += ["--quiet", *(["--calib", calib] if calib else [])]
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE)
+    # A gate may fail: the row shows by how much.
+    if done.returncode not in (0, 3):
+        raise SystemExit(f"the export of {precision} failed")
+    return {item["target"]: Path(item["path"]) for item in json.loads(done.stdout)["bundles"]}
+
+
+def encode(bundle: Bundle, texts: list[str], preprocessor: Preprocessor, batch: int) -> Array:
+    variant = bundle.variants[0]
+    pad_id = bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0
+    session = open_variant(bundle, variant, bundle.file(variant.model), pad_id)
+    batches = batches_of(texts, preprocessor, batch)
+    rows = np.concatenate([session.run(feeds)[OUTPUT] for feeds, _ in batches])
+    result = np.empty_like(rows)
+    result[batches.order] = rows
+    return result
+
+
+def row(
+    precision: str, made: dict[str, Path], pairs: Pairs, original: Array, preprocessor: Preprocessor
+) -> str:
+    with open_bundle(made["coreml"], force=True) as bundle:
+        started = time.perf_counter()
+        found = encode(bundle, pairs.texts, preprocessor, 1)
+        seconds = (time.perf_counter() - started) / len(found)
+        size = bundle.variants[0].size_bytes
+        bound = next(
+            (g.threshold for g in bundle.manifest.gates if "relative_error_to_onnx" in g.metric), None
         )
-        for site in bench.sites.linears
-    }
-    for site in bench.sites.embeddings:
-        tensor = bench.model.graph.initializers[site.table].const_value
-        assert tensor is not None
-        table = np.ascontiguousarray(tensor.numpy().T)
-        decisions[site.table] = from_quantized_weight(quantize("scale_search", table, spec))
-    lower_to_mil(bench.model, output, ios=IOS, seq_lens=LENGTHS, weights=decisions)
+    low, high = interval(found, original, pairs)
+    similar = cosines(original, found)
+    parity = "ONNX has no such format"
+    if "cpu" in made:
+        with open_bundle(made["cpu"], force=True) as other:
+            onnx = encode(other, pairs.texts, preprocessor, 1)
+        relative = np.linalg.norm(found - onnx, axis=1) / np.linalg.norm(onnx, axis=1)
+        parity = f"{relative.mean():.4f} (bound {bound:.4f}), cosine {cosines(onnx, found).mean():.5f}"
+    score = 100 * spearman(similarity(found), pairs.scores)
+    return (
+        f"| {precision} | {size / 1e6:.1f} | {score:.2f} | {low:+.2f} to {high:+.2f} | {similar.mean():.4f} / "
+        f"{np.quantile(similar, 0.01):.4f} / {similar.min():.4f} | {parity} | {1e3 * seconds:.0f} |"
+    )
 
 
-def palette(bench: Bench, output: Path, *, bits: int, group: int | None) -> None:
-    decisions: dict[str, WeightDecision] = {
-        site.weight: PaletteWeight(bits, group, bench.stats_of(site.input).mean_square)
-        for site in bench.sites.linears
-    }
-    decisions |= {site.table: Int8Weight() for site in bench.sites.embeddings}
-    lower_to_mil(bench.model, output, ios=IOS, seq_lens=LENGTHS, weights=decisions)
-
-
-VARIANTS: dict[str, Callable[[Bench, Path], None]] = {
-    "fp16": fp16,
-    "int8-w8a8": int8_static,
-    "int8-weights": int8_weights,
-    "int4-block32-rtn": partial(int4, method="rtn", block=32),
-    "int4-block32-gptq": partial(int4, method="gptq", block=32),
-    "palette4": partial(palette, bits=4, group=None),
-    "palette4-group16": partial(palette, bits=4, group=16),
-    "palette6": partial(palette, bits=6, group=None),
-}
+def timings(bundle_path: Path, goldens: int, preprocessor: Preprocessor, texts: list[str]) -> None:
+    """The interpreter at 128 tokens, and the replay of golden cases, repeated until there are enough of them."""
+    with open_bundle(bundle_path, force=True) as bundle:
+        variant = bundle.variants[0]
+        session = open_variant(bundle, variant, bundle.file(variant.model), 0)
+        feeds: Any = bench_feeds(preprocessor(texts[:16]), 128)
+        session.run(feeds)
+        taken = []
+        for _ in range(5):
+            started = time.perf_counter()
+            session.run(feeds)
+            taken.append(time.perf_counter() - started)
+        cases = len(bundle.golden_cases())
+    print(f"\none text of 128 tokens through the interpreter: {np.median(taken):.2f} s (median of 5)")
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "edgeq", "validate", str(bundle_path), "--quiet", "--json", "--force"]
+    subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - started
+    print(f"edgeq validate, {cases} golden cases, whole process: {seconds:.1f} s")
+    started = time.perf_counter()
+    for index in range(goldens):
+        session.run(preprocessor([" ".join(texts[index : index + 12])]))
+    print(f"{goldens} texts of up to 128 tokens: {time.perf_counter() - started:.1f} s")
 
 
 def main() -> None:
-    arguments = _parse()
-    exported = load_model(arguments.model or sample_model_path())
-    model, preprocessor = exported.canonical.model, exported.preprocessor
-    texts = _texts(arguments.calibration)[: arguments.calibration_samples]
-    sites = find_sites(model)
-    started = time.perf_counter()
-    statistics = observe(model, sites.activation_inputs(), batches_of(texts, preprocessor), gram=True)
-    bench = Bench(model, preprocessor, texts, statistics, sites)
-    pairs = _pairs(arguments.sts, arguments.pairs)
-    sentences = sorted({sentence for _, *both in pairs for sentence in both})
-    reference = _original(bench, sentences)
-    print(
-        f"{platform.machine()}, {platform.system()}, {len(pairs)} pairs, {len(sentences)} sentences, "
-        f"{len(texts)} calibration texts ({time.perf_counter() - started:.0f} s); level: simulated",
-        file=sys.stderr,
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    print(
-        f"original fp32 (ONNX Runtime): Spearman {_score(pairs, sentences, reference):.2f}", file=sys.stderr
-    )
-    rows = []
-    for name in arguments.only or VARIANTS:
-        rows.append(_measure(name, bench, pairs, sentences, reference, arguments.keep))
-        if not arguments.json:
-            print(_line(rows[-1]), flush=True)
-    if arguments.json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
-
-
-def _measure(
-    name: str,
-    bench: Bench,
-    pairs: list[tuple[float, str, str]],
-    sentences: list[str],
-    reference: Array,
-    keep: Path | None,
-) -> Row:
-    with tempfile.TemporaryDirectory() as folder:
-        path = (keep or Path(folder)) / f"{name}.mlpackage"
-        VARIANTS[name](bench, path)
-        size = package_size(path)
-        started = time.perf_counter()
-        found = _interpret(MilInterpreter(path), bench.preprocessor, sentences)
-    seconds = time.perf_counter() - started
-    similar = cosines(reference, found)
-    return Row(
-        variant=name,
-        megabytes=size / 1e6,
-        spearman=_score(pairs, sentences, found),
-        cosine_mean=float(similar.mean()),
-        cosine_p01=float(np.quantile(similar, 0.01)),
-        cosine_min=float(similar.min()),
-        seconds=seconds,
-    )
-
-
-def _interpret(interpreter: MilInterpreter, preprocessor: Preprocessor, sentences: list[str]) -> Array:
-    """One sentence at a time at the smallest declared length that holds it."""
-    lengths = preprocessor.token_lengths(sentences)
-    embeddings = []
-    for sentence, length in zip(sentences, lengths, strict=True):
-        room = next(size for size in LENGTHS if size >= min(length, LENGTHS[-1]))
-        embeddings.append(interpreter.run(preprocessor([sentence], pad_to=room))[OUTPUT])
-    return np.concatenate(embeddings)
-
-
-def _original(bench: Bench, sentences: list[str]) -> Array:
-    with session_of(bench.model, [OUTPUT], None) as session:
-        batches = [sentences[start : start + 32] for start in range(0, len(sentences), 32)]
-        return np.concatenate([run(session, [OUTPUT], bench.preprocessor(batch))[0] for batch in batches])
-
-
-def _embed(model: ir.Model, feeds: Any) -> Array:
-    with session_of(model, [OUTPUT], None) as session:
-        return run(session, [OUTPUT], feeds)[0]
-
-
-def _score(pairs: list[tuple[float, str, str]], sentences: list[str], embeddings: Array) -> float:
-    row = {sentence: index for index, sentence in enumerate(sentences)}
-    left = embeddings[[row[first] for _, first, _ in pairs]]
-    right = embeddings[[row[second] for _, _, second in pairs]]
-    return 100 * spearman(np.array([gold for gold, _, _ in pairs]), cosines(left, right))
-
-
-def _pairs(files: Sequence[Path], limit: int | None) -> list[tuple[float, str, str]]:
-    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    pairs = [(float(gold), first, second) for gold, first, second in (line.split("\t") for line in lines)]
-    order = np.random.default_rng(0).permutation(len(pairs))[:limit]
-    return [pairs[index] for index in order]
-
-
-def _texts(file: Path) -> list[str]:
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if "\t" not in lines[0]:
-        return lines
-    return list(dict.fromkeys(line.split("\t")[1] for line in lines[1:]))
-
-
-def _log(trial: Any) -> None:
-    print(f"  {trial.setting}: {trial.error:.5f}", file=sys.stderr)
-
-
-def _line(row: Row) -> str:
-    return (
-        f"{row.variant:20} {row.megabytes:6.2f} MB  STS {row.spearman:6.2f}  cos {row.cosine_mean:.5f} "
-        f"p01 {row.cosine_p01:.4f} min {row.cosine_min:.4f}  {row.seconds:.0f} s"
-    )
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--model", type=Path, help="a sentence-transformers folder; default: the sample model"
-    )
-    parser.add_argument("--calibration", type=Path, required=True)
-    parser.add_argument("--calibration-samples", type=int, default=512)
-    parser.add_argument("--sts", type=Path, nargs="+", required=True)
+    parser.add_argument("--model", help="the model; the sample model when left out")
+    parser.add_argument("--calib", help="calibration texts; the built-in ones when left out")
+    parser.add_argument("--sts", nargs="+", type=Path, required=True)
     parser.add_argument("--pairs", type=int, help="a random subset of the pairs")
-    parser.add_argument("--only", nargs="+", choices=VARIANTS)
-    parser.add_argument("--keep", type=Path, help="folder to keep the packages in")
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    parser.add_argument("--goldens", type=int, default=16)
+    parser.add_argument(
+        "--precisions", nargs="+", default=["fp16", "int8", "q8", "int4", "palette4", "palette6"]
+    )
+    arguments = parser.parse_args()
+    pairs = read_pairs(arguments.sts, arguments.pairs)
+    exported = load_model(arguments.model or sample_model_path(), seq_len=128)
+    preprocessor = exported.preprocessor
+    batches = batches_of(pairs.texts, preprocessor, 32)
+    original = np.empty((len(pairs.texts), 384), np.float32)
+    original[batches.order] = np.concatenate([exported.reference(feeds)[OUTPUT] for feeds, _ in batches])
+    print(f"{len(pairs.scores)} pairs; {cpu_name()}, {platform.machine()}; level: simulated")
+    print(f"original: {100 * spearman(similarity(original), pairs.scores):.2f}")
+    print(
+        "| precision | MB | STS Spearman | difference, 95 % interval | cosine mean / p1 / min | to ONNX | ms a text |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(prefix="edgeq-bench-") as name:
+        made = {}
+        for precision in arguments.precisions:
+            try:
+                made[precision] = export(arguments.model, precision, arguments.calib, Path(name))
+            except EdgeqError as error:
+                print(f"| {precision} | {error} |")
+                continue
+            print(row(precision, made[precision], pairs, original, preprocessor), flush=True)
+        first = next(iter(made.values()))["coreml"]
+        timings(first, arguments.goldens, preprocessor, pairs.first)
 
 
 if __name__ == "__main__":
