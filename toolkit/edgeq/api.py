@@ -42,7 +42,7 @@ def export(
         recipe: a recipe file, instead of `precision`.
         calib: calibration texts or tensors; None takes the built-in texts.
         calib_column: column of a table, or `A,B` for pairs.
-        calib_samples: how many samples to calibrate with (256).
+        calib_samples: how many samples to calibrate with (256, or 1024 for recipes with GPTQ or AWQ).
         seq_len: tokens of variants with a static shape (128); several for Core ML.
         ios: oldest iOS for Core ML; the precision sets the least.
         task: overrides what the config says.

@@ -49,7 +49,9 @@ def export(
     calib_column: Annotated[
         str | None, typer.Option(help="Column of a table, or A,B for pairs of texts.")
     ] = None,
-    calib_samples: Annotated[int | None, typer.Option(help="Samples to calibrate with.", min=8)] = None,
+    calib_samples: Annotated[
+        int | None, typer.Option(help="Samples to calibrate with; 256, or 1024 with GPTQ or AWQ.", min=8)
+    ] = None,
     seq_len: Annotated[
         str | None,
         typer.Option(help="Tokens of variants with a static shape; several for Core ML: 32,128,256."),

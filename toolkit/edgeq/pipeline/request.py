@@ -13,6 +13,8 @@ from edgeq.pipeline.precision import recipe_named
 from edgeq.quantize.recipes import Recipe, load_recipe
 
 DEFAULT_RECIPE = "int8"
+DEFAULT_GRAM_SAMPLES = 1024
+"""For recipes with GPTQ or AWQ, which need a few tokens per input channel."""
 
 
 def request_from(options: Mapping[str, Any], *, archive: bool, force: bool) -> ExportRequest:
@@ -33,7 +35,7 @@ def request_from(options: Mapping[str, Any], *, archive: bool, force: bool) -> E
         recipe=recipe,
         calib=merged.get("calib"),
         calib_column=merged.get("calib_column"),
-        calib_samples=int(merged.get("calib_samples", DEFAULT_CALIB_SAMPLES)),
+        calib_samples=int(merged.get("calib_samples", default_samples(recipe))),
         seq_len=max(lengths, default=None),
         seq_lens=lengths,
         ios=merged.get("ios"),
@@ -53,6 +55,16 @@ def _recipe(options: Mapping[str, Any]) -> Recipe:
     if options.get("recipe") is not None:
         return load_recipe(Path(options["recipe"]))
     return recipe_named(str(options.get("precision") or DEFAULT_RECIPE))
+
+
+def default_samples(recipe: Recipe) -> int:
+    """How many samples calibrate when nobody says."""
+    from edgeq.pipeline.weight_only import GRAM_METHODS
+
+    specs = [spec for spec in recipe.possible_specs() if spec.format == "weight-only"]
+    return (
+        DEFAULT_GRAM_SAMPLES if any(spec.method in GRAM_METHODS for spec in specs) else DEFAULT_CALIB_SAMPLES
+    )
 
 
 def _export_options(recipe: Recipe) -> dict[str, Any]:

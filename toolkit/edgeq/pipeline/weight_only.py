@@ -106,14 +106,21 @@ def quantize_weights(
         data: its calibration part is used.
         progress: one stage; fallbacks become notices.
     """
-    done: list[QuantizedLayer] = []
+    from edgeq.pipeline.sequential import is_sequential, quantize_in_turn
+
+    found: dict[str, QuantizedLayer] = {}
     with progress.stage("quantizing weights", len(jobs)) as stage:
-        for part in _in_memory(jobs):
+        for part in _in_memory([job for job in jobs if not is_sequential(job)]):
             statistics = observe_inputs(graph, part, data, progress)
             scales = _shared_awq_scales(graph, part, statistics)
             for job in part:
-                done.append(_quantize(graph, job, statistics, scales.get(job.initializer)))
+                found[job.name] = _quantize(graph, job, statistics, scales.get(job.initializer))
                 stage.advance()
+        in_turn = [job for job in jobs if is_sequential(job)]
+        for job, layer in quantize_in_turn(graph, in_turn, found.values(), jobs, data):
+            found[job.name] = layer
+            stage.advance()
+        done = [found[job.name] for job in jobs]
         stage.note = describe(done)
     for notice in fallback_notices(done):
         progress.notice(notice)

@@ -15,7 +15,14 @@ from edgeq.errors import DataError, ModelError
 from edgeq.quantize.batches import Batches, FeedBatches, batches_of
 from edgeq.quantize.cache import CalibrationCache, cache_key, feeds_digest, model_digest
 from edgeq.quantize.instrument import run, session_of
-from edgeq.quantize.observers.layout import Layout, Mask, layout_of, rows_of
+from edgeq.quantize.observers.layout import (
+    ATTENTION_MASK,
+    Layout,
+    Mask,
+    layout_for,
+    mask_of,
+    rows_of,
+)
 from edgeq.quantize.observers.tensor import TensorStatistics, tensor_statistics
 from edgeq.quantize.statistics import Statistics
 from edgeq.types import Array, Feeds
@@ -24,8 +31,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["batches_of", "calibrate", "observe"]
-
-ATTENTION_MASK = "attention_mask"
 
 
 def observe(
@@ -195,7 +200,7 @@ def _observe_batch(
 ) -> Statistics:
     """Statistics of one batch. A function of its own, so that no batch's tensors outlive it."""
     outputs = run(session, request.tensors, feeds)
-    mask = _mask(feeds, request.mask_input)
+    mask = mask_of(feeds, request.mask_input)
     seen = {
         name: _statistics(name, array, mask, request, sample_name)
         for name, array in zip(request.tensors, outputs, strict=True)
@@ -203,16 +208,12 @@ def _observe_batch(
     return Statistics(seen, count, count if mask is None else int(mask.sum()), 1)
 
 
-def _mask(feeds: Feeds, name: str | None) -> Mask | None:
-    return feeds[name] != 0 if name is not None and name in feeds else None
-
-
 def _statistics(
     name: str, array: Array, mask: Mask | None, request: _Request, sample_name: Callable[[int], str]
 ) -> TensorStatistics:
     """Statistics of one tensor of one batch."""
     try:
-        layout = request.layouts.get(name) or _layout(array, mask)
+        layout = request.layouts.get(name) or layout_for(array, mask)
         rows = rows_of(array, layout, mask)
     except ValueError as error:
         raise ModelError(f"tensor `{name}`: {error}") from error
@@ -226,12 +227,6 @@ def _statistics(
             f"tensor `{name}` is NaN or infinite for {sample_name(where)}, expected finite values",
             hint="check the model's weights and run this sample through the original model",
         ) from error
-
-
-def _layout(array: Array, mask: Mask | None) -> Layout:
-    if mask is not None:
-        return layout_of(array.shape, *mask.shape)
-    return layout_of(array.shape, *(array.shape[:2] if array.ndim == 3 else (array.shape[0], 1)))
 
 
 def _first_bad(array: Array, layout: Layout, mask: Mask | None) -> int | None:

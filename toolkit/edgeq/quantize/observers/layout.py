@@ -7,9 +7,10 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.types import Array
+from edgeq.types import Array, Feeds
 
 Mask = npt.NDArray[np.bool_]
+ATTENTION_MASK = "attention_mask"
 
 
 class Layout(StrEnum):
@@ -45,6 +46,22 @@ def layout_of(shape: tuple[int, ...], batch: int, sequence: int) -> Layout:
     raise ValueError(
         f"shape {list(shape)} fits no layout of a batch of {batch} x {sequence} tokens: name its layout"
     )
+
+
+def layout_for(tensor: Array, mask: Mask | None) -> Layout:
+    """The layout of a tensor from its own shape and the batch's mask.
+
+    Raises:
+        ValueError: see `layout_of`.
+    """
+    if mask is not None:
+        return layout_of(tensor.shape, *mask.shape)
+    return layout_of(tensor.shape, *(tensor.shape[:2] if tensor.ndim == 3 else (tensor.shape[0], 1)))
+
+
+def mask_of(feeds: Feeds, name: str | None = ATTENTION_MASK) -> Mask | None:
+    """Which tokens are real, `[batch, sequence]`; None where the feeds do not say."""
+    return feeds[name] != 0 if name is not None and name in feeds else None
 
 
 def rows_of(tensor: Array, layout: Layout, mask: Mask | None) -> Array:
