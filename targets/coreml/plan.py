@@ -74,6 +74,8 @@ def from_quantized_weight(weight: QuantizedWeight) -> Int8Weight | Int4Weight:
     Raises:
         UnsupportedError: the last block of a row is padded, which MIL's block layout has no form for.
     """
+    if weight.offsets is not None:
+        raise UnsupportedError("Core ML has no weights whose blocks have an offset of their own")
     rows, blocks, width = weight.q.shape
     if blocks * width != weight.in_features:
         raise UnsupportedError(

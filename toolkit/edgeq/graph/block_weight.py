@@ -34,6 +34,7 @@ class BlockWeight:
         block_size: codes per scale.
         in_features: K.
         input_scales: `[K]`, what the layer's input must be divided by (AWQ); None is 1.
+        offsets: `[N, blocks]` float32, added to every member of a block; None is 0.
     """
 
     data: ByteArray
@@ -43,6 +44,7 @@ class BlockWeight:
     block_size: int
     in_features: int
     input_scales: FloatArray | None = None
+    offsets: FloatArray | None = None
 
     @property
     def out_features(self) -> int:
@@ -53,7 +55,8 @@ class BlockWeight:
     def size_bytes(self) -> int:
         """Bytes in the file."""
         zero_bytes = 0 if self.zero_points is None else self.zero_points.nbytes
-        return int(self.data.nbytes + self.scales.nbytes + zero_bytes)
+        offset_bytes = 0 if self.offsets is None else self.offsets.nbytes
+        return int(self.data.nbytes + self.scales.nbytes + zero_bytes + offset_bytes)
 
     def rows(self) -> ByteArray:
         """Codes without block padding, `[N, ceil(K * bits / 8)]`: what GatherBlockQuantized reads."""
@@ -67,6 +70,8 @@ class BlockWeight:
         if zeros is not None and self.bits == 4:
             zeros = unpack_int4(zeros, self.scales.shape[1])
         blocks = dequantize_blocks(q, self.scales.astype(np.float32), zeros, self.bits)
+        if self.offsets is not None:
+            blocks = blocks + self.offsets[..., None]
         return np.ascontiguousarray(join_blocks(blocks, self.in_features).T)
 
 

@@ -225,7 +225,7 @@ def quantize_layer(
         block_size=found.spec.block_size,
         symmetric=found.spec.symmetric,
         method=found.method,
-        bits_per_weight=round(found.spec.bits_per_weight(found.in_features), 4),
+        bits_per_weight=round(found.bits_per_weight, 4),
         weight_error=weight_error,
         output_error=of_output,
         notes=found.notes,

@@ -2,7 +2,8 @@
 
 Scales are stored as float16 behind a Cast, which ONNX Runtime folds when it loads the model. A table that is
 also the output head is stored once. The forms that ONNX Runtime runs on a slow path are never written: 8 bits
-with accuracy level 0, float zero points, `g_idx`.
+with accuracy level 0, float zero points, `g_idx`. Weights whose blocks have an offset (GGUF types with a
+minimum) get it by operators of their own (`block_offsets`), beside the fast kernel.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import onnx_ir as ir
 from edgeq.errors import ModelError, UnsupportedError
 from edgeq.graph.block_weight import BlockWeight
 from edgeq.graph.edit import Editor, attribute
+from edgeq.graph.passes.block_offsets import OffsetWriter
 
 if TYPE_CHECKING:
     import onnx
@@ -123,6 +125,7 @@ class _Writer:
         self._scales: dict[int, ir.Value] = {}
         self._zeros: dict[int, ir.Value] = {}
         self._divided: dict[tuple[str | None, bytes], ir.Value] = {}
+        self.offsets = OffsetWriter(self.editor)
 
     def lower(self, node: ir.Node, weight: BlockWeight) -> LoweredNode:
         table = _table(node)
@@ -163,6 +166,8 @@ class _Writer:
         )
         written = product.producer()
         assert written is not None
+        if weight.offsets is not None:
+            product = self.offsets.add_to_product(product, node, weight, name, stem)
         bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
         if bias is not None:
             product = self.editor.op("Add", [product, bias], f"{name}_bias", before=node)
@@ -180,9 +185,11 @@ class _Writer:
             node,
             {"bits": weight.bits, "block_size": weight.block_size, "quantize_axis": 1, "gather_axis": 0},
         )
-        self.editor.replace(node.outputs[0], output)
         written = output.producer()
         assert written is not None
+        if weight.offsets is not None:
+            output = self.offsets.add_to_rows(output, node, weight, name, stem)
+        self.editor.replace(node.outputs[0], output)
         return written
 
     def _op(
@@ -279,6 +286,11 @@ def _check_shape(node: ir.Node, table: ir.Value, weight: BlockWeight) -> None:
 
 
 def _check_table(table: ir.Value, weight: BlockWeight) -> None:
+    if weight.offsets is not None and weight.in_features % weight.block_size:
+        raise UnsupportedError(
+            f"table `{table.name}` has {weight.in_features} columns, blocks of {weight.block_size} with offsets do not "
+            "divide them"
+        )
     if weight.input_scales is not None:
         raise UnsupportedError(f"table `{table.name}` has input scales (AWQ); a lookup cannot divide by them")
     if weight.in_features * weight.bits % 8:

@@ -125,6 +125,7 @@ class QuantizedWeight:
         notes: what the user should know (a fallback and its reason).
         input_scales: `[K]`: the codes hold `diag(input_scales) @ W`, so the input must be divided by them
             (AWQ). None means 1.
+        offsets: `[N, blocks]` float32, added to every member of a block (GGUF types with a minimum). None means 0.
     """
 
     q: ByteArray
@@ -135,6 +136,13 @@ class QuantizedWeight:
     method: str
     notes: tuple[str, ...] = ()
     input_scales: FloatArray | None = None
+    offsets: FloatArray | None = None
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits per weight, offsets included."""
+        offset_bits = 0 if self.offsets is None else 32 * self.offsets.shape[1] / self.in_features
+        return self.spec.bits_per_weight(self.in_features) + offset_bits
 
     @property
     def out_features(self) -> int:
@@ -149,6 +157,8 @@ class QuantizedWeight:
     def dequantize_stored(self) -> FloatArray:
         """The weight `[K, N]` the codes hold: `dequantize` before `input_scales` are divided out."""
         blocks = dequantize_blocks(self.q, self.scales, self.zero_points, self.spec.bits)
+        if self.offsets is not None:
+            blocks = blocks + self.offsets[..., None]
         return np.ascontiguousarray(join_blocks(blocks, self.in_features).T)
 
 

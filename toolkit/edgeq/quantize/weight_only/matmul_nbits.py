@@ -23,13 +23,14 @@ def to_block_weight(weight: QuantizedWeight) -> BlockWeight:
     MatMulNBits has no per-channel mode: one scale per output channel becomes the same scale for each of its
     storage blocks, which computes the same.
     """
-    q, scales, zeros = weight.q, weight.scales, weight.zero_points
+    q, scales, zeros, offsets = weight.q, weight.scales, weight.zero_points, weight.offsets
     block_size = weight.spec.block_size
     if block_size == PER_CHANNEL:
         block_size = storage_block_size(weight.in_features, weight.spec.bits)
         q = split_blocks(join_blocks(q, weight.in_features), block_size)
         scales = np.repeat(scales, q.shape[1], axis=1)
         zeros = None if zeros is None else np.repeat(zeros, q.shape[1], axis=1)
+        offsets = None if offsets is None else np.repeat(offsets, q.shape[1], axis=1)
     return BlockWeight(
         data=pack_codes(q, weight.spec.bits),
         scales=scales.astype(weight.spec.scale_dtype),
@@ -38,6 +39,7 @@ def to_block_weight(weight: QuantizedWeight) -> BlockWeight:
         block_size=block_size,
         in_features=weight.in_features,
         input_scales=weight.input_scales,
+        offsets=offsets,
     )
 
 
