@@ -10,7 +10,7 @@ from edgeq.errors import ConfigError, MissingExtraError, ModelError
 from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
 from edgeq.exporters.facts import read_facts
 from edgeq.exporters.sentence import build_sentence_head, read_sentence_model
-from edgeq.exporters.source import fetch, is_onnx_file, local_folder
+from edgeq.exporters.source import fetch, is_gguf_file, is_onnx_file, local_folder
 from edgeq.types import Role, SourceInfo, Task, TensorSpec
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ def inspect_model(model: str | Path, *, task: str | None = None, revision: str |
 
         return inspect_onnx(Path(model), task)
     from edgeq.exporters.causal_lm import asks_for_generation, read_lm_facts
+    from edgeq.exporters.gguf import inspect_gguf
 
+    if is_gguf_file(model):
+        return inspect_gguf(Path(model)).as_model_facts()
     folder = local_folder(model) or fetch(str(model), revision, config_only=True)
     if asks_for_generation(folder, task):
         return read_lm_facts(str(model), folder).as_model_facts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,14 @@ def load_original(model: str | Path, *, revision: str | None = None) -> Logits:
         ModelError: it cannot be loaded, or is no supported language model.
     """
     from edgeq.exporters.causal_lm.facts import inspect_language_model
-    from edgeq.exporters.source import fetch, local_folder
+    from edgeq.exporters.gguf import inspect_gguf, unpack
+    from edgeq.exporters.source import fetch, is_gguf_file, local_folder
+
+    if is_gguf_file(model):
+        path = Path(model).expanduser()
+        inspect_gguf(path).require_supported()
+        with TemporaryDirectory(prefix="edgeq-gguf-") as scratch:
+            return original_logits(load_decoder(unpack(path, Path(scratch)).folder))
 
     facts = inspect_language_model(model, revision=revision).require_supported()
     is_local = local_folder(model) is not None

@@ -53,7 +53,7 @@ def inspect_language_model(model: str | Path, *, revision: str | None = None) ->
 def read_lm_facts(model: str, folder: Path) -> LanguageModelFacts:
     """Facts about a folder with `config.json`."""
     config = read_config(folder)
-    return LanguageModelFacts(model, folder, config["model_type"], config, _refusal(config))
+    return LanguageModelFacts(model, folder, config["model_type"], config, refusal_of(config))
 
 
 def _head(config: Mapping[str, Any]) -> str:
@@ -61,7 +61,8 @@ def _head(config: Mapping[str, Any]) -> str:
     return str(names[0])
 
 
-def _refusal(config: Mapping[str, Any]) -> ModelError | None:
+def refusal_of(config: Mapping[str, Any]) -> ModelError | None:
+    """Why a model of this config cannot be exported; None where it can."""
     architecture = config["model_type"]
     if config.get("auto_map"):
         return ModelError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ConfigError, MissingExtraError, ModelError
@@ -11,10 +13,11 @@ from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelF
 from edgeq.exporters.causal_lm.facts import inspect_language_model, read_lm_facts
 from edgeq.exporters.causal_lm.families import builder_refusal, head_size, layer_windows
 from edgeq.exporters.causal_lm.graph_io import ATTENTION_MASK, INPUT_IDS, input_specs, output_specs
-from edgeq.exporters.source import fetch, local_folder
+from edgeq.exporters.source import fetch, is_gguf_file, local_folder
+from edgeq.files import sha256_file
 from edgeq.graph.canonical import CanonicalModel
 from edgeq.runtime.generation.settings import CacheShape, GenerationSettings
-from edgeq.types import SourceInfo, Task
+from edgeq.types import SourceFile, SourceInfo, Task
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -44,11 +47,27 @@ def load_language_model(
     """
     say = on_progress or (lambda _: None)
     _require_torch()
+    if is_gguf_file(model):
+        return _load_gguf(Path(model).expanduser(), context, road, say)
     facts = inspect_language_model(model, revision=revision).require_supported()
     if local_folder(model) is None:
         say("downloading the model")
         facts = read_lm_facts(str(model), fetch(str(model), revision, config_only=False)).require_supported()
     return _load(facts, context, road, say)
+
+
+def _load_gguf(path: Path, context: int | None, road: str | None, say: Progress) -> ExportedLanguageModel:
+    """A GGUF file, by way of a folder with its dequantized weights."""
+    from edgeq.exporters.gguf import inspect_gguf, unpack
+
+    inspect_gguf(path).require_supported()
+    say("unpacking the GGUF file")
+    with TemporaryDirectory(prefix="edgeq-gguf-") as scratch:
+        unpacked = unpack(path, Path(scratch))
+        facts = replace(read_lm_facts(str(path), unpacked.folder), model=str(path))
+        exported = _load(facts.require_supported(), context, road, say)
+    source = replace(exported.source, files=(SourceFile(path.name, sha256_file(path)),), license=None)
+    return replace(exported, source=source, packed=unpacked.packed)
 
 
 def _require_torch() -> None:

@@ -25,6 +25,7 @@ from edgeq.pipeline.measure import Measured, golden_cases, measure_variants, ope
 from edgeq.pipeline.parity import parity_gates
 from edgeq.pipeline.peers import CalibrationFeeds, find_peer, onnx_first
 from edgeq.pipeline.quantizing import Quantized, quantize_model
+from edgeq.pipeline.stored import stored_recipe
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
@@ -57,6 +58,8 @@ class ExportRequest:
         ios: oldest iOS to run on; None lets the precision decide.
         variants: engines to keep (`cpu`, `nnapi`); empty keeps all.
         sensitivity: measure each quantized layer alone, for `edgeq explain`.
+        is_recipe_chosen: the recipe is not just the default; a quantized checkpoint has another default.
+        requantize: a checkpoint that is quantized already may be quantized again.
     """
 
     model: str | None = None
@@ -77,6 +80,8 @@ class ExportRequest:
     force: bool = False
     seed: int = 0
     sensitivity: bool = False
+    is_recipe_chosen: bool = False
+    requantize: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,10 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
         if request.archive:
             check_output(archive_path(destination), request.force)
     facts = inspect_model(request.model, task=request.task, revision=request.revision).require_supported()
+    recipe = stored_recipe(
+        request.recipe, facts, is_chosen=request.is_recipe_chosen, requantize=request.requantize
+    )
+    request = replace(request, recipe=recipe)
     if facts.task is Task.TEXT_GENERATION:
         from edgeq.pipeline.causal_lm import language_recipe, language_variants
 

@@ -38,6 +38,7 @@ BUILT_IN: tuple[str, ...] = (
     "w4a8",
     "int4",
     "palette4",
+    "stored",
 )
 """Names of the recipes in this folder, from most to fewest bits."""
 
