@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +16,14 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which output of eight lies in each field of a word of AWQ's gemm layout."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Packed:
+class Packed(NamedTuple):
     """A layer: its tensors, and the weight `[out, in]` float32 they stand for."""
 
     tensors: Tensors
     weight: npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rounded:
+class Rounded(NamedTuple):
     """A weight before packing: `codes [out, in]`, `zeros [groups, out]`, `scales [groups, out]`, `groups [in]`."""
 
     codes: npt.NDArray[np.int64]
@@ -135,6 +132,7 @@ def build_packed_checkpoint(
     folder: Path,
     pack_layer: Callable[[str, npt.NDArray[np.float32]], Packed],
     settings: Mapping[str, Any],
+    inside: str = "layers.",
 ) -> Tensors:
     """Write `folder` as `source` with its decoder layers' matrices packed; returns those as they now are.
 
@@ -143,6 +141,7 @@ def build_packed_checkpoint(
         folder: created.
         pack_layer: from the module's name and its `weight [out, in]`.
         settings: `quantization_config` of the config.
+        inside: part of the names of the decoder layers' tensors.
     """
     from safetensors.numpy import load_file, save_file
 
@@ -150,7 +149,7 @@ def build_packed_checkpoint(
     tensors: Tensors = {}
     weights: Tensors = {}
     for name, tensor in load_file(source / "model.safetensors").items():
-        if tensor.ndim != 2 or "layers." not in name:
+        if tensor.ndim != 2 or inside not in name:
             tensors[name] = tensor
             continue
         module = name.removesuffix(".weight")

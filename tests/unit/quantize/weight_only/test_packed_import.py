@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.support.packed_checkpoints import awq, gptq, round_weight
 
 from edgeq.errors import ModelError, UnsupportedError
 from edgeq.quantize.weight_only.awq_import import AwqLayer, import_awq
@@ -18,6 +17,16 @@ OUTPUTS, INPUTS = 24, 320
 
 def random_weight(seed=0):
     return np.random.default_rng(seed).normal(0, 0.05, (OUTPUTS, INPUTS)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def gptq(packed_checkpoints):
+    return packed_checkpoints.gptq
+
+
+@pytest.fixture(scope="module")
+def awq(packed_checkpoints):
+    return packed_checkpoints.awq
 
 
 def gptq_layer(packed):
@@ -41,7 +50,7 @@ def assert_is(found, weight):
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("scattered", [False, True])
-def test_gptq_is_bit_equal(bits, group_size, symmetric, version, scattered):
+def test_gptq_is_bit_equal(gptq, bits, group_size, symmetric, version, scattered):
     order = np.random.default_rng(1).permutation(INPUTS) if scattered else None
     packed = gptq(random_weight(), bits, group_size, version=version, symmetric=symmetric, order=order)
     found = import_gptq(gptq_layer(packed), bits, group_size, version=version)
@@ -54,15 +63,15 @@ def test_gptq_is_bit_equal(bits, group_size, symmetric, version, scattered):
 @pytest.mark.parametrize("group_size", [-1, 32, 64, 128])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("layout", ["gemm", "gemv"])
-def test_awq_is_bit_equal(group_size, symmetric, layout):
+def test_awq_is_bit_equal(awq, group_size, symmetric, layout):
     packed = awq(random_weight()[:, :256], group_size, layout=layout, symmetric=symmetric)
     found = import_awq(awq_layer(packed), group_size, layout)
     assert_is(found, packed.weight)
     assert (found.zero_points is None) == symmetric
 
 
-def test_codes_and_scales_are_the_files():
-    rounded = round_weight(random_weight(), 4, 64)
+def test_codes_and_scales_are_the_files(gptq, packed_checkpoints):
+    rounded = packed_checkpoints.round_weight(random_weight(), 4, 64)
     found = import_gptq(gptq_layer(gptq(random_weight(), 4, 64)), 4, 64, version=1)
     np.testing.assert_array_equal(found.q.reshape(OUTPUTS, INPUTS), rounded.codes)
     np.testing.assert_array_equal(found.scales, rounded.scales.T)
@@ -70,14 +79,14 @@ def test_codes_and_scales_are_the_files():
 
 
 @pytest.mark.parametrize(("group_size", "block"), [(160, 32), (96, 32), (512, -1)])
-def test_groups_of_other_sizes_become_blocks_that_divide_them(group_size, block):
+def test_groups_of_other_sizes_become_blocks_that_divide_them(gptq, group_size, block):
     packed = gptq(random_weight(), 4, group_size)
     found = import_gptq(gptq_layer(packed), 4, group_size, version=1)
     assert found.spec.block_size == block
     assert_is(found, packed.weight)
 
 
-def test_the_wrong_rule_or_a_changed_field_is_another_weight():
+def test_the_wrong_rule_or_a_changed_field_is_another_weight(gptq, awq):
     """The twin: the comparisons above see a single code, and the version."""
     packed = gptq(random_weight(), 4, 32, version=2)
     assert (packed.weight != import_gptq(gptq_layer(packed), 4, 32, version=1).dequantize().T).any()
@@ -91,7 +100,7 @@ def test_the_wrong_rule_or_a_changed_field_is_another_weight():
     assert np.argwhere(changed).tolist() == [[12, 3]]
 
 
-def test_a_zero_point_of_zero_wraps_back():
+def test_a_zero_point_of_zero_wraps_back(gptq):
     """Version 1 as GPTQModel writes it: a one is taken off whole words, so that 0 borrows from the next field."""
     packed = gptq(random_weight(), 4, 32, version=2)
     words = packed.tensors["qzeros"]
@@ -104,7 +113,7 @@ def test_a_zero_point_of_zero_wraps_back():
     np.testing.assert_array_equal(found.zero_points, wanted.zero_points)
 
 
-def test_bfloat16_scales_are_kept_in_float32():
+def test_bfloat16_scales_are_kept_in_float32(gptq):
     packed = gptq(random_weight(), 4, 32)
     scales = (packed.tensors["scales"].astype(np.float32).view(np.uint32) & 0xFFFF0000).view(
         np.float32
@@ -127,13 +136,13 @@ def test_bfloat16_scales_are_kept_in_float32():
         ({"g_idx": np.full(320, -1, np.int32)}, "naming groups -1 to -1"),
     ],
 )
-def test_gptq_tensors_that_do_not_fit(change, message):
+def test_gptq_tensors_that_do_not_fit(gptq, change, message):
     layer = replace(gptq_layer(gptq(random_weight(), 4, 32)), **change)
     with pytest.raises(ModelError, match=message):
         import_gptq(layer, 4, 32, version=1)
 
 
-def test_groups_of_unequal_size_are_refused():
+def test_groups_of_unequal_size_are_refused(gptq):
     layer = gptq_layer(gptq(random_weight(), 4, 32))
     uneven = layer.g_idx.copy()
     uneven[0] = 9
@@ -144,12 +153,12 @@ def test_groups_of_unequal_size_are_refused():
 
 
 @pytest.mark.parametrize("bits", [2, 3])
-def test_other_bits_are_refused(bits):
+def test_other_bits_are_refused(gptq, bits):
     with pytest.raises(UnsupportedError, match=f"GPTQ with {bits} bits; expected 4 or 8"):
         import_gptq(gptq_layer(gptq(random_weight(), 4, 32)), bits, 32, version=1)
 
 
-def test_groups_that_no_block_divides():
+def test_groups_that_no_block_divides(gptq):
     packed = gptq(random_weight(), 4, 40)
     with pytest.raises(UnsupportedError, match="groups of 40 inputs; expected a multiple of 16"):
         import_gptq(gptq_layer(packed), 4, 40, version=1)
@@ -165,7 +174,7 @@ def test_groups_that_no_block_divides():
         ({}, "marlin", None),
     ],
 )
-def test_awq_tensors_that_do_not_fit(change, layout, message):
+def test_awq_tensors_that_do_not_fit(awq, change, layout, message):
     layer = replace(awq_layer(awq(random_weight()[:, :256], 32)), **change)
     kind = ModelError if message else UnsupportedError
     with pytest.raises(kind, match=message or "AWQ in layout `marlin`; expected gemm or gemv"):
