@@ -68,6 +68,12 @@ def packed_checkpoints() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def gguf_files() -> ModuleType:
+    """The functions of tests/support/gguf_files.py."""
+    return _load_support("gguf_files")
+
+
+@pytest.fixture(scope="session")
 def tiny_decoder(tiny_decoders: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`tiny_decoder("qwen2", num_hidden_layers=1)`: folder of a random language model. Read it, never write to it."""
 

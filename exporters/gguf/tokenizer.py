@@ -55,6 +55,8 @@ def _build(file: GgufFile, tokens: list[str]) -> Any:
     from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
 
     architecture, described, config = get_gguf_tokenizer(str(file.path))
+    if described.get("tokenizer_type") == "gpt2":
+        described.setdefault("merges", [])  # a vocabulary of bytes has none, and then the key is missing
     backend, _ = convert_gguf_tokenizer(architecture, described)
     if described.get("tokenizer_type") == "llama" and described.get("add_prefix_space", True):
         _prefix_every_text(backend)
