@@ -16,11 +16,10 @@ from edgeq.quantize.weight_only.gptq_import import GptqLayer, import_gptq
 from edgeq.quantize.weight_only.packed_words import WORD_BITS
 from edgeq.types import Array
 
-PARTS = {"gptq": ("qweight", "qzeros", "scales"), "awq": ("qweight", "qzeros", "scales")}
-"""Tensors that every packed layer has, by method."""
-OPTIONAL = ("g_idx",)
-TRACES = ("qweight", "qzeros", "scales", "g_idx")
-"""Last parts of names that only packed layers have."""
+PARTS = ("qweight", "qzeros", "scales")
+"""Tensors that every packed layer has."""
+ORDER = "g_idx"
+"""The group of each input, where they are scattered; GPTQ only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class PackedLayer:
 
     def group_order(self) -> bytes:
         """Equal for layers that want their inputs in the same order."""
-        order = self.tensors.get("g_idx")
+        order = self.tensors.get(ORDER)
         return b"" if order is None or self.group_size == -1 else read(order).astype(np.int64).tobytes()
 
 
@@ -65,24 +64,24 @@ def find_layers(tensors: Mapping[str, StoredTensor], settings: PackedSettings) -
         )
     for name in tensors:
         module, _, part = name.rpartition(".")
-        if part in TRACES and module not in modules:
+        if part in (*PARTS, ORDER) and module not in modules:
             raise ModelError(f"tensor `{name}` belongs to no packed layer: there is no `{module}.qweight`")
     return [_layer(module, tensors, settings) for module in modules]
 
 
 def _layer(module: str, tensors: Mapping[str, StoredTensor], settings: PackedSettings) -> PackedLayer:
-    wanted = PARTS[settings.method]
-    missing = [part for part in wanted if f"{module}.{part}" not in tensors]
+    missing = [part for part in PARTS if f"{module}.{part}" not in tensors]
     if missing:
         raise ModelError(f"packed layer `{module}` has no {' and no '.join(missing)}")
-    parts = {
-        part: tensors[f"{module}.{part}"] for part in (*wanted, *OPTIONAL) if f"{module}.{part}" in tensors
-    }
+    names = {part: f"{module}.{part}" for part in (*PARTS, ORDER)}
+    parts = {part: tensors[name] for part, name in names.items() if name in tensors}
     for part, tensor in parts.items():
-        if len(tensor.shape) != (1 if part == "g_idx" else 2) or 0 in tensor.shape:
+        if len(tensor.shape) != (1 if part == ORDER else 2) or 0 in tensor.shape:
             raise ModelError(f"`{tensor.name}` has shape {list(tensor.shape)}")
     rows, columns = parts["qweight"].shape
     if settings.method == "awq":
+        if ORDER in parts:
+            raise ModelError(f"packed layer `{module}` is AWQ and has {ORDER}, which only GPTQ does")
         fields = WORD_BITS // settings.bits
         shape = (columns * fields, rows) if settings.layout == "gemm" else (rows, columns * fields)
         return PackedLayer(module, parts, settings.bits, settings.group_size, shape)
@@ -94,9 +93,9 @@ def _layer(module: str, tensors: Mapping[str, StoredTensor], settings: PackedSet
 
 def _bits(parts: Mapping[str, StoredTensor], usual: int) -> int:
     """Bits of one layer, which may differ from the rest (`dynamic` of GPTQModel): `g_idx` counts the inputs."""
-    if "g_idx" not in parts:
+    if ORDER not in parts:
         return usual
-    inputs = parts["g_idx"].shape[0]
+    inputs = parts[ORDER].shape[0]
     bits, rest = divmod(parts["qweight"].shape[0] * WORD_BITS, inputs)
     return usual if rest else bits
 

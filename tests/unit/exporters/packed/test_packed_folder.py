@@ -199,6 +199,17 @@ def test_tensors_that_do_not_add_up(checkpoint, unpacked, changes, message):
         unpack(checkpoint, unpacked)
 
 
+def test_an_order_that_awq_does_not_have(tiny_decoder, packed_checkpoints, tmp_path, unpacked):
+    settings = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}
+    folder = tmp_path / "model"
+    packed_checkpoints.build_packed_checkpoint(
+        tiny_decoder("llama"), folder, lambda _, weight: packed_checkpoints.awq(weight), settings
+    )
+    edit(folder, **{f"{Q_PROJ}.g_idx": np.zeros(64, np.int32)})
+    with pytest.raises(ModelError, match=f"packed layer `{Q_PROJ}` is AWQ and has g_idx"):
+        unpack(folder, unpacked)
+
+
 def test_uneven_groups_name_the_layer(checkpoint, unpacked):
     uneven = np.repeat(np.arange(2, dtype=np.int32), 32)
     uneven[0] = 1
