@@ -62,6 +62,12 @@ def tiny_decoders() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def packed_checkpoints() -> ModuleType:
+    """The functions of tests/support/packed_checkpoints.py."""
+    return _load_support("packed_checkpoints")
+
+
+@pytest.fixture(scope="session")
 def gguf_files() -> ModuleType:
     """The functions of tests/support/gguf_files.py."""
     return _load_support("gguf_files")

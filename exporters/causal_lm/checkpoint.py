@@ -76,6 +76,7 @@ def load_original(model: str | Path, *, revision: str | None = None) -> Logits:
     """
     from edgeq.exporters.causal_lm.facts import inspect_language_model
     from edgeq.exporters.gguf import inspect_gguf, unpack
+    from edgeq.exporters.packed.folder import unpack as unpack_folder
     from edgeq.exporters.source import fetch, is_gguf_file, local_folder
 
     if is_gguf_file(model):
@@ -87,4 +88,7 @@ def load_original(model: str | Path, *, revision: str | None = None) -> Logits:
     facts = inspect_language_model(model, revision=revision).require_supported()
     is_local = local_folder(model) is not None
     folder = facts.folder if is_local else fetch(str(model), revision, config_only=False)
+    if facts.quantized is not None:
+        with TemporaryDirectory(prefix="edgeq-packed-") as scratch:
+            return original_logits(load_decoder(unpack_folder(folder, Path(scratch)).folder))
     return original_logits(load_decoder(folder))

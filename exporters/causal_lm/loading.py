@@ -53,6 +53,8 @@ def load_language_model(
     if local_folder(model) is None:
         say("downloading the model")
         facts = read_lm_facts(str(model), fetch(str(model), revision, config_only=False)).require_supported()
+    if facts.quantized is not None:
+        return _load_packed(facts, context, road, say)
     return _load(facts, context, road, say)
 
 
@@ -67,6 +69,29 @@ def _load_gguf(path: Path, context: int | None, road: str | None, say: Progress)
         facts = replace(read_lm_facts(str(path), unpacked.folder), model=str(path))
         exported = _load(facts.require_supported(), context, road, say)
     source = replace(exported.source, files=(SourceFile(path.name, sha256_file(path)),), license=None)
+    return replace(exported, source=source, packed=unpacked.packed)
+
+
+def _load_packed(
+    facts: LanguageModelFacts, context: int | None, road: str | None, say: Progress
+) -> ExportedLanguageModel:
+    """A GPTQ or AWQ checkpoint, by way of a folder with its dequantized weights."""
+    from edgeq.exporters.packed.folder import open_checkpoint, unpack
+    from edgeq.exporters.provenance import hub_revision, read_license, source_files
+
+    say("unpacking the quantized checkpoint")
+    with TemporaryDirectory(prefix="edgeq-packed-") as scratch:
+        unpacked = unpack(facts.folder, Path(scratch))
+        plain = replace(facts, folder=unpacked.folder, quantized=None)
+        # One fused matrix cannot read its input in two orders; the traced graph keeps the three apart.
+        exported = _load(plain, context, "torch" if unpacked.is_torn else road, say)
+    weights = {tensor.path for tensor in open_checkpoint(facts.folder).tensors.values()}
+    source = replace(
+        exported.source,
+        revision=hub_revision(facts.folder),
+        files=source_files(facts.folder, facts.folder, weights),
+        license=read_license(facts.folder),
+    )
     return replace(exported, source=source, packed=unpacked.packed)
 
 

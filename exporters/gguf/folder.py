@@ -6,16 +6,14 @@ The folder holds the dequantized weights, a tensor at a time: the original that 
 from __future__ import annotations
 
 import json
-import shutil
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from edgeq.errors import ModelError, OutputError, UnsupportedError
+from edgeq.errors import ModelError, UnsupportedError
+from edgeq.exporters.dense_file import DenseFile
 from edgeq.exporters.gguf.facts import config_of, family_of, is_float, label_of
 from edgeq.exporters.gguf.families import GgufFamily
 from edgeq.exporters.gguf.reader import GgufFile, GgufTensor, open_gguf
@@ -24,8 +22,6 @@ from edgeq.quantize.packed import PackedTensor, PackedWeights
 from edgeq.quantize.weight_only import QuantizedWeight
 from edgeq.quantize.weight_only.gguf_import import FORMATS, import_blocks
 from edgeq.types import Array, FloatArray
-
-DTYPES = {"F16": ("F16", np.float16), "F32": ("F32", np.float32)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +54,7 @@ def unpack(path: Path, folder: Path) -> UnpackedGguf:
     (folder / "config.json").write_text(json.dumps(config_of(file), indent=1), encoding="utf-8")
     save_tokenizer(file, folder)
     packed = PackedWeights(f"gguf-{label_of(file)}")
-    with _Writer(folder / "model.safetensors", _plan(file, family)) as writer:
+    with DenseFile(folder / "model.safetensors", _plan(file, family)) as writer:
         for tensor in file.tensors.values():
             if tensor.name in family.ignored:
                 continue
@@ -83,7 +79,7 @@ def _plan(file: GgufFile, family: GgufFamily) -> dict[str, tuple[str, tuple[int,
             raise ModelError(f"`{file.path}` has two tensors for `{name}`")
         shape = tensor.shape[::-1] if generic in family.transposed else tensor.shape
         changed = generic in family.changes and len(tensor.shape) == 1
-        found[name] = ("F32" if changed else DTYPES.get(tensor.kind, DTYPES["F32"])[0], shape)
+        found[name] = ("F16" if tensor.kind == "F16" and not changed else "F32", shape)
     return found
 
 
@@ -102,57 +98,3 @@ def _loader(file: GgufFile, family: GgufFamily, tensor: GgufTensor, generic: str
             raise UnsupportedError(f"tensor `{tensor.name}`: {error.message}", hint=error.hint) from error
 
     return load
-
-
-class _Writer:
-    """A safetensors file written a tensor at a time: the header is known before the first one."""
-
-    def __init__(self, path: Path, plan: dict[str, tuple[str, tuple[int, ...]]]) -> None:
-        self._path, self._plan = path, plan
-        sizes = {
-            name: int(np.prod(shape)) * (2 if kind == "F16" else 4) for name, (kind, shape) in plan.items()
-        }
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        self._starts: dict[str, int] = {}
-        at = 0
-        for name, (kind, shape) in plan.items():
-            header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [at, at + sizes[name]]}
-            self._starts[name] = at
-            at += sizes[name]
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        self._header = struct.pack("<Q", len(text)) + text
-        self._total = at
-
-    def __enter__(self) -> Self:
-        needed, free = self._total, shutil.disk_usage(self._path.parent).free
-        if needed > free:
-            raise OutputError(
-                f"the dequantized model takes {needed / 1e9:.1f} GB in `{self._path.parent}`, which has "
-                f"{free / 1e9:.1f} GB",
-                hint="set TMPDIR to a folder with more space",
-            )
-        self._file = self._path.open("wb")
-        self._file.write(self._header)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, name: str, values: Array) -> None:
-        """The tensor at its place."""
-        kind, shape = self._plan[name]
-        if values.shape != shape:
-            raise ModelError(f"`{name}` has shape {list(values.shape)}, expected {list(shape)}")
-        dtype = np.float16 if kind == "F16" else np.float32
-        self._file.seek(len(self._header) + self._starts[name])
-        for chunk in _chunks(values):
-            self._file.write(np.ascontiguousarray(chunk, dtype).tobytes())
-
-
-def _chunks(values: Array, rows: int = 4096) -> Iterator[Array]:
-    if values.ndim < 2:
-        yield values
-        return
-    for start in range(0, len(values), rows):
-        yield values[start : start + rows]

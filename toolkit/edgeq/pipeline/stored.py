@@ -121,6 +121,7 @@ def take_over(
             else:
                 floats |= {job.initializer: LayerSpec("fp16" if _is_half(weight) else "fp32")}
             stage.advance()
+        _require_all(packed, specs)
         stage.note = f"{len(found)} of {len(jobs)} weights as they are ({packed.label})"
     _say_what_was_lost(again, progress)
     by_layer = {
@@ -128,6 +129,20 @@ def take_over(
         for name, spec in specs.items()
     }
     return TakenOver((*found, *again), by_layer)
+
+
+def _require_all(packed: PackedWeights, specs: Mapping[str, LayerSpec]) -> None:
+    """No quantized weight may become a float one unsaid: each is found again, where the recipe wants all of them.
+
+    Raises:
+        UnsupportedError: the graph holds one in another form than the checkpoint.
+    """
+    lost = packed.unread()
+    if lost and all(spec.format == STORED for spec in specs.values()):
+        raise UnsupportedError(
+            f"{len(lost)} quantized weights of the checkpoint are not in the graph as they are, first `{lost[0]}`",
+            hint="quantize it again: --requantize --precision int4",
+        )
 
 
 def _decision(job: WeightJob, codes: QuantizedWeight, weight: np.ndarray) -> WeightDecision:

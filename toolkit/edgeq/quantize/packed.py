@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from edgeq.errors import UnsupportedError
 from edgeq.quantize.weight_only.base import QuantizedWeight, WeightSpec
 from edgeq.types import Array, FloatArray
 
@@ -46,18 +47,27 @@ class PackedWeights:
     label: str
     tensors: list[PackedTensor] = field(default_factory=list)
     _rows: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    _unread: set[int] = field(default_factory=set)
 
     def add(self, tensor: PackedTensor, dense: FloatArray) -> None:
         """Remember a tensor by its dequantized rows `[out, in]`."""
         number = len(self.tensors)
         self.tensors.append(tensor)
         for row, digest in enumerate(_digests(dense)):
-            self._rows.setdefault(digest, (number, row))
+            if self._rows.setdefault(digest, (number, row)) == (number, row):
+                self._unread.add(number)
+
+    def unread(self) -> list[str]:
+        """Tensors no weight has been found to be made of; not those all of whose rows are in an earlier tensor too."""
+        return [self.tensors[number].name for number in sorted(self._unread)]
 
     def find(self, weight: Array) -> QuantizedWeight | None:
         """The codes of a weight `[in, out]` of the graph; None where some row is not one of the checkpoint's.
 
         Rows of several tensors (a fused projection) are joined; where those differ in format, in the finest of them.
+
+        Raises:
+            UnsupportedError: tensors to be joined want their inputs in different orders.
         """
         places = [self._rows.get(digest) for digest in _digests(np.ascontiguousarray(weight.T, np.float32))]
         if not places or any(place is None for place in places):
@@ -65,10 +75,28 @@ class PackedWeights:
         numbers = np.array([place[0] for place in places if place is not None])
         rows = np.array([place[1] for place in places if place is not None])
         used = {int(number): self.tensors[int(number)].load() for number in np.unique(numbers)}
+        self._unread -= used.keys()
+        self._check_orders(used)
         widest = _common(list(used.values()))
         loaded = {number: _as(weight_, widest) for number, weight_ in used.items()}
         kinds = ", ".join(dict.fromkeys(self.tensors[number].kind for number in used))
         return _gather(loaded, numbers, rows, kinds)
+
+    def _check_orders(self, used: Mapping[int, QuantizedWeight]) -> None:
+        first, *others = used
+        for number in others:
+            if not _same(used[first].input_order, used[number].input_order):
+                names = f"`{self.tensors[first].name}` and `{self.tensors[number].name}`"
+                raise UnsupportedError(
+                    f"{names} are one matrix in the graph, and want its input in different orders"
+                )
+
+
+def _same(first: Array | None, second: Array | None) -> bool:
+    """Whether two orders of inputs are one."""
+    if first is None or second is None:
+        return first is second
+    return np.array_equal(first, second)
 
 
 def _digests(rows: FloatArray) -> list[bytes]:
