@@ -16,7 +16,7 @@ from edgeq.metrics import OutputComparison
 from edgeq.pipeline.labelled import TaskMetric, read_labelled
 from edgeq.pipeline.sessions import not_executable, open_variant
 from edgeq.progress import Progress, SilentProgress
-from edgeq.runtime.executors import PLACES, Executor, open_executor
+from edgeq.runtime.executors import PLACES, Executor, architecture_of, level_of, open_executor
 from edgeq.runtime.session import VariantSession, execute_through
 from edgeq.types import Feeds, Outputs, Task, TensorSpec, Verification
 
@@ -254,7 +254,7 @@ def _executions(bundle: Bundle, variant: Variant, request: ValidationRequest) ->
     executor = _executor(variant, request)
     yield _Execution(
         request.on,
-        _level(executor, variant),
+        level_of(executor, variant),
         executor.environment,
         lambda batches: execute_through(executor, path, variant, batches, pad_id=pad_id),
         lambda: VariantSession(path, variant, pad_id=pad_id).run,
@@ -272,18 +272,8 @@ def _of_session(session: Session, place: str) -> _Execution:
 
 
 def _executor(variant: Variant, request: ValidationRequest) -> Executor:
-    arch = "arm64" if "arm64-v8a" in variant.requirements.get("abi", ()) else "x86-64"
+    arch = architecture_of(variant)
     return open_executor(request.on, cpu=request.cpu, target_arch=arch, adb=request.adb)  # type: ignore[arg-type]
-
-
-def _level(executor: Executor, variant: Variant) -> Verification:
-    """An accelerator's variant on the CPU provider is never the real thing."""
-    if (
-        variant.execution_provider != "CPUExecutionProvider"
-        and executor.verification is Verification.EXECUTED
-    ):
-        return Verification.EXECUTED_OTHER_ARCH
-    return executor.verification
 
 
 def _compare(

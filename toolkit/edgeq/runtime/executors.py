@@ -14,6 +14,7 @@ from edgeq.runtime.host import cpu_name, host_architecture
 from edgeq.types import Feeds, Outputs, Verification
 
 if TYPE_CHECKING:
+    from edgeq.bundle.manifest import Variant
     from edgeq.runtime.adb import AdbOptions
 
 Place: TypeAlias = Literal["native", "arm64", "adb"]
@@ -70,6 +71,21 @@ def open_executor(
 
         return open_adb(adb)
     raise UnsupportedError(f"unknown place to run: got `{name}`, expected one of {', '.join(PLACES)}")
+
+
+def architecture_of(variant: Variant) -> str:
+    """The architecture a variant of ONNX Runtime was made for."""
+    return "arm64" if "arm64-v8a" in variant.requirements.get("abi", ()) else "x86-64"
+
+
+def level_of(executor: Executor, variant: Variant) -> Verification:
+    """What an executor's outputs of a variant prove: an accelerator's variant on the CPU is never the real thing."""
+    if (
+        variant.execution_provider != "CPUExecutionProvider"
+        and executor.verification is Verification.EXECUTED
+    ):
+        return Verification.EXECUTED_OTHER_ARCH
+    return executor.verification
 
 
 def require_emulation_host() -> None:
