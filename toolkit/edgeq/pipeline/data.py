@@ -73,7 +73,7 @@ def divide(
     judge = preprocessor.with_max_length(min(max_length, preprocessor.max_length))
     if data.feeds is not None:
         return _divide_feeds(data.feeds, preprocessor, calibration_samples)
-    samples = _for_task(data.samples, task)
+    samples = for_task(data.samples, task)
     held_out, search, rest = _parts(samples, calibration_samples)
     return DataSets(
         calibration=batches_of(rest, preprocessor),
@@ -126,13 +126,14 @@ def _length(feeds: Feeds) -> int:
     return len(next(iter(feeds.values())))
 
 
-def _for_task(samples: Sequence[Sample], task: Task) -> tuple[Sample, ...]:
+def for_task(samples: Sequence[Sample], task: Task) -> tuple[Sample, ...]:
     """Question answering reads pairs: single texts are paired, shorter one first."""
     if task is not Task.QUESTION_ANSWERING or any(not isinstance(sample, str) for sample in samples):
         return tuple(samples)
     texts = [str(sample) for sample in samples]
     shifted = texts[1:] + texts[:1]
-    return tuple((min(a, b, key=len), max(a, b, key=len)) for a, b in zip(texts, shifted, strict=True))
+    pairs = (sorted(pair, key=len) for pair in zip(texts, shifted, strict=True))
+    return tuple((question, context) for question, context in pairs)
 
 
 def _spread(samples: Sequence[Sample], preprocessor: TextPreprocessor) -> list[Sample]:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from edgeq.bundle.manifest import Calibration, Gate
-from edgeq.comparison import GateRequest, gates_for, parse_gate
+from edgeq.comparison import GateRequest, check_gate_metrics, gates_for, parse_gate
 from edgeq.errors import UsageError
 from edgeq.files import check_output
 from edgeq.pipeline.assemble import BundleParts, bundle_name, write_bundle
@@ -113,7 +113,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
         EdgeqError: whatever would make the export fail later: model, data, options, output.
     """
     from edgeq.calibration import load_samples
-    from edgeq.exporters import inspect_model, sample_model_path
+    from edgeq.exporters import inspect_model, output_roles, sample_model_path
 
     progress = progress or SilentProgress()
     targets = {name: get_target(name) for name in _unique(request.targets)}
@@ -136,6 +136,8 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
 
         request = replace(request, recipe=language_recipe(request.recipe, progress))
         variants = language_variants(targets, request.recipe, request.variants, progress)
+    else:
+        check_gate_metrics(request.gates, output_roles(facts.task))
     data = load_samples(
         request.calib,
         column=request.calib_column,
