@@ -112,7 +112,6 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
     Raises:
         EdgeqError: whatever would make the export fail later: model, data, options, output.
     """
-    from edgeq.calibration import load_samples
     from edgeq.exporters import inspect_model, output_roles, sample_model_path
 
     progress = progress or SilentProgress()
@@ -138,15 +137,22 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
         variants = language_variants(targets, request.recipe, request.variants, progress)
     else:
         check_gate_metrics(request.gates, output_roles(facts.task))
-    data = load_samples(
-        request.calib,
-        column=request.calib_column,
-        count=wanted_samples(request.calib_samples),
-        seed=request.seed,
-    )
+    data = _load_data(request, progress)
     for notice in data.notices:
         progress.notice(notice)
     return ExportPlan(request, facts, data, destinations, variants)
+
+
+def _load_data(request: ExportRequest, progress: Progress) -> CalibrationData:
+    from edgeq.calibration import load_samples
+
+    count = wanted_samples(request.calib_samples)
+    if request.calib is None:
+        return load_samples(None, column=request.calib_column, count=count, seed=request.seed)
+    with progress.stage(f"reading {Path(request.calib).name}") as stage:
+        data = load_samples(request.calib, column=request.calib_column, count=count, seed=request.seed)
+        stage.note = f"{len(data)} of {data.total:,} samples"
+    return data
 
 
 def run_export(request: ExportRequest, progress: Progress | None = None) -> list[TargetResult]:

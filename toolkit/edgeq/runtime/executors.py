@@ -136,7 +136,7 @@ class NativeExecutor:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors come as exceptions
         try:
             session = ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
             names = [output.name for output in session.get_outputs()]
