@@ -4,8 +4,8 @@ Random bytes that a file of each type may hold are taken over, lowered into a gr
 back from the written file. "weights" compares with the dequantization of the `gguf` package (for GPTQ and AWQ with the
 formula of the format): equal bit for bit, or off by so many units in the last place of the largest weight of a block
 of 32. "error" is the relative error of the product for normally distributed inputs: it comes from rounding them to int8
-per block (accuracy level 4); "at 0" is the same file with float inputs. Times are the fastest of interleaved runs, relative
-to plain 4-bit blocks of 32.
+per block (accuracy level 4); "at 0" is the same file with float inputs. Times are the fastest of interleaved runs,
+relative to plain 4-bit blocks of 32.
 
     python benchmarks/lossless_import.py [--shape 2048,4096] [--threads 1] [--rounds 30]
 """
