@@ -139,7 +139,8 @@ def _run(out: Any, request: ExportRequest) -> list[TargetResult]:
 def _dry_run(out: Any, request: ExportRequest) -> None:
     from edgeq.pipeline.export import plan_export
 
-    plan = plan_export(request, out)
+    with out.progress() as progress:
+        plan = plan_export(request, progress)
     document = _plan_json(plan)
     rows = [
         (name, ", ".join(target["variants"]), target["output"])

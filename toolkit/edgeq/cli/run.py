@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -183,18 +182,9 @@ def _document(
     document: dict[str, Any] = {
         "variant": runtime.variant.id,
         "verification": str(level),
-        "outputs": {name: _finite(array.tolist()) for name, array in outputs.items()},
+        "outputs": {name: array.tolist() for name, array in outputs.items()},
     }
-    return document | ({"answers": _finite(answers)} if answers else {})
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities as None: JSON has no word for them."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return document | ({"answers": answers} if answers else {})
 
 
 def _rows(outputs: Outputs) -> int:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from edgeq.bundle.manifest import Calibration, Gate
-from edgeq.comparison import GateRequest, gates_for, parse_gate
+from edgeq.comparison import GateRequest, check_gate_metrics, gates_for, parse_gate
 from edgeq.errors import UsageError
 from edgeq.files import check_output
 from edgeq.pipeline.assemble import BundleParts, bundle_name, write_bundle
@@ -117,8 +117,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
     Raises:
         EdgeqError: whatever would make the export fail later: model, data, options, output.
     """
-    from edgeq.calibration import load_samples
-    from edgeq.exporters import inspect_model, sample_model_path
+    from edgeq.exporters import inspect_model, output_roles, sample_model_path
 
     progress = progress or SilentProgress()
     targets = {name: get_target(name) for name in _unique(request.targets)}
@@ -145,15 +144,24 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
 
         request = replace(request, recipe=language_recipe(request.recipe, progress))
         variants = language_variants(targets, request.recipe, request.variants, progress)
-    data = load_samples(
-        request.calib,
-        column=request.calib_column,
-        count=wanted_samples(request.calib_samples),
-        seed=request.seed,
-    )
+    else:
+        check_gate_metrics(request.gates, output_roles(facts.task))
+    data = _load_data(request, progress)
     for notice in data.notices:
         progress.notice(notice)
     return ExportPlan(request, facts, data, destinations, variants)
+
+
+def _load_data(request: ExportRequest, progress: Progress) -> CalibrationData:
+    from edgeq.calibration import load_samples
+
+    count = wanted_samples(request.calib_samples)
+    if request.calib is None:
+        return load_samples(None, column=request.calib_column, count=count, seed=request.seed)
+    with progress.stage(f"reading {Path(request.calib).name}") as stage:
+        data = load_samples(request.calib, column=request.calib_column, count=count, seed=request.seed)
+        stage.note = f"{len(data)} of {data.total:,} samples"
+    return data
 
 
 def run_export(request: ExportRequest, progress: Progress | None = None) -> list[TargetResult]:

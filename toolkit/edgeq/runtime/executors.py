@@ -75,7 +75,8 @@ def open_executor(
 
 def architecture_of(variant: Variant) -> str:
     """The architecture a variant of ONNX Runtime was made for."""
-    return "arm64" if "arm64-v8a" in variant.requirements.get("abi", ()) else "x86-64"
+    abi = variant.requirements.get("abi")
+    return "arm64" if isinstance(abi, Sequence) and "arm64-v8a" in abi else "x86-64"
 
 
 def level_of(executor: Executor, variant: Variant) -> Verification:
@@ -152,7 +153,7 @@ class NativeExecutor:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors come as exceptions
         try:
             session = ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
             names = [output.name for output in session.get_outputs()]
