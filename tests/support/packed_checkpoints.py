@@ -130,7 +130,7 @@ def _gemv(found: Rounded) -> Tensors:
 def build_packed_checkpoint(
     source: Path,
     folder: Path,
-    pack_layer: Callable[[str, npt.NDArray[np.float32]], Packed],
+    pack_layer: Callable[[str, npt.NDArray[np.float32]], Packed | None],
     settings: Mapping[str, Any],
     inside: str = "layers.",
 ) -> Tensors:
@@ -139,7 +139,7 @@ def build_packed_checkpoint(
     Args:
         source: a float checkpoint.
         folder: created.
-        pack_layer: from the module's name and its `weight [out, in]`.
+        pack_layer: from the module's name and its `weight [out, in]`; None leaves it in float.
         settings: `quantization_config` of the config.
         inside: part of the names of the decoder layers' tensors.
     """
@@ -149,11 +149,11 @@ def build_packed_checkpoint(
     tensors: Tensors = {}
     weights: Tensors = {}
     for name, tensor in load_file(source / "model.safetensors").items():
-        if tensor.ndim != 2 or inside not in name:
+        module = name.removesuffix(".weight")
+        packed = pack_layer(module, tensor) if tensor.ndim == 2 and inside in name else None
+        if packed is None:
             tensors[name] = tensor
             continue
-        module = name.removesuffix(".weight")
-        packed = pack_layer(module, tensor)
         tensors |= {f"{module}.{part}": value for part, value in packed.tensors.items()}
         weights[name] = packed.weight
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
