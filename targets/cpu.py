@@ -56,6 +56,7 @@ def _in_precision(source: LoweringInput) -> Lowering:
 def _quantized(source: LoweringInput, plan: QuantizationPlan) -> Lowering:
     """Static int8, then tables as int8 rows, weight-only blocks, and float16 storage."""
     from edgeq.graph.passes.fp16_storage import store_fp16
+    from edgeq.graph.passes.fuse_projections import fuse_projections
     from edgeq.graph.passes.integer_linears import fuse_integer_linears
     from edgeq.graph.passes.static_qdq import LinearQDQ, quantize_embeddings, quantize_linears
     from edgeq.quantize.weight_only.matmul_nbits import lower
@@ -66,7 +67,7 @@ def _quantized(source: LoweringInput, plan: QuantizationPlan) -> Lowering:
     model = fuse_integer_linears(quantize_linears(source.graph(), linears))
     in_blocks = {item.name for item in plan.weights}
     rows = [item.name for item in plan.embeddings if item.quantized and item.name not in in_blocks]
-    lowering = lower(quantize_embeddings(model, rows), source.weights)
+    lowering = fuse_projections(lower(quantize_embeddings(model, rows), source.weights))
     return replace(lowering, model=store_fp16(lowering.model, plan.fp16))
 
 

@@ -57,7 +57,7 @@ def _run_builder(folder: Path, out: Path, cache: Path) -> None:
             from onnxruntime_genai.models import builder
 
             # Code from model repositories is never run.
-            options = builder.parse_extra_options(*place, ["hf_remote=false"])
+            options = builder.parse_extra_options(*place, ["hf_remote=false", "fuse_qkv=false"])
             builder.create_model(*place, **options)
     except Exception as error:  # whatever the builder trips over, the user can only take another model
         raise ModelError(

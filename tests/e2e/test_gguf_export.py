@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 from edgeq.cli import run_command_line
@@ -43,6 +44,31 @@ def bundle(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+def folded(graph: onnx.GraphProto, name: str) -> np.ndarray | None:
+    """A value that follows from constants alone, as ONNX Runtime folds it; None where there is none of the name."""
+    producers = {output: node for node in graph.node for output in node.output}
+    tensors = {tensor.name for tensor in graph.initializer}
+    if name not in producers and name not in tensors:
+        return None
+    needed, pending = [], [name]
+    while pending:
+        node = producers.get(pending.pop())
+        if node is not None:
+            needed.append(node)
+            pending += node.input
+    kept = [tensor for tensor in graph.initializer if any(tensor.name in node.input for node in needed)]
+    made = onnx.helper.make_graph(
+        [node for node in graph.node if node in needed],
+        "constants",
+        [],
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)],
+        kept + [tensor for tensor in graph.initializer if tensor.name == name and not needed],
+    )
+    model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run([name], {})[0])
+
+
 def test_the_written_file_holds_the_files_weights(bundle: Path, model: Path) -> None:
     graph = onnx.load(str(bundle / "model" / "cpu-gguf-q4_k_m" / "model.onnx")).graph
     tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -57,11 +83,9 @@ def test_the_written_file_holds_the_files_weights(bundle: Path, model: Path) -> 
             name = {"ffn_gate": "gate", "ffn_up": "up", "ffn_down": "down"}[part]
             node = next(n for n in products if n.name == f"layers.{layer}.mlp.{name}_proj")
             attributes = {a.name: a.i for a in node.attribute}
-            offsets = next(
-                (t for key, t in tensors.items() if f"{layer}.mlp.{name}_proj" in key and "offsets" in key),
-                None,
-            )
-            scales = tensors[node.input[2]]
+            offsets = folded(graph, f"model.layers.{layer}.mlp.{name}_proj.MatMul.weight_offsets")
+            scales = folded(graph, node.input[2])
+            assert scales is not None
             weight = BlockWeight(
                 tensors[node.input[1]],
                 scales,

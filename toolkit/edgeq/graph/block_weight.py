@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgeq.graph.block_factors import BlockFactors
 from edgeq.numerics import (
     ByteArray,
     dequantize_blocks,
@@ -35,6 +36,7 @@ class BlockWeight:
         in_features: K.
         input_scales: `[K]`, what the layer's input must be divided by (AWQ); None is 1.
         offsets: `[N, blocks]` float32, added to every member of a block; None is 0.
+        factors: the products that scales and offsets are, stored in their place; None elsewhere.
         input_order: `[K]` int64, the input channel each code belongs to; None is their own order.
     """
 
@@ -47,6 +49,7 @@ class BlockWeight:
     input_scales: FloatArray | None = None
     offsets: FloatArray | None = None
     input_order: Array | None = None
+    factors: BlockFactors | None = None
 
     @property
     def out_features(self) -> int:
@@ -57,6 +60,8 @@ class BlockWeight:
     def size_bytes(self) -> int:
         """Bytes in the file."""
         zero_bytes = 0 if self.zero_points is None else self.zero_points.nbytes
+        if self.factors is not None:
+            return int(self.data.nbytes + zero_bytes + self.factors.size_bytes)
         offset_bytes = 0 if self.offsets is None else self.offsets.nbytes
         return int(self.data.nbytes + self.scales.nbytes + zero_bytes + offset_bytes)
 

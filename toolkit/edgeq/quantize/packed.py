@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgeq.errors import UnsupportedError
+from edgeq.graph.block_factors import BlockFactors, join_factors
 from edgeq.quantize.weight_only.base import QuantizedWeight, WeightSpec
 from edgeq.types import Array, FloatArray
 
@@ -139,6 +140,7 @@ def _as(weight: QuantizedWeight, wanted: tuple[WeightSpec, bool, bool]) -> Quant
         zero_points=np.repeat(points, times, axis=1) if zeros else None,
         offsets=np.repeat(lifts, times, axis=1) if offsets else None,
         spec=spec,
+        factors=weight.factors if times == 1 and offsets == (weight.offsets is not None) else None,
     )
 
 
@@ -169,5 +171,20 @@ def _gather(
         scales=scales,
         zero_points=joined(lambda w: w.zero_points),
         offsets=joined(lambda w: w.offsets),
+        factors=_joined_factors(loaded, numbers, rows),
         method=kinds,
     )
+
+
+def _joined_factors(
+    loaded: Mapping[int, QuantizedWeight], numbers: Array, rows: Array
+) -> BlockFactors | None:
+    """Those of the rows asked for, where every weight has them in one form."""
+    found = [(number, weight.factors) for number, weight in loaded.items()]
+    known = [(number, factors) for number, factors in found if factors is not None]
+    forms = {(f.center, f.minimum is None, f.scale.coarse.shape[1], f.scale.fine.shape[1]) for _, f in known}
+    if len(known) < len(found) or len(forms) != 1:
+        return None
+    order = np.concatenate([np.flatnonzero(numbers == number) for number, _ in known])
+    stacked = join_factors([factors.rows(rows[numbers == number]) for number, factors in known])
+    return stacked.rows(np.argsort(order))

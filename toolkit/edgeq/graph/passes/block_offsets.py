@@ -8,12 +8,16 @@ slower. A looked-up row gets its offsets by a second lookup.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 
 from edgeq.errors import UnsupportedError
+from edgeq.graph.block_factors import BlockFactors
 from edgeq.graph.block_weight import BlockWeight
 from edgeq.graph.edit import Editor
+from edgeq.graph.passes.block_factors import write_product
 
 
 class OffsetWriter:
@@ -21,10 +25,14 @@ class OffsetWriter:
 
     Args:
         editor: of the graph that is being written.
+        scales: the scales of a weight, as they were written for the node.
     """
 
-    def __init__(self, editor: Editor) -> None:
+    def __init__(
+        self, editor: Editor, scales: Callable[[ir.Node, BlockWeight, str], ir.Value | None]
+    ) -> None:
         self.editor = editor
+        self._scales = scales
         self._tables: dict[int, ir.Value] = {}
         self._sums: dict[tuple[str, int], ir.Value] = {}
 
@@ -47,7 +55,7 @@ class OffsetWriter:
         sums = self._block_sums(value, weight, node)
         flipped = self.editor.op(
             "Transpose",
-            [self._table(weight, stem)],
+            [self._table(weight, stem, node)],
             f"{name}_offsets",
             before=node,
             attributes={"perm": [1, 0]},
@@ -62,7 +70,9 @@ class OffsetWriter:
     ) -> ir.Value:
         """Looked-up rows plus their blocks' offsets."""
         ids = node.inputs[1]
-        found = self.editor.op("Gather", [self._table(weight, stem), ids], f"{name}_offsets", before=node)
+        found = self.editor.op(
+            "Gather", [self._table(weight, stem, node), ids], f"{name}_offsets", before=node
+        )
         last = self.editor.constant(np.array([-1], np.int64), f"{name}_last_axis")
         column = self.editor.op("Unsqueeze", [found, last], f"{name}_offset_column", before=node)
         leading = [0] * (2 if ids is None or ids.shape is None else len(ids.shape))
@@ -94,11 +104,22 @@ class OffsetWriter:
         wanted = self.editor.constant(np.array(shape, np.int64), f"{name}_shape")
         return self.editor.op("Reshape", [value, wanted], name, before=node)
 
-    def _table(self, weight: BlockWeight, stem: str) -> ir.Value:
+    def _table(self, weight: BlockWeight, stem: str, node: ir.Node) -> ir.Value:
         """Offsets `[N, blocks]`, stored once for lookup and product."""
         if id(weight) not in self._tables:
             assert weight.offsets is not None
-            self._tables[id(weight)] = self.editor.constant(
-                weight.offsets.astype(np.float32), f"{stem}_offsets"
+            self._tables[id(weight)] = (
+                self.editor.constant(weight.offsets.astype(np.float32), f"{stem}_offsets")
+                if weight.factors is None or weight.factors.minimum is None
+                else self._from_factors(weight.factors, weight, stem, node)
             )
         return self._tables[id(weight)]
+
+    def _from_factors(self, factors: BlockFactors, weight: BlockWeight, stem: str, node: ir.Node) -> ir.Value:
+        """`center * scales + minimums`, folded when the model is loaded."""
+        assert factors.minimum is not None
+        minimums = write_product(self.editor, factors.minimum, f"{stem}_minimums", node)
+        center = self.editor.constant(np.array(factors.center, np.float32), f"{stem}_center")
+        scales = self._scales(node, weight, stem)
+        centred = self.editor.op("Mul", [scales, center], f"{stem}_centred", before=node)
+        return self.editor.op("Add", [centred, minimums], f"{stem}_offsets", before=node)

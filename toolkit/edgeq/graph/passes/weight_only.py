@@ -20,6 +20,7 @@ import onnx_ir as ir
 from edgeq.errors import ModelError, UnsupportedError
 from edgeq.graph.block_weight import BlockWeight
 from edgeq.graph.edit import Editor, attribute
+from edgeq.graph.passes.block_factors import write_product
 from edgeq.graph.passes.block_offsets import OffsetWriter
 from edgeq.types import Array, FloatArray
 
@@ -128,7 +129,7 @@ class _Writer:
         self._zeros: dict[int, ir.Value] = {}
         self._divided: dict[tuple[str | None, bytes], ir.Value] = {}
         self._reordered: dict[tuple[str | None, bytes], ir.Value] = {}
-        self.offsets = OffsetWriter(self.editor)
+        self.offsets = OffsetWriter(self.editor, lambda *place: self._parameters(*place)[0])
 
     def lower(self, node: ir.Node, weight: BlockWeight) -> LoweredNode:
         table = _table(node)
@@ -242,6 +243,8 @@ class _Writer:
         return [self._scales[key], self._zeros[key]]
 
     def _new_scales(self, node: ir.Node, weight: BlockWeight, stem: str) -> ir.Value:
+        if weight.factors is not None:
+            return write_product(self.editor, weight.factors.scale, f"{stem}_scales", node)
         stored = self.editor.constant(weight.scales, f"{stem}_scales")
         if weight.scales.dtype == np.float32:
             return stored
@@ -339,11 +342,11 @@ def verify_weight_only(path: Path, expected: Iterable[LoweredNode]) -> None:
     nodes = {node.name: node for node in model.graph.node if node.domain == DOMAIN}
     for node in nodes.values():
         _refuse_slow_forms(node, tensors)
-    views = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type in ("Cast", "Reshape")}
+    producers = {n.output[0]: n for n in model.graph.node if n.op_type in ("Cast", "Reshape")}
     for wanted in expected:
         if wanted.name not in nodes:
             raise ModelError(f"`{path}` has no node `{wanted.name}`, which was to be {wanted.op_type}")
-        found = _read(nodes[wanted.name], tensors, views)
+        found = _read(nodes[wanted.name], tensors, producers)
         if found != wanted:
             raise ModelError(f"`{path}`: `{wanted.name}` was read back as {found}; expected {wanted}")
 
@@ -370,16 +373,34 @@ def _refuse_slow_forms(node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorPr
             )
 
 
+def _scale_dims(
+    name: str, tensors: Mapping[str, onnx.TensorProto], producers: Mapping[str, onnx.NodeProto]
+) -> list[int]:
+    """`[rows, blocks]` of scales: stored, behind a Cast, or a reshaped product of factors."""
+    from onnx.numpy_helper import to_array
+
+    if name in tensors:
+        return list(tensors[name].dims)
+    node = producers[name]
+    if node.op_type == "Cast":
+        return list(tensors[node.input[0]].dims)
+    return [int(size) for size in to_array(tensors[node.input[1]])]
+
+
 def _read(
-    node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto], views: Mapping[str, str]
+    node: onnx.NodeProto,
+    tensors: Mapping[str, onnx.TensorProto],
+    producers: Mapping[str, onnx.NodeProto],
 ) -> LoweredNode:
     """What a node of the file is, from its attributes and the shapes of its constants."""
     attributes = _attributes(node)
     gather = node.op_type == "GatherBlockQuantized"
-    data = tensors[views.get(node.input[0], node.input[0])] if gather else tensors[node.input[1]]
-    scales = tensors[views.get(node.input[2], node.input[2])]
+    table = node.input[0]
+    if gather and table not in tensors:
+        table = producers[table].input[0]
+    data = tensors[table] if gather else tensors[node.input[1]]
     zeros = tensors[node.input[3]] if len(node.input) > 3 and node.input[3] else None
-    rows, blocks = scales.dims
+    rows, blocks = _scale_dims(node.input[2], tensors, producers)
     bits, block_size = attributes["bits"], attributes["block_size"]
     row_bytes = int(np.prod(data.dims[1:]))
     in_features = attributes.get("K", row_bytes * 8 // bits)

@@ -13,6 +13,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 
 from edgeq.errors import ConfigError, DataError, ModelError
+from edgeq.graph.block_factors import BlockFactors
 from edgeq.numerics import (
     FP16_MAX,
     ByteArray,
@@ -128,6 +129,7 @@ class QuantizedWeight:
         offsets: `[N, blocks]` float32, added to every member of a block (GGUF types with a minimum). None means 0.
         input_order: `[K]` int64, the input channel that each code of a row belongs to (GPTQ with activation order).
             None means their own order.
+        factors: the products that `scales` and `offsets` are, where a checkpoint stores those; None elsewhere.
     """
 
     q: ByteArray
@@ -140,10 +142,17 @@ class QuantizedWeight:
     input_scales: FloatArray | None = None
     offsets: FloatArray | None = None
     input_order: Array | None = None
+    factors: BlockFactors | None = None
 
     @property
     def bits_per_weight(self) -> float:
         """Stored bits per weight, offsets included."""
+        if self.factors is not None:
+            return (
+                8
+                * (self.q.size * self.spec.bits / 8 + self.factors.size_bytes)
+                / (self.in_features * self.out_features)
+            )
         offset_bits = 0 if self.offsets is None else 32 * self.offsets.shape[1] / self.in_features
         return self.spec.bits_per_weight(self.in_features) + offset_bits
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeq.errors import DataError, UnsupportedError
+from edgeq.graph.block_factors import BlockFactors, Product
 from edgeq.numerics import ByteArray
 from edgeq.quantize.weight_only.base import QuantizedWeight, ScaleDtype, WeightSpec
 from edgeq.types import Array, FloatArray
@@ -32,13 +33,13 @@ class Parts:
 
     Attributes:
         integers: `[rows, values]` int16.
-        scales: `[rows, scales]` float32.
-        minimums: `[rows, scales]` float32, or None.
+        scales: `[rows, scales]` float32, or the products they are.
+        minimums: the same, or None.
     """
 
     integers: Array
-    scales: FloatArray
-    minimums: FloatArray | None = None
+    scales: FloatArray | Product
+    minimums: FloatArray | Product | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +93,39 @@ def import_blocks(kind: str, rows: Array, in_features: int) -> QuantizedWeight:
             f"a {kind} row of {in_features} weights has {blocks * layout.bytes_per_block} bytes, got {data.shape[1]}"
         )
     parts = layout.unpack(data.reshape(len(data), blocks, layout.bytes_per_block))
-    finite = np.isfinite(parts.scales).all() and (parts.minimums is None or np.isfinite(parts.minimums).all())
+    scales, minimums = _values(parts.scales), None if parts.minimums is None else _values(parts.minimums)
+    finite = np.isfinite(scales).all() and (minimums is None or np.isfinite(minimums).all())
     if not finite:
         raise DataError(f"a {kind} tensor holds NaN or infinite scales")
     spec = WeightSpec(layout.bits, layout.block_size, True, layout.scale_dtype)
     integers, offsets = parts.integers, None
-    if parts.minimums is not None:
+    if minimums is not None:
         center = HALF_RANGE[kind]
         integers = integers - np.int16(center)
-        offsets = (parts.minimums.astype(np.float64) + center * parts.scales.astype(np.float64)).astype(
-            np.float32
-        )
+        # The product with a power of two is exact: one rounding, of the sum.
+        offsets = np.asarray(np.float32(center) * scales + minimums, np.float32)
     codes = (integers + spec.middle).astype(np.uint8).reshape(len(data), -1, layout.block_size)
-    return QuantizedWeight(codes, parts.scales, None, spec, in_features, f"gguf {kind}", offsets=offsets)
+    return QuantizedWeight(
+        codes,
+        scales,
+        None,
+        spec,
+        in_features,
+        f"gguf {kind}",
+        offsets=offsets,
+        factors=_factors(parts, HALF_RANGE.get(kind, 0)),
+    )
+
+
+def _values(part: FloatArray | Product) -> FloatArray:
+    return part.values() if isinstance(part, Product) else part
+
+
+def _factors(parts: Parts, center: int) -> BlockFactors | None:
+    if not isinstance(parts.scales, Product):
+        return None
+    minimum = parts.minimums if isinstance(parts.minimums, Product) else None
+    return BlockFactors(parts.scales, minimum, center)
 
 
 def _nibbles(packed: ByteArray) -> Array:
@@ -172,9 +193,9 @@ def _mxfp4(blocks: ByteArray) -> Parts:
     return Parts(_flat(E2M1_DOUBLED[_nibbles(blocks[..., 1:])]), scales)
 
 
-def _scaled(scale: FloatArray, factors: Array) -> FloatArray:
-    """Scales of sub-blocks `[rows, blocks * n]`: each block's float times small integers `[rows, blocks, n]`."""
-    return _flat(scale[..., None] * factors.astype(np.float32))
+def _scaled(scale: FloatArray, factors: Array) -> Product:
+    """Scales of sub-blocks: each block's float16 times small integers `[rows, blocks, n]`."""
+    return Product(scale.astype(np.float16), _flat(factors.astype(np.int8)))
 
 
 def _k_scales(packed: ByteArray) -> tuple[Array, Array]:
@@ -193,7 +214,7 @@ def _q4_k(blocks: ByteArray) -> Parts:
     """Two float16, 12 bytes of scales and minimums, 32 bytes of nibbles for each 64 values."""
     scales, minimums = _k_scales(blocks[..., 4:16])
     nibbles = _nibbles(blocks[..., 16:].reshape(*blocks.shape[:2], 4, 32))
-    return Parts(_flat(nibbles), _scaled(_half(blocks, 0), scales), -_scaled(_half(blocks, 2), minimums))
+    return Parts(_flat(nibbles), _scaled(_half(blocks, 0), scales), _scaled(-_half(blocks, 2), minimums))
 
 
 def _q5_k(blocks: ByteArray) -> Parts:
@@ -202,7 +223,7 @@ def _q5_k(blocks: ByteArray) -> Parts:
     high = blocks[..., 16:48, None] >> np.arange(8, dtype=np.uint8) & 1
     nibbles = _nibbles(blocks[..., 48:].reshape(*blocks.shape[:2], 4, 32)).reshape(*blocks.shape[:2], 8, 32)
     codes = nibbles | high.swapaxes(-1, -2).astype(np.int16) << 4
-    return Parts(_flat(codes), _scaled(_half(blocks, 0), scales), -_scaled(_half(blocks, 2), minimums))
+    return Parts(_flat(codes), _scaled(_half(blocks, 0), scales), _scaled(-_half(blocks, 2), minimums))
 
 
 def _pairs(packed: ByteArray) -> Array:
@@ -218,7 +239,7 @@ def _q2_k(blocks: ByteArray) -> Parts:
     return Parts(
         _flat(_pairs(blocks[..., 16:80])),
         _scaled(_half(blocks, 80), packed & 15),
-        -_scaled(_half(blocks, 82), packed >> 4),
+        _scaled(-_half(blocks, 82), packed >> 4),
     )
 
 

@@ -41,6 +41,7 @@ def to_block_weight(weight: QuantizedWeight) -> BlockWeight:
         input_scales=weight.input_scales,
         offsets=offsets,
         input_order=weight.input_order,
+        factors=weight.factors,
     )
 
 
