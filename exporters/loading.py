@@ -151,13 +151,15 @@ def check_seq_len(seq_len: int | None, positions: int) -> None:
 
 def _trace(model: Any, architecture: TextArchitecture, task: Task, head: Any, length: int) -> CanonicalModel:
     from edgeq.exporters.canonicalize import canonicalize
+    from edgeq.exporters.reference import one_thread
     from edgeq.exporters.text_encoder import build_text_encoder, input_specs, standard_activations
     from edgeq.exporters.torch_onnx import export_encoder
     from edgeq.graph.canonical import CanonicalModel
 
     inputs = input_specs(architecture.token_types(model.config))
     encoder = build_text_encoder(model, architecture, task, head)
-    with architecture.patch(model), standard_activations(model):
+    # Constants that a patch computes must not depend on the number of threads.
+    with one_thread(), architecture.patch(model), standard_activations(model):
         graph = export_encoder(encoder, [spec.name for spec in inputs], architecture.positions(model.config))
     canonicalize(graph, _prefixes(model))
     return CanonicalModel(graph, inputs, _output_specs(graph), task, architecture.model_type, length)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
     import torch
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch in one thread for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def original(
     model: Any, task: Task, sentence_head: torch.nn.Module | None = None
 ) -> Callable[[Feeds], Outputs]:
@@ -20,13 +34,14 @@ def original(
 
     The mask goes in as it is, `[batch, sequence]` integers, and positions are the model's own business:
     nothing of the arithmetic that the exported graph does instead is shared with this function, save the
-    sentence head.
+    sentence head. It runs in one thread: how torch divides sums among threads changes their last bits, and with them
+    the bytes of golden vectors.
     """
     import torch
 
     def run(feeds: Feeds) -> Outputs:
         tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
-        with torch.inference_mode():
+        with torch.inference_mode(), one_thread():
             try:
                 output = model(**tensors)
             except (IndexError, RuntimeError) as error:

@@ -285,3 +285,28 @@ def test_the_installed_command(model: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     written = Path(done.stdout.strip())
     assert (tmp_path / written / "edgeq.json").is_file()
+
+
+SAME_BYTES = """
+import os, sys
+import torch
+from edgeq.cli import run_command_line
+torch.set_num_threads(int(sys.argv[1]))
+sys.exit(run_command_line(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(("threads", "hash_seed"), [("1", "0"), ("2", "4711")])
+def test_neither_threads_nor_hash_seeds_change_a_byte(
+    bundle: Path, model: Path, tmp_path: Path, threads: str, hash_seed: str
+) -> None:
+    """In processes of their own, and without what an earlier run left in the cache."""
+    command = ["export", str(model), "--target", "android", "-o", str(tmp_path / "again"), *FAST]
+    done = subprocess.run(
+        [sys.executable, "-c", SAME_BYTES, threads, *command],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed, "EDGEQ_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "again" / "SHA256SUMS").read_text() == (bundle / "SHA256SUMS").read_text()

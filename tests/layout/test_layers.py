@@ -24,7 +24,7 @@ LAYERS = (
     ("runtime", "quantize"),
     ("bundle",),
     ("graph", "calibration"),
-    ("numerics", "metrics", "config", "files", "progress"),
+    ("numerics", "metrics", "config", "files", "caches", "progress"),
     ("types", "errors"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

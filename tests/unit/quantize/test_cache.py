@@ -14,6 +14,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeq.errors import OutputError
 from edgeq.quantize import cache as cache_module
 from edgeq.quantize.batches import FeedBatches
 from edgeq.quantize.cache import CalibrationCache, cache_key, default_folder, feeds_digest, model_digest
@@ -170,6 +171,22 @@ def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert default_folder() == tmp_path / "xdg" / "edgeq" / "calibration"
     monkeypatch.setenv("EDGEQ_CACHE", str(tmp_path / "own"))
     assert default_folder() == tmp_path / "own" / "calibration"
+
+
+def test_a_user_without_a_home_calibrates_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that runs as a number: no HOME, no entry in the password database."""
+    for name in ("EDGEQ_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", _no_home)
+    with pytest.raises(OutputError, match="no home folder"):
+        default_folder()
+    log = Log()
+    found = calibrate(model(), ["y"], batches(), cache=CalibrationCache(notify=log))
+    assert found.samples == 40 and len(log) == 1 and "no home folder" in log[0]
+
+
+def _no_home(_: Path) -> Path:
+    raise RuntimeError("Could not determine home directory.")
 
 
 KILLED = """

@@ -30,6 +30,7 @@ ONNX_RUNTIME = "onnxruntime"
 ORIGINAL_FP32 = "fp32"
 BENCH_TOKENS = 128
 INVARIANCE_SAMPLES = 16
+RAM_PROBES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def _speed_and_memory(
         stage.advance()
         ram = {}
         for name, lowered in measurable.items():
-            ram[name] = measure_ram_bytes(lowered.model, lowered.inputs, tokens=tokens)
+            ram[name] = measure_ram_bytes(lowered.model, lowered.inputs, tokens=tokens, probes=RAM_PROBES)
             stage.advance()
     return timings, ram
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeq.errors import UnsupportedError
+from edgeq.caches import cache_folder
+from edgeq.errors import OutputError, UnsupportedError
 from edgeq.files import atomic_write_text
-from edgeq.quantize.cache import CalibrationCache, default_folder, feeds_digest, model_digest
+from edgeq.quantize.cache import CalibrationCache, feeds_digest, model_digest
 from edgeq.quantize.layers import ModelLayers, find_layers, layer_weight
 from edgeq.quantize.plan import QuantizationPlan
 from edgeq.quantize.sensitivity import Candidate, LayerCauses, LayerEffect, Prober, causes_of, measure
@@ -53,8 +54,8 @@ def sensitivity(
     candidates = candidates_of(equalized, layers, plan, weights)
     if not candidates:
         raise UnsupportedError("this bundle has no quantized layer, so there is no loss to explain")
-    path = _cache_path(equalized, plan, weights, data)
-    cached = _load(path)
+    key = _cache_key(equalized, plan, weights, data)
+    cached = _load(key)
     if cached is not None:
         return cached
     causes = _causes(equalized, layers, candidates, data, progress)
@@ -65,7 +66,10 @@ def sensitivity(
             data.search,
         )
         effects = measure(prober, candidates, lambda item: causes[item.name], stage.advance)
-    _store(path, effects)
+    try:
+        _store(key, effects)
+    except (OSError, OutputError) as error:
+        progress.notice(f"the measurement could not be cached: {error}")
     return effects
 
 
@@ -126,9 +130,9 @@ def _causes(
     return found
 
 
-def _cache_path(
+def _cache_key(
     graph: ir.Model, plan: QuantizationPlan, weights: Mapping[str, FloatArray], data: DataSets
-) -> Path:
+) -> str:
     digest = hashlib.sha256()
     facts = {"plan": plan.to_json(), "model": model_digest(graph), "version": SENSITIVITY_VERSION}
     digest.update(json.dumps(facts, sort_keys=True).encode())
@@ -137,18 +141,23 @@ def _cache_path(
     for name, weight in weights.items():
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(weight).tobytes())
-    return default_folder().parent / "sensitivity" / f"{digest.hexdigest()}.json"
+    return digest.hexdigest()
 
 
-def _load(path: Path) -> list[LayerEffect] | None:
+def _path(key: str) -> Path:
+    return cache_folder() / "sensitivity" / f"{key}.json"
+
+
+def _load(key: str) -> list[LayerEffect] | None:
     """A damaged entry counts as none."""
     try:
-        return effects_from(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+        return effects_from(json.loads(_path(key).read_text(encoding="utf-8")))
+    except (OSError, OutputError, ValueError, KeyError, TypeError):
         return None
 
 
-def _store(path: Path, effects: Sequence[LayerEffect]) -> None:
+def _store(key: str, effects: Sequence[LayerEffect]) -> None:
+    path = _path(key)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(path, json.dumps(to_document(effects)))
 

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeq.errors import DataError
+from edgeq.caches import cache_folder
+from edgeq.errors import DataError, OutputError
 from edgeq.quantize.statistics import STATISTICS_VERSION, Statistics
 from edgeq.types import Feeds
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-FOLDER_VARIABLE = "EDGEQ_CACHE"
 MAX_BYTES = 1 << 30
 """Oldest entries go when all of them together are larger."""
 
@@ -32,12 +31,8 @@ _CHECKPOINT = ".checkpoint"
 
 
 def default_folder() -> Path:
-    """`$EDGEQ_CACHE/calibration`, else `$XDG_CACHE_HOME/edgeq/calibration`, else under `~/.cache`."""
-    own = os.environ.get(FOLDER_VARIABLE)
-    if own:
-        return Path(own) / "calibration"
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "edgeq" / "calibration"
+    """Of calibration results, in edgeq's cache folder."""
+    return cache_folder() / "calibration"
 
 
 def cache_key(model: str, data: str, settings: Mapping[str, Any]) -> str:
@@ -100,9 +95,9 @@ class CalibrationCache:
         max_bytes: int = MAX_BYTES,
         notify: Callable[[str], None] | None = None,
     ) -> None:
-        self.folder = default_folder() if folder is None else folder
         self.max_bytes = max_bytes
         self._notify = _silent if notify is None else notify
+        self.folder = self._default() if folder is None else folder
 
     def load(self, key: str) -> Statistics | None:
         """The finished statistics of this key, if there are any."""
@@ -115,18 +110,24 @@ class CalibrationCache:
     def store(self, key: str, statistics: Statistics) -> None:
         """Keep finished statistics; the key's checkpoint goes."""
         self._store(key, _ENTRY, statistics)
-        self._remove(self._path(key, _CHECKPOINT))
+        if self.folder is not None:
+            self._remove(self.folder / f"{key}{_CHECKPOINT}")
 
     def store_checkpoint(self, key: str, statistics: Statistics) -> None:
         """Keep the statistics of the batches done so far."""
         self._store(key, _CHECKPOINT, statistics)
 
-    def _path(self, key: str, suffix: str) -> Path:
-        return self.folder / f"{key}{suffix}"
+    def _default(self) -> Path | None:
+        """None where there is no home folder: nothing is kept then."""
+        try:
+            return default_folder()
+        except OutputError as error:
+            self._notify(f"calibration statistics are not cached: {error.message}")
+            return None
 
     def _load(self, key: str, suffix: str) -> Statistics | None:
-        path = self._path(key, suffix)
-        if not path.is_file():
+        path = None if self.folder is None else self.folder / f"{key}{suffix}"
+        if path is None or not path.is_file():
             return None
         try:
             statistics = Statistics.load(path, key=key)
@@ -138,6 +139,8 @@ class CalibrationCache:
         return statistics
 
     def _store(self, key: str, suffix: str, statistics: Statistics) -> None:
+        if self.folder is None:
+            return
         if statistics.nbytes > self.max_bytes:
             self._notify(
                 f"calibration statistics of {statistics.nbytes >> 20} MB are not cached; "
@@ -146,15 +149,16 @@ class CalibrationCache:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            statistics.save(self._path(key, suffix), key=key)
-            self._shrink(keep=self._path(key, suffix))
+            path = self.folder / f"{key}{suffix}"
+            statistics.save(path, key=key)
+            self._shrink(keep=path)
         except OSError as error:
             self._notify(f"calibration statistics could not be cached: {error}")
 
     def _shrink(self, keep: Path) -> None:
         entries = [
             (path.stat().st_mtime_ns, path.stat().st_size, path)
-            for path in self.folder.iterdir()
+            for path in keep.parent.iterdir()
             if path.suffix in (_ENTRY, _CHECKPOINT)
         ]
         total = sum(size for _, size, _ in entries)

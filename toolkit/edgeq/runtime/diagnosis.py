@@ -75,8 +75,8 @@ class Diagnosis:
 
 def diagnose(cache: Path | None = None) -> Diagnosis:
     """Look at this machine."""
+    from edgeq.caches import cache_folder
     from edgeq.runtime.adb import attached_devices
-    from edgeq.runtime.arm64.lane import cache_folder
 
     folder = cache_folder(cache)
     packages = tuple(_packages())

@@ -117,6 +117,7 @@ class EmulatedArm64Executor:
             "PYTHONHOME": str(self.lane.core_root(self.core.name) / "usr"),
             "PYTHONPATH": str(self.lane.site),
             "PYTHONNOUSERSITE": "1",
+            "ORT_DISABLE_TELEMETRY": os.environ.get("ORT_DISABLE_TELEMETRY", "1"),
             "TMPDIR": tempfile.gettempdir(),
         }
 

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from edgeq.caches import cache_folder
 from edgeq.errors import EdgeqError
 from edgeq.files import atomic_write_text, sha256_file
 
@@ -52,16 +53,6 @@ class Lane:
     def site(self) -> Path:
         """The ARM64 wheels, unpacked."""
         return self.folder / "site"
-
-
-def cache_folder(cache: Path | None = None) -> Path:
-    """The cache of edgeq: `cache`, else $EDGEQ_CACHE, else $XDG_CACHE_HOME/edgeq, else ~/.cache/edgeq."""
-    if cache is not None:
-        return cache.expanduser().resolve()
-    if chosen := os.environ.get("EDGEQ_CACHE"):
-        return Path(chosen).expanduser().resolve()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(base).expanduser() / "edgeq").resolve()
 
 
 def lane_folder(cache: Path | None = None) -> Path:
