@@ -68,15 +68,19 @@ def original_logits(model: Any) -> Logits:
 
 
 def load_original(model: str | Path, *, revision: str | None = None) -> Logits:
-    """The original model, to compare with.
+    """The original model, to compare with; its weights are read as it runs.
 
     Raises:
         ModelError: it cannot be loaded, or is no supported language model.
     """
     from edgeq.exporters.causal_lm.facts import inspect_language_model
+    from edgeq.exporters.causal_lm.hollow import hollow_decoder
+    from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
     from edgeq.exporters.source import fetch, local_folder
 
     facts = inspect_language_model(model, revision=revision).require_supported()
     is_local = local_folder(model) is not None
     folder = facts.folder if is_local else fetch(str(model), revision, config_only=False)
-    return original_logits(load_decoder(folder))
+    original, weights = hollow_decoder(folder)
+    weights.check_finite()
+    return streamed_logits(original, weights)

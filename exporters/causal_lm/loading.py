@@ -19,6 +19,8 @@ from edgeq.types import SourceInfo, Task
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from edgeq.exporters.causal_lm.weights import DecoderWeights
+
 
 def load_language_model(
     model: str | Path,
@@ -61,21 +63,23 @@ def _require_torch() -> None:
 def _load(
     facts: LanguageModelFacts, context: int | None, road: str | None, say: Progress
 ) -> ExportedLanguageModel:
-    from edgeq.exporters.causal_lm.checkpoint import load_decoder, original_logits
     from edgeq.exporters.causal_lm.equivalence import check_decoder
     from edgeq.exporters.causal_lm.genai_config import traced_config, with_tokens
+    from edgeq.exporters.causal_lm.hollow import hollow_decoder
+    from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
     from edgeq.exporters.causal_lm.text import chat_template, tokenizer_config
     from edgeq.exporters.tokenizer import load_tokenizer, text_preprocessor
 
     length = _context_length(facts, context)
-    say("loading the model")
+    say("reading the weights")
     tokenizer = load_tokenizer(facts.folder)
-    model = load_decoder(facts.folder)
+    model, weights = hollow_decoder(facts.folder)
+    weights.check_finite()
     use_builder = _uses_builder(facts, road)
     settings = _settings(facts, model, tokenizer, length, shares_buffer=use_builder)
     say("exporting the graph")
-    canonical, genai = (_built if use_builder else _traced)(facts, model, settings)
-    reference = original_logits(model)
+    canonical, genai = (_built if use_builder else _traced)(facts, model, weights, settings)
+    reference = streamed_logits(model, weights)
     say("checking the graph against the original")
     check_decoder(canonical, settings, reference)
     return ExportedLanguageModel(
@@ -89,6 +93,7 @@ def _load(
         else traced_config(facts.config, settings),
         tokenizer_config=tokenizer_config(facts.folder, tokenizer, chat_template(tokenizer)),
         graph_source="genai-builder" if use_builder else "torch",
+        weights=weights,
     )
 
 
@@ -151,12 +156,12 @@ def _specs(settings: GenerationSettings) -> tuple[Any, Any]:
 
 
 def _built(
-    facts: LanguageModelFacts, model: Any, settings: GenerationSettings
+    facts: LanguageModelFacts, model: Any, weights: DecoderWeights, settings: GenerationSettings
 ) -> tuple[CanonicalModel, dict[str, Any]]:
     from edgeq.exporters.causal_lm.builder import build_decoder
     from edgeq.exporters.causal_lm.normalize import normalize_built
 
-    graph, genai = build_decoder(facts.folder)
+    graph, genai = build_decoder(facts.folder, model, weights)
     try:
         normalize_built(graph, layer_windows(model.config, settings.cache.layers))
     except ValueError as error:
@@ -165,13 +170,16 @@ def _built(
 
 
 def _traced(
-    facts: LanguageModelFacts, model: Any, settings: GenerationSettings
+    facts: LanguageModelFacts, model: Any, weights: DecoderWeights, settings: GenerationSettings
 ) -> tuple[CanonicalModel, dict[str, Any]]:
+    from edgeq.exporters.causal_lm.hollow import hollow_decoder
     from edgeq.exporters.causal_lm.normalize import normalize_traced
     from edgeq.exporters.causal_lm.trace import trace_decoder
 
     cache = settings.cache
-    graph = trace_decoder(model, cache.layers, cache.heads, cache.size, settings.context_length)
+    # Tracing replaces the matrices of its model, and the original still has to run.
+    twin, _ = hollow_decoder(facts.folder, weights)
+    graph = trace_decoder(twin, weights, cache.layers, cache.heads, cache.size, settings.context_length)
     normalize_traced(graph, (f"model.{model.base_model_prefix}", "model"))
     return _canonical(graph, facts, settings), {}
 
