@@ -78,7 +78,9 @@ def _load(
     use_builder = _uses_builder(facts, road)
     settings = _settings(facts, model, tokenizer, length, shares_buffer=use_builder)
     say("exporting the graph")
-    canonical, genai = (_built if use_builder else _traced)(facts, model, weights, settings)
+    # Both roads change the model they are given, and the original still has to run.
+    twin, _ = hollow_decoder(facts.folder, weights)
+    canonical, genai = (_built if use_builder else _traced)(facts, twin, weights, settings)
     reference = streamed_logits(model, weights)
     say("checking the graph against the original")
     check_decoder(canonical, settings, reference)
@@ -172,14 +174,11 @@ def _built(
 def _traced(
     facts: LanguageModelFacts, model: Any, weights: DecoderWeights, settings: GenerationSettings
 ) -> tuple[CanonicalModel, dict[str, Any]]:
-    from edgeq.exporters.causal_lm.hollow import hollow_decoder
     from edgeq.exporters.causal_lm.normalize import normalize_traced
     from edgeq.exporters.causal_lm.trace import trace_decoder
 
     cache = settings.cache
-    # Tracing replaces the matrices of its model, and the original still has to run.
-    twin, _ = hollow_decoder(facts.folder, weights)
-    graph = trace_decoder(twin, weights, cache.layers, cache.heads, cache.size, settings.context_length)
+    graph = trace_decoder(model, weights, cache.layers, cache.heads, cache.size, settings.context_length)
     normalize_traced(graph, (f"model.{model.base_model_prefix}", "model"))
     return _canonical(graph, facts, settings), {}
 
