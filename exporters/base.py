@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -48,6 +48,8 @@ class ModelFacts:
         task: what it will be exported for; None where the config does not say.
         tasks: every task it could be exported for.
         refusal: why it cannot be exported; None where it can.
+        quantized: how a checkpoint that is quantized already is (`gguf-q4_k_m`); None for a float one.
+        lost: weights of it whose type ONNX cannot hold, by name, with the type and the reason.
     """
 
     model: str
@@ -56,6 +58,8 @@ class ModelFacts:
     task: Task | None
     tasks: tuple[Task, ...]
     refusal: ModelError | None = None
+    quantized: str | None = None
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_supported(self) -> bool:

@@ -168,13 +168,13 @@ def multiply_by_constants(model: ir.Model) -> None:
 
 
 def unfold_gemm(model: ir.Model) -> None:
-    """Write a `Gemm` with constant weight as `MatMul` (weight `[in, out]`) and `Add`, like other layers."""
+    """Write a `Gemm` with constant weight as `MatMul` (weight `[in, out]`) and `Add` of its bias, like other layers."""
     for node in list(model.graph):
         if node.op_type != "Gemm" or not _is_plain_gemm(node):
             continue
-        stored = _in_by_out(model.graph, node)
-        product = _insert_before(node, "MatMul", [node.inputs[0], stored])
-        total = _insert_before(node, "Add", [product, node.inputs[2]])
+        total = _insert_before(node, "MatMul", [node.inputs[0], _in_by_out(model.graph, node)])
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            total = _insert_before(node, "Add", [total, node.inputs[2]])
         public, node.outputs[0].name = node.outputs[0].name, f"{node.name}_replaced"
         total.name = public
         node.outputs[0].replace_all_uses_with(total, replace_graph_outputs=True)
@@ -198,7 +198,7 @@ def _is_plain_gemm(node: ir.Node) -> bool:
     )
     weight = node.inputs[1]
     constant = weight is not None and weight.const_value is not None
-    return plain and constant and not _int(node, "transA", 0) and len(node.inputs) == 3
+    return plain and constant and not _int(node, "transA", 0)
 
 
 def _numbers(value: ir.Value | None) -> Array | None:

@@ -32,7 +32,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     Raises:
         ModelError: there are none, or the index names files that are not there.
     """
-    from edgeq.exporters.sentence import read_json
+    from edgeq.exporters.sentence import read_object
 
     found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if found is None:
@@ -42,7 +42,11 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         )
     if found.suffix != ".json":
         return (found,)
-    shards = sorted(set(read_json(found).get("weight_map", {}).values()))
+    weight_map = read_object(found).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise ModelError(f"`{found}` names files outside `{folder}`, expected plain file names")
+    shards = sorted(set(names))
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing or not shards:
         raise ModelError(
@@ -135,10 +139,53 @@ def load_encoder(folder: Path, architecture: TextArchitecture, task: Task) -> An
                 weights_only=True,
             )
         except Exception as error:  # transformers and torch raise many kinds; each one is a bad folder here
-            raise ModelError(f"transformers cannot load `{folder}`: {error}") from error
+            raise _unloadable(folder, model_class, error) from error
     _check_complete(info, folder, task)
     _check_finite(model, folder)
     return model.eval()
+
+
+def _unloadable(folder: Path, model_class: Any, error: Exception) -> ModelError:
+    if "weights_only" in str(error):
+        return ModelError(
+            f"the weights in `{folder}` hold more than plain tensors, which would run as code",
+            hint="ask for model.safetensors, which holds nothing else",
+        )
+    if "ignore_mismatched_sizes" in str(error):
+        # transformers names the tensors in a log only.
+        named = _first_mismatch(folder, model_class)
+        return ModelError(
+            f"the weights in `{folder}` do not have the shapes that config.json asks for{named}",
+            hint="config.json and the weights are not of the same model: download both again",
+        )
+    return ModelError(f"transformers cannot load `{folder}`: {describe(error)}")
+
+
+def _first_mismatch(folder: Path, model_class: Any) -> str:
+    import torch
+    from safetensors import safe_open
+
+    with torch.device("meta"):
+        model = model_class(model_class.config_class.from_pretrained(folder))
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    prefix = f"{model.base_model_prefix}."
+    for path in weight_files(folder):
+        if path.suffix != ".safetensors":
+            continue
+        with safe_open(path, framework="np") as file:
+            for name in sorted(file.keys()):
+                found = file.get_slice(name).get_shape()
+                wanted = [
+                    expected[n] for n in (name, prefix + name, name.removeprefix(prefix)) if n in expected
+                ]
+                if wanted and found != wanted[0]:
+                    return f": {name} has {found}, expected {wanted[0]}"
+    return ""
+
+
+def describe(error: Exception) -> str:
+    """An exception of a library on one line: its kind, which is often all it says, and the head of its message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
 
 
 def _check_complete(info: dict[str, Any], folder: Path, task: Task) -> None:

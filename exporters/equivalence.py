@@ -58,7 +58,7 @@ def run_graph(canonical: CanonicalModel) -> Callable[[Feeds], Outputs]:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors come as exceptions
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.onnx"
         try:
@@ -130,6 +130,11 @@ def _compare_one(spec: TensorSpec, expected: Array, got: Array, mask: Array) -> 
     difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
     counted = _counted(spec, expected.shape, mask)
     scale = float(np.abs(expected[counted]).max())
+    if not np.isfinite(scale):
+        raise ModelError(
+            f"the original model returns NaN or infinite values in {spec.name} for ordinary texts",
+            hint="its weights are damaged, or too large for float32",
+        )
     # NaN sorts above every number in argmax, which is what must be reported.
     position = tuple(
         int(i) for i in np.unravel_index(np.argmax(np.where(counted, difference, -1.0)), expected.shape)

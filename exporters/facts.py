@@ -10,7 +10,7 @@ from typing import Any
 from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.architecture import TextArchitecture
 from edgeq.exporters.base import ModelFacts
-from edgeq.exporters.sentence import read_json, read_sentence_model
+from edgeq.exporters.sentence import read_object, read_sentence_model
 from edgeq.types import Task
 
 HEAD_SUFFIXES = {
@@ -53,11 +53,13 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"`{folder}` has no config.json, so it is not a Hugging Face model",
             hint="name the folder that holds config.json, tokenizer.json and model.safetensors",
         )
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ModelError(
-            f"`{folder / 'config.json'}` names no `model_type`, so the model is not a transformers model"
-        )
+    path = folder / "config.json"
+    config = read_object(path)
+    if not isinstance(config.get("model_type"), str):
+        raise ModelError(f"`{path}` names no `model_type`, so the model is not a transformers model")
+    for key, kind in (("architectures", list), ("auto_map", dict)):
+        if not isinstance(config.get(key), kind | None):
+            raise ModelError(f"`{key}` in `{path}` is {config[key]!r:.40}, expected a {kind.__name__}")
     return config
 
 

@@ -10,7 +10,7 @@ from edgeq.errors import ConfigError, MissingExtraError, ModelError
 from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
 from edgeq.exporters.facts import read_facts
 from edgeq.exporters.sentence import build_sentence_head, read_sentence_model
-from edgeq.exporters.source import fetch, is_onnx_file, local_folder
+from edgeq.exporters.source import fetch, is_gguf_file, is_onnx_file, local_folder
 from edgeq.types import Role, SourceInfo, Task, TensorSpec
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ def inspect_model(model: str | Path, *, task: str | None = None, revision: str |
 
         return inspect_onnx(Path(model), task)
     from edgeq.exporters.causal_lm import asks_for_generation, read_lm_facts
+    from edgeq.exporters.gguf import inspect_gguf
 
+    if is_gguf_file(model):
+        return inspect_gguf(Path(model)).as_model_facts()
     folder = local_folder(model) or fetch(str(model), revision, config_only=True)
     if asks_for_generation(folder, task):
         return read_lm_facts(str(model), folder).as_model_facts()
@@ -103,7 +106,8 @@ def _load_folder(facts: ModelFacts, seq_len: int | None, say: Progress) -> Expor
     from edgeq.exporters.checkpoint import load_encoder
     from edgeq.exporters.equivalence import check_equivalence
     from edgeq.exporters.reference import original
-    from edgeq.exporters.tokenizer import load_tokenizer, longest_text, text_preprocessor
+    from edgeq.exporters.text_encoder import input_specs
+    from edgeq.exporters.tokenizer import check_vocabulary, load_tokenizer, longest_text, text_preprocessor
 
     architecture, task = _table()[facts.architecture], facts.task
     assert task is not None
@@ -114,21 +118,22 @@ def _load_folder(facts: ModelFacts, seq_len: int | None, say: Progress) -> Expor
     model = load_encoder(folder, architecture, task)
     positions = architecture.positions(model.config)
     check_seq_len(seq_len, positions)
+    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, folder)
+    length = longest_text(tokenizer, positions, seq_len or (sentence.max_length if sentence else None))
+    inputs = input_specs(architecture.token_types(model.config))
+    preprocessor = text_preprocessor(tokenizer, max_length=length, input_names=[spec.name for spec in inputs])
     head = (
         build_sentence_head(sentence.modules, positions)
         if sentence and task is Task.SENTENCE_EMBEDDING
         else None
     )
     say("exporting the graph")
-    length = longest_text(tokenizer, positions, seq_len or (sentence.max_length if sentence else None))
     canonical = _trace(model, architecture, task, head, length)
-    preprocessor = text_preprocessor(
-        tokenizer, max_length=length, input_names=[spec.name for spec in canonical.inputs]
-    )
     reference = original(model, task, head)
     say("checking the graph against the original")
     check_equivalence(canonical, preprocessor, reference)
-    return ExportedModel(canonical, _source(facts, folder, model), preprocessor, reference)
+    parts = [part.folder for part in sentence.modules if part.has_weights] if sentence else []
+    return ExportedModel(canonical, _source(facts, [folder, *parts], model), preprocessor, reference)
 
 
 def check_seq_len(seq_len: int | None, positions: int) -> None:
@@ -177,7 +182,8 @@ def _output_specs(graph: Any) -> tuple[TensorSpec, ...]:
     )
 
 
-def _source(facts: ModelFacts, folder: Path, model: Any) -> SourceInfo:
+def _source(facts: ModelFacts, folders: list[Path], model: Any) -> SourceInfo:
+    """Provenance of a model whose weights are in `folders`, the transformer's first."""
     from edgeq.exporters.checkpoint import weight_files
     from edgeq.exporters.provenance import hub_revision, public_name, read_license, source_files
 
@@ -187,7 +193,9 @@ def _source(facts: ModelFacts, folder: Path, model: Any) -> SourceInfo:
     return SourceInfo(
         model=public_name(facts.model),
         revision=hub_revision(facts.folder),
-        files=source_files(facts.folder, folder, weight_files(folder)),
+        files=source_files(
+            facts.folder, folders[0], [path for folder in folders for path in weight_files(folder)]
+        ),
         license=read_license(facts.folder),
         task=facts.task,
         architecture=facts.architecture,

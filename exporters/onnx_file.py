@@ -175,7 +175,7 @@ def _positions(folder: Path, tokenizer: Any) -> int:
 
     config = _config(folder)
     known = ARCHITECTURES.get(str(config.get("model_type")))
-    if known and "max_position_embeddings" in config:
+    if known and isinstance(config.get("max_position_embeddings"), int):
         return known.positions(SimpleNamespace(**{"pad_token_id": 0, **config}))
     return int(min(tokenizer.model_max_length, 512))
 
@@ -184,7 +184,7 @@ def _run_file(path: Path, picked: Mapping[str, str]) -> Callable[[Feeds], Output
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors come as exceptions
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except (
@@ -193,7 +193,15 @@ def _run_file(path: Path, picked: Mapping[str, str]) -> Callable[[Feeds], Output
         raise ModelError(f"ONNX Runtime cannot run `{path}`: {error}") from error
 
     def run(feeds: Feeds) -> Outputs:
-        return dict(zip(picked, session.run(list(picked.values()), dict(feeds)), strict=True))
+        try:
+            values = session.run(list(picked.values()), dict(feeds))
+        except Exception as error:  # the same family
+            shapes = {name: list(array.shape) for name, array in feeds.items()}
+            raise ModelError(
+                f"`{path}` cannot run inputs of shapes {shapes}: {error}",
+                hint="the tokenizer beside it may be that of another model",
+            ) from error
+        return dict(zip(picked, values, strict=True))
 
     return run
 
@@ -301,7 +309,6 @@ def _source(facts: ModelFacts, path: Path, folder: Path, model: ir.Model) -> Sou
 
     assert facts.task is not None
     external = {path.parent / location for location in _external_locations(path)}
-    labels = _config(folder).get("id2label", {})
     labelled = facts.task in (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
     return SourceInfo(
         model=public_name(facts.model),
@@ -311,8 +318,16 @@ def _source(facts: ModelFacts, path: Path, folder: Path, model: ir.Model) -> Sou
         task=facts.task,
         architecture=facts.architecture,
         parameters=_count_parameters(model),
-        labels=tuple(str(labels[key]) for key in sorted(labels, key=int)) if labelled else (),
+        labels=_labels(_config(folder)) if labelled else (),
     )
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    labels = config.get("id2label") or {}
+    try:
+        return tuple(str(labels[key]) for key in sorted(labels, key=int))
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"id2label in config.json is {labels!r:.60}, expected labels by number") from error
 
 
 def _external_locations(path: Path) -> set[str]:

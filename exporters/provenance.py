@@ -13,6 +13,8 @@ from edgeq.types import SourceFile
 
 METADATA_FILES = (
     "config.json",
+    "quantize_config.json",
+    "quant_config.json",
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",

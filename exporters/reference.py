@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from edgeq.errors import ModelError
 from edgeq.exporters.text_encoder import OUTPUTS
 from edgeq.types import Feeds, Outputs, Task
 
@@ -26,7 +27,14 @@ def original(
     def run(feeds: Feeds) -> Outputs:
         tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
         with torch.inference_mode():
-            output = model(**tensors)
+            try:
+                output = model(**tensors)
+            except (IndexError, RuntimeError) as error:
+                shapes = {name: list(array.shape) for name, array in feeds.items()}
+                raise ModelError(
+                    f"the original model cannot run inputs of shapes {shapes}: {error}",
+                    hint="its tokenizer may be that of another model",
+                ) from error
             if sentence_head is not None:
                 mask = tensors["attention_mask"].float()
                 return {"sentence_embedding": sentence_head(output.last_hidden_state, mask).numpy()}

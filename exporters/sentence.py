@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError
@@ -36,6 +36,11 @@ class SentenceModule:
     folder: Path
     modes: tuple[str, ...] = ()
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether the folder holds weights of its own."""
+        return self.kind in ("Dense", "LayerNorm")
+
 
 @dataclass(frozen=True, slots=True)
 class SentenceModel:
@@ -60,20 +65,40 @@ def read_sentence_model(folder: Path) -> SentenceModel | None:
     """
     if not (folder / "modules.json").is_file():
         return None
-    entries = sorted(read_json(folder / "modules.json"), key=lambda entry: entry["idx"])
-    kinds = [str(entry["type"]).rsplit(".", 1)[-1] for entry in entries]
+    entries = _read_entries(folder / "modules.json")
+    kinds = [kind for kind, _ in entries]
     if kinds[:2] != ["Transformer", "Pooling"]:
         raise ModelError(
             f"modules.json in `{folder}` starts with {kinds[:2]}, expected Transformer and Pooling",
             hint="export the transformer alone with --task feature-extraction",
         )
-    transformer = folder / entries[0]["path"]
-    modules = tuple(
-        _read_module(kind, folder / entry["path"]) for kind, entry in zip(kinds[1:], entries[1:], strict=True)
-    )
+    transformer = entries[0][1]
+    modules = tuple(_read_module(kind, place) for kind, place in entries[1:])
     return SentenceModel(
         transformer, tuple(m for m in modules if m.kind != "Dropout"), _max_length(transformer)
     )
+
+
+def _read_entries(path: Path) -> list[tuple[str, Path]]:
+    """Kind and folder of every module, in order; the folders stay inside the model's."""
+    entries = read_json(path)
+    try:
+        ordered = sorted(entries, key=lambda entry: int(entry["idx"]))
+        named = [(str(entry["type"]).rsplit(".", 1)[-1], str(entry["path"])) for entry in ordered]
+    except (LookupError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"`{path}` is malformed ({type(error).__name__}: {error}), expected a list of modules with idx, type "
+            "and path",
+            hint="download the model again",
+        ) from error
+    return [(kind, _inside(path, place)) for kind, place in named]
+
+
+def _inside(path: Path, place: str) -> Path:
+    plain = PurePosixPath(place)
+    if plain.is_absolute() or ".." in plain.parts:
+        raise ModelError(f"`{path}` names the folder `{place}`, expected one inside the model's")
+    return path.parent / plain
 
 
 def read_json(path: Path) -> Any:
@@ -84,18 +109,33 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read `{path}`: {error}", hint="download the model again") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Parse a JSON file that holds one object.
+
+    Raises:
+        ModelError: it holds something else, or the file is not JSON.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ModelError(f"`{path}` holds a {type(found).__name__}, expected a JSON object")
+    return found
 
 
 def _max_length(transformer: Path) -> int | None:
     path = transformer / "sentence_bert_config.json"
-    return read_json(path).get("max_seq_length") if path.is_file() else None
+    length = read_object(path).get("max_seq_length") if path.is_file() else None
+    if length is not None and (not isinstance(length, int) or length < 1):
+        raise ModelError(f"max_seq_length in `{path}` is {length!r}, expected a number of tokens")
+    return length
 
 
 def _read_module(kind: str, folder: Path) -> SentenceModule:
     if kind == "Pooling":
-        return SentenceModule(kind, folder, _pooling_modes(read_json(folder / "config.json"), folder))
+        return SentenceModule(kind, folder, _pooling_modes(read_object(folder / "config.json"), folder))
     if kind in ("Dense", "Normalize", "LayerNorm", "Dropout"):
         return SentenceModule(kind, folder)
     raise ModelError(
@@ -110,7 +150,7 @@ def _pooling_modes(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
     if isinstance(named, str):
         modes = tuple(named.split("+"))
     elif isinstance(named, list):
-        modes = tuple(named)
+        modes = tuple(map(str, named))
     else:
         modes = tuple(mode for key, mode in POOLING_MODES.items() if config.get(key))
     unknown = [mode for mode in modes if mode not in POOLING]
@@ -219,8 +259,9 @@ def _dense(self: Any, vector: torch.Tensor) -> torch.Tensor:
 def _load_dense(folder: Path) -> torch.nn.Module:
     import torch
 
-    config = read_json(folder / "config.json")
-    linear = torch.nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
+    config = read_object(folder / "config.json")
+    sizes = _sizes(config, folder, "in_features", "out_features")
+    linear = torch.nn.Linear(*sizes, bias=bool(config.get("bias", True)))
     _load_weights(linear, folder, prefix="linear.")
     return module(_dense, linear=linear, activation=_activation(config.get("activation_function"), folder))
 
@@ -228,9 +269,16 @@ def _load_dense(folder: Path) -> torch.nn.Module:
 def _load_layer_norm(folder: Path) -> torch.nn.Module:
     import torch
 
-    norm = torch.nn.LayerNorm(read_json(folder / "config.json")["dimension"])
+    norm = torch.nn.LayerNorm(_sizes(read_object(folder / "config.json"), folder, "dimension"))
     _load_weights(norm, folder, prefix="norm.")
     return norm
+
+
+def _sizes(config: dict[str, Any], folder: Path, *names: str) -> list[int]:
+    sizes = [config.get(name) for name in names]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ModelError(f"config.json in `{folder}` has {', '.join(names)} {sizes}, expected sizes")
+    return [int(str(size)) for size in sizes]
 
 
 def _activation(name: str | None, folder: Path) -> torch.nn.Module:
@@ -238,7 +286,7 @@ def _activation(name: str | None, folder: Path) -> torch.nn.Module:
     import torch
 
     known = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
-    kind = (name or "torch.nn.Tanh").rsplit(".", 1)[-1]
+    kind = str(name or "torch.nn.Tanh").rsplit(".", 1)[-1]
     if kind not in known:
         raise ModelError(f"activation `{name}` in `{folder}` is not supported, expected one of {known}")
     activation: torch.nn.Module = getattr(torch.nn, kind)()

@@ -19,6 +19,11 @@ def is_onnx_file(model: str | Path) -> bool:
     return Path(model).suffix == ".onnx"
 
 
+def is_gguf_file(model: str | Path) -> bool:
+    """Whether a name is that of a GGUF file."""
+    return Path(model).suffix.lower() == ".gguf"
+
+
 def local_folder(model: str | Path) -> Path | None:
     """The folder that `model` names, or None when it can only be a Hub id.
 
@@ -28,11 +33,6 @@ def local_folder(model: str | Path) -> Path | None:
     path = Path(model).expanduser()
     if path.is_dir():
         return path
-    if path.suffix == ".gguf":
-        raise ModelError(
-            f"`{path}` is a GGUF file, which edgeq does not export from",
-            hint="name the Hugging Face checkpoint it was made from",
-        )
     if path.exists():
         raise ModelError(
             f"`{path}` is a file, expected a model folder, an .onnx file or a Hub id",

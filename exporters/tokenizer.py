@@ -28,7 +28,7 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         ModelError: there is none, or it has no fast form.
     """
-    from edgeq.exporters.checkpoint import quiet_transformers
+    from edgeq.exporters.checkpoint import describe, quiet_transformers
 
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):
         raise ModelError(
@@ -41,7 +41,7 @@ def load_tokenizer(folder: Path) -> Any:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # tokenizers and sentencepiece raise bare exceptions for a bad file
-            raise ModelError(f"the tokenizer in `{folder}` cannot be loaded: {error}") from error
+            raise ModelError(f"the tokenizer in `{folder}` cannot be loaded: {describe(error)}") from error
     if not tokenizer.is_fast:
         raise ModelError(
             f"the tokenizer in `{folder}` ({type(tokenizer).__name__}) runs in Python only, "
@@ -58,7 +58,24 @@ def text_preprocessor(tokenizer: Any, *, max_length: int, input_names: Sequence[
     return TextPreprocessor.from_transformers(tokenizer, max_length=max_length, input_names=input_names)
 
 
+def check_vocabulary(tokenizer: Any, rows: int, folder: Path) -> None:
+    """Every token must have a row in the embedding table: on a phone nobody checks.
+
+    Raises:
+        ModelError: some have none.
+    """
+    beyond = {token: index for token, index in tokenizer.get_vocab().items() if index >= rows}
+    if beyond:
+        token, index = min(beyond.items(), key=lambda item: item[1])
+        raise ModelError(
+            f"the tokenizer in `{folder}` has {len(beyond)} tokens that the model has no embedding for, first "
+            f"{token!r} with id {index}; the table has {rows} rows",
+            hint="the tokenizer and the weights are not of the same model: download both again",
+        )
+
+
 def longest_text(tokenizer: Any, positions: int, asked: int | None) -> int:
     """Longest sequence in tokens: as asked, else the tokenizer's limit, at most the model's positions."""
-    # A tokenizer that sets no limit says 10^30.
-    return min(positions, asked or int(min(tokenizer.model_max_length, positions)))
+    # A tokenizer that sets no limit says 10^30; some say -1.
+    limit = tokenizer.model_max_length if tokenizer.model_max_length > 0 else positions
+    return min(positions, asked or int(min(limit, positions)))

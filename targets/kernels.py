@@ -49,7 +49,7 @@ def optimized_kernels(model: Path) -> KernelSummary:
     with TemporaryDirectory(prefix="edgeq-") as folder:
         optimized = Path(folder) / "optimized.onnx"
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors come as exceptions
         options.optimized_model_filepath = str(optimized)
         try:
             ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

@@ -62,6 +62,18 @@ def tiny_decoders() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def packed_checkpoints() -> ModuleType:
+    """The functions of tests/support/packed_checkpoints.py."""
+    return _load_support("packed_checkpoints")
+
+
+@pytest.fixture(scope="session")
+def gguf_files() -> ModuleType:
+    """The functions of tests/support/gguf_files.py."""
+    return _load_support("gguf_files")
+
+
+@pytest.fixture(scope="session")
 def tiny_decoder(tiny_decoders: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`tiny_decoder("qwen2", num_hidden_layers=1)`: folder of a random language model. Read it, never write to it."""
 

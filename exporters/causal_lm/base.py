@@ -14,6 +14,7 @@ from edgeq.types import Array, FloatArray, SourceInfo, Task
 if TYPE_CHECKING:
     from edgeq.exporters.causal_lm.weights import DecoderWeights
     from edgeq.graph.canonical import CanonicalModel
+    from edgeq.quantize.packed import PackedWeights
     from edgeq.runtime.generation.settings import GenerationSettings
     from edgeq.runtime.text import TextPreprocessor
 
@@ -31,6 +32,8 @@ class LanguageModelFacts:
         architecture: Hugging Face `model_type`.
         config: `config.json`.
         refusal: why it cannot be exported; None where it can.
+        quantized: how a checkpoint that is quantized already is (`gguf-q4_k_m`); None for a float one.
+        lost: weights of it whose type ONNX cannot hold, by name, with the type and the reason.
     """
 
     model: str
@@ -38,11 +41,15 @@ class LanguageModelFacts:
     architecture: str
     config: Mapping[str, Any] = field(repr=False)
     refusal: ModelError | None = None
+    quantized: str | None = None
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     def as_model_facts(self) -> ModelFacts:
         """The same facts as every model has them."""
         task = Task.TEXT_GENERATION
-        return ModelFacts(self.model, self.folder, self.architecture, task, (task,), self.refusal)
+        return ModelFacts(
+            self.model, self.folder, self.architecture, task, (task,), self.refusal, self.quantized, self.lost
+        )
 
     def require_supported(self) -> LanguageModelFacts:
         """These facts, or the refusal.
@@ -70,6 +77,7 @@ class ExportedLanguageModel:
         tokenizer_config: `tokenizer_config.json` beside it.
         graph_source: which exporter made the graph, for the model card: `genai-builder` or `torch`.
         weights: what the graph refers to. Files made for this export go when it does.
+        packed: weights that came quantized with the checkpoint; None for a float checkpoint.
     """
 
     canonical: CanonicalModel
@@ -81,3 +89,4 @@ class ExportedLanguageModel:
     tokenizer_config: Mapping[str, Any]
     graph_source: str
     weights: DecoderWeights
+    packed: PackedWeights | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm.base import Logits
 from edgeq.exporters.checkpoint import check_weights, quiet_transformers
 from edgeq.types import Array, FloatArray
+
+if TYPE_CHECKING:
+    from edgeq.exporters.causal_lm.weights import DecoderWeights
 
 
 def load_decoder(folder: Path) -> Any:
@@ -75,12 +78,31 @@ def load_original(model: str | Path, *, revision: str | None = None) -> Logits:
     """
     from edgeq.exporters.causal_lm.facts import inspect_language_model
     from edgeq.exporters.causal_lm.hollow import hollow_decoder
+    from edgeq.exporters.causal_lm.scratch import ScratchFolder
     from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
-    from edgeq.exporters.source import fetch, local_folder
+    from edgeq.exporters.gguf import inspect_gguf, unpack
+    from edgeq.exporters.packed.folder import unpack as unpack_folder
+    from edgeq.exporters.source import fetch, is_gguf_file, local_folder
+
+    def run(folder: Path) -> tuple[Logits, DecoderWeights]:
+        original, weights = hollow_decoder(folder)
+        weights.check_finite()
+        return streamed_logits(original, weights), weights
+
+    if is_gguf_file(model):
+        path = Path(model).expanduser()
+        inspect_gguf(path).require_supported()
+        with ScratchFolder("edgeq-gguf-") as scratch:
+            logits, weights = run(unpack(path, scratch.path).folder)
+            scratch.keep_for(weights)
+        return logits
 
     facts = inspect_language_model(model, revision=revision).require_supported()
     is_local = local_folder(model) is not None
     folder = facts.folder if is_local else fetch(str(model), revision, config_only=False)
-    original, weights = hollow_decoder(folder)
-    weights.check_finite()
-    return streamed_logits(original, weights)
+    if facts.quantized is not None:
+        with ScratchFolder("edgeq-packed-") as scratch:
+            logits, weights = run(unpack_folder(folder, scratch.path).folder)
+            scratch.keep_for(weights)
+        return logits
+    return run(folder)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm.base import LanguageModelFacts
 from edgeq.exporters.causal_lm.families import FAMILIES, ROPES, rope_type
 from edgeq.exporters.facts import read_config
+from edgeq.exporters.packed import quantization_of, read_settings
 from edgeq.exporters.sentence import read_sentence_model
 from edgeq.exporters.source import fetch, local_folder
 from edgeq.types import Task
@@ -53,7 +55,15 @@ def inspect_language_model(model: str | Path, *, revision: str | None = None) ->
 def read_lm_facts(model: str, folder: Path) -> LanguageModelFacts:
     """Facts about a folder with `config.json`."""
     config = read_config(folder)
-    return LanguageModelFacts(model, folder, config["model_type"], config, _refusal(config))
+    described = quantization_of(folder, config)
+    plain = {name: value for name, value in config.items() if name != "quantization_config"}
+    facts = LanguageModelFacts(model, folder, config["model_type"], plain, refusal_of(plain))
+    if described is None:
+        return facts
+    try:
+        return replace(facts, quantized=read_settings(described).label)
+    except ModelError as refusal:
+        return replace(facts, refusal=facts.refusal or refusal)
 
 
 def _head(config: Mapping[str, Any]) -> str:
@@ -61,20 +71,14 @@ def _head(config: Mapping[str, Any]) -> str:
     return str(names[0])
 
 
-def _refusal(config: Mapping[str, Any]) -> ModelError | None:
+def refusal_of(config: Mapping[str, Any]) -> ModelError | None:
+    """Why a model of this config cannot be exported; None where it can."""
     architecture = config["model_type"]
     if config.get("auto_map"):
         return ModelError(
             f"the model needs code of its own (auto_map: {', '.join(sorted(config['auto_map']))}), which "
             "edgeq does not run: code from a model repository could do anything on this machine",
             hint="use a model whose architecture is part of transformers",
-        )
-    quantized = config.get("quantization_config")
-    if quantized:
-        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
-        return ModelError(
-            f"the checkpoint is already quantized ({method}), expected float weights",
-            hint="export the original model: edgeq quantizes it for the target",
         )
     if architecture not in FAMILIES:
         close = difflib.get_close_matches(architecture, FAMILIES, n=1)

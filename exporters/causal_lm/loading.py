@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelF
 from edgeq.exporters.causal_lm.facts import inspect_language_model, read_lm_facts
 from edgeq.exporters.causal_lm.families import builder_refusal, head_size, layer_windows
 from edgeq.exporters.causal_lm.graph_io import ATTENTION_MASK, INPUT_IDS, input_specs, output_specs
-from edgeq.exporters.source import fetch, local_folder
+from edgeq.exporters.causal_lm.scratch import ScratchFolder
+from edgeq.exporters.source import fetch, is_gguf_file, local_folder
+from edgeq.files import sha256_file
 from edgeq.graph.canonical import CanonicalModel
 from edgeq.runtime.generation.settings import CacheShape, GenerationSettings
-from edgeq.types import SourceInfo, Task
+from edgeq.types import SourceFile, SourceInfo, Task
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -46,11 +49,54 @@ def load_language_model(
     """
     say = on_progress or (lambda _: None)
     _require_torch()
+    if is_gguf_file(model):
+        return _load_gguf(Path(model).expanduser(), context, road, say)
     facts = inspect_language_model(model, revision=revision).require_supported()
     if local_folder(model) is None:
         say("downloading the model")
         facts = read_lm_facts(str(model), fetch(str(model), revision, config_only=False)).require_supported()
+    if facts.quantized is not None:
+        return _load_packed(facts, context, road, say)
     return _load(facts, context, road, say)
+
+
+def _load_gguf(path: Path, context: int | None, road: str | None, say: Progress) -> ExportedLanguageModel:
+    """A GGUF file, by way of a folder with its dequantized weights."""
+    from edgeq.exporters.gguf import inspect_gguf, unpack
+
+    inspect_gguf(path).require_supported()
+    say("unpacking the GGUF file")
+    with ScratchFolder("edgeq-gguf-") as scratch:
+        unpacked = unpack(path, scratch.path)
+        facts = replace(read_lm_facts(str(path), unpacked.folder), model=str(path))
+        exported = _load(facts.require_supported(), context, road, say)
+        scratch.keep_for(exported.weights)
+    source = replace(exported.source, files=(SourceFile(path.name, sha256_file(path)),), license=None)
+    return replace(exported, source=source, packed=unpacked.packed)
+
+
+def _load_packed(
+    facts: LanguageModelFacts, context: int | None, road: str | None, say: Progress
+) -> ExportedLanguageModel:
+    """A GPTQ or AWQ checkpoint, by way of a folder with its dequantized weights."""
+    from edgeq.exporters.packed.folder import open_checkpoint, unpack
+    from edgeq.exporters.provenance import hub_revision, read_license, source_files
+
+    say("unpacking the quantized checkpoint")
+    with ScratchFolder("edgeq-packed-") as scratch:
+        unpacked = unpack(facts.folder, scratch.path)
+        plain = replace(facts, folder=unpacked.folder, quantized=None)
+        # One fused matrix cannot read its input in two orders; the traced graph keeps the three apart.
+        exported = _load(plain, context, "torch" if unpacked.is_torn else road, say)
+        scratch.keep_for(exported.weights)
+    weights = {tensor.path for tensor in open_checkpoint(facts.folder).tensors.values()}
+    source = replace(
+        exported.source,
+        revision=hub_revision(facts.folder),
+        files=source_files(facts.folder, facts.folder, weights),
+        license=read_license(facts.folder),
+    )
+    return replace(exported, source=source, packed=unpacked.packed)
 
 
 def _require_torch() -> None:

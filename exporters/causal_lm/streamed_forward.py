@@ -47,6 +47,8 @@ class _Matrices:
     """Products and lookups with parameters that are on the meta device, from their stored values."""
 
     def __init__(self, model: Any, weights: DecoderWeights) -> None:
+        # Kept, because files made for them go with them.
+        self._weights = weights
         self._stored: dict[int, StoredTensor] = {
             id(parameter): weights[name]
             for name, parameter in model.state_dict(keep_vars=True).items()

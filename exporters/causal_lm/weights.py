@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm.pickled import write_as_safetensors
+from edgeq.exporters.causal_lm.scratch import ScratchFolder
 from edgeq.exporters.checkpoint import check_weights, weight_files
 from edgeq.quantize.streaming.checkpoint import INDEX, SINGLE, Checkpoint
 from edgeq.quantize.streaming.stored_tensor import FLOATS, StoredTensor
@@ -63,14 +61,10 @@ def open_weights(folder: Path, model: Any) -> DecoderWeights:
     files = weight_files(folder)
     if files[0].name in SAFETENSORS:
         return _found(folder, Checkpoint.open(files[0]), model)
-    scratch = Path(tempfile.mkdtemp(prefix="edgeq-weights-"))
-    try:
-        write_as_safetensors(files, scratch / SINGLE)
-        found = _found(folder, Checkpoint.open(scratch / SINGLE), model)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    weakref.finalize(found, shutil.rmtree, scratch, ignore_errors=True)
+    with ScratchFolder("edgeq-weights-") as scratch:
+        write_as_safetensors(files, scratch.path / SINGLE)
+        found = _found(folder, Checkpoint.open(scratch.path / SINGLE), model)
+        scratch.keep_for(found)
     return found
 
 

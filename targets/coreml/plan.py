@@ -76,6 +76,8 @@ def from_quantized_weight(weight: QuantizedWeight) -> Int8Weight | Int4Weight:
     """
     if weight.offsets is not None:
         raise UnsupportedError("Core ML has no weights whose blocks have an offset of their own")
+    if weight.input_order is not None:
+        raise UnsupportedError("a weight with its inputs in another order is not lowered to Core ML")
     rows, blocks, width = weight.q.shape
     if blocks * width != weight.in_features:
         raise UnsupportedError(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgeq.cli import run_command_line as edgeq
@@ -56,7 +59,7 @@ def test_three_targets_from_one_plan(
     assert gates["relative_error_to_onnx"]["passed"] is True
 
     _validates(folder, capsys)
-    _refuses_to_run(folder, capsys)
+    _runs(folder, capsys)
     assert edgeq(["inspect", str(folder)]) == 0
 
 
@@ -70,11 +73,31 @@ def _validates(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "only --on native offers" in capsys.readouterr().err
 
 
-def _refuses_to_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert edgeq(["run", str(folder), "--text", "a cat"]) == 1
-    refusal = capsys.readouterr().err
-    assert "they need coreml" in refusal
-    assert "edgeq validate" in refusal
+def _runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = json.loads((folder / "golden" / "golden.json").read_text())["cases"][0]
+    flags = [word for text in case["samples"] for word in ("--text", text)]
+    assert edgeq(["run", str(folder), *flags, "--json"]) == 0
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert document["verification"] == "simulated"
+    assert "edgeq's interpreter runs it (level: simulated)" in printed.err
+    with np.load(folder / "golden" / case["file"]) as arrays:
+        recorded = arrays[f"outputs/{document['variant']}/sentence_embedding"]
+    np.testing.assert_array_equal(np.float32(document["outputs"]["sentence_embedding"]), recorded)
+    assert edgeq(["run", str(folder), "--text", "a", "--threads", "2"]) == 2
+    assert "threads are ONNX Runtime's" in capsys.readouterr().err
+    assert edgeq(["run", str(folder), "--text", "a", "--on", "arm64"]) == 1
+
+
+def test_a_package_runs_without_coremltools(model: Path, tmp_path: Path) -> None:
+    assert exported(model, tmp_path / "bundle", "--target", "coreml", "--precision", "fp32") == 0
+    program = (
+        "import sys, edgeq; edgeq.load(sys.argv[1]).encode(['a cat']);"
+        "print([m for m in ('coremltools', 'torch', 'onnx', 'onnxruntime') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "bundle")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_a_changed_package_is_not_validated(

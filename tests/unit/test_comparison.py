@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from edgeq.bundle.manifest import Gate
-from edgeq.comparison import GATE_MARGIN, batch_invariance, compare_runs, gates_for, judge, parse_gate
+from edgeq.comparison import (
+    GATE_MARGIN,
+    batch_invariance,
+    check_gate_metrics,
+    compare_outputs,
+    gates_for,
+    judge,
+    parse_gate,
+)
 from edgeq.errors import UsageError
 from edgeq.types import Precision, Role, TensorSpec
 
@@ -73,7 +81,9 @@ def test_derived_gates_leave_the_margin() -> None:
 
 def test_a_gate_on_a_metric_the_task_lacks() -> None:
     with pytest.raises(UsageError, match="does not have"):
-        gates_for("v", Precision.INT8, METRICS, [parse_gate("top1_agreement>=0.9")], 10)
+        check_gate_metrics([parse_gate("top1_agreement>=0.9")], [Role.SENTENCE_EMBEDDING])
+    check_gate_metrics([parse_gate("top1_agreement>=0.9")], [Role.OTHER, Role.LOGITS])
+    check_gate_metrics([parse_gate("cosine>=0.9")], [Role.SENTENCE_EMBEDDING])
 
 
 def test_not_a_number_fails() -> None:
@@ -83,15 +93,16 @@ def test_not_a_number_fails() -> None:
     assert judge(gate, {"cosine_mean": 0.9}).passed is True
 
 
-def test_compare_runs_keeps_candidates_apart() -> None:
+def test_candidates_are_kept_apart() -> None:
     batches = [{"x": np.eye(2, dtype=np.float32)}]
-    found = compare_runs(
+    compared = compare_outputs(
         lambda feeds: {"out": feeds["x"]},
         {"same": lambda feeds: {"out": feeds["x"]}, "other": lambda feeds: {"out": feeds["x"][::-1].copy()}},
         batches,
         [OUT],
     )
-    assert found["same"]["out"]["cosine_min"] == 1 and found["other"]["out"]["cosine_mean"] == 0
+    found = {name: by_output["out"].metrics() for name, by_output in compared.items()}
+    assert found["same"]["cosine_min"] == 1 and found["other"]["cosine_mean"] == 0
 
 
 def test_batch_invariance_notices_a_model_that_looks_at_its_neighbours() -> None:

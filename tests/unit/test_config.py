@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeq.config import CONFIG_FILE, EXPORT_KEYS, check_keys, read_export_config, read_yaml
+from edgeq.config import CONFIG_FILE, EXPORT_KEYS, check_keys, read_export_config
 from edgeq.errors import ConfigError
 
 NOTHING = dict.fromkeys(EXPORT_KEYS)
@@ -59,15 +59,3 @@ def test_a_near_key_is_suggested() -> None:
     with pytest.raises(ConfigError) as caught:
         check_keys({"modle": 1}, ("model", "task"), "here")
     assert caught.value.hint == "did you mean `model`?"
-
-
-@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00", "just text"])
-def test_yaml_that_is_no_mapping(text: str, tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text(text)
-    with pytest.raises(ConfigError):
-        read_yaml(tmp_path / "r.yaml")
-
-
-def test_yaml_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read_yaml(tmp_path / "none.yaml")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 from pathlib import Path
@@ -136,7 +137,12 @@ def test_output_parent_must_be_a_writable_folder(tmp_path: Path, monkeypatch: py
     with pytest.raises(OutputError, match="is not a folder"):
         check_output(tmp_path / "file/bundle", force=False)
     check_output(tmp_path / "new/deep/bundle", force=False)
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+    def read_only(*_: object, **__: object) -> str:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("edgeq.files.tempfile.mkdtemp", read_only)
     with pytest.raises(OutputError, match="not writable"):
         check_output(tmp_path / "bundle", force=False)
 
@@ -193,3 +199,24 @@ def test_failed_zip_leaves_nothing(zip_input: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_zip(zip_input / "x.zip", zip_input / "in", ["z.bin", "missing"])
     assert sorted(os.listdir(zip_input)) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("n" * 230, "at most 200"), (os.fsdecode(b"out\xff"), "not UTF-8")]
+)
+def test_names_that_would_fail_after_the_work_are_refused_before(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    with pytest.raises(OutputError, match=message):
+        check_output(tmp_path / name, force=False)
+    check_output(tmp_path / ("n" * 200), force=False)
+
+
+def test_force_is_only_suggested_where_it_helps(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle/edgeq.json").touch()
+    for path, suggests in ((tmp_path / "notes.txt", False), (tmp_path / "bundle", True)):
+        with pytest.raises(OutputError) as caught:
+            check_output(path, force=False)
+        assert ("--force" in str(caught.value.hint)) is suggests

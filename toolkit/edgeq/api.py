@@ -103,9 +103,10 @@ def load(
         IntegrityError: a file is not the one the manifest lists.
         GateError: the bundle failed its gate.
     """
+    from edgeq.pipeline.sessions import open_other
     from edgeq.runtime.runtime import load as load_runtime
 
-    return load_runtime(path, variant=variant, force=force, threads=threads)
+    return load_runtime(path, variant=variant, force=force, threads=threads, open_other=open_other)
 
 
 def validate(

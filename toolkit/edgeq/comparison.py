@@ -10,8 +10,15 @@ import numpy as np
 
 from edgeq.bundle.manifest import Gate
 from edgeq.errors import UsageError
-from edgeq.metrics import KNOWN_METRICS, LOWER_IS_BETTER, OutputComparison, cosines
-from edgeq.types import Feeds, Outputs, Precision, TensorSpec
+from edgeq.metrics import (
+    KNOWN_METRICS,
+    LOGIT_METRICS,
+    LOGIT_ROLES,
+    LOWER_IS_BETTER,
+    OutputComparison,
+    cosines,
+)
+from edgeq.types import Feeds, Outputs, Precision, Role, TensorSpec
 
 Run = Callable[[Feeds], Outputs]
 """Runs canonical feeds and returns outputs by name."""
@@ -35,23 +42,6 @@ GATE_NOISE = {"cosine_mean": 1e-6, "cosine_min": 1e-5}
 """Float32 noise between runtimes, below which an error cannot be asked to stay."""
 
 
-def compare_runs(
-    reference: Run,
-    candidates: Mapping[str, Run],
-    batches: Iterable[Feeds],
-    outputs: Sequence[TensorSpec],
-    on_batch: Callable[[int], None] = lambda _: None,
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Metrics of every candidate against the reference: `{candidate: {output: {metric: value}}}`.
-
-    One batch is held at a time. Padding is not compared.
-    """
-    return {
-        name: {output: comparison.metrics() for output, comparison in by_output.items()}
-        for name, by_output in compare_outputs(reference, candidates, batches, outputs, on_batch).items()
-    }
-
-
 def compare_outputs(
     reference: Run,
     candidates: Mapping[str, Run],
@@ -59,7 +49,10 @@ def compare_outputs(
     outputs: Sequence[TensorSpec],
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> dict[str, dict[str, OutputComparison]]:
-    """As `compare_runs`, with the value of every row, for distributions."""
+    """Comparisons of every candidate with the reference, by candidate and output.
+
+    One batch is held at a time. Padding is not compared.
+    """
     comparisons = {name: {spec.name: OutputComparison(spec) for spec in outputs} for name in candidates}
     for feeds in batches:
         expected = reference(feeds)
@@ -148,13 +141,9 @@ def gates_for(
         variant: its id.
         precision: decides the default floor.
         metrics: measured, by output.
-        requests: from `--gate`; empty means the default floor.
+        requests: from `--gate`, checked by `check_gate_metrics`; empty means the default floor.
         samples: held-out samples they were measured on.
-
-    Raises:
-        UsageError: a requested metric does not exist for any output of this task.
     """
-    _check_requests(requests, metrics)
     floors = list(requests) or [GateRequest("cosine_mean", ">=", DEFAULT_FLOORS[precision])]
     source = "--gate" if requests else f"default floor for {precision}"
     gates = [
@@ -178,13 +167,19 @@ def _derived(variant: str, output: str, metric: str, value: float, samples: int)
     return Gate(variant, output, metric, ">=", threshold, derived_from)
 
 
-def _check_requests(requests: Sequence[GateRequest], metrics: Mapping[str, Mapping[str, float]]) -> None:
-    available = {metric for found in metrics.values() for metric in found}
+def check_gate_metrics(requests: Sequence[GateRequest], roles: Iterable[Role]) -> None:
+    """Refuse, before any work, a gate on a metric that no output of a model has.
+
+    Raises:
+        UsageError: names the metrics there are.
+    """
+    has_logits = any(role in LOGIT_ROLES for role in roles)
+    available = [name for name in KNOWN_METRICS if has_logits or name not in LOGIT_METRICS]
     for request in requests:
         if request.metric not in available:
             raise UsageError(
                 f"the gate `{request}` names a metric this task does not have",
-                hint=f"it has {', '.join(sorted(available - {'n'}))}",
+                hint=f"it has {', '.join(available)}",
             )
 
 

@@ -8,12 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edgeq.errors import ConfigError
 
 CONFIG_FILE = "edgeq.toml"
-MAX_CONFIG_BYTES = 1 << 20
 
 EXPORT_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "model": str,
@@ -60,7 +57,7 @@ def read_export_config(
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"`{path.name}` is not valid TOML: {error}") from error
     check_keys(document, ("export",), path.name)
     settings = document.get("export", {})
@@ -85,25 +82,6 @@ def check_keys(document: Mapping[str, Any], known: tuple[str, ...], where: str) 
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
             raise ConfigError(f"unknown key `{key}` in {where}", hint=hint)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping.
-
-    Raises:
-        ConfigError: the file is missing, too large, not YAML or not a mapping.
-    """
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(
-                f"`{path}` has {path.stat().st_size} bytes; a recipe has at most {MAX_CONFIG_BYTES}"
-            )
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"`{path}` cannot be read as YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"`{path}` holds {type(document).__name__}, expected a mapping of keys")
-    return document
 
 
 def _type_name(expected: type | tuple[type, ...]) -> str:

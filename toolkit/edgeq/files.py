@@ -18,6 +18,10 @@ PAGE_ALIGNMENT = 16384
 BUNDLE_MARKER = "edgeq.json"
 ARCHIVE_SUFFIX = ".edgeq"
 
+MAX_PATH_CHARACTERS = 512
+MAX_NAME_CHARACTERS = 200
+"""Of a path inside a bundle and of each of its parts: below the limits of every file system in use."""
+
 _LOCAL_HEADER_BYTES = 30
 _ZIP64_EXTRA_BYTES = 20
 _ALIGNMENT_EXTRA_ID = 0xD935
@@ -61,12 +65,14 @@ def contained_path(root: Path, relative: str) -> Path:
     """The path of `relative` inside `root`.
 
     Raises:
-        IntegrityError: it is empty, absolute, has `..`, `.`, a backslash, a NUL or a drive letter, or goes
-            through a symbolic link.
+        IntegrityError: it is empty, absolute or too long, has `..`, `.`, a backslash, a NUL or a drive letter,
+            or goes through a symbolic link.
     """
     problem = _path_problem(relative)
     if problem:
-        raise IntegrityError(f"unsafe path {relative!r}: {problem}; expected a plain path inside the bundle")
+        raise IntegrityError(
+            f"unsafe path {relative[:80]!r}: {problem}; expected a plain path inside the bundle"
+        )
     path = root
     for part in PurePosixPath(relative).parts:
         path = path / part
@@ -78,6 +84,10 @@ def contained_path(root: Path, relative: str) -> Path:
 def _path_problem(relative: str) -> str | None:
     if not relative:
         return "it is empty"
+    if len(relative) > MAX_PATH_CHARACTERS or any(
+        len(part) > MAX_NAME_CHARACTERS for part in relative.split("/")
+    ):
+        return "it is too long"
     if "\0" in relative:
         return "it has a NUL byte"
     if "\\" in relative:
@@ -124,18 +134,42 @@ def check_output(destination: Path, force: bool, *, needed_bytes: int = 0) -> No
         needed_bytes: the space that the result needs.
 
     Raises:
-        OutputError: it exists, its parent cannot be written, or the disk is too full.
+        OutputError: it exists, its parent cannot be written, its name is too long or not UTF-8, or the disk is full.
     """
+    _check_name(destination)
     _check_existing(destination, force)
     parent = _nearest_existing(destination.absolute().parent)
     if not parent.is_dir():
         raise OutputError(f"cannot write `{destination}`: `{parent}` is not a folder")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(
-            f"cannot write `{destination}`: `{parent}` is not writable",
-            hint="choose another place with --output",
-        )
+    _check_writable(destination, parent)
     check_free_space(parent, needed_bytes)
+
+
+def _check_name(destination: Path) -> None:
+    try:
+        str(destination).encode()
+    except UnicodeEncodeError:
+        raise OutputError(
+            f"the name of `{destination}` is not UTF-8, which ONNX Runtime cannot open",
+            hint="choose another --output",
+        ) from None
+    if len(destination.name.encode()) > MAX_NAME_CHARACTERS:
+        raise OutputError(
+            f"the name `{destination.name[:40]}...` has {len(destination.name.encode())} bytes, expected at most "
+            f"{MAX_NAME_CHARACTERS}",
+            hint="choose a shorter --output",
+        )
+
+
+def _check_writable(destination: Path, parent: Path) -> None:
+    """By making a folder: permissions alone say nothing of read-only disks, and nothing to root."""
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=parent, prefix=".edgeq-"))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write `{destination}`: `{parent}` is not writable ({error.strerror})",
+            hint="choose another place with --output",
+        ) from error
 
 
 def check_free_space(folder: Path, needed_bytes: int) -> None:
@@ -153,15 +187,15 @@ def _check_existing(destination: Path, force: bool) -> None:
         raise OutputError(f"`{destination}` is a symbolic link; name the real place")
     if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
         return
-    if not force:
-        raise OutputError(
-            f"`{destination}` exists", hint="pass --force to replace it, or choose another --output"
-        )
     is_archive = destination.is_file() and destination.suffix == ARCHIVE_SUFFIX
     if not is_archive and not (destination / BUNDLE_MARKER).is_file():
         raise OutputError(
-            f"`{destination}` exists and is not a bundle, so --force does not replace it",
+            f"`{destination}` exists and is not a bundle, so it is never replaced, with --force either",
             hint="choose another --output",
+        )
+    if not force:
+        raise OutputError(
+            f"`{destination}` exists", hint="pass --force to replace it, or choose another --output"
         )
 
 

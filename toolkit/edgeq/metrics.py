@@ -172,3 +172,5 @@ KNOWN_METRICS: Sequence[str] = (
     "kl_mean",
 )
 """What `--gate` may name."""
+LOGIT_METRICS = frozenset({"top1_agreement", "kl_mean"})
+"""Those that only outputs with one of `LOGIT_ROLES` have."""

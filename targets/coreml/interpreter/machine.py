@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeq.errors import DataError, IntegrityError, UnsupportedError
+from edgeq.targets.coreml.interpreter.half import round_half
 from edgeq.targets.coreml.interpreter.ops_layout import LAYOUT
 from edgeq.targets.coreml.interpreter.ops_math import MATH, Operator
 from edgeq.targets.coreml.interpreter.program import (
@@ -145,7 +146,7 @@ class MilInterpreter:
                 f"`{name}` ({operation.kind}) has shape {value.shape}, declared {kind.shape}"
             )
         if kind.dtype == "fp16" and self.rounding:
-            return value.astype(np.float16).astype(np.float32)
+            return round_half(value)
         return (
             value.astype(np.float32)
             if kind.dtype in ("fp16", "fp32") and value.dtype != np.float32
@@ -192,7 +193,7 @@ def _feed(feature: Feature, value: Array, rounding: bool) -> Array:
             raise DataError(f"input `{feature.name}` is {value.dtype}; the package takes integers")
         return value.astype(np.int32)
     exact = value.astype(np.float32)
-    return exact.astype(np.float16).astype(np.float32) if feature.dtype == "fp16" and rounding else exact
+    return round_half(exact) if feature.dtype == "fp16" and rounding else exact
 
 
 def _array(value: Constant) -> Array:

@@ -92,6 +92,14 @@ def _set(document: dict[str, Any], path: str, value: Any) -> None:
         ("variants/0/model", "model/other.onnx", "`model/other.onnx` is not in integrity.files"),
         ("golden/0/path", "golden/none.npz", "`golden/none.npz` is not in integrity.files"),
         ("tokenizer/path", "tok", "`tok` is not in integrity.files"),
+        ("gates/0/output", "logits", "the variant `cpu-fp32` has no output `logits`"),
+        ("golden/0/tolerances/0/output", "logits", "the variant `cpu-fp32` has no output `logits`"),
+        ("postprocess", [{"step": "softmax", "outputs": ["logits"]}], "no variant has an output `logits`"),
+        (
+            "postprocess",
+            [{"step": "answer_span", "outputs": ["last_hidden_state"]}],
+            "it reads 1 outputs, expected 2",
+        ),
     ],
 )
 def test_violations_name_place_value_and_expectation(
@@ -126,11 +134,18 @@ def test_many_violations_are_counted(document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 100_000, b"\xff\xfe{"],
+    ["", "{", "[]", "null", '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 100_000, b"\xff\xfe{", '{"a": 1e999}'],
 )
 def test_malformed_json_is_refused(text: str | bytes) -> None:
     with pytest.raises(IntegrityError):
         Manifest.from_text(text)
+
+
+def test_only_utf_8_is_read(tiny_bundle: Path) -> None:
+    text = (tiny_bundle / "edgeq.json").read_text()
+    assert Manifest.from_text(text.encode()) == Manifest.from_text(text)
+    with pytest.raises(IntegrityError, match="utf-8"):
+        Manifest.from_text(text.encode("utf-16"))
 
 
 def test_nan_is_not_written(document: dict[str, Any]) -> None:

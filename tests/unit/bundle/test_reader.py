@@ -153,6 +153,14 @@ def test_nothing_there_and_not_a_bundle(tmp_path: Path) -> None:
         open_bundle(tmp_path)
 
 
+def test_what_is_no_file_is_never_read(tmp_path: Path) -> None:
+    """A pipe would be waited for, and /dev/zero read until memory ends."""
+    os.mkfifo(tmp_path / "pipe.edgeq")
+    for path in (tmp_path / "pipe.edgeq", Path(os.devnull)):
+        with pytest.raises(ModelError, match="neither a folder nor a file"):
+            open_bundle(path)
+
+
 def test_a_failed_bundle_needs_force(tiny: Any, tmp_path: Path) -> None:
     tiny.build_failed(tmp_path / "bundle")
     with pytest.raises(GateError, match=r"cpu-fp32 cosine_mean is 0\.5, required >= 0\.99"):
@@ -261,6 +269,8 @@ def _temporary_folders() -> set[str]:
         ("/abs.txt", "unsafe path"),
         ("extra.txt", "not listed"),
         ("d/", "regular"),
+        ("d/" * 2000 + "x", "too long"),
+        ("x" * 300, "too long"),
     ],
 )
 def test_hostile_entries_are_refused(

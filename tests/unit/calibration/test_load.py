@@ -101,6 +101,11 @@ def test_a_missing_file_suggests_its_neighbour(write: Write, tmp_path: Path) -> 
 def test_an_unknown_suffix_lists_the_known(write: Write) -> None:
     with pytest.raises(DataError, match=r"suffix `\.docx`, expected one of \.txt, \.csv"):
         load_samples(write("a.docx", "x"))
+    with pytest.raises(DataError, match="has no suffix"):
+        load_samples(write("texts", "x"))
+    with pytest.raises(DataError, match=r"suffix `\.json`") as caught:
+        load_samples(write("a.json", "[]"))
+    assert "jsonl" in str(caught.value.hint)
 
 
 def test_the_draw_follows_the_seed_and_not_the_order(write: Write) -> None:

@@ -129,11 +129,33 @@ def test_quotes_in_csv_follow_the_rule(write: Write) -> None:
         ("text,id\n", "has 0 distinct samples"),
         ("text,id\nfine,1\nbad \xe9\n".encode("latin-1"), "line 3 of .* not UTF-8"),
         ("", "is empty"),
+        ("text,id\rfine words,1\rmore words,2\r", "line 1 of .* is not CSV"),
     ],
 )
 def test_malformed_csv_names_the_line(write: Write, content: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_samples(write("a.csv", content))
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        ('text,id\n"never closed,1\n', "never closed"),
+        ("text,id\rfine words,1\r", "carriage returns"),
+        ('text,id\n"a "quoted" word",1\n', "double the quotes"),
+    ],
+)
+def test_malformed_csv_says_how_to_mend_it(write: Write, content: str, hint: str) -> None:
+    with pytest.raises(DataError) as caught:
+        load_samples(write("a.csv", content))
+    assert hint in str(caught.value.hint)
+
+
+def test_a_long_text_in_csv_is_a_text(write: Write) -> None:
+    """Python's own limit is 128 KiB."""
+    rows = [f'"{"long text, " * 15_000}{index}",{index}' for index in range(8)]
+    data = load_samples(write("a.csv", "text,id\n" + lines(rows)))
+    assert {len(str(sample)) for sample in data.samples} == {165_001}
 
 
 def test_quotes_in_tsv_are_characters(write: Write) -> None:
@@ -165,6 +187,8 @@ def test_json_lines_may_be_texts_or_lists(write: Write) -> None:
     ("line", "message"),
     [
         ("{not json}", "line 21 of .* is not JSON"),
+        ("[" * 100_000, "line 21 of .* is not JSON"),
+        ('{"text": "half \\ud800"}', "line 21 of `a.jsonl`: column `text` is not valid Unicode text"),
         ("17", "line 21 of .* is int, expected an object"),
         ('{"text": 4.5}', r"line 21 of `a.jsonl`: column `text` holds 4.5 \(float\), expected text"),
     ],

@@ -38,6 +38,7 @@ def test_run_json_is_one_document(tiny: Any, tiny_bundle: Path) -> None:
     document = _json(result)
     assert result.stderr == ""
     assert document["variant"] == "cpu-fp32"
+    assert document["verification"] in ("executed", "executed-other-arch")
     feeds = tiny.preprocessor()(["the cat", "b"])
     expected = tiny.expected_embedding(feeds["input_ids"], feeds["attention_mask"])
     # float32 outputs printed in full; four additions of values of size 1 to 3.

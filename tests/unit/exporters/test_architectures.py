@@ -244,6 +244,8 @@ HEADS = [
     ("distilbert", Task.TOKEN_CLASSIFICATION),
     ("electra", Task.SEQUENCE_CLASSIFICATION),
     ("modernbert", Task.FILL_MASK),
+    # Its head has no bias: torch writes a Gemm of two inputs.
+    ("modernbert", Task.SEQUENCE_CLASSIFICATION),
     ("mpnet", Task.SENTENCE_EMBEDDING),
     ("roberta", Task.QUESTION_ANSWERING),
     ("xlm-roberta", Task.TOKEN_CLASSIFICATION),

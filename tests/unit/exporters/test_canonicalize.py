@@ -131,6 +131,16 @@ def test_a_gemm_becomes_a_product_and_a_sum(trans_b):
     assert [value.name for value in graph.model.graph.outputs] == ["logits"]
 
 
+def test_a_gemm_without_bias_becomes_a_product():
+    graph = Graph()
+    weight = RNG.normal(size=(8, 3)).astype(np.float32)
+    graph.output(graph.op("Gemm", graph.hidden, graph.constant("w", weight.T.copy()), transB=1))
+    unfold_gemm(graph.model)
+    assert graph.types == ["MatMul"]
+    np.testing.assert_array_equal(graph.model.graph.node(0).inputs[1].const_value.numpy(), weight)
+    assert [value.name for value in graph.model.graph.outputs] == ["logits"]
+
+
 def test_a_scaled_gemm_is_left_alone():
     graph = Graph()
     weight, bias = (

@@ -86,10 +86,28 @@ def test_folder_without_config(folder):
     refused(folder, r"has no config\.json")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"hidden_size": 3}'])
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"hidden_size": 3}'])
 def test_a_config_that_is_not_a_transformer(folder, text):
     (folder / "config.json").write_text(text)
     refused(folder, r"config\.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": "BertModel"}, "`architectures` .* is 'BertModel', expected a list"),
+        ({"auto_map": 5}, "`auto_map` .* is 5, expected a dict"),
+        ({"hidden_act": "evil"}, "cannot load .*KeyError: 'evil'"),
+    ],
+)
+def test_a_config_with_wrong_values(folder, changes, message):
+    edit_config(folder, **changes)
+    refused(folder, message)
+
+
+def test_weights_of_another_shape_are_named(folder):
+    edit_config(folder, intermediate_size=48)
+    refused(folder, r"encoder\.layer\.0\.intermediate\.dense\.bias has \[64\], expected \[48\]")
 
 
 def test_unsupported_architecture_is_named_with_the_list(folder):
@@ -219,6 +237,48 @@ def test_a_shard_that_is_missing(folder):
     refused(folder, r"lists 1 files, of which missing: model-00001\.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ([], "holds a list, expected a JSON object"),
+        ({"weight_map": {"a": "../other/model.safetensors"}}, "names files outside"),
+        ({"weight_map": {"a": 5}}, "names files outside"),
+        ({"weight_map": ["a"]}, "lists 0 files"),
+    ],
+)
+def test_an_index_that_is_malformed_or_leads_away(folder, index, message):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(folder, message)
+
+
+def test_weights_too_large_for_float32(folder):
+    from safetensors.numpy import load_file, save_file
+
+    tensors = {
+        name: value * np.float32(1e25) for name, value in load_file(folder / "model.safetensors").items()
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(folder, "the original model returns NaN or infinite values in last_hidden_state")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model(folder):
+    path = folder / "tokenizer.json"
+    document = json.loads(path.read_text())
+    vocabulary = document["model"]["vocab"]
+    vocabulary["~"] = 100
+    path.write_text(json.dumps(document))
+    refused(
+        folder,
+        "has 1 tokens that the model has no embedding for, first '~' with id 100; the table has 100 rows",
+    )
+
+
+def test_no_room_for_text_is_found_before_the_trace(folder, monkeypatch):
+    monkeypatch.setattr("edgeq.exporters.torch_onnx.export_encoder", lambda *_: pytest.fail("traced"))
+    refused(folder, "leaves no room for text", seq_len=3)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_numbers(folder, value):
     from safetensors.numpy import load_file, save_file
@@ -247,7 +307,7 @@ def test_pickled_code_is_not_run(folder, tmp_path):
 
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Trap()}))
-    refused(folder, "cannot load")
+    refused(folder, "hold more than plain tensors")
     assert not (tmp_path / "trapped").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from edgeq.errors import ModelError
 from edgeq.exporters import inspect_model
+from edgeq.exporters.loading import _source
 from edgeq.exporters.sentence import POOLING, build_sentence_head, read_sentence_model
 from edgeq.types import Task
 
@@ -106,6 +108,23 @@ def test_facts_of_a_sentence_model(tiny_models, folder):
             '[{"idx": 0, "path": "", "type": "x.WordEmbeddings"}]',
             "expected Transformer and Pooling",
         ),
+        ("modules.json", '[{"idx": 0, "type": "x.Transformer"}]', "malformed .*'path'"),
+        ("modules.json", '{"idx": 0}', "malformed"),
+        (
+            "modules.json",
+            '[{"idx": 0, "path": "../other", "type": "x.Transformer"}]',
+            r"names the folder `\.\./other`, expected one inside",
+        ),
+        (
+            "modules.json",
+            '[{"idx": 0, "path": "/etc", "type": "x.Transformer"}]',
+            "names the folder `/etc`, expected one inside",
+        ),
+        ("sentence_bert_config.json", '{"max_seq_length": "x"}', "max_seq_length .* is 'x'"),
+        ("sentence_bert_config.json", '{"max_seq_length": -5}', "max_seq_length .* is -5"),
+        ("sentence_bert_config.json", "[]", "holds a list, expected a JSON object"),
+        ("1_Pooling/config.json", "[]", "holds a list, expected a JSON object"),
+        ("2_Dense/config.json", '{"in_features": "a", "out_features": 8}', r"\['a', 8\], expected sizes"),
         ("1_Pooling/config.json", '{"pooling_mode": "median"}', "pooling mode .*median"),
         ("1_Pooling/config.json", "{}", "pooling mode none"),
         ("2_Dense/config.json", '{"in_features": 32, "out_features": 9}', "do not fit"),
@@ -121,6 +140,17 @@ def test_modules_that_cannot_be_read(tiny_models, folder, file, content, match):
     (folder / file).write_text(content)
     with pytest.raises(ModelError, match=match):
         run(folder)
+
+
+def test_weights_of_every_module_are_hashed(tiny_models, folder):
+    tiny_models.write_sentence_modules(folder, ("mean",), dense=8)
+    sentence = read_sentence_model(folder)
+    parts = [part.folder for part in sentence.modules if part.has_weights]
+    model = SimpleNamespace(config=SimpleNamespace(), parameters=list)
+    found = _source(inspect_model(folder), [folder, *parts], model)
+    assert {"model.safetensors", "2_Dense/model.safetensors", "2_Dense/config.json"} <= {
+        file.path for file in found.files
+    }
 
 
 def test_an_unknown_module(tiny_models, folder):

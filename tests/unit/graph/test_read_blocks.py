@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -57,3 +59,23 @@ def test_awq_factors_are_multiplied_back(tmp_path):
     found = read_block_weights(tmp_path / "model.onnx")["product"]
     np.testing.assert_allclose(found, code.dequantize(), rtol=1e-6)
     assert not np.allclose(found, code.dequantize_stored(), rtol=1e-3)
+
+
+def test_offsets_and_orders_are_undone(tmp_path):
+    weight = RNG.standard_normal((64, 24)).astype(np.float32)
+    table = RNG.standard_normal((50, 64)).astype(np.float32)
+    order = RNG.permutation(64)
+    scales = RNG.uniform(0.5, 2, 64).astype(np.float32)
+
+    def lifted(values):
+        found = quantize("rtn", values, WeightSpec(4, 32))
+        return replace(found, offsets=RNG.normal(0, 1, found.scales.shape).astype(np.float32))
+
+    product = replace(lifted((weight * scales[:, None])[order]), input_order=order, input_scales=scales)
+    codes = {"weight": product, "table": lifted(table.T)}
+    ir.save(lower(graph(weight, table), codes).model, tmp_path / "model.onnx")
+    found = read_block_weights(tmp_path / "model.onnx")
+    # The file holds 1 / scales in float32: two roundings, and one of the product.
+    np.testing.assert_allclose(found["product"], product.dequantize(), rtol=2e-7)
+    np.testing.assert_array_equal(found["rows"], codes["table"].dequantize())
+    assert not np.allclose(found["product"], product.dequantize_stored() / scales[:, None], rtol=0.1)

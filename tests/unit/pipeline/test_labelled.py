@@ -45,7 +45,7 @@ def test_accuracy_counts_right_labels_in_any_batch_order(tmp_path: Path) -> None
     (tmp_path / "l.tsv").write_text("\n".join([*lines, *wrong]))
     metric = read_labelled(tmp_path / "l.tsv", source(Task.SEQUENCE_CLASSIFICATION), "logits")
     assert metric.name == "accuracy"
-    assert metric.measure(says_yes, Letters()) == pytest.approx(40 / 50)
+    assert metric.measure(lambda many: map(says_yes, many), Letters()) == pytest.approx(40 / 50)
 
 
 def test_spearman_is_one_for_the_right_order_and_minus_one_for_the_opposite(tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_spearman_is_one_for_the_right_order_and_minus_one_for_the_opposite(tmp_
 
         return run
 
-    assert metric.measure(embed(1), Letters()) == pytest.approx(100)
-    assert metric.measure(embed(-1), Letters()) == pytest.approx(-100)
+    assert metric.measure(lambda many: map(embed(1), many), Letters()) == pytest.approx(100)
+    assert metric.measure(lambda many: map(embed(-1), many), Letters()) == pytest.approx(-100)
 
 
 @pytest.mark.parametrize(

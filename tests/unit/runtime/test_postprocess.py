@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
+from edgeq.errors import IntegrityError
 from edgeq.runtime.postprocess import Context, answers, sigmoid, softmax
 from edgeq.runtime.text import TextPreprocessor, TextSettings
 
@@ -95,3 +96,23 @@ def test_words_at_the_mask(tiny: Any) -> None:
 
 def test_no_steps_no_answers(tiny: Any) -> None:
     assert answers([], {"logits": np.zeros((2, 2), np.float32)}, _context(tiny)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes"),
+    [
+        (PostprocessKind.TOP_TOKENS, [(2, 3)]),
+        (PostprocessKind.TOP_TOKENS, [(2, 5, 12)]),
+        (PostprocessKind.ANSWER_SPAN, [(2, 4), (2, 5)]),
+        (PostprocessKind.ANSWER_SPAN, [(2, 4), (2, 4, 1)]),
+        (PostprocessKind.SOFTMAX, [(2,)]),
+        (PostprocessKind.ARGMAX_LABEL, [(2, 5, 3)]),
+    ],
+)
+def test_a_step_that_cannot_read_its_output_is_named(
+    tiny: Any, kind: PostprocessKind, shapes: list[tuple[int, ...]]
+) -> None:
+    """The manifest is a stranger's: its steps need not fit its model."""
+    outputs = {f"out{index}": np.zeros(shape, np.float32) for index, shape in enumerate(shapes)}
+    with pytest.raises(IntegrityError, match=f"the step `{kind}` cannot read the output `out"):
+        answers([PostprocessStep(kind, tuple(outputs))], outputs, _context(tiny))

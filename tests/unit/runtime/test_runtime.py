@@ -9,9 +9,10 @@ import pytest
 
 from edgeq.bundle.archive import write_archive
 from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
-from edgeq.errors import DataError, GateError, IntegrityError, ModelError, UnsupportedError
+from edgeq.errors import DataError, GateError, IntegrityError, ModelError, UnsupportedError, UsageError
+from edgeq.runtime.executors import NativeExecutor
 from edgeq.runtime.runtime import load
-from edgeq.types import Role, Task
+from edgeq.types import Role, Task, Verification
 
 TEXTS = ["the cat sat", "b", "a dog ran the cats the dog sat a b the the the the the the the"]
 # The graph averages at most 16 float32 values of size 1 to 3.
@@ -110,14 +111,55 @@ def test_what_cannot_be_loaded(tiny: Any, tiny_bundle: Path, tmp_path: Path) -> 
         tmp_path / "coreml",
         lambda m: replace(m, variants=tuple(replace(v, runtime="coreml") for v in m.variants)),
     )
-    with pytest.raises(UnsupportedError, match="they need coreml"):
+    with pytest.raises(UnsupportedError, match=r"no variant of .* runs here: needed coreml"):
         load(tmp_path / "coreml")
-    with pytest.raises(UnsupportedError, match="needs coreml"):
-        load(tmp_path / "coreml", variant="cpu-fp32")
+    with pytest.raises(UnsupportedError, match="`cpu-fp32` does not run here: needed coreml"):
+        load(tmp_path / "coreml", variant="cpu-fp32", open_other=lambda *_: None)
     tiny.build_failed(tmp_path / "failed")
     with pytest.raises(GateError):
         load(tmp_path / "failed")
     load(tmp_path / "failed", force=True).close()
+
+
+class Echo:
+    """Stands for another runtime: the token ids, as floats."""
+
+    static_length = 4
+    verification = Verification.SIMULATED
+
+    def run(self, feeds: Any) -> dict[str, np.ndarray]:
+        return {"sentence_embedding": feeds["input_ids"].astype(np.float32)}
+
+
+def test_other_runtimes_are_opened_where_onnx_runtime_has_nothing(tiny: Any, tmp_path: Path) -> None:
+    def second_is_other(manifest: Any) -> Any:
+        first, second = manifest.variants
+        return replace(manifest, variants=(replace(first, runtime="coreml"), second))
+
+    tiny.build(tmp_path / "both", second_is_other)
+    tiny.build(
+        tmp_path / "other",
+        lambda m: replace(m, variants=tuple(replace(v, runtime="coreml") for v in m.variants)),
+    )
+    opened: list[str] = []
+
+    def open_other(bundle: Any, variant: Any, pad_id: int) -> Echo | None:
+        opened.append(variant.id)
+        return Echo() if variant.id == "nnapi-fp32" else None
+
+    with load(tmp_path / "both", open_other=open_other) as runtime:
+        assert (runtime.variant.id, opened) == ("nnapi-fp32", [])
+        assert runtime.verification is Verification.EXECUTED_OTHER_ARCH
+    with load(tmp_path / "other", open_other=open_other) as runtime:
+        assert (runtime.variant.id, opened) == ("nnapi-fp32", ["cpu-fp32", "nnapi-fp32"])
+        assert runtime.verification is Verification.SIMULATED
+        assert runtime.preprocessor is not None and runtime.preprocessor.max_length == 4
+        feeds = runtime.prepare(["the cat sat"])
+        np.testing.assert_array_equal(runtime.run(feeds=feeds)["sentence_embedding"], feeds["input_ids"])
+        with pytest.raises(UnsupportedError, match="only --on native offers"):
+            runtime.run_on(NativeExecutor("arm64"), feeds)
+    with pytest.raises(UsageError, match="threads are ONNX Runtime's"):
+        load(tmp_path / "other", open_other=open_other, threads=1)
 
 
 def test_verification_comes_before_loading(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

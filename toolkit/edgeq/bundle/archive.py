@@ -72,7 +72,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], archive_bytes: int) -> None:
         if entry.filename.casefold() in seen:
             problem = "it is there twice"
         if problem:
-            raise IntegrityError(f"the archive entry `{entry.filename}` is refused: {problem}")
+            raise IntegrityError(f"the archive entry `{entry.filename[:80]}` is refused: {problem}")
         seen.add(entry.filename.casefold())
     if sum(entry.file_size for entry in entries) > archive_bytes:
         raise IntegrityError("the archive's entries overlap or claim more bytes than the archive has")

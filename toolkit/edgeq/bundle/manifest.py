@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -270,14 +271,20 @@ class Manifest:
         """Read the contents of `edgeq.json`.
 
         Raises:
-            IntegrityError: it is not JSON (nor are repeated keys and NaN), or as `from_json`.
+            IntegrityError: it is not JSON in UTF-8 (nor are repeated keys, NaN and numbers beyond float64), or as
+                `from_json`.
         """
         if len(text) > MAX_MANIFEST_BYTES:
             raise IntegrityError(
                 f"`edgeq.json` has {len(text)} bytes; at most {MAX_MANIFEST_BYTES} are expected"
             )
         try:
-            document = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+            document = json.loads(
+                text if isinstance(text, str) else text.decode("utf-8"),
+                object_pairs_hook=_unique_keys,
+                parse_constant=_no_constant,
+                parse_float=_finite,
+            )
         except (ValueError, RecursionError) as error:
             raise IntegrityError(f"`edgeq.json` is not valid JSON: {error}") from error
         return cls.from_json(document)
@@ -326,3 +333,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits:.20} is beyond the range of a double")
+    return number

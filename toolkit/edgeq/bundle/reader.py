@@ -103,6 +103,8 @@ def open_bundle(path: str | Path, *, force: bool = False, verify: bool = True) -
         raise ModelError(f"there is no bundle at `{path}`", hint="edgeq export --help")
     if path.is_dir():
         return _open_folder(path, path, force=force, verify=verify, temporary=False)
+    if not path.is_file():
+        raise ModelError(f"`{path}` is neither a folder nor a file, expected a bundle")
     folder = Path(tempfile.mkdtemp(prefix="edgeq-"))
     try:
         unpack_archive(path, folder)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 SCHEMA_FILE = "schema/edgeq-1.0.schema.json"
+STEP_OUTPUTS = {"answer_span": 2}
+"""How many outputs a postprocessing step reads; the others read one."""
 _MOST_SHOWN = 5
 
 
@@ -45,7 +47,8 @@ def check_schema(document: Any) -> None:
 
 def check_consistency(document: dict[str, Any]) -> None:
     """Raise IntegrityError when a document's parts do not agree (a gate of a variant that is not there)."""
-    _refuse([*_repeated(document), *_dangling_variants(document), *_missing_files(document)])
+    checks = (_repeated, _dangling_variants, _dangling_outputs, _steps, _missing_files)
+    _refuse([problem for check in checks for problem in check(document)])
 
 
 def _refuse(problems: list[str]) -> None:
@@ -105,6 +108,33 @@ def _dangling_variants(document: dict[str, Any]) -> Iterator[str]:
         for item in case.get("tolerances", []):
             if item["variant"] not in known:
                 yield f"at golden `{case['id']}`: the variant `{item['variant']}` is not in the bundle"
+
+
+def _dangling_outputs(document: dict[str, Any]) -> Iterator[str]:
+    """Gates and tolerances of outputs that their variant does not have."""
+    known = {variant["id"]: _output_names(variant) for variant in document["variants"]}
+    bounds = [(f"gates[{index}]", gate) for index, gate in enumerate(document.get("gates", []))]
+    for case in document.get("golden", []):
+        bounds += [(f"golden `{case['id']}`", bound) for bound in case.get("tolerances", [])]
+    for where, bound in bounds:
+        if bound["variant"] in known and bound["output"] not in known[bound["variant"]]:
+            yield f"at {where}: the variant `{bound['variant']}` has no output `{bound['output']}`"
+
+
+def _steps(document: dict[str, Any]) -> Iterator[str]:
+    """Postprocessing steps that read what is not there, or not as many outputs as they need."""
+    known = {name for variant in document["variants"] for name in _output_names(variant)}
+    for step in document.get("postprocess", []):
+        needed = STEP_OUTPUTS.get(step["step"], 1)
+        if len(step["outputs"]) != needed:
+            yield f"at postprocess `{step['step']}`: it reads {len(step['outputs'])} outputs, expected {needed}"
+        for name in step["outputs"]:
+            if name not in known:
+                yield f"at postprocess `{step['step']}`: no variant has an output `{name}`"
+
+
+def _output_names(variant: dict[str, Any]) -> set[str]:
+    return {spec["name"] for spec in variant["outputs"]}
 
 
 def _missing_files(document: dict[str, Any]) -> Iterator[str]:

@@ -90,11 +90,22 @@ def _text(table: Table, where: str, name: str, value: object, selection: Selecti
     if value is None:
         return ""
     if isinstance(value, str):
-        return value.strip()
+        return _encodable(table, where, name, value.strip())
     if selection.chosen:
         return ""
     got = f"{value!r:.40} ({type(value).__name__})"
     raise DataError(f"{where} of `{table.name}`: column `{name}` holds {got}, expected text")
+
+
+def _encodable(table: Table, where: str, name: str, text: str) -> str:
+    """JSON can spell halves of characters, which no tokenizer takes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where} of `{table.name}`: column `{name}` is not valid Unicode text: {error.reason}"
+        ) from error
+    return text
 
 
 def _text_like_columns(table: Table) -> tuple[str, ...]:

@@ -53,8 +53,9 @@ def load_samples(
         raise DataError(f"{count} calibration samples asked for, expected at least {MIN_SAMPLES}")
     data = _load(spec, column, count, seed)
     if len(data) < MIN_SAMPLES:
+        skipped = f" ({data.blank:,} blank lines or cells skipped)" if data.blank else ""
         raise DataError(
-            f"`{data.source}` has {len(data)} distinct samples, expected at least {MIN_SAMPLES}",
+            f"`{data.source}` has {len(data)} distinct samples{skipped}, expected at least {MIN_SAMPLES}",
             hint="add texts like those the app will see, or leave --calib out to use the built-in set",
         )
     return replace(data, notices=(*data.notices, *_notices(data)))
@@ -136,7 +137,9 @@ def _take_file(path: Path, reading: _Reading) -> None:
     if suffix in _TABLES:
         reading.take_table(_TABLES[suffix](path))
     elif suffix != ".txt":
-        raise DataError(f"`{path}` has suffix `{suffix}`, expected one of {', '.join(_SUFFIXES)}")
+        hint = f"one object a line: jq -c '.[]' {path} > {path.stem}.jsonl" if suffix == ".json" else None
+        has = f"suffix `{suffix}`" if suffix else "no suffix"
+        raise DataError(f"`{path}` has {has}, expected one of {', '.join(_SUFFIXES)}", hint=hint)
     elif tables.is_tab_separated(path):
         reading.notices.append(f"{path.name}: read as tab-separated columns")
         reading.take_table(tables.delimited(path))

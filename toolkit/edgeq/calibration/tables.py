@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from edgeq.calibration.columns import HEAD_ROWS, Row, Table
-from edgeq.calibration.lines import read_lines
+from edgeq.calibration.lines import MAX_LINE_BYTES, read_lines
 from edgeq.errors import DataError, MissingExtraError
 
 _NAME = re.compile(r"[^\W\d][\w.\-/()#]*( [\w.\-/()#]+){0,2}")
@@ -112,15 +112,24 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     lines = (line for _, line in read_lines(path))
     first = next(lines, "")
     delimiter = ";" if ";" in first and "," not in first else ","
+    # A text in quotes may span lines; each line is limited by itself.
+    csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
     try:
         for cells in reader:
             yield reader.line_num, cells
     except csv.Error as error:
         raise DataError(
-            f"line {reader.line_num} of `{path}` is not CSV: {error}",
-            hint='put a text that has quotes in quotes, and double the quotes in it: "say ""hi"""',
+            f"line {reader.line_num} of `{path}` is not CSV: {error}", hint=_csv_hint(str(error), path)
         ) from error
+
+
+def _csv_hint(message: str, path: Path) -> str:
+    if "new-line character" in message:
+        return f"its lines end in carriage returns alone: tr '\\r' '\\n' < {path} > {path.stem}.lines.csv"
+    if "end of data" in message:
+        return "a quote that opens a cell is never closed"
+    return 'put a text that has quotes in quotes, and double the quotes in it: "say ""hi"""'
 
 
 def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -146,7 +155,7 @@ def _check_width(path: Path, number: int, cells: Sequence[str], columns: Sequenc
 def _json_row(path: Path, number: int, line: str) -> Row:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"line {number} of `{path}` is not JSON: {error}") from error
     if isinstance(value, dict):
         return value

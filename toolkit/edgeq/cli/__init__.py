@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
+from collections.abc import Sequence
 
-from edgeq.cli.output import print_error
+from edgeq.cli.output import Out, print_error
 from edgeq.errors import EdgeqError, ExitCode
 
 INTERRUPTED = 130
@@ -15,34 +17,78 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line and exit with the code of `edgeq.errors.ExitCode` (130 after Ctrl-C)."""
+    from edgeq.cli.streams import exit_on_termination, prepare_streams
+
+    prepare_streams()
+    exit_on_termination()
     sys.exit(run_command_line(sys.argv[1:]))
 
 
-def run_command_line(argv: list[str]) -> int:
-    """Run one command line; returns the exit code and prints errors to stderr."""
-    from edgeq.cli.app import build_app
+def run_command_line(argv: Sequence[str]) -> int:
+    """Run one command line; returns the exit code and prints errors to stderr.
 
+    With `--json`, a command that fails before its document is out prints `{"error": {...}}` instead.
+    """
+    Out.documents = 0
+    failure = _Failures("--json" in argv)
     try:
-        result = build_app()(argv, standalone_mode=False)
-        status = result if isinstance(result, int) else ExitCode.OK
+        status = _run(argv)
+        sys.stdout.flush()
     except EdgeqError as error:
-        print_error(error.message, error.hint)
-        return error.exit_code
+        return failure(error.exit_code, error.message, error.hint)
     except KeyboardInterrupt:
         status = INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our stdout went away (`edgeq ... | head`); keep Python from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
     except OSError as error:
-        print_error(*_describe_os_error(error))
-        return ExitCode.USER
+        _abandon_stdout()
+        return failure(ExitCode.USER, *_describe_os_error(error))
+    except SystemExit as signalled:
+        return failure(_status(signalled), "terminated; nothing half-written was left behind", None)
     except Exception as error:
-        return _report_unexpected(error)
+        return _report_unexpected(error, failure)
     # Typer turns Ctrl-C into this status by itself and says nothing.
     if status == INTERRUPTED:
-        print_error("interrupted; nothing half-written was left behind", None)
+        return failure(INTERRUPTED, "interrupted; nothing half-written was left behind", None)
     return status
+
+
+class _Failures:
+    """Reports a failure to people, and to programs that asked for JSON."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def __call__(self, status: int, message: str, hint: str | None) -> int:
+        print_error(message, hint)
+        self.document(status, message, hint)
+        return status
+
+    def document(self, status: int, message: str, hint: str | None) -> None:
+        """One JSON document in every outcome: this one, unless the command's own is out."""
+        if self.as_json and not Out.documents:
+            facts = {"message": message, "hint": hint, "exit_code": int(status)}
+            with contextlib.suppress(OSError):  # stdout itself may be what failed
+                Out(json_mode=True).result({"error": facts})
+
+
+def _run(argv: Sequence[str]) -> int:
+    from edgeq.cli.app import build_app
+
+    result = build_app()(list(argv), standalone_mode=False)
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def _abandon_stdout() -> None:
+    """A stdout that failed once fails again when Python flushes it at exit."""
+    from edgeq.cli.streams import point_at_nothing
+
+    try:
+        sys.stdout.flush()
+    except OSError:
+        point_at_nothing(sys.stdout)
+
+
+def _status(signalled: SystemExit) -> int:
+    return signalled.code if isinstance(signalled.code, int) else ExitCode.INTERNAL
 
 
 def _describe_os_error(error: OSError) -> tuple[str, str | None]:
@@ -52,21 +98,22 @@ def _describe_os_error(error: OSError) -> tuple[str, str | None]:
     return f"{error.strerror or error}{where}", None
 
 
-def _report_unexpected(error: Exception) -> int:
+def _report_unexpected(error: Exception, failure: _Failures) -> int:
     """Usage errors of the option parser, then everything else, which is a bug of ours."""
     show = getattr(error, "show", None)
     if callable(show) and hasattr(error, "exit_code"):
         show()
+        failure.document(error.exit_code, str(getattr(error, "message", error)), None)
         return int(error.exit_code)
     if os.environ.get("EDGEQ_DEBUG"):
         import traceback
 
         traceback.print_exc()
     if isinstance(error, MemoryError):
-        print_error("out of memory", "close other programs, or choose a smaller model or --calib-samples")
-        return ExitCode.USER
-    print_error(
+        hint = "close other programs, or choose a smaller model or --calib-samples"
+        return failure(ExitCode.USER, "out of memory", hint)
+    return failure(
+        ExitCode.INTERNAL,
         f"internal error: {type(error).__name__}: {error}",
         "this is a bug in edgeq; run again with EDGEQ_DEBUG=1 for the traceback and report it",
     )
-    return ExitCode.INTERNAL

@@ -76,6 +76,12 @@ def export(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Measure each quantized layer alone, for `edgeq explain`.")
     ] = False,
+    requantize: Annotated[
+        bool,
+        typer.Option(
+            "--requantize", help="Quantize a checkpoint again that is quantized already (GGUF, GPTQ, AWQ)."
+        ),
+    ] = False,
     seed: Seed | None = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")
@@ -106,6 +112,7 @@ def export(
         "variants": variants,
         "seed": seed,
         "sensitivity": sensitivity or None,
+        "requantize": requantize or None,
     }
     request = _request(read_export_config(flags, Path.cwd(), out.notice), archive=archive, force=force)
     if dry_run:
@@ -132,7 +139,8 @@ def _run(out: Any, request: ExportRequest) -> list[TargetResult]:
 def _dry_run(out: Any, request: ExportRequest) -> None:
     from edgeq.pipeline.export import plan_export
 
-    plan = plan_export(request, out)
+    with out.progress() as progress:
+        plan = plan_export(request, progress)
     document = _plan_json(plan)
     rows = [
         (name, ", ".join(target["variants"]), target["output"])

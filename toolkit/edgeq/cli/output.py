@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 160
 """Columns of a table that no terminal limits."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def stderr_console(width: int | None = None) -> Console:
@@ -30,9 +34,23 @@ def print_error(message: str, hint: str | None) -> None:
     """`error: ...` and `hint: ...` on stderr."""
     colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     red, cyan, off = ("\033[1;31m", "\033[36m", "\033[0m") if colored else ("", "", "")
-    print(f"{red}error:{off} {message}", file=sys.stderr)
+    print(f"{red}error:{off} {printable(message)}", file=sys.stderr)
     if hint:
-        print(f"\n{cyan}hint:{off} {hint}", file=sys.stderr)
+        print(f"\n{cyan}hint:{off} {printable(hint)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Text without control characters: names come from models and bundles of strangers, and terminals obey."""
+    return _CONTROL.sub("\ufffd", text)
+
+
+def finite(value: Any) -> Any:
+    """NaN and infinities as None: JSON has no word for them."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Out:
@@ -43,6 +61,9 @@ class Out:
         quiet: no notices, tables or progress (errors and `result` remain).
     """
 
+    documents: ClassVar[int] = 0
+    """JSON documents printed by this command line."""
+
     def __init__(self, *, json_mode: bool = False, quiet: bool = False) -> None:
         self.json_mode = json_mode
         self.quiet = quiet
@@ -51,18 +72,19 @@ class Out:
     def notice(self, message: str) -> None:
         """One line for the person at the terminal (stderr)."""
         if not self.quiet:
-            self.console.print(message, markup=False)
+            self.console.print(printable(message), markup=False)
 
     def warn(self, message: str) -> None:
         """Something the user can act on (stderr, also when quiet)."""
         self.console.print(f"[yellow]warning:[/] {_escape(message)}")
 
     def result(self, document: Any, text: str | None = None) -> None:
-        """The command's data on stdout: the JSON document, or `text` for people."""
+        """The command's data on stdout: the JSON document (null for NaN and infinities), or `text` for people."""
         if self.json_mode:
-            print(json.dumps(document, indent=2, allow_nan=False))
+            print(json.dumps(finite(document), indent=2, allow_nan=False))
+            Out.documents += 1
         elif text is not None:
-            print(text)
+            print(printable(text))
 
     def table(self, title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """The answer of a command that was asked for a listing, on stdout; with --json `result` carries it."""
@@ -98,7 +120,7 @@ class Progress:
         self._live = enabled and console.is_terminal
         self._bars = RichProgress(
             SpinnerColumn(finished_text="[green]✓[/]"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -127,7 +149,7 @@ class Progress:
         note = f": {stage.note}" if stage.note else ""
         self._bars.update(task, description=f"{description}{note}", total=done, completed=done)
         if self._enabled and not self._live:
-            self._console.print(f"  {description}{note} ({seconds:.1f} s)", markup=False)
+            self._console.print(printable(f"  {description}{note} ({seconds:.1f} s)"), markup=False)
 
     def notice(self, message: str) -> None:
         """One line above the bars."""
@@ -157,11 +179,12 @@ def _table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[st
     from rich import box
     from rich.table import Table
 
+    title = None if title is None else _escape(title)
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         cells = [row[index] for row in rows]
         numeric = bool(cells) and all(not cell or cell[:1] in "0123456789+-.<>~" for cell in cells)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(_escape(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_escape(cell) for cell in row))
     return table
@@ -170,4 +193,4 @@ def _table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[st
 def _escape(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,7 @@ from edgeq.errors import DataError, UsageError
 if TYPE_CHECKING:
     from edgeq.runtime.executors import Executor
     from edgeq.runtime.runtime import Runtime
-    from edgeq.types import Array, Feeds, Outputs, Sample
+    from edgeq.types import Array, Feeds, Outputs, Sample, Verification
 
 _SHOWN_VALUES = 6
 _SHOWN_CHARACTERS = 48
@@ -82,8 +81,11 @@ def run(
     """Run a bundle on texts, tensors or a prompt, as an app would.
 
     Every file is verified first. Question answering takes the question as --text and the context as --pair.
+    A Core ML package runs on a Mac; elsewhere edgeq interprets it, and says so.
     """
     from edgeq.cli.generate import GenerateOptions, generate
+    from edgeq.pipeline.sessions import open_other
+    from edgeq.runtime.executors import level_of
     from edgeq.runtime.runtime import load
 
     options = GenerateOptions(prompt, chat, max_tokens, stream, temperature, top_p, top_k, seed, engine)
@@ -96,13 +98,15 @@ def run(
         return
     samples = _samples(text or [], pair or [], npz)
     out = Out(json_mode=json_mode)
-    with load(bundle_path, variant=variant, force=force, threads=threads) as runtime:
+    with load(bundle_path, variant=variant, force=force, threads=threads, open_other=open_other) as runtime:
         feeds = runtime.prepare(samples) if npz is None else _read_npz(npz)
         _warn_truncated(out, runtime, samples)
-        outputs = runtime.run(feeds=feeds) if on == "native" else runtime.run_on(_executor(on, cpu), feeds)
+        executor = None if on == "native" else _executor(on, cpu)
+        outputs = _outputs(out, runtime, feeds, executor)
+        level = runtime.verification if executor is None else level_of(executor, runtime.variant)
         answers = runtime.interpret(outputs, feeds)
     _warn_not_finite(out, outputs)
-    out.result(_document(runtime, outputs, answers))
+    out.result(_document(runtime, level, outputs, answers))
     _show(out, runtime, samples or [f"input {row}" for row in range(_rows(outputs))], outputs, answers)
 
 
@@ -114,6 +118,19 @@ def _executor(on: str, cpu: str) -> Executor:
             f"--on takes native or arm64, got `{on}`", hint="edgeq validate --on adb runs on a phone"
         )
     return open_executor("arm64", cpu=cpu)
+
+
+def _outputs(out: Out, runtime: Runtime, feeds: Feeds, executor: Executor | None) -> Outputs:
+    from edgeq.types import Verification
+
+    if executor is not None:
+        return runtime.run_on(executor, feeds)
+    if runtime.verification is not Verification.SIMULATED:
+        return runtime.run(feeds=feeds)
+    name, needs = runtime.variant.id, runtime.variant.runtime
+    out.notice(f"{name} needs {needs}, which is not here; edgeq's interpreter runs it (level: simulated)")
+    with out.progress() as progress, progress.stage(f"interpreting {name}"):
+        return runtime.run(feeds=feeds)
 
 
 def _samples(texts: list[str], pairs: list[str], npz: Path | None) -> list[Sample]:
@@ -159,21 +176,15 @@ def _warn_not_finite(out: Out, outputs: Outputs) -> None:
             out.warn(f"{bad} of {array.size} values of `{name}` are NaN or infinite (null in JSON)")
 
 
-def _document(runtime: Runtime, outputs: Outputs, answers: list[dict[str, Any]]) -> dict[str, Any]:
+def _document(
+    runtime: Runtime, level: Verification, outputs: Outputs, answers: list[dict[str, Any]]
+) -> dict[str, Any]:
     document: dict[str, Any] = {
         "variant": runtime.variant.id,
-        "outputs": {name: _finite(array.tolist()) for name, array in outputs.items()},
+        "verification": str(level),
+        "outputs": {name: array.tolist() for name, array in outputs.items()},
     }
-    return document | ({"answers": _finite(answers)} if answers else {})
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities as None: JSON has no word for them."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return document | ({"answers": answers} if answers else {})
 
 
 def _rows(outputs: Outputs) -> int:

@@ -75,14 +75,8 @@ def validate(
         report = run_validation(request, progress)
     _print(out, report, on)
     if not report.passed:
-        failed = [
-            f"{report.title(v)} {g.output} {g.metric}"
-            for v in report.variants
-            for g in v.gates
-            if not g.passed
-        ]
         raise GateError(
-            f"{len(failed)} gates do not hold: {', '.join(failed)}",
+            f"{len(report.failures)} checks do not hold: {', '.join(report.failures)}",
             hint="edgeq validate --json has every number",
         )
 
@@ -92,6 +86,9 @@ def _print(out: Any, report: ValidationReport, on: str) -> None:
         title = f"`{output}` against the original, on {report.variants[0].source}"
         rows = [*_rows(report, output), *(_side_by_side(report, output) if on != "native" else [])]
         out.report(title, ("", *(report.title(variant) for variant in report.variants)), rows)
+    if report.tokenization is not None:
+        same = report.tokenization.cases - len(report.tokenization.different)
+        out.notice(f"{same} of {report.tokenization.cases} golden texts give the recorded token ids")
     for name, reason in report.skipped.items():
         out.notice(f"{name} was not executed: {reason}")
     out.result(report.to_json(), "passed" if report.passed else "failed")

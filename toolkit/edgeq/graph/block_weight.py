@@ -35,6 +35,7 @@ class BlockWeight:
         in_features: K.
         input_scales: `[K]`, what the layer's input must be divided by (AWQ); None is 1.
         offsets: `[N, blocks]` float32, added to every member of a block; None is 0.
+        input_order: `[K]` int64, the input channel each code belongs to; None is their own order.
     """
 
     data: ByteArray
@@ -45,6 +46,7 @@ class BlockWeight:
     in_features: int
     input_scales: FloatArray | None = None
     offsets: FloatArray | None = None
+    input_order: Array | None = None
 
     @property
     def out_features(self) -> int:
@@ -64,7 +66,7 @@ class BlockWeight:
         return np.ascontiguousarray(join_blocks(self.data, width))
 
     def dequantize(self) -> FloatArray:
-        """The stored weight `[K, N]` (before `input_scales` are divided out)."""
+        """The stored weight `[K, N]` (before `input_order` and `input_scales` are undone)."""
         q = unpack_int4(self.data, self.block_size) if self.bits == 4 else self.data
         zeros = self.zero_points
         if zeros is not None and self.bits == 4:

@@ -18,7 +18,10 @@ OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
 
 
 def read_block_weights(path: Path) -> dict[str, FloatArray]:
-    """Weights `[in, out]` (tables `[columns, rows]`) by node name, AWQ's input factors multiplied back in."""
+    """Weights `[in, out]` (tables `[columns, rows]`) by node name, in the order of the layer's own inputs.
+
+    Offsets of blocks are added and AWQ's input factors multiplied back in.
+    """
     import onnx
 
     graph = _Graph(onnx.load(str(path)).graph)
@@ -34,6 +37,7 @@ class _Graph:
         self.proto = proto
         self.tensors = {tensor.name: tensor for tensor in proto.initializer}
         self.producers = {name: node for node in proto.node for name in node.output}
+        self.nodes = {node.name: node for node in proto.node}
 
     def weight(self, node: onnx.NodeProto) -> FloatArray:
         """What a node's codes stand for."""
@@ -44,11 +48,25 @@ class _Graph:
         zeros = self.constant(node.input[3]) if len(node.input) > 3 and node.input[3] else None
         bits, block_size = attributes["bits"], attributes["block_size"]
         columns = attributes.get("K", int(np.prod(data.shape[1:])) * 8 // bits)
+        lift = self.nodes.get(f"{node.name}_offsets")
         stored = BlockWeight(
-            _blocked(data, scales, bits, block_size), scales, zeros, bits, block_size, columns
+            _blocked(data, scales, bits, block_size),
+            scales,
+            zeros,
+            bits,
+            block_size,
+            columns,
+            offsets=None if lift is None else self.constant(lift.input[0]),
         )
         weight = stored.dequantize()
-        factor = None if gather else self.input_factor(node)
+        return weight if gather else self.for_own_inputs(weight, node.input[0])
+
+    def for_own_inputs(self, weight: FloatArray, value: str) -> FloatArray:
+        """The weight for the input as the layer had it, before it was divided and reordered for the codes."""
+        order = self.input_order(value)
+        if order is not None:
+            weight, value = weight[np.argsort(order)], self.producers[value].input[0]
+        factor = self.input_factor(value)
         return weight if factor is None else np.asarray(weight * factor[:, None], np.float32)
 
     def constant(self, name: str) -> Array:
@@ -59,12 +77,19 @@ class _Graph:
             name = self.producers[name].input[0]
         return np.asarray(onnx.numpy_helper.to_array(self.tensors[name]))
 
-    def input_factor(self, node: onnx.NodeProto) -> FloatArray | None:
-        """AWQ's division of the input, where there is one."""
+    def input_order(self, value: str) -> Array | None:
+        """The order in which the channels of an input are gathered, where they are."""
+        producer = self.producers.get(value)
+        if producer is None or producer.op_type != "Gather" or not producer.name.endswith("_input_reordered"):
+            return None
+        return self.constant(producer.input[1])
+
+    def input_factor(self, value: str) -> FloatArray | None:
+        """AWQ's division of an input, where there is one."""
         import onnx
 
-        producer = self.producers.get(node.input[0])
-        if producer is None or producer.op_type != "Mul" or not producer.name.endswith("_scaled"):
+        producer = self.producers.get(value)
+        if producer is None or producer.op_type != "Mul" or not producer.name.endswith("_input_scaled"):
             return None
         tensor = self.tensors.get(producer.input[1])
         return None if tensor is None else np.asarray(onnx.numpy_helper.to_array(tensor), np.float32)

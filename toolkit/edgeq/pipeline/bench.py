@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 CASES = ((1, 16), (1, 128), (8, 128))
 ROUNDS = 40
 CASE_BUDGET_S = 8.0
+MEMORY_TOKENS = 128
 ONNX_RUNTIME = "onnxruntime"
 
 
@@ -90,27 +92,40 @@ def run_bench(request: BenchRequest, progress: Progress | None = None) -> tuple[
     from edgeq.bundle.reader import open_bundle
 
     progress = progress or SilentProgress()
-    with open_bundle(request.bundle, force=request.force) as bundle:
+    with ExitStack() as stack:
+        bundle = stack.enter_context(open_bundle(request.bundle, force=request.force))
         mine = _variants(bundle, "", request.threads)
         if not mine:
             raise UnsupportedError(
                 "none of the bundle's variants runs on ONNX Runtime; there is nothing to time here"
             )
-        others = _others(request, mine) if request.against else []
+        others = _others(request, mine, stack) if request.against else []
         contenders = {item.id: item for item in [*others, *mine]}
         baseline = next(iter(contenders))
-        feeds = _real_tokens(bundle)
-        cases = _time(contenders, baseline, feeds, progress)
-        with progress.stage("measuring memory", len(contenders)):
-            return baseline, [
-                VariantBench(
-                    name,
-                    tuple(cases[name]),
-                    measure_ram_bytes(item.path, item.signature.inputs) / 2**20,
-                    item.load_ms,
-                )
-                for name, item in contenders.items()
-            ]
+        limit = _longest(bundle, contenders.values())
+        cases = _time(contenders, baseline, _real_tokens(bundle), limit, progress)
+        memory = _memory(contenders, limit, progress)
+        return baseline, [
+            VariantBench(name, tuple(cases[name]), memory[name], item.load_ms)
+            for name, item in contenders.items()
+        ]
+
+
+def _longest(bundle: Bundle, contenders: Iterable[_Contender]) -> int:
+    """Tokens that every contender takes."""
+    static = [length for item in contenders if (length := item.session.static_length) is not None]
+    tokenizer = bundle.manifest.tokenizer
+    return min([MEMORY_TOKENS, *static, *([tokenizer.max_length] if tokenizer else [])])
+
+
+def _memory(contenders: Mapping[str, _Contender], limit: int, progress: Progress) -> dict[str, float]:
+    """Growth of RSS in MiB of each, in a process of its own."""
+    found = {}
+    with progress.stage("measuring memory", len(contenders)) as stage:
+        for name, item in contenders.items():
+            found[name] = measure_ram_bytes(item.path, item.signature.inputs, tokens=limit) / 2**20
+            stage.advance()
+    return found
 
 
 def _variants(bundle: Bundle, prefix: str, threads: int | None) -> list[_Contender]:
@@ -122,13 +137,15 @@ def _variants(bundle: Bundle, prefix: str, threads: int | None) -> list[_Contend
     ]
 
 
-def _others(request: BenchRequest, mine: Sequence[_Contender]) -> list[_Contender]:
+def _others(request: BenchRequest, mine: Sequence[_Contender], stack: ExitStack) -> list[_Contender]:
+    """What is compared with; an archive stays unpacked until the stack is closed."""
     from edgeq.bundle.reader import looks_like_bundle, open_bundle
 
     path = request.against
     assert path is not None
     if looks_like_bundle(path):
-        return _variants(open_bundle(path, force=request.force), f"{path.name}/", request.threads)
+        other = stack.enter_context(open_bundle(path, force=request.force))
+        return _variants(other, f"{path.name}/", request.threads)
     if path.suffix != ".onnx":
         raise DataError(f"`{path}` is neither a bundle nor an .onnx file")
     free = next((item for item in mine if item.session.static_length is None), mine[0])
@@ -156,9 +173,8 @@ def _real_tokens(bundle: Bundle) -> Feeds:
 
 
 def _time(
-    contenders: Mapping[str, _Contender], baseline: str, feeds: Feeds, progress: Progress
+    contenders: Mapping[str, _Contender], baseline: str, feeds: Feeds, limit: int, progress: Progress
 ) -> dict[str, list[Case]]:
-    limit = min([item.session.static_length or 10**9 for item in contenders.values()])
     found: dict[str, list[Case]] = {name: [] for name in contenders}
     with progress.stage("timing", len(CASES)) as stage:
         for batch, tokens in CASES:

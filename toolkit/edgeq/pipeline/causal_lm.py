@@ -121,7 +121,14 @@ def export_language_model(plan: ExportPlan, progress: Progress) -> list[TargetRe
             "equal to the original"
         )
     data = divide_language(plan.data, exported, request.calib_samples)
-    quantized = quantize_model(exported.canonical, data.sets, request.recipe, progress)
+    quantized = quantize_model(
+        exported.canonical,
+        data.sets,
+        request.recipe,
+        progress,
+        exported.packed,
+        request.requantize and bool(plan.facts.lost),
+    )
     export = _LanguageExport(plan, request, exported, data, quantized, progress)
     return [export.write(name) for name in plan.destinations]
 

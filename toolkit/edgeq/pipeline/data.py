@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgeq.errors import DataError
+from edgeq.pipeline.ready_feeds import ready_feeds
 from edgeq.quantize.batches import Batches, FeedBatches, batches_of
 from edgeq.types import Array, Feeds, Sample, Task
 
@@ -72,8 +71,8 @@ def divide(
     """
     judge = preprocessor.with_max_length(min(max_length, preprocessor.max_length))
     if data.feeds is not None:
-        return _divide_feeds(data.feeds, preprocessor, calibration_samples)
-    samples = _for_task(data.samples, task)
+        return _divide_feeds(data.feeds, preprocessor, calibration_samples, judge.max_length)
+    samples = for_task(data.samples, task)
     held_out, search, rest = _parts(samples, calibration_samples)
     return DataSets(
         calibration=batches_of(rest, preprocessor),
@@ -96,14 +95,16 @@ def _parts(
     return samples[:held_out], samples[held_out : held_out + search], rest
 
 
-def _divide_feeds(feeds: Feeds, preprocessor: TextPreprocessor, calibration_samples: int) -> DataSets:
+def _divide_feeds(
+    feeds: Feeds, preprocessor: TextPreprocessor, calibration_samples: int, max_length: int
+) -> DataSets:
     missing = [name for name in preprocessor.input_names if name not in feeds]
     unknown = [name for name in feeds if name not in preprocessor.input_names]
     if missing or unknown:
         raise DataError(
             f"the .npz has arrays {', '.join(feeds)}; the model's inputs are {', '.join(preprocessor.input_names)}"
         )
-    whole = {name: np.asarray(array).astype(np.int64) for name, array in feeds.items()}
+    whole = ready_feeds(feeds, max_length, preprocessor.vocabulary_size)
     indices = tuple(str(index) for index in range(len(next(iter(whole.values())))))
     held_out, search, rest = (
         _rows(whole, [int(str(index)) for index in part]) for part in _parts(indices, calibration_samples)
@@ -126,13 +127,14 @@ def _length(feeds: Feeds) -> int:
     return len(next(iter(feeds.values())))
 
 
-def _for_task(samples: Sequence[Sample], task: Task) -> tuple[Sample, ...]:
+def for_task(samples: Sequence[Sample], task: Task) -> tuple[Sample, ...]:
     """Question answering reads pairs: single texts are paired, shorter one first."""
     if task is not Task.QUESTION_ANSWERING or any(not isinstance(sample, str) for sample in samples):
         return tuple(samples)
     texts = [str(sample) for sample in samples]
     shifted = texts[1:] + texts[:1]
-    return tuple((min(a, b, key=len), max(a, b, key=len)) for a, b in zip(texts, shifted, strict=True))
+    pairs = (sorted(pair, key=len) for pair in zip(texts, shifted, strict=True))
+    return tuple((question, context) for question, context in pairs)
 
 
 def _spread(samples: Sequence[Sample], preprocessor: TextPreprocessor) -> list[Sample]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeq.errors import ModelError, UnsupportedError
+from edgeq.errors import IntegrityError, ModelError, UnsupportedError
 from edgeq.pipeline.data import divide, wanted_samples
 from edgeq.pipeline.sensitivity import FILE_NAME, effects_from, sensitivity
 from edgeq.progress import Progress, SilentProgress
@@ -51,6 +52,7 @@ def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Ex
     Raises:
         UnsupportedError: the bundle has no quantized layer, or no measurement and no `against`.
         ModelError: `against` is not the model the bundle was made from.
+        IntegrityError: the bundle's plan or measurement is malformed.
         EdgeqError: bundle, model or data cannot be used.
     """
     from edgeq.bundle.reader import open_bundle
@@ -60,8 +62,7 @@ def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Ex
         plan = _plan(bundle)
         variant = bundle.variants[0].id
         if request.against is None and (bundle.folder / FILE_NAME).is_file():
-            document = json.loads(bundle.file(FILE_NAME).read_text(encoding="utf-8"))
-            return Explanation(variant, effects_from(document), "measured at export")
+            return Explanation(variant, _recorded(bundle), "measured at export")
         if request.against is None:
             raise UnsupportedError(
                 "the bundle holds no sensitivity measurement",
@@ -73,7 +74,27 @@ def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Ex
 def _plan(bundle: Bundle) -> QuantizationPlan:
     if not (bundle.folder / PLAN).is_file():
         raise UnsupportedError("the bundle has no quantized layer, so there is no loss to explain")
-    return QuantizationPlan.from_json(json.loads(bundle.file(PLAN).read_text(encoding="utf-8")))
+    with _reading(bundle, PLAN):
+        return QuantizationPlan.from_json(json.loads(bundle.file(PLAN).read_text(encoding="utf-8")))
+
+
+def _recorded(bundle: Bundle) -> list[LayerEffect]:
+    with _reading(bundle, FILE_NAME):
+        effects = effects_from(json.loads(bundle.file(FILE_NAME).read_text(encoding="utf-8")))
+        if not effects:
+            raise ValueError("it lists no layer")
+    return effects
+
+
+@contextmanager
+def _reading(bundle: Bundle, name: str) -> Iterator[None]:
+    """What is listed and hashed may still be malformed: whoever made the bundle wrote it."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise IntegrityError(
+            f"`{name}` of `{bundle.path}` cannot be read: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _measure(

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from edgeq.bundle.manifest import Calibration, Gate
-from edgeq.comparison import GateRequest, gates_for, parse_gate
+from edgeq.comparison import GateRequest, check_gate_metrics, gates_for, parse_gate
 from edgeq.errors import UsageError
 from edgeq.files import check_output
 from edgeq.pipeline.assemble import BundleParts, bundle_name, write_bundle
@@ -25,6 +25,7 @@ from edgeq.pipeline.measure import Measured, golden_cases, measure_variants, ope
 from edgeq.pipeline.parity import parity_gates
 from edgeq.pipeline.peers import CalibrationFeeds, find_peer, onnx_first
 from edgeq.pipeline.quantizing import Quantized, quantize_model
+from edgeq.pipeline.stored import stored_recipe
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
@@ -57,6 +58,8 @@ class ExportRequest:
         ios: oldest iOS to run on; None lets the precision decide.
         variants: engines to keep (`cpu`, `nnapi`); empty keeps all.
         sensitivity: measure each quantized layer alone, for `edgeq explain`.
+        is_recipe_chosen: the recipe is not just the default; a quantized checkpoint has another default.
+        requantize: a checkpoint that is quantized already may be quantized again.
     """
 
     model: str | None = None
@@ -77,6 +80,8 @@ class ExportRequest:
     force: bool = False
     seed: int = 0
     sensitivity: bool = False
+    is_recipe_chosen: bool = False
+    requantize: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +117,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
     Raises:
         EdgeqError: whatever would make the export fail later: model, data, options, output.
     """
-    from edgeq.calibration import load_samples
-    from edgeq.exporters import inspect_model, sample_model_path
+    from edgeq.exporters import inspect_model, output_roles, sample_model_path
 
     progress = progress or SilentProgress()
     targets = {name: get_target(name) for name in _unique(request.targets)}
@@ -131,20 +135,33 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
         if request.archive:
             check_output(archive_path(destination), request.force)
     facts = inspect_model(request.model, task=request.task, revision=request.revision).require_supported()
+    recipe = stored_recipe(
+        request.recipe, facts, is_chosen=request.is_recipe_chosen, requantize=request.requantize
+    )
+    request = replace(request, recipe=recipe)
     if facts.task is Task.TEXT_GENERATION:
         from edgeq.pipeline.causal_lm import language_recipe, language_variants
 
         request = replace(request, recipe=language_recipe(request.recipe, progress))
         variants = language_variants(targets, request.recipe, request.variants, progress)
-    data = load_samples(
-        request.calib,
-        column=request.calib_column,
-        count=wanted_samples(request.calib_samples),
-        seed=request.seed,
-    )
+    else:
+        check_gate_metrics(request.gates, output_roles(facts.task))
+    data = _load_data(request, progress)
     for notice in data.notices:
         progress.notice(notice)
     return ExportPlan(request, facts, data, destinations, variants)
+
+
+def _load_data(request: ExportRequest, progress: Progress) -> CalibrationData:
+    from edgeq.calibration import load_samples
+
+    count = wanted_samples(request.calib_samples)
+    if request.calib is None:
+        return load_samples(None, column=request.calib_column, count=count, seed=request.seed)
+    with progress.stage(f"reading {Path(request.calib).name}") as stage:
+        data = load_samples(request.calib, column=request.calib_column, count=count, seed=request.seed)
+        stage.note = f"{len(data)} of {data.total:,} samples"
+    return data
 
 
 def run_export(request: ExportRequest, progress: Progress | None = None) -> list[TargetResult]:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from edgeq.comparison import Run
 from edgeq.errors import DataError, UnsupportedError
 from edgeq.metrics import cosines, spearman
 from edgeq.pipeline.data import EVALUATION_BATCH
 from edgeq.pipeline.judges import read_pairs
 from edgeq.quantize.batches import batches_of
-from edgeq.types import Array, Sample, SourceInfo, Task
+from edgeq.types import Array, Feeds, Outputs, Sample, SourceInfo, Task
 
 if TYPE_CHECKING:
     from edgeq.types import Preprocessor
 
 MIN_LABELLED = 20
+
+Runs: TypeAlias = Callable[[Iterable[Feeds]], Iterable[Outputs]]
+"""Runs batches and gives their outputs in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,22 @@ class TaskMetric:
     samples: tuple[Sample, ...]
     gold: tuple[float, ...]
 
-    def measure(self, run: Run, preprocessor: Preprocessor) -> float:
-        """The metric of a model on all samples."""
+    def measure(
+        self, runs: Runs, preprocessor: Preprocessor, advance: Callable[[int], None] = lambda _: None
+    ) -> float:
+        """The metric of a model on all samples.
+
+        Args:
+            runs: the model, batches to outputs in their order.
+            preprocessor: its tokenizer.
+            advance: told how many samples are done.
+        """
         batches = batches_of(self.samples, preprocessor, EVALUATION_BATCH)
-        found = np.concatenate([run(feeds)[self.output] for feeds, _ in batches])
+        parts = []
+        for outputs in runs(feeds for feeds, _ in batches):
+            parts.append(outputs[self.output])
+            advance(len(parts[-1]))
+        found = np.concatenate(parts)
         rows = np.empty_like(found)
         rows[batches.order] = found
         return self._score(rows)

@@ -12,7 +12,7 @@ from edgeq.comparison import judge
 from edgeq.metrics import OutputComparison
 from edgeq.pipeline.language_data import judged_windows, texts_of
 from edgeq.pipeline.validation import LIVE_SAMPLES, ValidationReport, ValidationRequest, VariantReport
-from edgeq.runtime.executors import open_executor
+from edgeq.runtime.executors import architecture_of, open_executor
 from edgeq.runtime.generation.generator import bundle_tokenizer
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
@@ -57,7 +57,7 @@ def _validate(
     request: ValidationRequest,
     progress: Progress,
 ) -> VariantReport:
-    architecture = "arm64" if "arm64-v8a" in variant.requirements.get("abi", ()) else "x86-64"
+    architecture = architecture_of(variant)
     executor = open_executor(request.on, cpu=request.cpu, target_arch=architecture)  # type: ignore[arg-type]
     outputs = executor.run(bundle.file(variant.model), [case.feeds for case in cases])
     golden, drift = _golden(variant, cases, outputs), _drift(variant, cases, outputs)

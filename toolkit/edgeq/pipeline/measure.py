@@ -88,19 +88,7 @@ def measure_variants(
             for name, by_output in compared.items()
         }
         _require_finite(fidelity)
-    tokens = min(BENCH_TOKENS, canonical.max_length)
-    timed = {name: session for name, session in sessions.items() if is_timed(session)}
-    timings: dict[str, Timing] = {}
-    if timed:
-        with progress.stage("measuring latency and memory"):
-            timings = _timings(
-                VariantSession(fp32_model, canonical, spin=False), timed, data, canonical.max_length
-            )
-    ram = {
-        name: measure_ram_bytes(lowered.model, lowered.inputs, tokens=tokens)
-        for name, (spec, lowered) in written.items()
-        if spec.runtime == ONNX_RUNTIME
-    }
+    timings, ram = _speed_and_memory(canonical, fp32_model, written, sessions, data, progress)
     return {
         name: Measured(
             fidelity[name],
@@ -114,6 +102,33 @@ def measure_variants(
         )
         for name, session in sessions.items()
     }
+
+
+def _speed_and_memory(
+    canonical: CanonicalModel,
+    fp32_model: Path,
+    written: Mapping[str, tuple[VariantSpec, Lowered]],
+    sessions: Mapping[str, Session],
+    data: DataSets,
+    progress: Progress,
+) -> tuple[dict[str, Timing], dict[str, int]]:
+    """Latency of what is timed, and RSS of what ONNX Runtime runs."""
+    timed = {name: session for name, session in sessions.items() if is_timed(session)}
+    measurable = {name: lowered for name, (spec, lowered) in written.items() if spec.runtime == ONNX_RUNTIME}
+    if not timed and not measurable:
+        return {}, {}
+    timings: dict[str, Timing] = {}
+    tokens = min(BENCH_TOKENS, canonical.max_length)
+    with progress.stage("measuring latency and memory", 1 + len(measurable)) as stage:
+        if timed:
+            baseline = VariantSession(fp32_model, canonical, spin=False)
+            timings = _timings(baseline, timed, data, canonical.max_length)
+        stage.advance()
+        ram = {}
+        for name, lowered in measurable.items():
+            ram[name] = measure_ram_bytes(lowered.model, lowered.inputs, tokens=tokens)
+            stage.advance()
+    return timings, ram
 
 
 def is_timed(session: Session) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeq.pipeline.int8 import quantize_int8
 from edgeq.pipeline.palettes import palettize_weights
+from edgeq.pipeline.stored import STORED, take_over
 from edgeq.pipeline.weight_only import INPUT_METHODS, WeightJob, quantize_weights, weight_jobs
 from edgeq.quantize.layers import MIN_TABLE_ROWS, ModelLayers, find_layers
 from edgeq.quantize.plan import EmbeddingDecision, LinearDecision, QuantizationPlan
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
     from edgeq.graph.canonical import CanonicalModel
     from edgeq.pipeline.data import DataSets
+    from edgeq.pipeline.weight_only import QuantizedLayer
     from edgeq.progress import Progress
+    from edgeq.quantize.packed import PackedWeights
     from edgeq.quantize.static_int8 import StaticInt8Result, Trial
     from edgeq.quantize.weight_only import QuantizedWeight
     from edgeq.quantize.weight_only.palette import Palette
@@ -56,9 +59,22 @@ class Quantized:
 
 
 def quantize_model(
-    canonical: CanonicalModel, data: DataSets, recipe: Recipe, progress: Progress
+    canonical: CanonicalModel,
+    data: DataSets,
+    recipe: Recipe,
+    progress: Progress,
+    packed: PackedWeights | None = None,
+    is_lossy: bool = False,
 ) -> Quantized:
     """Resolve the recipe, calibrate, decide, and compute the weight-only codes.
+
+    Args:
+        canonical: the model.
+        data: calibration and held-out parts.
+        recipe: what becomes of each layer.
+        progress: a stage each for what is done.
+        packed: codes that came with the checkpoint, for layers whose format is `stored`.
+        is_lossy: the checkpoint has weights that ONNX cannot hold, and they may be requantized.
 
     Raises:
         ConfigError: a rule of the recipe matches nothing in this model.
@@ -66,7 +82,12 @@ def quantize_model(
     """
     layers = find_layers(canonical.model)
     specs = recipe.resolve(layers.refs)
-    precision = family(specs.values())
+    taken: tuple[QuantizedLayer, ...] = ()
+    stored_jobs = weight_jobs(layers, specs, STORED)
+    if stored_jobs and packed is not None:
+        over = take_over(canonical.model, layers, specs, stored_jobs, packed, is_lossy, progress)
+        specs, taken = dict(over.specs), over.layers
+    precision = family(specs.values(), taken)
     if precision in (Precision.FP32, Precision.FP16) and len({spec.format for spec in specs.values()}) <= 1:
         return Quantized(recipe, precision, None, canonical.model)
     static = _static_part(canonical, data, recipe, layers, specs, progress)
@@ -79,7 +100,10 @@ def quantize_model(
     plan = replace(
         _base_plan(static, layers, specs),
         embeddings=_tables(layers, specs, rows),
-        weights=(*(layer.decision for layer in done), *(layer.decision for layer in palettes)),
+        weights=(
+            *(layer.decision for layer in (*taken, *done)),
+            *(layer.decision for layer in palettes),
+        ),
         fp16=_fp16(layers, specs),
     )
     return Quantized(
@@ -87,7 +111,7 @@ def quantize_model(
         precision=precision,
         plan=plan,
         graph=graph,
-        weights={layer.decision.initializer: layer.weight for layer in done},
+        weights={layer.decision.initializer: layer.weight for layer in (*taken, *done)},
         trials=() if static is None else static.trials,
         clipping={} if static is None else static.clipping,
         is_calibrated=static is not None or _looks_at_inputs([*jobs, *palette_jobs]),
@@ -95,9 +119,16 @@ def quantize_model(
     )
 
 
-def family(specs: Iterable[LayerSpec]) -> Precision:
-    """The family of resolved specs: by the narrowest weights, which decide the default gate."""
+def family(specs: Iterable[LayerSpec], taken: Sequence[QuantizedLayer] = ()) -> Precision:
+    """The family of resolved specs: by the narrowest weights, which decide the default gate.
+
+    Args:
+        specs: of the layers.
+        taken: layers whose weights came quantized.
+    """
     found = list(specs)
+    if any(layer.decision.bits < 8 for layer in taken):
+        return Precision.INT4
     if any(spec.format in ("weight-only", "palette") and spec.bits < 8 for spec in found):
         return Precision.INT4
     if any(is_quantized(spec) for spec in found):

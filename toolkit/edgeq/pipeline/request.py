@@ -48,6 +48,8 @@ def request_from(options: Mapping[str, Any], *, archive: bool, force: bool) -> E
         force=force,
         seed=int(merged.get("seed", 0)),
         sensitivity=bool(merged.get("sensitivity", False)),
+        is_recipe_chosen=options.get("recipe") is not None or options.get("precision") is not None,
+        requantize=bool(merged.get("requantize", False)),
     )
 
 

@@ -44,3 +44,10 @@ def open_variant(bundle: Bundle, variant: Variant, path: Path, pad_id: int) -> S
         architecture="arm64",
     )
     return get_target(bundle.manifest.target).open(spec, path, variant, pad_id=pad_id)
+
+
+def open_other(bundle: Bundle, variant: Variant, pad_id: int) -> Session | None:
+    """A variant that ONNX Runtime does not run, for `edgeq.runtime.runtime.load`; None where nothing here runs it."""
+    if not_executable(bundle, variant, "native") is not None:
+        return None
+    return open_variant(bundle, variant, bundle.file(variant.model), pad_id)

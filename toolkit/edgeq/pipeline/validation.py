@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,26 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeq.bundle.manifest import Gate
-from edgeq.comparison import PARITY, GateRequest, Run, compare_runs, judge
-from edgeq.errors import DataError, UnsupportedError, UsageError
+from edgeq.comparison import PARITY, GateRequest, check_gate_metrics, judge
+from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
 from edgeq.metrics import OutputComparison
-from edgeq.pipeline.labelled import TaskMetric, read_labelled
-from edgeq.pipeline.sessions import not_executable, open_variant
+from edgeq.pipeline.executions import Execution, executions
+from edgeq.pipeline.live import LIVE_SAMPLES, Live, open_live
+from edgeq.pipeline.sessions import not_executable
+from edgeq.pipeline.tokenization import TokenizationReport, replay_tokenization
 from edgeq.progress import Progress, SilentProgress
-from edgeq.runtime.executors import PLACES, Executor, open_executor
-from edgeq.runtime.session import VariantSession, execute_through
-from edgeq.types import Feeds, Outputs, Task, TensorSpec, Verification
+from edgeq.runtime.executors import PLACES
+from edgeq.types import Array, Outputs, Task, TensorSpec, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
     from edgeq.runtime.adb import AdbOptions
-    from edgeq.runtime.text import TextPreprocessor
-    from edgeq.targets.base import Session
 
-LIVE_SAMPLES = 128
-ONNX_RUNTIME = "onnxruntime"
+__all__ = ["LIVE_SAMPLES", "ValidationReport", "ValidationRequest", "VariantReport", "run_validation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +109,8 @@ class ValidationReport:
     variants: tuple[VariantReport, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Variants that were not run, and why."""
+    tokenization: TokenizationReport | None = None
+    """The golden texts through the bundle's tokenizer; None where the cases hold no texts."""
 
     def title(self, variant: VariantReport) -> str:
         """A variant's name; with its provider where it was run in several ways."""
@@ -118,9 +118,22 @@ class ValidationReport:
         return variant.id if ways == 1 else f"{variant.id}, {variant.environment['provider']}"
 
     @property
+    def failures(self) -> list[str]:
+        """Everything that does not hold, a few words each."""
+        failed = [
+            f"{self.title(variant)} {gate.output} {gate.metric}"
+            for variant in self.variants
+            for gate in variant.gates
+            if not gate.passed
+        ]
+        if self.tokenization is not None:
+            failed += [f"token ids of {case}" for case in self.tokenization.different]
+        return failed
+
+    @property
     def passed(self) -> bool:
-        """Whether something was run and every gate held."""
-        return bool(self.variants) and all(gate.passed for variant in self.variants for gate in variant.gates)
+        """Whether something was run, the texts gave the recorded token ids, and every gate held."""
+        return bool(self.variants) and not self.failures
 
     def to_json(self) -> dict[str, Any]:
         """As `validate --json` prints it."""
@@ -128,6 +141,9 @@ class ValidationReport:
             "passed": self.passed,
             "variants": [variant.to_json() for variant in self.variants],
             "skipped": dict(self.skipped),
+            "tokenization": None
+            if self.tokenization is None
+            else {"cases": self.tokenization.cases, "different": list(self.tokenization.different)},
         }
 
 
@@ -152,13 +168,23 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
             from edgeq.pipeline.language_validation import validate_language_model
 
             return validate_language_model(bundle, variants, skipped, cases, request, progress)
-        live = _Live.open(bundle, request, progress) if request.against else None
+        check_gate_metrics(request.gates, (spec.role for variant in variants for spec in variant.outputs))
+        tokenization = _tokenization(bundle, cases)
+        live = open_live(bundle, request, progress) if request.against else None
+        total = len(cases) + (live.samples if live else 0)
         reports = []
         for variant in variants:
-            for execution in _executions(bundle, variant, request):
-                with progress.stage(f"validating {variant.id} on {execution.place}", len(cases)) as stage:
+            for execution in executions(bundle, variant, request.on, cpu=request.cpu, adb=request.adb):
+                with progress.stage(f"validating {variant.id} on {execution.place}", total) as stage:
                     reports.append(_validate_variant(bundle, variant, execution, cases, request, live, stage))
-        return ValidationReport(tuple(reports), skipped)
+        return ValidationReport(tuple(reports), skipped, tokenization)
+
+
+def _tokenization(bundle: Bundle, cases: Sequence[GoldenCase]) -> TokenizationReport | None:
+    from edgeq.runtime.runtime import load_preprocessor
+
+    preprocessor = load_preprocessor(bundle)
+    return None if preprocessor is None else replay_tokenization(preprocessor, cases)
 
 
 def _check(request: ValidationRequest) -> None:
@@ -187,21 +213,21 @@ def _chosen(bundle: Bundle, request: ValidationRequest) -> tuple[list[Variant], 
 def _validate_variant(
     bundle: Bundle,
     variant: Variant,
-    execution: _Execution,
+    execution: Execution,
     cases: Sequence[GoldenCase],
     request: ValidationRequest,
-    live: _Live | None,
+    live: Live | None,
     stage: Any,
 ) -> VariantReport:
     specs = _recorded_outputs(variant, cases)
-    outputs = execution.replay([case.feeds for case in cases])
+    outputs = list(execution.outputs(case.feeds for case in cases))
     golden = _compare([case.reference for case in cases], outputs, cases, specs)
     recorded = [case.outputs[variant.id] for case in cases]
-    drift = _drift(recorded, outputs, specs)
+    drift = _drift(recorded, outputs, cases, specs)
     stage.advance(len(cases))
     found, source = golden, f"{len(cases)} golden cases"
     if live is not None:
-        found, source = live.compare(execution.run(), specs), live.source
+        found, source = live.compare(execution, specs, stage.advance), live.source
     gates = _judged(bundle, variant, request, golden, found, drift, live is not None)
     before = _compare([case.reference for case in cases], recorded, cases, specs)
     return VariantReport(
@@ -223,69 +249,6 @@ def _recorded_outputs(variant: Variant, cases: Sequence[GoldenCase]) -> tuple[Te
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Execution:
-    """How one variant is executed.
-
-    Attributes:
-        place: `native`, `arm64`, `adb`, or what a runtime of its own calls it.
-        level: of what comes out.
-        environment: where.
-        replay: canonical feeds to outputs, all in one go.
-        run: makes a function that runs single batches on this machine.
-    """
-
-    place: str
-    level: Verification
-    environment: Mapping[str, str]
-    replay: Callable[[Sequence[Feeds]], list[Outputs]]
-    run: Callable[[], Run]
-
-
-def _executions(bundle: Bundle, variant: Variant, request: ValidationRequest) -> Iterator[_Execution]:
-    """Every way in which the place that was asked for can run a variant."""
-    path = bundle.file(variant.model)
-    pad_id = bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0
-    if variant.runtime != ONNX_RUNTIME:
-        session = open_variant(bundle, variant, path, pad_id)
-        for one in (session, *session.also):
-            yield _of_session(one, request.on)
-        return
-    executor = _executor(variant, request)
-    yield _Execution(
-        request.on,
-        _level(executor, variant),
-        executor.environment,
-        lambda batches: execute_through(executor, path, variant, batches, pad_id=pad_id),
-        lambda: VariantSession(path, variant, pad_id=pad_id).run,
-    )
-
-
-def _of_session(session: Session, place: str) -> _Execution:
-    return _Execution(
-        session.environment.get("provider", place),
-        session.verification,
-        session.environment,
-        lambda batches: [session.run(feeds) for feeds in batches],
-        lambda: session.run,
-    )
-
-
-def _executor(variant: Variant, request: ValidationRequest) -> Executor:
-    arch = "arm64" if "arm64-v8a" in variant.requirements.get("abi", ()) else "x86-64"
-    return open_executor(request.on, cpu=request.cpu, target_arch=arch, adb=request.adb)  # type: ignore[arg-type]
-
-
-def _level(executor: Executor, variant: Variant) -> Verification:
-    """An accelerator's variant on the CPU provider is never the real thing."""
-    if (
-        variant.execution_provider != "CPUExecutionProvider"
-        and executor.verification is Verification.EXECUTED
-    ):
-        return Verification.EXECUTED_OTHER_ARCH
-    return executor.verification
-
-
 def _compare(
     reference: Sequence[Outputs],
     found: Sequence[Outputs],
@@ -295,20 +258,31 @@ def _compare(
     comparisons = [OutputComparison(spec) for spec in specs]
     for expected, got, case in zip(reference, found, cases, strict=True):
         for comparison in comparisons:
-            name = comparison.spec.name
-            comparison.add(expected[name], got[name], case.feeds.get("attention_mask"))
+            a, b = _same_shape(comparison.spec.name, case, expected, got)
+            comparison.add(a, b, case.feeds.get("attention_mask"))
     return {comparison.spec.name: comparison.metrics() for comparison in comparisons}
 
 
-def _drift(
-    recorded: Sequence[Outputs], found: Sequence[Outputs], specs: Sequence[TensorSpec]
-) -> dict[str, float]:
-    return {
-        spec.name: max(
-            float(np.abs(a[spec.name] - b[spec.name]).max()) for a, b in zip(recorded, found, strict=True)
+def _same_shape(name: str, case: GoldenCase, a: Outputs, b: Outputs) -> tuple[Array, Array]:
+    if a[name].shape != b[name].shape:
+        raise IntegrityError(
+            f"the golden case `{case.id}` holds `{name}` of shape {list(a[name].shape)}, expected "
+            f"{list(b[name].shape)}"
         )
-        for spec in specs
-    }
+    return a[name], b[name]
+
+
+def _drift(
+    recorded: Sequence[Outputs],
+    found: Sequence[Outputs],
+    cases: Sequence[GoldenCase],
+    specs: Sequence[TensorSpec],
+) -> dict[str, float]:
+    largest = {}
+    for spec in specs:
+        pairs = [_same_shape(spec.name, *triple) for triple in zip(cases, recorded, found, strict=True)]
+        largest[spec.name] = max(float(np.abs(a - b).max()) for a, b in pairs)
+    return largest
 
 
 def _judged(
@@ -327,78 +301,29 @@ def _judged(
     tolerances = {
         (gate.variant, gate.output): gate for entry in bundle.manifest.golden for gate in entry.tolerances
     }
-    gates = [
-        judge(gate, {"max_abs": drift[output]})
-        for (name, output), gate in tolerances.items()
-        if name == variant.id and gate.metric == "max_abs"
-    ]
+    distances = {output: {"max_abs": value} for output, value in drift.items()}
+    gates = [_judge_stored(gate, distances) for gate in tolerances.values() if gate.variant == variant.id]
     if request.gates:
         return gates + [
             judge(Gate(variant.id, output, item.metric, item.op, item.threshold, "--gate"), metrics)
             for output, metrics in found.items()
             for item in request.gates
+            if item.metric in metrics
         ]
     stored = [gate for gate in bundle.manifest.gates if gate.variant == variant.id]
     # The ONNX variant that the other gates compare with is in another bundle.
     floors = [
         gate for gate in stored if not gate.derived_from.startswith("measured") and gate.metric != PARITY
     ]
-    return gates + [judge(gate, (found if is_live else golden)[gate.output]) for gate in floors]
+    return gates + [_judge_stored(gate, found if is_live else golden) for gate in floors]
 
 
-@dataclass(frozen=True, slots=True)
-class _Live:
-    """The original model and texts to compare on."""
-
-    reference: Run
-    batches: tuple[Feeds, ...]
-    source: str
-    preprocessor: TextPreprocessor
-    labelled: TaskMetric | None = None
-    original_score: float | None = None
-
-    @classmethod
-    def open(cls, bundle: Bundle, request: ValidationRequest, progress: Progress) -> _Live:
-        from edgeq.calibration import load_samples
-        from edgeq.exporters import load_model
-        from edgeq.quantize.batches import batches_of
-        from edgeq.runtime.runtime import load_preprocessor
-
-        preprocessor = load_preprocessor(bundle)
-        if preprocessor is None:
-            raise DataError("the bundle has no tokenizer; live comparison needs one")
-        labelled = None
-        if request.labels is not None:
-            labelled = read_labelled(
-                request.labels, bundle.manifest.source, bundle.variants[0].outputs[0].name
-            )
-        data = load_samples(request.data, column=request.data_column, count=LIVE_SAMPLES, seed=request.seed)
-        with progress.stage("loading the original"):
-            original = load_model(str(request.against), task=str(bundle.manifest.source.task))
-        judge_ = preprocessor.with_max_length(_shortest(bundle, preprocessor))
-        batches = tuple(feeds for feeds, _ in batches_of(data.samples, judge_, 16))
-        score = None
-        if labelled is not None:
-            with progress.stage(f"the original on {len(labelled.gold)} labelled samples"):
-                score = labelled.measure(original.reference, judge_)
-        source = f"{len(data.samples)} samples of {data.source}"
-        return cls(original.reference, batches, source, judge_, labelled, score)
-
-    def compare(self, run: Run, specs: Sequence[TensorSpec]) -> dict[str, dict[str, float]]:
-        found = compare_runs(self.reference, {"variant": run}, self.batches, specs)["variant"]
-        if self.labelled is not None and self.original_score is not None:
-            name = self.labelled.name
-            found[self.labelled.output][name] = self.labelled.measure(run, self.preprocessor)
-            found[self.labelled.output][f"{name}_original"] = self.original_score
-        return found
-
-
-def _shortest(bundle: Bundle, preprocessor: TextPreprocessor) -> int:
-    static = [
-        dim
-        for variant in bundle.variants
-        for spec in variant.inputs
-        for dim in spec.shape[1:2]
-        if isinstance(dim, int)
-    ]
-    return min([preprocessor.max_length, *static])
+def _judge_stored(gate: Gate, metrics: Mapping[str, Mapping[str, float]]) -> Gate:
+    """A gate of the manifest, which names what its maker liked."""
+    measured = metrics.get(gate.output, {})
+    if gate.metric not in measured:
+        raise IntegrityError(
+            f"the manifest bounds {gate.metric} of `{gate.output}`, which is not measured; known are "
+            f"{', '.join(measured) or 'none'}"
+        )
+    return judge(gate, measured)

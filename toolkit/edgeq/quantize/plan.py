@@ -74,8 +74,9 @@ class WeightDecision:
         method: what made the codes; differs from the recipe's after a fallback.
         bits_per_weight: scales and zero points included.
         weight_error: relative error of the weight, `|Q - W| / |W|`.
-        output_error: relative error of the layer's output on the calibration inputs, `|X (Q - W)| / |X W|`; None
-            where no input statistics were collected (tables).
+        output_error: relative error of the layer's output on the calibration inputs, `|X (Q - W)| / |X W|`; GPTQ
+            layer by layer moves Q away from W on purpose, and that counts too. None where no input statistics were
+            collected (tables).
         notes: a fallback and its reason.
     """
 

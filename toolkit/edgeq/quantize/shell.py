@@ -43,7 +43,7 @@ class Shell:
 
         model = _round_inputs(self.model.clone(), static) if static else self.model
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors come as exceptions
         data = ir.to_proto(model).SerializeToString()
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 

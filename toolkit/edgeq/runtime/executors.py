@@ -14,6 +14,7 @@ from edgeq.runtime.host import cpu_name, host_architecture
 from edgeq.types import Feeds, Outputs, Verification
 
 if TYPE_CHECKING:
+    from edgeq.bundle.manifest import Variant
     from edgeq.runtime.adb import AdbOptions
 
 Place: TypeAlias = Literal["native", "arm64", "adb"]
@@ -70,6 +71,22 @@ def open_executor(
 
         return open_adb(adb)
     raise UnsupportedError(f"unknown place to run: got `{name}`, expected one of {', '.join(PLACES)}")
+
+
+def architecture_of(variant: Variant) -> str:
+    """The architecture a variant of ONNX Runtime was made for."""
+    abi = variant.requirements.get("abi")
+    return "arm64" if isinstance(abi, Sequence) and "arm64-v8a" in abi else "x86-64"
+
+
+def level_of(executor: Executor, variant: Variant) -> Verification:
+    """What an executor's outputs of a variant prove: an accelerator's variant on the CPU is never the real thing."""
+    if (
+        variant.execution_provider != "CPUExecutionProvider"
+        and executor.verification is Verification.EXECUTED
+    ):
+        return Verification.EXECUTED_OTHER_ARCH
+    return executor.verification
 
 
 def require_emulation_host() -> None:
@@ -136,7 +153,7 @@ class NativeExecutor:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors come as exceptions
         try:
             session = ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
             names = [output.name for output in session.get_outputs()]

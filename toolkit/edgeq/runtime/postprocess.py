@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
+from edgeq.errors import IntegrityError
 from edgeq.runtime.text import TextPreprocessor
 from edgeq.types import Array, Feeds, FloatArray, Outputs
 
@@ -29,11 +30,34 @@ class Context:
 
 
 def answers(steps: Sequence[PostprocessStep], outputs: Outputs, context: Context) -> list[Answer]:
-    """One answer per sample: the steps' results side by side; empty when the bundle has no steps."""
+    """One answer per sample: the steps' results side by side; empty when the bundle has no steps.
+
+    Raises:
+        IntegrityError: a step reads an output of a shape it cannot.
+    """
+    for step in steps:
+        _check_shapes(step, outputs, context.feeds)
     results = [_STEPS[step.step](step, outputs, context) for step in steps]
     return [
         {key: value for answer in row for key, value in answer.items()} for row in zip(*results, strict=True)
     ]
+
+
+def _check_shapes(step: PostprocessStep, outputs: Outputs, feeds: Feeds) -> None:
+    """`[batch, channels]`, `[batch, sequence]` or `[batch, sequence, channels]`, as the step needs."""
+    tokens = np.shape(feeds.get("input_ids", ()))
+    for name in step.outputs:
+        shape = outputs[name].shape
+        per_token = shape[:2] == tokens
+        is_right = {
+            PostprocessKind.ANSWER_SPAN: per_token and len(shape) == 2,
+            PostprocessKind.TOP_TOKENS: per_token and len(shape) == 3,
+        }.get(step.step, len(shape) == 2 or (per_token and len(shape) == 3))
+        if not is_right:
+            raise IntegrityError(
+                f"the step `{step.step}` cannot read the output `{name}` of shape {list(shape)} for inputs of shape "
+                f"{list(tokens)}"
+            )
 
 
 def softmax(logits: Array) -> FloatArray:

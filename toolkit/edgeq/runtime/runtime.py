@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, TypeAlias
 
 import numpy as np
 
 from edgeq.bundle.manifest import Manifest, Variant
 from edgeq.bundle.reader import Bundle, open_bundle
-from edgeq.errors import DataError, UnsupportedError
-from edgeq.runtime.executors import Executor
+from edgeq.errors import DataError, UnsupportedError, UsageError
+from edgeq.runtime.executors import Executor, NativeExecutor, architecture_of, level_of
 from edgeq.runtime.postprocess import Answer, Context, answers
 from edgeq.runtime.session import VariantSession, execute_through
 from edgeq.runtime.text import TextPreprocessor
-from edgeq.types import Feeds, FloatArray, Outputs, Role, Sample, Task, TensorSpec
+from edgeq.types import Feeds, FloatArray, Outputs, Role, Sample, Task, TensorSpec, Verification
 
 RUNNABLE = "onnxruntime"
+
+
+class OtherSession(Protocol):
+    """A variant that something else than ONNX Runtime runs: Core ML, or an interpreter of its format."""
+
+    @property
+    def static_length(self) -> int | None:
+        """Most tokens it takes; None when the length is free."""
+
+    @property
+    def verification(self) -> Verification:
+        """How real its outputs are."""
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """All outputs, of the feeds' own batch and length."""
+
+
+OpenOther: TypeAlias = Callable[[Bundle, Variant, int], OtherSession | None]
+"""Opens a variant, given what token ids are padded with; None where this machine cannot run it."""
 
 
 def load(
@@ -28,24 +47,27 @@ def load(
     variant: str | None = None,
     force: bool = False,
     threads: int | None = None,
+    open_other: OpenOther | None = None,
 ) -> Runtime:
     """Open and verify a bundle, and load one of its variants.
 
     Args:
         path: a bundle folder or a `.edgeq` archive.
-        variant: its id; by default the first that ONNX Runtime runs.
+        variant: its id; by default the first that ONNX Runtime runs, else the first that `open_other` opens.
         force: load it even if it failed its quality gate.
         threads: intra-op threads; None lets ONNX Runtime choose.
+        open_other: for variants of other runtimes (`edgeq.pipeline.sessions.open_other`).
 
     Raises:
-        ModelError: there is no such bundle or variant, or ONNX Runtime cannot load the model.
+        ModelError: there is no such bundle or variant, or its model cannot be loaded.
         IntegrityError: its files are not those of its manifest.
         GateError: it failed its quality gate.
-        UnsupportedError: the variant needs another runtime than ONNX Runtime.
+        UnsupportedError: nothing here runs the variant.
+        UsageError: threads were given for a variant that ONNX Runtime does not run.
     """
     bundle = open_bundle(Path(path), force=force)
     try:
-        return Runtime(bundle, variant=variant, threads=threads)
+        return Runtime(bundle, variant=variant, threads=threads, open_other=open_other)
     except BaseException:
         bundle.close()
         raise
@@ -56,22 +78,37 @@ class Runtime:
 
     Args:
         bundle: opened and verified; closed with the runtime.
-        variant: id of the variant to load; by default the first that ONNX Runtime runs.
+        variant: id of the variant to load; by default the first that ONNX Runtime runs, else the first that
+            `open_other` opens.
         threads: intra-op threads; None lets ONNX Runtime choose.
+        open_other: for variants of other runtimes.
     """
 
-    def __init__(self, bundle: Bundle, *, variant: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        variant: str | None = None,
+        threads: int | None = None,
+        open_other: OpenOther | None = None,
+    ) -> None:
         _refuse_language_model(bundle)
         self.bundle = bundle
-        self.variant = _choose(bundle, variant)
         self.preprocessor = load_preprocessor(bundle)
-        pad_id = self.preprocessor.pad_id if self.preprocessor else 0
-        self._session = VariantSession(
-            bundle.file(self.variant.model), self.variant, threads=threads, pad_id=pad_id
-        )
+        self._pad_id = self.preprocessor.pad_id if self.preprocessor else 0
+        self.variant, self._other = _choose(bundle, variant, self._pad_id, open_other)
+        if self._other is not None and threads is not None:
+            raise UsageError(
+                f"threads are ONNX Runtime's, and `{self.variant.id}` runs on {self.variant.runtime}"
+            )
+        self._session = self._other or self._open_onnx(threads)
         static = self._session.static_length
         if self.preprocessor and static is not None and static < self.preprocessor.max_length:
             self.preprocessor = self.preprocessor.with_max_length(static)
+
+    def _open_onnx(self, threads: int | None) -> VariantSession:
+        path = self.bundle.file(self.variant.model)
+        return VariantSession(path, self.variant, threads=threads, pad_id=self._pad_id)
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +141,13 @@ class Runtime:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Declared outputs of the loaded variant."""
         return self.variant.outputs
+
+    @property
+    def verification(self) -> Verification:
+        """How real the outputs of `run` are."""
+        if self._other is not None:
+            return self._other.verification
+        return level_of(NativeExecutor(architecture_of(self.variant)), self.variant)
 
     def prepare(self, text: Sequence[Sample]) -> Feeds:
         """Canonical feeds of some texts, `[batch, sequence]` int64, truncated to what the variant takes.
@@ -140,10 +184,14 @@ class Runtime:
         Raises:
             DataError: the feeds do not fit the model.
             ModelError: the executor refuses it.
+            UnsupportedError: the variant is not for ONNX Runtime, which is what executors have.
         """
+        if self.variant.runtime != RUNNABLE:
+            raise UnsupportedError(
+                f"`{self.variant.id}` runs on {self.variant.runtime}, which only --on native offers"
+            )
         path = self.bundle.file(self.variant.model)
-        pad_id = self.preprocessor.pad_id if self.preprocessor else 0
-        [outputs] = execute_through(executor, path, self.variant, [feeds], pad_id=pad_id)
+        [outputs] = execute_through(executor, path, self.variant, [feeds], pad_id=self._pad_id)
         return outputs
 
     def answer(self, text: Sequence[Sample]) -> list[Answer]:
@@ -204,19 +252,21 @@ def load_preprocessor(bundle: Bundle) -> TextPreprocessor | None:
     return TextPreprocessor.load(bundle.file(info.path)) if info else None
 
 
-def _choose(bundle: Bundle, variant_id: str | None) -> Variant:
-    if variant_id is not None:
-        variant = bundle.variant(variant_id)
-        if variant.runtime != RUNNABLE:
-            raise UnsupportedError(
-                f"the variant `{variant.id}` needs {variant.runtime}; this runtime has {RUNNABLE} alone"
-            )
-        return variant
-    for variant in bundle.variants:
+def _choose(
+    bundle: Bundle, variant_id: str | None, pad_id: int, open_other: OpenOther | None
+) -> tuple[Variant, OtherSession | None]:
+    """The variant to load, and its session unless ONNX Runtime runs it, which comes first."""
+    wanted = [bundle.variant(variant_id)] if variant_id is not None else list(bundle.variants)
+    for variant in wanted:
         if variant.runtime == RUNNABLE:
-            return variant
-    needed = ", ".join(sorted({variant.runtime for variant in bundle.variants}))
+            return variant, None
+    for variant in wanted:
+        session = open_other(bundle, variant, pad_id) if open_other else None
+        if session is not None:
+            return variant, session
+    needed = ", ".join(sorted({variant.runtime for variant in wanted}))
+    subject = "no variant of `{}` runs" if variant_id is None else "the variant `{}` does not run"
     raise UnsupportedError(
-        f"no variant of `{bundle.path}` runs here: they need {needed}, got {RUNNABLE}",
-        hint=f"edgeq validate {bundle.path}   executes or simulates what it can on this machine",
+        f"{subject.format(variant_id or bundle.path)} here: needed {needed}, got {RUNNABLE}",
+        hint=f"edgeq inspect {bundle.path}   says what each variant needs",
     )

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Signature", "VariantSession", "execute_through"]
 
-_ERRORS_ONLY = 3
+# Errors come as exceptions; the log would only repeat them.
+_FATAL_ONLY = 4
 
 
 def execute_through(
@@ -115,7 +116,7 @@ def _load(model_path: Path, threads: int | None, spin: bool) -> InferenceSession
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     if threads is not None:
         options.intra_op_num_threads = threads

@@ -145,6 +145,11 @@ class TextPreprocessor:
         return self.settings.pad_id
 
     @property
+    def vocabulary_size(self) -> int:
+        """Ids are below it."""
+        return 1 + max(self._truncating.get_vocab().values(), default=-1)
+
+    @property
     def input_names(self) -> tuple[str, ...]:
         """The inputs that calling this gives."""
         return self.settings.input_names

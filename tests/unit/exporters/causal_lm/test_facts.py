@@ -36,7 +36,7 @@ def test_the_encoder_exporter_does_not_take_it(folder):
     [
         ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "type `mamba` are not supported"),
         ({"auto_map": {"AutoModelForCausalLM": "modeling.M"}}, "needs code of its own"),
-        ({"quantization_config": {"quant_method": "awq"}}, r"already quantized \(awq\)"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, r"already quantized \(bitsandbytes\)"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "type `longrope` are not supported"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "type `yarn` are not supported"),
         ({"max_position_embeddings": None}, "names no context length"),

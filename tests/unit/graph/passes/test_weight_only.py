@@ -287,3 +287,72 @@ def test_storage_blocks_of_a_per_channel_weight():
     assert storage_block_size(384, 4) == 128
     assert storage_block_size(1536, 8) == 256
     assert storage_block_size(44, 8) == 16
+
+
+def shared_input(k=64, n=16):
+    """`y = x @ q + x @ v`."""
+    weights = {name: RNG.normal(0, 0.05, (k, n)).astype(np.float32) for name in ("q", "v")}
+    nodes = [
+        helper.make_node("MatMul", ["x", "q"], ["a"], "q_proj"),
+        helper.make_node("MatMul", ["x", "v"], ["c"], "v_proj"),
+        helper.make_node("Add", ["a", "c"], ["y"], "add"),
+    ]
+    inputs, outputs = [("x", TensorProto.FLOAT, ["rows", k])], [("y", ["rows", n])]
+    return model_of(nodes, weights, inputs, outputs), weights
+
+
+def reordered(weight, order):
+    """Quantized with its inputs in another order: what GPTQ with activation order leaves."""
+    return replace(wo.quantize("rtn", weight[order], WeightSpec(4, 32)), input_order=order)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_inputs_in_another_order_are_gathered_once_for_the_layers_that_share_it(same, tmp_path):
+    model, weights = shared_input()
+    orders = [RNG.permutation(64) for _ in weights]
+    quantized = {
+        name: reordered(weight, orders[0] if same else order)
+        for (name, weight), order in zip(weights.items(), orders, strict=True)
+    }
+    lowering = lower(model, quantized)
+    assert sum(node.op_type == "Gather" for node in lowering.model.graph) == (1 if same else 2)
+    x = RNG.normal(size=(5, 64)).astype(np.float32)
+    # The rows of a weight keep their places: a wrong order would be another function altogether.
+    for name, weight in weights.items():
+        assert relative(quantized[name].dequantize(), weight) < 0.1
+        assert relative(quantized[name].dequantize_stored(), weight) > 1
+    exact = x @ (quantized["q"].dequantize() + quantized["v"].dequantize())
+    assert relative(run(at_level_zero(lowering), tmp_path, x=x)[0], exact) < 1e-5
+    verify_weight_only(tmp_path / "m.onnx", lowering.nodes)
+
+
+def test_offsets_and_scales_meet_the_order(tmp_path):
+    """All three at once: scales are of the layer's own inputs, offsets of the blocks of codes."""
+    model, weights = shared_input()
+    order = RNG.permutation(64)
+    scales = RNG.uniform(0.5, 2, 64).astype(np.float32)
+    quantized = {
+        name: replace(
+            reordered(weight * scales[:, None], order),
+            input_scales=scales,
+            offsets=RNG.normal(0, 0.05, (16, 2)).astype(np.float32),
+        )
+        for name, weight in weights.items()
+    }
+    x = RNG.normal(size=(5, 64)).astype(np.float32)
+    exact = x @ (quantized["q"].dequantize() + quantized["v"].dequantize())
+    assert relative(run(at_level_zero(lower(model, quantized)), tmp_path, x=x)[0], exact) < 1e-5
+    without = {name: replace(weight, offsets=None) for name, weight in quantized.items()}
+    assert relative(run(at_level_zero(lower(model, without)), tmp_path, x=x)[0], exact) > 1e-2
+
+
+def test_a_table_cannot_be_reordered():
+    model = model_of(
+        [helper.make_node("Gather", ["table", "ids"], ["y"], "embed")],
+        {"table": np.zeros((20, 64), np.float32)},
+        [("ids", TensorProto.INT64, ["n"])],
+        [("y", ["n", 64])],
+    )
+    weight = reordered(RNG.normal(size=(64, 20)).astype(np.float32), np.arange(64)[::-1].copy())
+    with pytest.raises(UnsupportedError, match="`table` has its columns in another order"):
+        lower(model, {"table": weight})

@@ -57,7 +57,11 @@ def test_every_recipe_resolves(name, layers):
     assert recipe.name == name
     assert recipe.summary
     for layer in layers:
-        assert specs[layer.name].bits_per_weight(layer.shape[0]) >= 4
+        if name == "stored":
+            with pytest.raises(ConfigError, match="known from its checkpoint"):
+                specs[layer.name].bits_per_weight(layer.shape[0])
+        else:
+            assert specs[layer.name].bits_per_weight(layer.shape[0]) >= 4
 
 
 def test_the_list_is_complete():
@@ -237,3 +241,17 @@ def test_unknown_recipe_and_missing_file(tmp_path):
     assert caught.value.hint == "did you mean `q4_k_m`?"
     with pytest.raises(ConfigError, match="no recipe file"):
         load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe", "cannot be read as text"),
+        (b"[" * 20_000, "is not YAML"),
+        (b"#" * (2 << 20), "has 2097152 bytes; a recipe has at most 1048576"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path, content, message):
+    (tmp_path / "r.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(tmp_path / "r.yaml")

@@ -181,6 +181,24 @@ def test_cross_statistics_of_equal_inputs_change_nothing():
     assert (gptq.quantize(weight, spec, paired).q != gptq.quantize(weight, spec, stats).q).mean() < 0.01
 
 
+def test_the_corrected_target_solves_the_damped_normal_equations(monkeypatch):
+    weight, stats = make()
+    rng = np.random.default_rng(2)
+    cross = stats.gram @ (np.eye(48) + 0.01 * rng.normal(size=(48, 48)))
+    paired = LayerStats(stats.mean_square, stats.tokens, stats.gram, cross)
+    shares = []
+    for ridge in (0.0, gptq.RIDGE):
+        monkeypatch.setattr(gptq, "RIDGE", ridge)
+        target = gptq.corrected_target(weight, paired).astype(np.float64)
+        damped = stats.gram + ridge * np.diag(stats.gram).mean() * np.eye(48)
+        left, right = damped @ (target - weight), (cross - stats.gram) @ weight
+        # The target is rounded to float32, which the damped Gram matrix multiplies by up to its largest eigenvalue.
+        allowed = 2.0**-24 * np.linalg.norm(damped, 2) * np.linalg.norm(target)
+        assert np.linalg.norm(left - right) < allowed
+        shares.append(np.linalg.norm(target - weight))
+    assert shares[1] < shares[0], "damping holds the correction back"
+
+
 def test_foreign_cross_statistics_are_refused():
     weight, stats = make()
     with pytest.raises(DataError, match="X\\^T R"):

@@ -36,7 +36,8 @@ class OffsetWriter:
         Raises:
             UnsupportedError: the blocks do not divide the input.
         """
-        value = node.inputs[0]
+        # What the codes are multiplied by: scaled or reordered where the codes want it so.
+        value = product.producer().inputs[0]  # type: ignore[union-attr]
         assert value is not None
         if weight.in_features % weight.block_size:
             raise UnsupportedError(

@@ -2,8 +2,9 @@
 
 Scales are stored as float16 behind a Cast, which ONNX Runtime folds when it loads the model. A table that is
 also the output head is stored once. The forms that ONNX Runtime runs on a slow path are never written: 8 bits
-with accuracy level 0, float zero points, `g_idx`. Weights whose blocks have an offset (GGUF types with a
-minimum) get it by operators of their own (`block_offsets`), beside the fast kernel.
+with accuracy level 0, float zero points, `g_idx`. Inputs that a weight wants in another order are gathered into it,
+once for the layers that share it. Weights whose blocks have an offset (GGUF types with a minimum) get it by operators
+of their own (`block_offsets`), beside the fast kernel.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from edgeq.errors import ModelError, UnsupportedError
 from edgeq.graph.block_weight import BlockWeight
 from edgeq.graph.edit import Editor, attribute
 from edgeq.graph.passes.block_offsets import OffsetWriter
+from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
     import onnx
@@ -125,6 +127,7 @@ class _Writer:
         self._scales: dict[int, ir.Value] = {}
         self._zeros: dict[int, ir.Value] = {}
         self._divided: dict[tuple[str | None, bytes], ir.Value] = {}
+        self._reordered: dict[tuple[str | None, bytes], ir.Value] = {}
         self.offsets = OffsetWriter(self.editor)
 
     def lower(self, node: ir.Node, weight: BlockWeight) -> LoweredNode:
@@ -247,19 +250,37 @@ class _Writer:
         )
 
     def _input(self, node: ir.Node, weight: BlockWeight, stem: str) -> ir.Value | None:
-        """The layer's input, divided by AWQ's scales where the codes hold a scaled weight."""
+        """The layer's input as the codes want it: divided by AWQ's scales, its channels in the order of the codes."""
         value = node.inputs[0]
-        if weight.input_scales is None or value is None:
+        if value is None:
             return value
-        key = (value.name, weight.input_scales.tobytes())
+        divided = (
+            value if weight.input_scales is None else self._divide(value, node, weight.input_scales, stem)
+        )
+        return (
+            divided if weight.input_order is None else self._reorder(divided, node, weight.input_order, stem)
+        )
+
+    def _divide(self, value: ir.Value, node: ir.Node, scales: FloatArray, stem: str) -> ir.Value:
+        key = (value.name, scales.tobytes())
         if key not in self._divided:
-            factor = self.editor.constant(
-                (1 / weight.input_scales).astype(np.float32), f"{stem}_input_factor"
-            )
-            divided = self.editor.op("Mul", [value, factor], f"{value.name}_scaled", before=node)
+            factor = self.editor.constant((1 / scales).astype(np.float32), f"{stem}_input_factor")
+            divided = self.editor.op("Mul", [value, factor], f"{stem}_input_scaled", before=node)
             divided.shape = value.shape
             self._divided[key] = divided
         return self._divided[key]
+
+    def _reorder(self, value: ir.Value, node: ir.Node, order: Array, stem: str) -> ir.Value:
+        """Layers that read one activation in one order (q, k and v of GPTQ) share the gather."""
+        key = (value.name, order.tobytes())
+        if key not in self._reordered:
+            indices = self.editor.constant(order.astype(np.int64), f"{stem}_input_order")
+            found = self.editor.op(
+                "Gather", [value, indices], f"{stem}_input_reordered", before=node, attributes={"axis": -1}
+            )
+            found.shape = value.shape
+            self._reordered[key] = found
+        return self._reordered[key]
 
 
 def _check_shape(node: ir.Node, table: ir.Value, weight: BlockWeight) -> None:
@@ -290,6 +311,10 @@ def _check_table(table: ir.Value, weight: BlockWeight) -> None:
         raise UnsupportedError(
             f"table `{table.name}` has {weight.in_features} columns, blocks of {weight.block_size} with offsets do not "
             "divide them"
+        )
+    if weight.input_order is not None:
+        raise UnsupportedError(
+            f"table `{table.name}` has its columns in another order; a lookup cannot undo it"
         )
     if weight.input_scales is not None:
         raise UnsupportedError(f"table `{table.name}` has input scales (AWQ); a lookup cannot divide by them")

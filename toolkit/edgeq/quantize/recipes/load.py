@@ -38,8 +38,11 @@ BUILT_IN: tuple[str, ...] = (
     "w4a8",
     "int4",
     "palette4",
+    "stored",
 )
 """Names of the recipes in this folder, from most to fewest bits."""
+
+MAX_RECIPE_BYTES = 1 << 20
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "format": (str,),
@@ -78,11 +81,21 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise ConfigError(f"no recipe file `{path}`", hint="edgeq recipes")
-        return parse_recipe(path.read_text("utf-8"), source=text)
+        return parse_recipe(_read(path), source=text)
     raise ConfigError(
         f"unknown recipe `{text}`; expected one of {', '.join(BUILT_IN)}, or a .yaml file",
         hint=_suggestion(text, BUILT_IN) or "edgeq recipes",
     )
+
+
+def _read(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if size > MAX_RECIPE_BYTES:
+            raise ConfigError(f"`{path}` has {size} bytes; a recipe has at most {MAX_RECIPE_BYTES}")
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"`{path}` cannot be read as text: {error}") from error
 
 
 def parse_recipe(text: str, *, source: str = "recipe") -> Recipe:
@@ -95,7 +108,7 @@ def parse_recipe(text: str, *, source: str = "recipe") -> Recipe:
 
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"recipe `{source}` is not YAML: {str(error).splitlines()[0]}") from error
     where = f"recipe `{source}`"
     keys = _checked(document, ("name", "summary", "gguf", "default", "rules", "static_int8", "export"), where)

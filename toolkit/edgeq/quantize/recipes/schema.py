@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from edgeq.quantize.static_int8 import StaticInt8Settings
     from edgeq.quantize.weight_only.base import WeightSpec
 
-FORMATS = ("fp32", "fp16", "int8-static", "weight-only", "palette")
+FORMATS = ("fp32", "fp16", "int8-static", "weight-only", "palette", "stored")
 """What a layer can be: float; int8 weights and static int8 inputs; quantized weights and float inputs; weights as
-indices into a table of floats."""
+indices into a table of floats; quantized weights as the checkpoint has them."""
 METHODS = ("rtn", "scale_search", "hqq", "gptq", "awq", "kmeans")
 """Of weight-only layers; `kmeans` is the one of palettes."""
 BITS = {"weight-only": (4, 8), "palette": (4, 6, 8)}
@@ -113,7 +113,13 @@ class LayerSpec:
         return WeightSpec(self.bits, self.block_size, self.symmetric)
 
     def bits_per_weight(self, in_features: int) -> float:
-        """Stored bits per weight, scales and zero points included."""
+        """Stored bits per weight, scales and zero points included.
+
+        Raises:
+            ConfigError: the format is `stored`: only the checkpoint knows.
+        """
+        if self.format == "stored":
+            raise ConfigError("how many bits a stored weight takes is known from its checkpoint only")
         if self.format == "weight-only":
             return self.weight_spec().bits_per_weight(in_features)
         if self.format == "palette":
@@ -257,7 +263,7 @@ class Recipe:
 
 def is_quantized(spec: LayerSpec) -> bool:
     """Whether a layer leaves floating point."""
-    return spec.format in ("int8-static", "weight-only", "palette")
+    return spec.format in ("int8-static", "weight-only", "palette", "stored")
 
 
 def mean_bits_per_weight(specs: dict[str, LayerSpec], layers: Sequence[LayerRef]) -> float:

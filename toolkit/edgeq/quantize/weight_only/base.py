@@ -126,6 +126,8 @@ class QuantizedWeight:
         input_scales: `[K]`: the codes hold `diag(input_scales) @ W`, so the input must be divided by them
             (AWQ). None means 1.
         offsets: `[N, blocks]` float32, added to every member of a block (GGUF types with a minimum). None means 0.
+        input_order: `[K]` int64, the input channel that each code of a row belongs to (GPTQ with activation order).
+            None means their own order.
     """
 
     q: ByteArray
@@ -137,6 +139,7 @@ class QuantizedWeight:
     notes: tuple[str, ...] = ()
     input_scales: FloatArray | None = None
     offsets: FloatArray | None = None
+    input_order: Array | None = None
 
     @property
     def bits_per_weight(self) -> float:
@@ -150,12 +153,14 @@ class QuantizedWeight:
         return int(self.q.shape[0])
 
     def dequantize(self) -> FloatArray:
-        """The weight `[K, N]` this stands for, `input_scales` divided out."""
+        """The weight `[K, N]` this stands for, `input_scales` divided out, in the layer's own order of inputs."""
         stored = self.dequantize_stored()
+        if self.input_order is not None:
+            stored = stored[np.argsort(self.input_order)]
         return stored if self.input_scales is None else stored / self.input_scales[:, None]
 
     def dequantize_stored(self) -> FloatArray:
-        """The weight `[K, N]` the codes hold: `dequantize` before `input_scales` are divided out."""
+        """The weight `[K, N]` the codes hold: `dequantize` before `input_order` and `input_scales` are undone."""
         blocks = dequantize_blocks(self.q, self.scales, self.zero_points, self.spec.bits)
         if self.offsets is not None:
             blocks = blocks + self.offsets[..., None]

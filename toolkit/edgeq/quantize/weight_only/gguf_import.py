@@ -2,9 +2,9 @@
 
 Formats as ggml defines them (ggml-common.h, ggml-quants.c of llama.cpp). A value is a float scale times a small
 integer, for some types plus a float of its block. The first kind is stored as it is, as symmetric blocks of 4 or 8
-bits. The second (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K: a minimum per block) is `scale * (code - middle) + offset`, with the offset
-beside the codes: the same numbers up to the rounding of a float32 sum, without the float zero points that ONNX Runtime
-computes on a slow path.
+bits. The second (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K: a minimum per block) is `scale * (code - middle) + offset`, with the
+offset beside the codes: the same numbers up to the rounding of a float32 sum, without the float zero points that ONNX
+Runtime computes on a slow path.
 """
 
 from __future__ import annotations
@@ -180,8 +180,8 @@ def _scaled(scale: FloatArray, factors: Array) -> FloatArray:
 def _k_scales(packed: ByteArray) -> tuple[Array, Array]:
     """Scales and minimums of 8 sub-blocks, 6 bits each, from 12 bytes.
 
-    The first four lie in the low 6 bits of bytes 0-3 and 4-7; of the last four, the low nibbles lie in bytes 8-11 and the
-    two high bits above those of the first.
+    The first four lie in the low 6 bits of bytes 0-3 and 4-7; of the last four, the low nibbles lie in bytes 8-11 and
+    the two high bits above those of the first.
     """
     first, second, rest = packed[..., :4], packed[..., 4:8], packed[..., 8:12]
     scales = np.concatenate([first & 63, rest & 15 | first >> 6 << 4], axis=-1)

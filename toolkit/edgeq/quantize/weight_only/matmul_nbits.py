@@ -40,6 +40,7 @@ def to_block_weight(weight: QuantizedWeight) -> BlockWeight:
         in_features=weight.in_features,
         input_scales=weight.input_scales,
         offsets=offsets,
+        input_order=weight.input_order,
     )
 
 

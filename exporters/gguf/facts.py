@@ -1,0 +1,100 @@
+"""What a GGUF file is, from its metadata alone."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from edgeq.errors import ModelError, UnsupportedError
+from edgeq.exporters.causal_lm.base import LanguageModelFacts
+from edgeq.exporters.causal_lm.facts import refusal_of
+from edgeq.exporters.gguf.families import FAMILIES, GgufFamily
+from edgeq.exporters.gguf.reader import GgufFile, open_gguf
+from edgeq.quantize.weight_only.gguf_import import FORMATS, UNREPRESENTABLE
+
+FILE_TYPE = "general.file_type"
+SPECIAL_IDS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+
+
+def inspect_gguf(path: Path) -> LanguageModelFacts:
+    """Facts about a file; tensors are not read.
+
+    Raises:
+        ModelError: there is no such file, it is damaged, or its metadata lack what the model needs.
+        UnsupportedError: an architecture or a kind of positions that edgeq does not take.
+    """
+    if not path.expanduser().is_file():
+        raise ModelError(f"there is no file `{path}`")
+    file = open_gguf(path.expanduser())
+    config = config_of(file)
+    return LanguageModelFacts(
+        str(path),
+        path.expanduser(),
+        config["model_type"],
+        config,
+        refusal_of(config),
+        None if is_float(file) else f"gguf-{label_of(file)}",
+        lost_tensors(file),
+    )
+
+
+def is_float(file: GgufFile) -> bool:
+    """Whether every matrix of a file is plain floats: then there is nothing to take over."""
+    return all(tensor.is_float for tensor in file.tensors.values())
+
+
+def label_of(file: GgufFile) -> str:
+    """`q4_k_m`, from the file type that llama.cpp writes; `mixed` where it says nothing."""
+    from gguf import LlamaFileType
+
+    try:
+        name = LlamaFileType(int(file.metadata[FILE_TYPE])).name
+    except (KeyError, ValueError, TypeError):
+        return "mixed"
+    return str(name).removeprefix("MOSTLY_").removeprefix("ALL_").lower()
+
+
+def lost_tensors(file: GgufFile) -> dict[str, str]:
+    """Tensors of types that ONNX cannot hold, with the type and the reason."""
+    return {
+        tensor.name: f"{tensor.kind}: {UNREPRESENTABLE.get(tensor.kind, 'edgeq does not know it')}"
+        for tensor in file.tensors.values()
+        if not tensor.is_float and tensor.kind not in FORMATS
+    }
+
+
+def family_of(file: GgufFile) -> GgufFamily:
+    """The file's architecture.
+
+    Raises:
+        UnsupportedError: edgeq does not know it.
+    """
+    name = file.architecture
+    if name not in FAMILIES:
+        close = difflib.get_close_matches(name, FAMILIES, n=1)
+        raise UnsupportedError(
+            f"GGUF models of architecture `{name}` are not supported, expected one of {', '.join(FAMILIES)}",
+            hint=f"did you mean {close[0]}?" if close else None,
+        )
+    return FAMILIES[name]
+
+
+def config_of(file: GgufFile) -> dict[str, Any]:
+    """`config.json` for a file."""
+    family = family_of(file)
+    if "token_embd.weight" not in file.tensors:
+        raise ModelError(f"`{file.path}` has no token embeddings (token_embd.weight)")
+    ids = {name: file.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in SPECIAL_IDS.items()}
+    stops = [
+        ids["eos_token_id"],
+        *(file.metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eot", "eom")),
+    ]
+    ends = list(dict.fromkeys(token for token in stops if token is not None))
+    return {
+        "model_type": family.model_type,
+        "architectures": [family.head],
+        **family.config(file),
+        **ids,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+    }

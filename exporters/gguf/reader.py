@@ -1,0 +1,191 @@
+"""A GGUF file opened and checked: metadata as plain values, tensors as rows of bytes that are mapped, not read.
+
+The `gguf` package parses the file; what a damaged or hostile file could make of that (counts that exhaust memory,
+tensors beyond the end) is refused before or caught here. Format: gguf.md of ggml.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeq.errors import MissingExtraError, ModelError, UnsupportedError
+from edgeq.types import Array
+
+MAGIC = b"GGUF"
+HEADER_BYTES = 24
+MOST_ENTRIES = 1 << 17
+"""Tensors, and metadata keys; the largest models have some thousands."""
+MOST_DIMENSIONS = 4
+FLOAT_KINDS = ("F32", "F16", "BF16", "F64")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GgufTensor:
+    """One tensor of a file.
+
+    Attributes:
+        name: as in the file.
+        kind: its type, as in `Q4_K`.
+        shape: rows last axis: `(out, in)` for a matrix.
+        data: the bytes as the file has them, `[rows, bytes]` uint8, or floats `shape`; mapped.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    data: Array
+
+    @property
+    def is_float(self) -> bool:
+        """Whether its values are plain floats."""
+        return self.kind in FLOAT_KINDS
+
+    def dense(self) -> Array:
+        """Its values, float32, `shape`.
+
+        Raises:
+            UnsupportedError: the installed `gguf` package does not know the type.
+        """
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        try:
+            values = dequantize(self.data, GGMLQuantizationType[self.kind])
+        except NotImplementedError as error:
+            raise UnsupportedError(
+                f"tensor `{self.name}` has type {self.kind}, which is not known"
+            ) from error
+        return np.ascontiguousarray(values.reshape(self.shape), np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GgufFile:
+    """A parsed file.
+
+    Attributes:
+        path: of the file.
+        metadata: by key; arrays as lists.
+        tensors: by name, in the order of the file.
+    """
+
+    path: Path
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, GgufTensor]
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture`.
+
+        Raises:
+            ModelError: the file does not say.
+        """
+        found = self.metadata.get("general.architecture")
+        if not isinstance(found, str) or not found:
+            raise ModelError(f"`{self.path}` does not name its architecture (general.architecture)")
+        return found
+
+    def value(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
+        """A metadata value under the architecture's prefix.
+
+        Raises:
+            ModelError: it is missing without a default, or of another type.
+        """
+        full = f"{self.architecture}.{key}"
+        found = self.metadata.get(full, default)
+        if found is None or isinstance(found, bool) or not isinstance(found, kind):
+            shown = "is missing" if found is None else f"is {found!r}"
+            raise ModelError(f"`{self.path}`: metadata `{full}` {shown}")
+        return found
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A float of the metadata as the decimal that was meant: files keep float32, so 1e-5 reads 9.99999975e-06.
+
+        Raises:
+            ModelError: it is missing without a default, or no number.
+        """
+        return float(str(np.float32(self.value(key, (float, int), default))))
+
+
+def open_gguf(path: Path) -> GgufFile:
+    """Read the header of a file, and map its tensors.
+
+    Raises:
+        ModelError: it is no GGUF file, is truncated or damaged, or is one part of several.
+        UnsupportedError: it holds a tensor type that is not known.
+        MissingExtraError: the `gguf` package is not installed.
+    """
+    _check_header(path)
+    try:
+        from gguf import GGUFReader
+    except ImportError as error:
+        raise MissingExtraError("reading GGUF files", "llm") from error
+    try:
+        reader = GGUFReader(path)
+        metadata = {name: _contents(field) for name, field in reader.fields.items()}
+    except Exception as error:  # the package raises whatever it trips over
+        if "is not a valid GGMLQuantizationType" in str(error):
+            raise UnsupportedError(
+                f"`{path}` holds a tensor type that is not known: {error}",
+                hint="pip install --upgrade gguf",
+            ) from error
+        raise ModelError(
+            f"`{path}` is a damaged or truncated GGUF file: {type(error).__name__}: {error}",
+            hint="download it again, and compare its size with the original's",
+        ) from error
+    if int(metadata.get("split.count") or 0) > 1:
+        raise ModelError(
+            f"`{path}` is one of {metadata['split.count']} parts of a model",
+            hint="join them: llama-gguf-split --merge FIRST_PART OUTPUT",
+        )
+    size = path.stat().st_size
+    tensors = {}
+    for item in reader.tensors:
+        tensor = _tensor(path, item, size)
+        tensors[tensor.name] = tensor
+    if not tensors:
+        raise ModelError(f"`{path}` holds no tensors")
+    return GgufFile(path, metadata, tensors)
+
+
+def _check_header(path: Path) -> None:
+    """Magic, version and counts, before anything is built from them."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(HEADER_BYTES)
+    except OSError as error:
+        raise ModelError(f"`{path}` cannot be read: {error.strerror or error}") from error
+    if header[:4] != MAGIC:
+        raise ModelError(f"`{path}` is no GGUF file: it starts with {header[:4]!r}, expected {MAGIC!r}")
+    if len(header) < HEADER_BYTES:
+        raise ModelError(f"`{path}` is a truncated GGUF file: {len(header)} bytes")
+    version, tensors, entries = struct.unpack("<IQQ", header[4:])
+    if version not in (2, 3):
+        wrong_order = version >> 24 in (2, 3)
+        what = "is in big-endian byte order" if wrong_order else f"has GGUF version {version}"
+        raise ModelError(f"`{path}` {what}, expected little-endian version 2 or 3")
+    if max(tensors, entries) > MOST_ENTRIES:
+        raise ModelError(f"`{path}` claims {tensors} tensors and {entries} metadata entries; it is damaged")
+
+
+def _contents(field: Any) -> Any:
+    found = field.contents()
+    return found.item() if isinstance(found, np.generic) else found
+
+
+def _tensor(path: Path, item: Any, size: int) -> GgufTensor:
+    shape = tuple(int(dim) for dim in reversed(item.shape))
+    if not 1 <= len(shape) <= MOST_DIMENSIONS or 0 in shape:
+        raise ModelError(f"`{path}`: tensor `{item.name}` has shape {list(shape)}")
+    if int(item.data_offset) + int(item.n_bytes) > size:
+        raise ModelError(
+            f"`{path}`: tensor `{item.name}` ends at byte {int(item.data_offset) + int(item.n_bytes)} of {size}; the "
+            "file is truncated",
+            hint="download it again",
+        )
+    return GgufTensor(str(item.name), item.tensor_type.name, shape, item.data)

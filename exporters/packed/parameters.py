@@ -1,0 +1,57 @@
+"""The parameters that a config stands for, from the model's structure alone: no weights are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeq.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a model.
+
+    Attributes:
+        shape: as transformers has it.
+        is_flipped: a linear layer that keeps its weight as `[in, out]` (GPT-2's Conv1D).
+        is_tied: another name of a parameter that came before.
+    """
+
+    shape: tuple[int, ...]
+    is_flipped: bool
+    is_tied: bool
+
+
+def parameters_of(folder: Path) -> Mapping[str, Parameter]:
+    """Parameters by name, of the model that a folder's config describes.
+
+    Raises:
+        ModelError: transformers cannot make a model of it.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    from edgeq.exporters.checkpoint import quiet_transformers
+
+    with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config)
+        except Exception as error:  # transformers raises many kinds; each one is a bad config here
+            raise ModelError(
+                f"transformers cannot make a model of `{folder / 'config.json'}`: {error}"
+            ) from error
+    flipped = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
+    first = dict(model.named_parameters())
+    return {
+        name: Parameter(
+            tuple(parameter.shape),
+            name.rpartition(".")[0] in flipped and parameter.ndim == 2,
+            name not in first,
+        )
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }

@@ -1,0 +1,139 @@
+"""Validation of bundles whose files are hashed but wrong: whoever made the bundle made the hashes too."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeq.errors import IntegrityError, UsageError
+from edgeq.pipeline.executions import Execution
+from edgeq.pipeline.explain import ExplainRequest, run_explain
+from edgeq.pipeline.export import parse_gates
+from edgeq.pipeline.validation import ValidationReport, ValidationRequest, run_validation
+from edgeq.types import Feeds, Outputs, Verification
+
+
+def sign(bundle: Path, edit: Callable[[dict[str, Any]], object] = lambda document: None) -> None:
+    """Write the manifest and the sums that fit the files, after a change of the manifest."""
+    document = json.loads((bundle / "edgeq.json").read_text())
+    edit(document)
+    names = [path for path in sorted(bundle.rglob("*")) if path.is_file()]
+    hashes = {
+        path.relative_to(bundle).as_posix(): (path.stat().st_size, hashlib.sha256(path.read_bytes()))
+        for path in names
+        if path.name not in ("edgeq.json", "SHA256SUMS")
+    }
+    document["integrity"]["files"] = [
+        {"path": name, "size": size, "sha256": digest.hexdigest()} for name, (size, digest) in hashes.items()
+    ]
+    (bundle / "edgeq.json").write_text(json.dumps(document))
+    sums = {name: digest.hexdigest() for name, (_, digest) in hashes.items()}
+    sums["edgeq.json"] = hashlib.sha256((bundle / "edgeq.json").read_bytes()).hexdigest()
+    (bundle / "SHA256SUMS").write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
+
+
+def validate(bundle: Path, **options: Any) -> ValidationReport:
+    # The tiny bundle records the outputs of both variants, and one output of the original.
+    return run_validation(ValidationRequest(bundle, variants=("cpu-fp32",), **options))
+
+
+def change_npz(path: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    change(arrays)
+    np.savez(path, **arrays)
+
+
+def test_the_texts_give_the_recorded_token_ids(tiny_bundle: Path) -> None:
+    report = validate(tiny_bundle)
+    assert report.passed and report.failures == []
+    assert report.to_json()["tokenization"] == {"cases": 1, "different": []}
+
+
+def test_another_tokenizer_fails_validation(tiny_bundle: Path) -> None:
+    path = tiny_bundle / "tokenizer/tokenizer.json"
+    document = json.loads(path.read_text())
+    vocabulary = document["model"]["vocab"]
+    vocabulary["cat"], vocabulary["dog"] = vocabulary["dog"], vocabulary["cat"]
+    path.write_text(json.dumps(document))
+    sign(tiny_bundle)
+    report = validate(tiny_bundle)
+    assert not report.passed and report.failures == ["token ids of case-000"]
+    # The tensors are still those of the model: only the first stage differs.
+    assert all(gate.passed for variant in report.variants for gate in variant.gates)
+
+
+def test_texts_cut_for_a_static_variant_are_cut_again(tiny: Any, tiny_bundle: Path) -> None:
+    feeds = tiny.preprocessor(6)(["the cat sat", "a dog ran the cats"])
+    path = tiny_bundle / "golden/case-000.npz"
+    change_npz(path, lambda arrays: arrays.update({f"inputs/{name}": feed for name, feed in feeds.items()}))
+    sign(tiny_bundle)
+    report = validate(tiny_bundle)
+    assert report.tokenization is not None and report.tokenization.passed
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("reference/sentence_embedding", (2, 3)), ("outputs/cpu-fp32/sentence_embedding", (1, 4))],
+)
+def test_recorded_outputs_of_another_shape(tiny_bundle: Path, name: str, shape: tuple[int, ...]) -> None:
+    change_npz(tiny_bundle / "golden/case-000.npz", lambda arrays: arrays.update({name: np.zeros(shape)}))
+    sign(tiny_bundle)
+    with pytest.raises(IntegrityError, match="case-000` holds `sentence_embedding` of shape"):
+        validate(tiny_bundle)
+
+
+def test_a_recorded_nan_fails_its_tolerance(tiny_bundle: Path) -> None:
+    name = "outputs/cpu-fp32/sentence_embedding"
+    change_npz(
+        tiny_bundle / "golden/case-000.npz", lambda arrays: arrays.update({name: arrays[name] * np.nan})
+    )
+    sign(tiny_bundle)
+    assert validate(tiny_bundle).failures == ["cpu-fp32 sentence_embedding max_abs"]
+
+
+def test_a_gate_on_what_is_not_measured(tiny_bundle: Path) -> None:
+    sign(tiny_bundle, lambda document: document["gates"][0].update(metric="charm"))
+    with pytest.raises(IntegrityError, match="bounds charm of `sentence_embedding`"):
+        validate(tiny_bundle)
+
+
+def test_requirements_are_free_form(tiny_bundle: Path) -> None:
+    sign(tiny_bundle, lambda document: document["variants"][0].update(requirements={"abi": 5}))
+    assert validate(tiny_bundle).passed
+
+
+def test_a_gate_this_task_does_not_have_is_refused(tiny_bundle: Path) -> None:
+    with pytest.raises(UsageError, match="does not have"):
+        validate(tiny_bundle, gates=parse_gates(["top1_agreement>=0.5"]))
+
+
+@pytest.mark.parametrize("content", [b"{}", b"\xff", b"[" * 100_000, b'{"version": 1, "layers": [{}]}'])
+@pytest.mark.parametrize("name", ["plan.json", "sensitivity.json"])
+def test_explain_refuses_malformed_files(tiny_bundle: Path, name: str, content: bytes) -> None:
+    plan = {"equalizations": [], "linears": [], "embeddings": [], "settings": {}}
+    (tiny_bundle / "plan.json").write_text(json.dumps(plan))
+    (tiny_bundle / name).write_bytes(content)
+    sign(tiny_bundle)
+    with pytest.raises(IntegrityError, match=f"`{name}` of .* cannot be read"):
+        run_explain(ExplainRequest(tiny_bundle))
+
+
+def test_groups_of_batches_keep_their_order() -> None:
+    """A phone gets several batches at once; what comes back is in order, and nothing is run ahead."""
+    sizes = []
+
+    def run(batches: Any) -> list[Outputs]:
+        sizes.append(len(batches))
+        return [{"out": feeds["x"]} for feeds in batches]
+
+    batches: list[Feeds] = [{"x": np.array(number)} for number in range(7)]
+    outputs = Execution("adb", Verification.EXECUTED, {}, run, group=3).outputs(batches)
+    assert int(next(outputs)["out"]) == 0 and sizes == [3]
+    assert [int(found["out"]) for found in outputs] == [1, 2, 3, 4, 5, 6] and sizes == [3, 3, 1]

@@ -1,0 +1,65 @@
+"""Ready tensors of an .npz file, checked as a tokenizer's output would be: nothing later looks at them again."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeq.errors import DataError
+from edgeq.types import Array, Feeds
+
+IDS = "input_ids"
+MASK = "attention_mask"
+
+
+def ready_feeds(feeds: Feeds, max_length: int, vocabulary_size: int) -> dict[str, Array]:
+    """Int64 inputs `[samples, tokens]`, columns of padding alone cut off.
+
+    Args:
+        feeds: arrays by input name, all inputs of the model.
+        max_length: tokens that every variant takes.
+        vocabulary_size: token ids are below it.
+
+    Raises:
+        DataError: an array is no matrix of whole numbers, the mask is not ones followed by zeros, a token id is not
+            one of the tokenizer's, or a sample is longer than `max_length`.
+    """
+    found = {name: _whole_numbers(name, array) for name, array in feeds.items()}
+    shapes = {name: array.shape for name, array in found.items()}
+    if len(set(shapes.values())) > 1:
+        raise DataError(f"the arrays of the .npz have different shapes: {shapes}")
+    largest = int(found[IDS].max())
+    if largest >= vocabulary_size:
+        raise DataError(
+            f"`{IDS}` of the .npz has the token id {largest}; the tokenizer's are below {vocabulary_size}"
+        )
+    used = next(iter(shapes.values()))[1]
+    if MASK in found:
+        _check_mask(found[MASK])
+        used = int(found[MASK].sum(axis=1).max())
+    if used > max_length:
+        raise DataError(
+            f"a sample of the .npz has {used} tokens; the variants take {max_length}",
+            hint="shorter samples, or a longer --seq-len where the model has the positions",
+        )
+    return {name: array[:, :used] for name, array in found.items()}
+
+
+def _whole_numbers(name: str, array: Array) -> Array:
+    if array.ndim != 2:
+        raise DataError(
+            f"array `{name}` of the .npz has shape {list(array.shape)}, expected [samples, tokens]"
+        )
+    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
+        raise DataError(f"array `{name}` of the .npz holds fractions, expected whole numbers")
+    if array.min(initial=0) < 0:
+        raise DataError(f"array `{name}` of the .npz holds {array.min()}, expected numbers from 0 up")
+    return array.astype(np.int64)
+
+
+def _check_mask(mask: Array) -> None:
+    """Padding is on the right: positions are counted from the left."""
+    if not np.isin(mask, (0, 1)).all() or (np.diff(mask, axis=1) > 0).any() or not mask[:, 0].all():
+        raise DataError(
+            f"`{MASK}` of the .npz is not ones followed by zeros in every row, with one at least",
+            hint="pad on the right",
+        )

@@ -1,0 +1,176 @@
+"""Checkpoints that are quantized already: taken over as they are, or quantized again when that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.errors import ConfigError, UnsupportedError
+from edgeq.pipeline.weight_only import QuantizedLayer, WeightJob, errors_of, quantize_layer
+from edgeq.quantize.layers import ModelLayers, layer_weight
+from edgeq.quantize.plan import WeightDecision
+from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
+from edgeq.quantize.weight_only import QuantizedWeight
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgeq.exporters.base import ModelFacts
+    from edgeq.progress import Progress
+    from edgeq.quantize.packed import PackedWeights
+
+STORED = "stored"
+REQUANTIZED = LayerSpec("weight-only", 8, 32, True, "rtn")
+"""With --requantize, a tensor whose type ONNX cannot hold: the error of 8 bits is small beside its own."""
+SHOWN = 4
+
+
+def is_stored(recipe: Recipe) -> bool:
+    """Whether a recipe takes any weight over as the checkpoint has it."""
+    return any(spec.format == STORED for spec in recipe.possible_specs())
+
+
+def stored_recipe(recipe: Recipe, facts: ModelFacts, *, is_chosen: bool, requantize: bool) -> Recipe:
+    """The recipe for a checkpoint, before any work.
+
+    Args:
+        recipe: of the request.
+        facts: of the model.
+        is_chosen: the user named it; otherwise a quantized checkpoint is taken over as it is.
+        requantize: quantizing again is allowed.
+
+    Raises:
+        ConfigError: the recipe asks for stored weights and there are none, or would quantize a second time.
+        UnsupportedError: some weights have a type that ONNX cannot hold.
+    """
+    if facts.quantized is None:
+        if is_stored(recipe):
+            raise ConfigError(
+                f"recipe `{recipe.name}` takes over quantized weights, and `{facts.model}` has none",
+                hint="--precision int4, int8, q4_k_m ...",
+            )
+        return recipe
+    if is_chosen and not is_stored(recipe):
+        if not requantize:
+            raise ConfigError(
+                f"`{facts.model}` is quantized already ({facts.quantized}); {recipe.name} would be a second time",
+                hint="leave --precision out to take the weights over as they are, or add --requantize",
+            )
+        return recipe
+    if facts.lost and not requantize:
+        name, reason = next(iter(facts.lost.items()))
+        raise UnsupportedError(
+            f"{len(facts.lost)} weights of `{facts.model}` cannot be held by ONNX, first `{name}` ({reason})",
+            hint="add --requantize: they are rounded to 8 bits, and the error is printed",
+        )
+    if not is_chosen:
+        recipe = load_recipe(STORED)
+    return replace(recipe, name=facts.quantized) if recipe.name == STORED else recipe
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TakenOver:
+    """What `stored` came to.
+
+    Attributes:
+        layers: the weights that stay quantized.
+        specs: the others as float layers, by name: in float16 where that is exact.
+    """
+
+    layers: tuple[QuantizedLayer, ...]
+    specs: Mapping[str, LayerSpec]
+
+
+def take_over(
+    graph: ir.Model,
+    layers: ModelLayers,
+    specs: Mapping[str, LayerSpec],
+    jobs: Sequence[WeightJob],
+    packed: PackedWeights,
+    is_lossy: bool,
+    progress: Progress,
+) -> TakenOver:
+    """Find the codes of every weight that the recipe wants as stored.
+
+    Args:
+        graph: with the dequantized weights.
+        layers: of it.
+        specs: of all layers.
+        jobs: the weights whose format is `stored`.
+        packed: the checkpoint's codes.
+        is_lossy: some tensors of it have types ONNX cannot hold; they are requantized.
+        progress: one stage; what was requantized becomes a notice.
+
+    Raises:
+        UnsupportedError: a quantized weight of the checkpoint is not in the graph as it is.
+    """
+    found: list[QuantizedLayer] = []
+    floats: dict[str, LayerSpec] = {}
+    again: list[QuantizedLayer] = []
+    with progress.stage("taking over quantized weights", len(jobs)) as stage:
+        for job in jobs:
+            weight = layer_weight(graph, job.site)
+            codes = packed.find(weight)
+            if codes is not None:
+                found.append(QuantizedLayer(_decision(job, codes, weight), codes))
+            elif is_lossy and not _is_half(weight):
+                again.append(quantize_layer(replace(job, spec=REQUANTIZED), weight, None))
+            else:
+                floats |= {job.initializer: LayerSpec("fp16" if _is_half(weight) else "fp32")}
+            stage.advance()
+        _require_all(packed, specs)
+        stage.note = f"{len(found)} of {len(jobs)} weights as they are ({packed.label})"
+    _say_what_was_lost(again, progress)
+    by_layer = {
+        name: floats.get(layers.initializers[name], spec) if spec.format == STORED else spec
+        for name, spec in specs.items()
+    }
+    return TakenOver((*found, *again), by_layer)
+
+
+def _require_all(packed: PackedWeights, specs: Mapping[str, LayerSpec]) -> None:
+    """No quantized weight may become a float one unsaid: each is found again, where the recipe wants all of them.
+
+    Raises:
+        UnsupportedError: the graph holds one in another form than the checkpoint.
+    """
+    lost = packed.unread()
+    if lost and all(spec.format == STORED for spec in specs.values()):
+        raise UnsupportedError(
+            f"{len(lost)} quantized weights of the checkpoint are not in the graph as they are, first `{lost[0]}`",
+            hint="quantize it again: --requantize --precision int4",
+        )
+
+
+def _decision(job: WeightJob, codes: QuantizedWeight, weight: np.ndarray) -> WeightDecision:
+    error, _ = errors_of(weight, codes.dequantize(), None)
+    return WeightDecision(
+        name=job.name,
+        initializer=job.initializer,
+        bits=codes.spec.bits,
+        block_size=codes.spec.block_size,
+        symmetric=codes.zero_points is None and codes.offsets is None,
+        method=codes.method,
+        bits_per_weight=round(codes.bits_per_weight, 4),
+        weight_error=error,
+        notes=codes.notes,
+    )
+
+
+def _is_half(weight: np.ndarray) -> bool:
+    with np.errstate(over="ignore"):
+        return bool((weight.astype(np.float16).astype(np.float32) == weight).all())
+
+
+def _say_what_was_lost(again: Sequence[QuantizedLayer], progress: Progress) -> None:
+    if not again:
+        return
+    shown = ", ".join(f"{layer.decision.name} {layer.decision.weight_error:.2%}" for layer in again[:SHOWN])
+    more = f" and {len(again) - SHOWN} more" if len(again) > SHOWN else ""
+    mean = np.sqrt(np.mean([layer.decision.weight_error**2 for layer in again]))
+    progress.notice(
+        f"{len(again)} weights were rounded to 8 bits, relative error {mean:.2%} in the mean square: {shown}{more}"
+    )

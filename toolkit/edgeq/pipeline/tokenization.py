@@ -1,0 +1,51 @@
+"""Do a bundle's golden texts still give the token ids that were recorded? The first stage an app can get wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgeq.bundle.golden import GoldenCase
+    from edgeq.runtime.text import TextPreprocessor
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizationReport:
+    """How many golden cases were tokenized again, and which came out differently."""
+
+    cases: int
+    different: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every case gave the recorded ids."""
+        return not self.different
+
+
+def replay_tokenization(
+    preprocessor: TextPreprocessor, cases: Sequence[GoldenCase]
+) -> TokenizationReport | None:
+    """Tokenize the golden texts with the bundle's tokenizer; None when the cases hold no texts."""
+    with_texts = [case for case in cases if case.samples and "input_ids" in case.feeds]
+    if not with_texts:
+        return None
+    different = tuple(case.id for case in with_texts if not _is_same(preprocessor, case))
+    return TokenizationReport(len(with_texts), different)
+
+
+def _is_same(preprocessor: TextPreprocessor, case: GoldenCase) -> bool:
+    recorded = case.feeds["input_ids"]
+    found = preprocessor(case.samples)
+    if found["input_ids"].shape[1] > recorded.shape[1]:
+        # Recorded for a variant with a static length, which cuts texts.
+        try:
+            found = preprocessor.with_max_length(recorded.shape[1])(case.samples)
+        except ConfigError:
+            return False
+    return all(np.array_equal(array, case.feeds.get(name, ())) for name, array in found.items())
