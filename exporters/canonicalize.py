@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeq.exporters.naming import name_constants, name_nodes
 from edgeq.graph.canonical import BATCH, SEQUENCE
+from edgeq.graph.streamed_tensor import streamed
 from edgeq.types import Array
 
 if TYPE_CHECKING:
@@ -171,11 +172,7 @@ def unfold_gemm(model: ir.Model) -> None:
     for node in list(model.graph):
         if node.op_type != "Gemm" or not _is_plain_gemm(node):
             continue
-        weight = _numbers(node.inputs[1])
-        assert weight is not None
-        table = np.ascontiguousarray(weight.T if _int(node, "transB", 0) else weight)
-        stored = _constant(model.graph, table, f"{node.name}_weight")
-        total = _insert_before(node, "MatMul", [node.inputs[0], stored])
+        total = _insert_before(node, "MatMul", [node.inputs[0], _in_by_out(model.graph, node)])
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             total = _insert_before(node, "Add", [total, node.inputs[2]])
         public, node.outputs[0].name = node.outputs[0].name, f"{node.name}_replaced"
@@ -184,11 +181,23 @@ def unfold_gemm(model: ir.Model) -> None:
         model.graph.remove(node, safe=True)
 
 
+def _in_by_out(graph: ir.Graph, node: ir.Node) -> ir.Value:
+    """The weight of a Gemm as a new initializer `[in, out]`."""
+    is_turned, name = bool(_int(node, "transB", 0)), f"{node.name}_weight"
+    lazy = streamed(node.inputs[1])
+    if lazy is not None:
+        return _initializer(graph, lazy.transposed() if is_turned else lazy, name)
+    weight = _numbers(node.inputs[1])
+    assert weight is not None
+    return _constant(graph, np.ascontiguousarray(weight.T if is_turned else weight), name)
+
+
 def _is_plain_gemm(node: ir.Node) -> bool:
     plain = all(
         name not in node.attributes or node.attributes[name].value == 1.0 for name in ("alpha", "beta")
     )
-    constant = _numbers(node.inputs[1]) is not None
+    weight = node.inputs[1]
+    constant = weight is not None and weight.const_value is not None
     return plain and constant and not _int(node, "transA", 0)
 
 
@@ -236,6 +245,9 @@ def share_tied_heads(model: ir.Model) -> None:
 
 
 def _is_transposed(weight: ir.Value | None, table: ir.Value) -> bool:
+    lazy, lazy_table = streamed(weight), streamed(table)
+    if lazy is not None or lazy_table is not None:
+        return lazy is not None and lazy_table is not None and lazy.origin == lazy_table.transposed().origin
     a, b = _numbers(weight), _numbers(table)
     if a is None or b is None or a.ndim != 2 or a.shape != b.shape[::-1]:
         return False
@@ -245,10 +257,15 @@ def _is_transposed(weight: ir.Value | None, table: ir.Value) -> bool:
 def _constant(graph: ir.Graph, array: Array, name: str) -> ir.Value:
     import onnx_ir as ir
 
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+    return _initializer(graph, ir.tensor(array, name=name), name)
+
+
+def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+    import onnx_ir as ir
+
+    tensor.name = name
+    shape = ir.Shape(tensor.shape.numpy())
+    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
@@ -256,23 +273,30 @@ def _constant(graph: ir.Graph, array: Array, name: str) -> ir.Value:
 def share_constants(model: ir.Model) -> None:
     """One initializer for equal constants; a weight that a model uses in several places is stored once.
 
-    The tensors are turned into numpy arrays over the same memory, so that nothing downstream needs torch.
+    The tensors are turned into numpy arrays over the same memory, so that nothing downstream needs torch. Streamed
+    ones are equal when they come from the same place.
     """
-    import onnx_ir as ir
-
-    kept: dict[tuple[Any, ...], ir.Value] = {}
+    kept: dict[Any, ir.Value] = {}
     for value in list(model.graph.initializers.values()):
         if value.const_value is None:
             continue
-        array = np.ascontiguousarray(value.const_value.numpy()).reshape(value.const_value.shape.numpy())
-        digest = hashlib.sha256(array.data).digest()
-        first = kept.setdefault((array.dtype.str, array.shape, digest), value)
-        if first is value:
-            value.const_value = ir.tensor(array, name=value.name)
-            value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype
-        else:
+        lazy = streamed(value)
+        key = _digest_of(value) if lazy is None else lazy.origin
+        first = kept.setdefault(key, value)
+        if first is not value:
             value.replace_all_uses_with(first)
             del model.graph.initializers[str(value.name)]
+
+
+def _digest_of(value: ir.Value) -> tuple[Any, ...]:
+    """What tells a constant from others; its tensor becomes a numpy array on the way."""
+    import onnx_ir as ir
+
+    assert value.const_value is not None
+    array = np.ascontiguousarray(value.const_value.numpy()).reshape(value.const_value.shape.numpy())
+    value.const_value = ir.tensor(array, name=value.name)
+    value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype
+    return array.dtype.str, array.shape, hashlib.sha256(array.data).digest()
 
 
 def strip_metadata(model: ir.Model) -> None:

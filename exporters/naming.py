@@ -15,6 +15,9 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 PARAMETER_INPUT = {"MatMul": 1, "Gemm": 1, "Conv": 1, "Gather": 0, "LayerNormalization": 1}
 """Operators that are a module by themselves, and the input that is its weight."""
 
+MOST_NAMED_VALUES = 8
+"""A constant with more values is named by its reader, and not read here."""
+
 
 def name_nodes(model: ir.Model, prefixes: Sequence[str] = ()) -> None:
     """Name nodes and their outputs after the module they come from.
@@ -116,8 +119,9 @@ def _constant_name(node: ir.Node, index: int, value: ir.Value) -> str:
         return f"{name.split('@')[0]}.weight"
     if node.op_type in ("LayerNormalization", "Conv", "Gemm") and index == 2:
         return f"{name.split('@')[0]}.bias"
-    array = value.const_value.numpy() if value.const_value is not None else None
-    if array is not None and (array.size == 1 or (array.size <= 8 and array.dtype.kind == "i")):
+    tensor = value.const_value
+    array = tensor.numpy() if tensor is not None and tensor.size <= MOST_NAMED_VALUES else None
+    if array is not None and (array.size == 1 or array.dtype.kind == "i"):
         return f"const.{array.dtype}.{'_'.join(str(item) for item in array.reshape(-1).tolist())}"
     if node.op_type == "Add" and name.endswith("/add"):
         return f"{name.removesuffix('/add')}.bias"

@@ -82,3 +82,9 @@ def tiny_decoder(tiny_decoders: ModuleType, tmp_path_factory: pytest.TempPathFac
         return Path(tiny_decoders.build_tiny_decoder(tmp_path_factory.mktemp(family), family, **config))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def whole_models() -> ModuleType:
+    """The functions of tests/support/whole_models.py."""
+    return _load_support("whole_models")

@@ -12,6 +12,7 @@ from edgeq.exporters.base import ModelFacts
 from edgeq.types import Array, FloatArray, SourceInfo, Task
 
 if TYPE_CHECKING:
+    from edgeq.exporters.causal_lm.weights import DecoderWeights
     from edgeq.graph.canonical import CanonicalModel
     from edgeq.quantize.packed import PackedWeights
     from edgeq.runtime.generation.settings import GenerationSettings
@@ -75,6 +76,7 @@ class ExportedLanguageModel:
         genai_config: `genai_config.json` of ONNX Runtime GenAI for this graph.
         tokenizer_config: `tokenizer_config.json` beside it.
         graph_source: which exporter made the graph, for the model card: `genai-builder` or `torch`.
+        weights: what the graph refers to. Files made for this export go when it does.
         packed: weights that came quantized with the checkpoint; None for a float checkpoint.
     """
 
@@ -86,4 +88,5 @@ class ExportedLanguageModel:
     genai_config: Mapping[str, Any]
     tokenizer_config: Mapping[str, Any]
     graph_source: str
+    weights: DecoderWeights
     packed: PackedWeights | None = None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +11,9 @@ from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm.base import Logits
 from edgeq.exporters.checkpoint import check_weights, quiet_transformers
 from edgeq.types import Array, FloatArray
+
+if TYPE_CHECKING:
+    from edgeq.exporters.causal_lm.weights import DecoderWeights
 
 
 def load_decoder(folder: Path) -> Any:
@@ -69,26 +71,38 @@ def original_logits(model: Any) -> Logits:
 
 
 def load_original(model: str | Path, *, revision: str | None = None) -> Logits:
-    """The original model, to compare with.
+    """The original model, to compare with; its weights are read as it runs.
 
     Raises:
         ModelError: it cannot be loaded, or is no supported language model.
     """
     from edgeq.exporters.causal_lm.facts import inspect_language_model
+    from edgeq.exporters.causal_lm.hollow import hollow_decoder
+    from edgeq.exporters.causal_lm.scratch import ScratchFolder
+    from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
     from edgeq.exporters.gguf import inspect_gguf, unpack
     from edgeq.exporters.packed.folder import unpack as unpack_folder
     from edgeq.exporters.source import fetch, is_gguf_file, local_folder
 
+    def run(folder: Path) -> tuple[Logits, DecoderWeights]:
+        original, weights = hollow_decoder(folder)
+        weights.check_finite()
+        return streamed_logits(original, weights), weights
+
     if is_gguf_file(model):
         path = Path(model).expanduser()
         inspect_gguf(path).require_supported()
-        with TemporaryDirectory(prefix="edgeq-gguf-") as scratch:
-            return original_logits(load_decoder(unpack(path, Path(scratch)).folder))
+        with ScratchFolder("edgeq-gguf-") as scratch:
+            logits, weights = run(unpack(path, scratch.path).folder)
+            scratch.keep_for(weights)
+        return logits
 
     facts = inspect_language_model(model, revision=revision).require_supported()
     is_local = local_folder(model) is not None
     folder = facts.folder if is_local else fetch(str(model), revision, config_only=False)
     if facts.quantized is not None:
-        with TemporaryDirectory(prefix="edgeq-packed-") as scratch:
-            return original_logits(load_decoder(unpack_folder(folder, Path(scratch)).folder))
-    return original_logits(load_decoder(folder))
+        with ScratchFolder("edgeq-packed-") as scratch:
+            logits, weights = run(unpack_folder(folder, scratch.path).folder)
+            scratch.keep_for(weights)
+        return logits
+    return run(folder)[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ConfigError, MissingExtraError, ModelError
@@ -13,6 +12,7 @@ from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelF
 from edgeq.exporters.causal_lm.facts import inspect_language_model, read_lm_facts
 from edgeq.exporters.causal_lm.families import builder_refusal, head_size, layer_windows
 from edgeq.exporters.causal_lm.graph_io import ATTENTION_MASK, INPUT_IDS, input_specs, output_specs
+from edgeq.exporters.causal_lm.scratch import ScratchFolder
 from edgeq.exporters.source import fetch, is_gguf_file, local_folder
 from edgeq.files import sha256_file
 from edgeq.graph.canonical import CanonicalModel
@@ -21,6 +21,8 @@ from edgeq.types import SourceFile, SourceInfo, Task
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from edgeq.exporters.causal_lm.weights import DecoderWeights
 
 
 def load_language_model(
@@ -64,10 +66,11 @@ def _load_gguf(path: Path, context: int | None, road: str | None, say: Progress)
 
     inspect_gguf(path).require_supported()
     say("unpacking the GGUF file")
-    with TemporaryDirectory(prefix="edgeq-gguf-") as scratch:
-        unpacked = unpack(path, Path(scratch))
+    with ScratchFolder("edgeq-gguf-") as scratch:
+        unpacked = unpack(path, scratch.path)
         facts = replace(read_lm_facts(str(path), unpacked.folder), model=str(path))
         exported = _load(facts.require_supported(), context, road, say)
+        scratch.keep_for(exported.weights)
     source = replace(exported.source, files=(SourceFile(path.name, sha256_file(path)),), license=None)
     return replace(exported, source=source, packed=unpacked.packed)
 
@@ -80,11 +83,12 @@ def _load_packed(
     from edgeq.exporters.provenance import hub_revision, read_license, source_files
 
     say("unpacking the quantized checkpoint")
-    with TemporaryDirectory(prefix="edgeq-packed-") as scratch:
-        unpacked = unpack(facts.folder, Path(scratch))
+    with ScratchFolder("edgeq-packed-") as scratch:
+        unpacked = unpack(facts.folder, scratch.path)
         plain = replace(facts, folder=unpacked.folder, quantized=None)
         # One fused matrix cannot read its input in two orders; the traced graph keeps the three apart.
         exported = _load(plain, context, "torch" if unpacked.is_torn else road, say)
+        scratch.keep_for(exported.weights)
     weights = {tensor.path for tensor in open_checkpoint(facts.folder).tensors.values()}
     source = replace(
         exported.source,
@@ -105,21 +109,25 @@ def _require_torch() -> None:
 def _load(
     facts: LanguageModelFacts, context: int | None, road: str | None, say: Progress
 ) -> ExportedLanguageModel:
-    from edgeq.exporters.causal_lm.checkpoint import load_decoder, original_logits
     from edgeq.exporters.causal_lm.equivalence import check_decoder
     from edgeq.exporters.causal_lm.genai_config import traced_config, with_tokens
+    from edgeq.exporters.causal_lm.hollow import hollow_decoder
+    from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
     from edgeq.exporters.causal_lm.text import chat_template, tokenizer_config
     from edgeq.exporters.tokenizer import load_tokenizer, text_preprocessor
 
     length = _context_length(facts, context)
-    say("loading the model")
+    say("reading the weights")
     tokenizer = load_tokenizer(facts.folder)
-    model = load_decoder(facts.folder)
+    model, weights = hollow_decoder(facts.folder)
+    weights.check_finite()
     use_builder = _uses_builder(facts, road)
     settings = _settings(facts, model, tokenizer, length, shares_buffer=use_builder)
     say("exporting the graph")
-    canonical, genai = (_built if use_builder else _traced)(facts, model, settings)
-    reference = original_logits(model)
+    # Both roads change the model they are given, and the original still has to run.
+    twin, _ = hollow_decoder(facts.folder, weights)
+    canonical, genai = (_built if use_builder else _traced)(facts, twin, weights, settings)
+    reference = streamed_logits(model, weights)
     say("checking the graph against the original")
     check_decoder(canonical, settings, reference)
     return ExportedLanguageModel(
@@ -133,6 +141,7 @@ def _load(
         else traced_config(facts.config, settings),
         tokenizer_config=tokenizer_config(facts.folder, tokenizer, chat_template(tokenizer)),
         graph_source="genai-builder" if use_builder else "torch",
+        weights=weights,
     )
 
 
@@ -195,12 +204,12 @@ def _specs(settings: GenerationSettings) -> tuple[Any, Any]:
 
 
 def _built(
-    facts: LanguageModelFacts, model: Any, settings: GenerationSettings
+    facts: LanguageModelFacts, model: Any, weights: DecoderWeights, settings: GenerationSettings
 ) -> tuple[CanonicalModel, dict[str, Any]]:
     from edgeq.exporters.causal_lm.builder import build_decoder
     from edgeq.exporters.causal_lm.normalize import normalize_built
 
-    graph, genai = build_decoder(facts.folder)
+    graph, genai = build_decoder(facts.folder, model, weights)
     try:
         normalize_built(graph, layer_windows(model.config, settings.cache.layers))
     except ValueError as error:
@@ -209,13 +218,13 @@ def _built(
 
 
 def _traced(
-    facts: LanguageModelFacts, model: Any, settings: GenerationSettings
+    facts: LanguageModelFacts, model: Any, weights: DecoderWeights, settings: GenerationSettings
 ) -> tuple[CanonicalModel, dict[str, Any]]:
     from edgeq.exporters.causal_lm.normalize import normalize_traced
     from edgeq.exporters.causal_lm.trace import trace_decoder
 
     cache = settings.cache
-    graph = trace_decoder(model, cache.layers, cache.heads, cache.size, settings.context_length)
+    graph = trace_decoder(model, weights, cache.layers, cache.heads, cache.size, settings.context_length)
     normalize_traced(graph, (f"model.{model.base_model_prefix}", "model"))
     return _canonical(graph, facts, settings), {}
 

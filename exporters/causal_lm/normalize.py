@@ -15,6 +15,8 @@ from edgeq.exporters.canonicalize import (
     unfold_gemm,
 )
 from edgeq.exporters.naming import name_constants, name_nodes
+from edgeq.graph.edit import Editor
+from edgeq.graph.streamed_tensor import streamed
 from edgeq.types import TensorSpec
 
 if TYPE_CHECKING:
@@ -92,7 +94,6 @@ def table_first(model: ir.Model) -> None:
     lookup and product share, see the table.
     """
     import numpy as np
-    import onnx_ir as ir
 
     for node in list(model.graph):
         if node.op_type != "Gather" or node.inputs[0] is None:
@@ -103,13 +104,9 @@ def table_first(model: ir.Model) -> None:
         head = transpose.inputs[0]
         if head is None or not head.is_initializer() or head.const_value is None:
             continue
-        table = np.ascontiguousarray(head.const_value.numpy().T)
-        name = "embed_tokens.weight"
-        tensor = ir.tensor(table, name=name)
-        value = ir.Value(
-            name=name, shape=ir.Shape(table.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        model.graph.register_initializer(value)
+        lazy = streamed(head)
+        tensor = np.ascontiguousarray(head.const_value.numpy().T) if lazy is None else lazy.transposed()
+        value = Editor(model).constant(tensor, "embed_tokens.weight")
         node.replace_input_with(0, value)
         _transpose_for_readers(model, head, value)
 

@@ -16,6 +16,8 @@ from edgeq.exporters.causal_lm.graph_io import (
     past_names,
     present_names,
 )
+from edgeq.exporters.causal_lm.stand_ins import fold_transposes, matrices_as_inputs, stand_in_for_matrices
+from edgeq.exporters.causal_lm.weights import DecoderWeights
 from edgeq.exporters.modules import module
 from edgeq.exporters.torch_onnx import quiet
 from edgeq.graph.canonical import BATCH, CANONICAL_OPSET, SEQUENCE
@@ -30,24 +32,28 @@ MASKED = -1e9
 EXAMPLE_BATCH, EXAMPLE_SEQUENCE, EXAMPLE_PAST = 2, 7, 5
 
 
-def trace_decoder(model: Any, layers: int, heads: int, size: int, context: int) -> ir.Model:
+def trace_decoder(
+    model: Any, weights: DecoderWeights, layers: int, heads: int, size: int, context: int
+) -> ir.Model:
     """Trace a causal language model of transformers.
 
     Args:
-        model: with eager attention, in evaluation mode.
+        model: from `hollow_decoder`; its matrices become stand-ins of torch's fake tensor mode.
+        weights: of the same.
         layers: of the cache.
         heads: key and value heads.
         size: values per head.
         context: longest sequence in tokens.
 
     Returns:
-        A graph with the inputs and outputs of `graph_io`.
+        A graph with the inputs and outputs of `graph_io`, matrices by reference.
 
     Raises:
         ModelError: torch cannot trace the model.
     """
     import torch
 
+    stand_in_for_matrices(model)
     decoder = _decoder(model, layers)
     shape = (EXAMPLE_BATCH, heads, EXAMPLE_PAST, size)
     arguments = (
@@ -67,11 +73,15 @@ def trace_decoder(model: Any, layers: int, heads: int, size: int, context: int) 
                 input_names=[INPUT_IDS, ATTENTION_MASK, *past_names(layers)],
                 output_names=[LOGITS, *present_names(layers)],
                 verbose=False,
+                optimize=False,
             )
+            assert program is not None
+            with matrices_as_inputs(program.model, weights):
+                program.optimize()
     except Exception as error:  # whatever tracing trips over, the user can only take another model
         raise ModelError(f"torch cannot trace the model: {type(error).__name__}: {error}") from error
-    assert program is not None
     graph: ir.Model = program.model
+    fold_transposes(graph)
     return graph
 
 

@@ -85,7 +85,8 @@ def test_a_budget_that_cannot_be_met_exits_with_3(model, texts, tmp_path, capsys
     common = [model, "--target", "cpu", "--calib", texts, "--calib-samples", 40]
     out = tmp_path / "none.yaml"
     code, found, errors = tune(capsys, *common, "--budget", budget, "--output", out)
-    assert (code, found) == (3, None)
+    assert (code, found["error"]["exit_code"]) == (3, 3)
+    assert message in found["error"]["message"]
     assert message in errors
     assert not out.exists()
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from edgeq.graph.streamed_tensor import StreamedTensor
 from edgeq.types import Array
 
 
@@ -34,13 +35,20 @@ class Editor:
         self._names.add(candidate)
         return candidate
 
-    def constant(self, array: Array | float, name: str) -> ir.Value:
+    def constant(self, array: Array | float | StreamedTensor, name: str) -> ir.Value:
         """A new initializer."""
-        data = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
         unique = self.unique(name)
-        tensor = ir.tensor(data, name=unique)
+        if isinstance(array, StreamedTensor):
+            tensor: ir.TensorProtocol = array
+            tensor.name = unique
+        else:
+            data = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
+            tensor = ir.tensor(data, name=unique)
         value = ir.Value(
-            name=unique, shape=ir.Shape(data.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+            name=unique,
+            shape=ir.Shape(tensor.shape.numpy()),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
         )
         self.graph.register_initializer(value)
         return value
@@ -115,9 +123,9 @@ def constant_of(value: ir.Value | None) -> Array | None:
 
 def constant_shape(value: ir.Value) -> tuple[int, ...]:
     """The shape of a constant."""
-    data = constant_of(value)
-    assert data is not None, f"`{value.name}` is no constant"
-    return data.shape
+    tensor = ir.convenience.get_const_tensor(value)
+    assert tensor is not None, f"`{value.name}` is no constant"
+    return tuple(tensor.shape.numpy())
 
 
 def static_shape(value: ir.Value) -> list[int]:

@@ -135,15 +135,13 @@ def _bias_after(product: ir.Value, user: ir.Node | None) -> tuple[ir.Value | Non
 def _is_matrix(value: ir.Value) -> bool:
     import onnx_ir as ir
 
-    from edgeq.graph.edit import constant_shape
-
     tensor = value.const_value
     return (
         value.is_initializer()
         and tensor is not None
         and len(tensor.shape) == 2
         and tensor.dtype == ir.DataType.FLOAT
-        and min(constant_shape(value)) > 1
+        and min(tensor.shape.numpy()) > 1
     )
 
 

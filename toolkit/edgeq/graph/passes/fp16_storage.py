@@ -9,6 +9,8 @@ import onnx_ir as ir
 
 from edgeq.errors import UnsupportedError
 from edgeq.graph.edit import Editor
+from edgeq.graph.streamed_tensor import StreamedTensor
+from edgeq.types import Array
 
 MIN_ELEMENTS = 1024
 """Smaller tensors (biases, normalization) stay in float32: they cost nothing and matter most."""
@@ -29,15 +31,8 @@ def store_fp16(model: ir.Model, only: Collection[str] | None = None) -> ir.Model
             continue
         if only is not None and value.name not in only:
             continue
-        data = tensor.numpy()
-        largest = float(np.abs(data).max())
-        if largest > FP16_MAX:
-            raise UnsupportedError(
-                f"`{value.name}` holds {largest:.4g}, beyond float16's {FP16_MAX:.0f}",
-                hint="use --precision fp32",
-            )
         readers = value.consumers()
-        half = editor.constant(data.astype(np.float16), f"{value.name}.fp16")
+        half = editor.constant(_in_half(tensor), f"{value.name}.fp16")
         cast = editor.op(
             "Cast",
             [half],
@@ -48,3 +43,17 @@ def store_fp16(model: ir.Model, only: Collection[str] | None = None) -> ir.Model
         )
         value.replace_all_uses_with(cast)
     return editor.finish()
+
+
+def _in_half(tensor: ir.TensorProtocol) -> Array | StreamedTensor:
+    """The values as float16; a streamed tensor stays one."""
+    if isinstance(tensor, StreamedTensor):
+        return tensor.as_float16()
+    data = tensor.numpy()
+    largest = float(np.abs(data).max())
+    if largest > FP16_MAX:
+        raise UnsupportedError(
+            f"`{tensor.name}` holds {largest:.4g}, beyond float16's {FP16_MAX:.0f}",
+            hint="use --precision fp32",
+        )
+    return data.astype(np.float16)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from io import FileIO
 from math import prod
 from pathlib import Path, PurePath
@@ -113,6 +113,17 @@ class StoredTensor:
         """Bytes in the file."""
         return self.size * self._require_readable().itemsize
 
+    def part(self, start: int, stop: int) -> StoredTensor:
+        """Some entries along the first axis, unread.
+
+        Raises:
+            ValueError: it has no such entries.
+        """
+        if not self.shape or not 0 <= start < stop <= self.shape[0]:
+            raise ValueError(f"entries {start} to {stop} of `{self.name}` {list(self.shape)}")
+        entry_bytes = prod(self.shape[1:]) * self._require_readable().itemsize
+        return replace(self, offset=self.offset + start * entry_bytes, shape=(stop - start, *self.shape[1:]))
+
     def pieces(self, max_elements: int = CHUNK_ELEMENTS) -> Iterator[Array]:
         """The values in order as 1-D arrays of the storage type.
 
@@ -148,6 +159,22 @@ class StoredTensor:
                     yield self._columns(file, start, rows)
                 else:
                     yield self._to_float32(self._read(file, start * width, rows * width)).reshape(rows, width)
+
+    def take(self, indices: Sequence[int]) -> FloatArray:
+        """Some entries along the first axis as float32, in the order asked for.
+
+        Raises:
+            ModelError: the file is missing or ends early.
+            IndexError: there is no such entry.
+        """
+        entry = self.shape[1:]
+        found = np.empty((len(indices), prod(entry)), np.float32)
+        with self._open() as file:
+            for place, index in enumerate(indices):
+                if not 0 <= index < self.shape[0]:
+                    raise IndexError(f"entry {index} of `{self.name}` {list(self.shape)}")
+                found[place] = self._to_float32(self._read(file, index * found.shape[1], found.shape[1]))
+        return found.reshape(len(indices), *entry)
 
     def peak(self) -> float:
         """The largest magnitude; reads the tensor once.
