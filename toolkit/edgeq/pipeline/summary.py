@@ -22,7 +22,7 @@ def summary_table(
         *_fidelity_rows(found),
         *_invariance_row(found),
         *_parity_row(found),
-        ("latency, of fp32", *(_latency(values) for values in found)),
+        ("latency here, of fp32", *(_latency(values) for values in found)),
         ("memory to run", *(_memory(values) for values in found)),
         ("placement", *(describe_placement(variant.placement) for _, variant in columns)),
         *_ios_row([variant for _, variant in columns]),
