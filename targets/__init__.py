@@ -17,6 +17,7 @@ TARGETS: dict[str, str] = {
     "android": "edgeq.targets.android.target",
     "coreml": "edgeq.targets.coreml.target",
     "cpu": "edgeq.targets.cpu",
+    "gguf": "edgeq.targets.gguf.target",
 }
 """Module of every target, imported when it is asked for."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from edgeq.types import Feeds, Outputs, Precision, SourceInfo, TensorSpec, Verification
+from edgeq.types import Feeds, FloatArray, Outputs, Precision, SourceInfo, TensorSpec, Verification
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from edgeq.graph.canonical import CanonicalModel
     from edgeq.quantize.plan import QuantizationPlan
     from edgeq.quantize.recipes import Recipe
-    from edgeq.quantize.weight_only import QuantizedWeight
+    from edgeq.quantize.streaming import StoredTensor
+    from edgeq.quantize.weight_only import LayerStats, QuantizedWeight
     from edgeq.quantize.weight_only.palette import Palette
     from edgeq.runtime.adapter import HasSignature
+    from edgeq.runtime.generation.settings import GenerationSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,34 @@ class LoweringInput:
         return self.canonical.model if self.equalized is None else self.equalized
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CheckpointInput:
+    """What a target gets whose files are made of a checkpoint's tensors, not of a graph.
+
+    Attributes:
+        name: of the model, for file names.
+        config: of the model, the defaults of its class filled in.
+        tensors: by parameter name, read a piece at a time.
+        tokenizer_json: the tokenizer.
+        special_ids: token id by role (`bos_token`, ...).
+        settings: context length, stop tokens, chat template.
+        about: where the model comes from.
+        observe: statistics of the inputs of some weights on the calibration texts, with X^T X if the second
+            argument says so.
+        advance: called for each tensor that is done.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, StoredTensor]
+    tokenizer_json: str
+    special_ids: Mapping[str, int]
+    settings: GenerationSettings
+    about: SourceInfo
+    observe: Callable[[Sequence[str], bool], Mapping[str, LayerStats]]
+    advance: Callable[[], None] = lambda: None
+
+
 @dataclass(frozen=True, slots=True)
 class Lowered:
     """A variant that was written.
@@ -146,7 +176,7 @@ class Session(Protocol):
 
 
 class Target(Protocol):
-    """A platform. Adding one is a module with an instance of this, and a line in `edgeq.targets.TARGETS`."""
+    """What every platform has; see `GraphTarget` and `CheckpointTarget` for the two ways to make its files."""
 
     @property
     def name(self) -> str:
@@ -168,6 +198,14 @@ class Target(Protocol):
     def option_names(self) -> tuple[str, ...]:
         """Options of its own that it reads (`ios`)."""
 
+    @property
+    def made_from(self) -> Literal["graph", "checkpoint"]:
+        """Which of the two it is."""
+
+    @property
+    def own_precisions(self) -> Mapping[str, str]:
+        """Names of its file types that `--precision` takes, with a line about each."""
+
     def variants(self, recipe: Recipe) -> tuple[VariantSpec, ...]:
         """Variants of a bundle, most preferred first; those that cannot honour the recipe say why (`refusal`)."""
 
@@ -178,6 +216,17 @@ class Target(Protocol):
             UnsupportedError: says what is needed.
         """
 
+    def open(self, spec: VariantSpec, model: Path, signature: HasSignature, *, pad_id: int = 0) -> Session:
+        """A written variant as a session on this machine.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+
+
+class GraphTarget(Target, Protocol):
+    """A platform that runs graphs. Adding one is a module with an instance of this, and a line in `TARGETS`."""
+
     def lower(
         self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path
     ) -> Lowered:
@@ -187,9 +236,56 @@ class Target(Protocol):
             UnsupportedError: the graph holds what this target cannot run, or a promised placement is not reached.
         """
 
-    def open(self, spec: VariantSpec, model: Path, signature: HasSignature, *, pad_id: int = 0) -> Session:
-        """A written variant as a session on this machine.
+
+class CheckpointTarget(Target, Protocol):
+    """A platform with graphs of its own, which takes tensors and settings. It is added as a `GraphTarget` is."""
+
+    def write(self, spec: VariantSpec, source: CheckpointInput, folder: Path) -> Lowered:
+        """Write one variant into a folder, a tensor at a time.
 
         Raises:
-            ModelError: it cannot be loaded.
+            UnsupportedError: the platform would run this model as something else.
+            OutputError: the disk is full.
         """
+
+    def read_back(
+        self, model: Path, config: Mapping[str, Any], parameters: Mapping[str, tuple[int, ...]]
+    ) -> Mapping[str, FloatArray]:
+        """The parameters that a written file stands for, each read when it is looked up.
+
+        Args:
+            model: the file.
+            config: of the original.
+            parameters: shapes of its parameters.
+
+        Raises:
+            ModelError: the file is damaged, or of another model.
+        """
+
+    def rounding(
+        self, model: Path, config: Mapping[str, Any], parameters: Mapping[str, tuple[int, ...]]
+    ) -> Mapping[str, Callable[[FloatArray], FloatArray]]:
+        """By parameter, what its runtime makes of the rows `[tokens, K]` before it multiplies them."""
+
+    def can_execute(self) -> bool:
+        """Whether `open` has its runtime on this machine."""
+
+    def ram_bytes(self, model: Path, context: int) -> int:
+        """Growth of memory to load a file, read a prompt and write some tokens with its runtime.
+
+        Raises:
+            ModelError: the runtime fails.
+        """
+
+    @property
+    def cache_bytes_per_value(self) -> int:
+        """Bytes of each number that its runtime keeps of the past."""
+
+    def is_calibrated(self, spec: VariantSpec) -> bool:
+        """Whether `write` looks at calibration texts."""
+
+    def recipe_of(self, spec: VariantSpec) -> Recipe:
+        """What makes the same variant again with this target (`recipe.yaml`)."""
+
+    def precision_of(self, spec: VariantSpec) -> Precision:
+        """The family of a variant, which decides the default gate."""

@@ -8,14 +8,17 @@ from __future__ import annotations
 from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelFacts
 from edgeq.exporters.causal_lm.checkpoint import load_original
 from edgeq.exporters.causal_lm.facts import asks_for_generation, inspect_language_model, read_lm_facts
-from edgeq.exporters.causal_lm.loading import load_language_model
+from edgeq.exporters.causal_lm.loading import load_language_model, open_original
+from edgeq.exporters.causal_lm.original import OriginalLanguageModel
 
 __all__ = [
     "ExportedLanguageModel",
     "LanguageModelFacts",
+    "OriginalLanguageModel",
     "asks_for_generation",
     "inspect_language_model",
     "load_language_model",
     "load_original",
+    "open_original",
     "read_lm_facts",
 ]

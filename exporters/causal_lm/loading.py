@@ -22,6 +22,7 @@ from edgeq.types import SourceFile, SourceInfo, Task
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from edgeq.exporters.causal_lm.original import OriginalLanguageModel
     from edgeq.exporters.causal_lm.weights import DecoderWeights
 
 
@@ -71,16 +72,77 @@ def _load_gguf(path: Path, context: int | None, road: str | None, say: Progress)
         facts = replace(read_lm_facts(str(path), unpacked.folder), model=str(path))
         exported = _load(facts.require_supported(), context, road, say)
         scratch.keep_for(exported.weights)
-    source = replace(exported.source, files=(SourceFile(path.name, sha256_file(path)),), license=None)
-    return replace(exported, source=source, packed=unpacked.packed)
+    return replace(exported, source=_gguf_source(exported.source, path), packed=unpacked.packed)
+
+
+def open_original(
+    model: str | Path, *, revision: str | None = None, context: int | None = None
+) -> OriginalLanguageModel:
+    """A causal language model without a graph; its weights stay on disk.
+
+    Args:
+        model: a local Hugging Face folder, a Hub id, or a GGUF file.
+        revision: commit, tag or branch on the Hub.
+        context: most tokens of prompt and answer; the model's own limit when left out.
+
+    Raises:
+        ModelError: the model cannot be read, or is not supported.
+        ConfigError: `context` is longer than the model's.
+        MissingExtraError: torch or transformers are not installed.
+    """
+    _require_torch()
+    if is_gguf_file(model):
+        return _original_of_gguf(Path(model).expanduser(), context)
+    facts = inspect_language_model(model, revision=revision).require_supported()
+    if local_folder(model) is None:
+        facts = read_lm_facts(str(model), fetch(str(model), revision, config_only=False)).require_supported()
+    return _original(facts, context) if facts.quantized is None else _original_of_packed(facts, context)
+
+
+def _original_of_gguf(path: Path, context: int | None) -> OriginalLanguageModel:
+    from edgeq.exporters.gguf import inspect_gguf, unpack
+
+    inspect_gguf(path).require_supported()
+    with ScratchFolder("edgeq-gguf-") as scratch:
+        facts = replace(read_lm_facts(str(path), unpack(path, scratch.path).folder), model=str(path))
+        original = _original(facts.require_supported(), context)
+        scratch.keep_for(original.weights)
+    return replace(original, source=_gguf_source(original.source, path))
+
+
+def _original_of_packed(facts: LanguageModelFacts, context: int | None) -> OriginalLanguageModel:
+    from edgeq.exporters.packed.folder import unpack
+
+    with ScratchFolder("edgeq-packed-") as scratch:
+        plain = replace(facts, folder=unpack(facts.folder, scratch.path).folder, quantized=None)
+        original = _original(plain, context)
+        scratch.keep_for(original.weights)
+    return replace(original, source=_packed_source(original.source, facts))
+
+
+def _original(facts: LanguageModelFacts, context: int | None) -> OriginalLanguageModel:
+    from edgeq.exporters.causal_lm.hollow import hollow_decoder
+    from edgeq.exporters.causal_lm.original import OriginalLanguageModel
+    from edgeq.exporters.tokenizer import load_tokenizer, text_preprocessor
+
+    length = _context_length(facts, context)
+    tokenizer = load_tokenizer(facts.folder)
+    model, weights = hollow_decoder(facts.folder)
+    weights.check_finite()
+    return OriginalLanguageModel(
+        source=_source(facts, model),
+        preprocessor=text_preprocessor(tokenizer, max_length=length, input_names=(INPUT_IDS,)),
+        settings=_settings(facts, model, tokenizer, length, shares_buffer=False),
+        weights=weights,
+        model=model,
+    )
 
 
 def _load_packed(
     facts: LanguageModelFacts, context: int | None, road: str | None, say: Progress
 ) -> ExportedLanguageModel:
     """A GPTQ or AWQ checkpoint, by way of a folder with its dequantized weights."""
-    from edgeq.exporters.packed.folder import open_checkpoint, unpack
-    from edgeq.exporters.provenance import hub_revision, read_license, source_files
+    from edgeq.exporters.packed.folder import unpack
 
     say("unpacking the quantized checkpoint")
     with ScratchFolder("edgeq-packed-") as scratch:
@@ -89,14 +151,26 @@ def _load_packed(
         # One fused matrix cannot read its input in two orders; the traced graph keeps the three apart.
         exported = _load(plain, context, "torch" if unpacked.is_torn else road, say)
         scratch.keep_for(exported.weights)
+    return replace(exported, source=_packed_source(exported.source, facts), packed=unpacked.packed)
+
+
+def _gguf_source(source: SourceInfo, path: Path) -> SourceInfo:
+    """Provenance of what was unpacked from a GGUF file."""
+    return replace(source, files=(SourceFile(path.name, sha256_file(path)),), license=None)
+
+
+def _packed_source(source: SourceInfo, facts: LanguageModelFacts) -> SourceInfo:
+    """Provenance of what was unpacked from a quantized checkpoint."""
+    from edgeq.exporters.packed.folder import open_checkpoint
+    from edgeq.exporters.provenance import hub_revision, read_license, source_files
+
     weights = {tensor.path for tensor in open_checkpoint(facts.folder).tensors.values()}
-    source = replace(
-        exported.source,
+    return replace(
+        source,
         revision=hub_revision(facts.folder),
         files=source_files(facts.folder, facts.folder, weights),
         license=read_license(facts.folder),
     )
-    return replace(exported, source=source, packed=unpacked.packed)
 
 
 def _require_torch() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm.base import Logits
 from edgeq.exporters.causal_lm.weights import DecoderWeights
 from edgeq.exporters.checkpoint import quiet_transformers
@@ -23,14 +26,56 @@ RESIDENT_BYTES = 256_000_000
 """A model whose matrices take less than this in float32 keeps them after the first run."""
 
 
-def streamed_logits(model: Any, weights: DecoderWeights) -> Logits:
+@dataclass(frozen=True, slots=True, eq=False)
+class Replacement:
+    """Other values for a matrix, looked up each time they are needed.
+
+    Attributes:
+        name: of the parameter.
+        shape: of the parameter.
+        source: where they are looked up.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    source: Mapping[str, FloatArray]
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return prod(self.shape)
+
+    def values(self) -> FloatArray:
+        """All of them.
+
+        Raises:
+            ModelError: the shape is another.
+        """
+        found = self.source[self.name]
+        if found.shape != self.shape:
+            raise ModelError(f"parameter `{self.name}` has shape {self.shape}, got {found.shape}")
+        return np.array(found, np.float32)
+
+    def rows(self, *, max_elements: int = 0) -> Iterator[FloatArray]:
+        """All rows, at once."""
+        yield self.values()
+
+    def take(self, indices: Sequence[int]) -> FloatArray:
+        """Some rows."""
+        return self.values()[list(indices)]
+
+
+def streamed_logits(
+    model: Any, weights: DecoderWeights, instead: Mapping[str, Replacement] | None = None
+) -> Logits:
     """The original as a function of token ids.
 
     Args:
         model: from `hollow_decoder`.
         weights: of the same.
+        instead: matrices whose values are others, by parameter; tied ones once.
     """
-    matrices = _Matrices(model, weights)
+    matrices = _Matrices(model, weights, instead or {})
 
     def run(token_ids: Array) -> FloatArray:
         import torch
@@ -46,16 +91,21 @@ def streamed_logits(model: Any, weights: DecoderWeights) -> Logits:
 class _Matrices:
     """Products and lookups with parameters that are on the meta device, from their stored values."""
 
-    def __init__(self, model: Any, weights: DecoderWeights) -> None:
+    def __init__(self, model: Any, weights: DecoderWeights, instead: Mapping[str, Replacement]) -> None:
         # Kept, because files made for them go with them.
         self._weights = weights
-        self._stored: dict[int, StoredTensor] = {
+        self._stored: dict[int, StoredTensor | Replacement] = {
             id(parameter): weights[name]
             for name, parameter in model.state_dict(keep_vars=True).items()
             if parameter.is_meta
         }
+        self._stored |= {
+            id(parameter): instead[name] for name, parameter in model.named_parameters() if name in instead
+        }
         needed = 4 * sum(tensor.size for tensor in set(self._stored.values()))
-        self._resident: dict[StoredTensor, torch.Tensor] | None = {} if needed <= RESIDENT_BYTES else None
+        self._resident: dict[StoredTensor | Replacement, torch.Tensor] | None = (
+            {} if needed <= RESIDENT_BYTES else None
+        )
 
     def reading(self) -> Any:
         """A context in which torch's functions find these values."""
@@ -105,12 +155,13 @@ class _Matrices:
 
         return torch.addmm(bias, values, self._whole(self._stored[id(weight)]))
 
-    def _whole(self, tensor: StoredTensor) -> torch.Tensor:
+    def _whole(self, tensor: StoredTensor | Replacement) -> torch.Tensor:
         import torch
 
         kept = None if self._resident is None else self._resident.get(tensor)
         if kept is None:
-            kept = torch.from_numpy(values_of(tensor))
+            values = tensor.values() if isinstance(tensor, Replacement) else values_of(tensor)
+            kept = torch.from_numpy(values)
             if self._resident is not None:
                 self._resident[tensor] = kept
         return kept

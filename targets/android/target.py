@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgeq.targets.android.nnapi import write_nnapi_variant
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
@@ -48,6 +49,8 @@ class AndroidTarget:
     precisions: tuple[Precision, ...] = (Precision.INT8, Precision.INT4, Precision.FP16, Precision.FP32)
     own_runtimes: tuple[str, ...] = ()
     option_names: tuple[str, ...] = ()
+    made_from: Literal["graph", "checkpoint"] = "graph"
+    own_precisions: Mapping[str, str] = field(default_factory=dict)
 
     def variants(self, recipe: Recipe) -> tuple[VariantSpec, ...]:
         """The CPU variant first: NNAPI is deprecated since Android 15 and often slower."""

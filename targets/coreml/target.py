@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgeq.errors import MissingExtraError, UnsupportedError
 from edgeq.graph.canonical import SEQUENCE
@@ -35,6 +36,8 @@ class CoreMLTarget:
     precisions: tuple[Precision, ...] = (Precision.INT8, Precision.INT4, Precision.FP16, Precision.FP32)
     own_runtimes: tuple[str, ...] = (RUNTIME,)
     option_names: tuple[str, ...] = ("ios",)
+    made_from: Literal["graph", "checkpoint"] = "graph"
+    own_precisions: Mapping[str, str] = field(default_factory=dict)
 
     def variants(self, recipe: Recipe) -> tuple[VariantSpec, ...]:
         """One variant; Core ML places its operators itself."""

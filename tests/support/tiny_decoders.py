@@ -111,3 +111,57 @@ def write_byte_tokenizer(folder: Path, chat_template: str | None = None) -> None
         "pad_token": "<pad>",
     } | ({"chat_template": chat_template} if chat_template else {})
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+MERGES = [("h", "e"), ("Ġ", "t"), ("Ġt", "he"), ("i", "n"), ("l", "l"), ("o", "r"), ("e", "r"), ("Ġ", "a")]
+"""Of the byte-level tokenizer with merges; llama.cpp takes none without."""
+
+
+def write_bpe_tokenizer(folder: Path, chat_template: str | None = None) -> None:
+    """Byte-level BPE that splits words as GPT-2 does, with a few merges behind the special tokens."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    write_byte_tokenizer(folder, chat_template)
+    path = folder / "tokenizer.json"
+    document = json.loads(path.read_text())
+    document["pre_tokenizer"] = json.loads(ByteLevel(add_prefix_space=False).__getstate__())
+    first = 256 + len(SPECIAL)
+    vocabulary = document["model"]["vocab"]
+    # Special tokens in the vocabulary too: their numbers must not move behind the merged ones.
+    vocabulary |= SPECIAL | {left + right: first + rank for rank, (left, right) in enumerate(MERGES)}
+    document["model"]["merges"] = [list(pair) for pair in MERGES]
+    path.write_text(json.dumps(document))
+
+
+def sentence_piece_document() -> dict[str, Any]:
+    """A tokenizer.json as converters write it for the older Llamas: BPE over characters, bytes for the rest."""
+    special = ["<unk>", "<s>", "</s>"]
+    pieces = [f"<0x{byte:02X}>" for byte in range(256)]
+    words = ["▁t", "he", "▁the", "▁a", "in", "▁the▁", "er", "ing"]
+    characters = list("▁abcdefghijklmnopqrstuvwxyz")
+    vocabulary = {token: index for index, token in enumerate([*special, *pieces, *words, *characters])}
+    merges = [
+        [word[:cut], word[cut:]]
+        for word in words
+        for cut in range(1, len(word))
+        if word[:cut] in vocabulary and word[cut:] in vocabulary
+    ]
+    added = [
+        {"id": index, "content": token, "special": True, "normalized": False}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+        for index, token in enumerate(special)
+    ]
+    steps = [
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    ]
+    model = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
+    return {
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": steps},
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": None,
+        "model": model | {"vocab": vocabulary, "merges": merges},
+    }

@@ -54,8 +54,9 @@ def generate(
     max_tokens = DEFAULT_MAX_TOKENS if options.max_tokens is None else options.max_tokens
     if max_tokens < 1:
         raise UsageError(f"--max-tokens {max_tokens} generates nothing, expected at least 1")
-    engine = options.engine or "onnxruntime"
-    with open_generator(bundle, engine=engine, variant=variant, threads=threads, force=force) as generator:
+    with open_generator(
+        bundle, engine=options.engine, variant=variant, threads=threads, force=force
+    ) as generator:
         prompt = _prompt(options, generator)
         found = generator.generate(
             prompt,

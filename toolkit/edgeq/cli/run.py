@@ -62,7 +62,7 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of sampling (0).")] = None,
     engine: Annotated[
-        str | None, typer.Option("--engine", help="onnxruntime or genai, for language models (onnxruntime).")
+        str | None, typer.Option("--engine", help="onnxruntime, genai or llama.cpp (the variant's own).")
     ] = None,
     variant: Annotated[
         str | None,

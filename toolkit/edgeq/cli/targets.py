@@ -28,6 +28,7 @@ def targets(json: Json = False) -> None:
                     "name": target.name,
                     "title": target.title,
                     "precisions": [str(precision) for precision in target.precisions],
+                    "own_precisions": dict(target.own_precisions),
                     "variants": [spec.engine for spec in target.variants(recipe)],
                 }
                 for target in found
@@ -37,7 +38,7 @@ def targets(json: Json = False) -> None:
     rows = [
         (
             target.name,
-            ", ".join(target.precisions),
+            ", ".join([*target.precisions, *target.own_precisions]),
             ", ".join(s.engine for s in target.variants(recipe)),
             target.title,
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from edgeq.bundle.manifest import (
     Calibration,
@@ -23,6 +23,7 @@ from edgeq.bundle.manifest import (
 from edgeq.errors import UnsupportedError
 from edgeq.files import atomic_write_text
 from edgeq.pipeline.assemble import RAM_STEP_MB, environment, tool_versions
+from edgeq.pipeline.choices import check_file_type
 from edgeq.pipeline.language_data import LanguageData, divide_language
 from edgeq.pipeline.language_quality import (
     language_gates,
@@ -32,10 +33,12 @@ from edgeq.pipeline.language_quality import (
 )
 from edgeq.pipeline.measure import metrics_of
 from edgeq.pipeline.quantizing import Quantized, quantize_model
+from edgeq.pipeline.stored import is_stored
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.generation.session import DecoderSession
-from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, VariantSpec
+from edgeq.targets import get_target
+from edgeq.targets.base import GraphTarget, Lowered, LoweringInput, LoweringOptions, VariantSpec
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
     from edgeq.pipeline.export import ExportPlan, ExportRequest, TargetResult
     from edgeq.pipeline.measure import Measured
     from edgeq.progress import Progress
-    from edgeq.targets.base import Target
+    from edgeq.targets.base import CheckpointTarget, Target
 
 ENGINE = "cpu"
 INT8_BLOCK = 16
@@ -71,6 +74,38 @@ def language_recipe(recipe: Recipe, progress: Progress) -> Recipe:
             hint="--precision int8 (8-bit weights), int4, q4_k_m, q8, fp16 or fp32",
         )
     return recipe
+
+
+def plan_language_model(
+    targets: Mapping[str, Target], recipe: Recipe, wanted: Sequence[str], progress: Progress
+) -> tuple[Recipe, dict[str, tuple[VariantSpec, ...]]]:
+    """The recipe of the targets that take a graph, and the variants of all targets.
+
+    Targets that take the checkpoint read the recipe's name as their own file type.
+
+    Raises:
+        UnsupportedError: a target, a variant or a recipe that cannot be made.
+    """
+    graphs = {name: target for name, target in targets.items() if target.made_from == "graph"}
+    for target in targets.values():
+        check_file_type(target, recipe)
+    lowered = language_recipe(recipe, progress) if graphs else recipe
+    found = language_variants(graphs, lowered, wanted, progress) if graphs else {}
+    for name in targets:
+        if name not in graphs:
+            found[name] = _file_variants(targets[name], recipe)
+    return lowered, {name: found[name] for name in targets}
+
+
+def _file_variants(target: Target, recipe: Recipe) -> tuple[VariantSpec, ...]:
+    specs = target.variants(recipe)
+    if specs[0].refusal is not None:
+        names = "--precision q4_k_m, q8, fp16 ... or one of its own (edgeq targets)"
+        raise UnsupportedError(
+            f"target `{target.name}` cannot make this variant: {specs[0].refusal}",
+            hint=f"--requantize and {names}" if is_stored(recipe) else names,
+        )
+    return specs
 
 
 def language_variants(
@@ -110,6 +145,19 @@ def export_language_model(plan: ExportPlan, progress: Progress) -> list[TargetRe
     Raises:
         EdgeqError: see `run_export`.
     """
+    from edgeq.pipeline.checkpoint_model import export_checkpoint_targets
+
+    found = {name: get_target(name) for name in plan.destinations}
+    graphs = [name for name, target in found.items() if target.made_from == "graph"]
+    results = {result.target: result for result in _export_graphs(plan, graphs, progress)} if graphs else {}
+    files = {name: cast("CheckpointTarget", target) for name, target in found.items() if name not in graphs}
+    if files:
+        results |= {result.target: result for result in export_checkpoint_targets(plan, files, progress)}
+    return [results[name] for name in plan.destinations]
+
+
+def _export_graphs(plan: ExportPlan, targets: Sequence[str], progress: Progress) -> list[TargetResult]:
+    """The targets that take a graph."""
     from edgeq.exporters.causal_lm import load_language_model
 
     request = plan.request
@@ -130,7 +178,7 @@ def export_language_model(plan: ExportPlan, progress: Progress) -> list[TargetRe
         request.requantize and bool(plan.facts.lost),
     )
     export = _LanguageExport(plan, request, exported, data, quantized, progress)
-    return [export.write(name) for name in plan.destinations]
+    return [export.write(name) for name in targets]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +196,6 @@ class _LanguageExport:
         from edgeq.bundle.archive import write_archive
         from edgeq.bundle.writer import BundleWriter
         from edgeq.pipeline.export import TargetResult, archive_path
-        from edgeq.targets import get_target
 
         destination = self.plan.destinations[target_name]
         with (
@@ -156,7 +203,7 @@ class _LanguageExport:
             TemporaryDirectory(prefix="edgeq-") as scratch,
         ):
             (spec,) = self.plan.variants[target_name]
-            lowered = self._lower(get_target(target_name), spec, writer)
+            lowered = self._lower(cast("GraphTarget", get_target(target_name)), spec, writer)
             fp32, fp32_bytes = self._fp32(Path(scratch))
             measured = measure_language(
                 self.exported, lowered.model, fp32, spec.architecture, self.data, self.progress
@@ -173,7 +220,7 @@ class _LanguageExport:
         )
         return TargetResult(target_name, bundle, {spec.id: measured}, fp32_bytes, archive)
 
-    def _lower(self, target: Target, spec: VariantSpec, writer: BundleWriter) -> Lowered:
+    def _lower(self, target: GraphTarget, spec: VariantSpec, writer: BundleWriter) -> Lowered:
         source = LoweringInput(
             self.exported.canonical,
             self.quantized.plan,

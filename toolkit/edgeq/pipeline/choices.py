@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from edgeq.errors import ConfigError, UnsupportedError, UsageError
 from edgeq.pipeline.measure import ONNX_RUNTIME
 from edgeq.progress import Progress
+from edgeq.quantize.recipes import Recipe
 from edgeq.targets import TARGETS, get_target
 from edgeq.targets.base import LoweringOptions, Target, VariantSpec
 
 if TYPE_CHECKING:
-    from edgeq.exporters.base import ExportedModel
+    from edgeq.exporters.base import ExportedModel, ModelFacts
     from edgeq.pipeline.export import ExportPlan, ExportRequest
 
 DEFAULT_SEQ_LEN = 128
@@ -20,6 +21,7 @@ DEFAULT_SEQ_LEN = 128
 
 def chosen_variants(target: Target, request: ExportRequest, progress: Progress) -> tuple[VariantSpec, ...]:
     """Those to build; a refused one is an error if it was asked for by name, else a notice."""
+    check_file_type(target, request.recipe)
     specs = target.variants(request.recipe)
     _check_variant_names(target, request, specs)
     wanted = [spec for spec in specs if not request.variants or spec.engine in request.variants]
@@ -33,6 +35,35 @@ def chosen_variants(target: Target, request: ExportRequest, progress: Progress) 
     for spec in refused:
         progress.notice(f"no {spec.engine} variant for {target.name}: {spec.refusal}")
     return kept
+
+
+def check_file_type(target: Target, recipe: Recipe) -> None:
+    """Refuse the name of a file type that another target has.
+
+    Raises:
+        UnsupportedError: this target has no such file type.
+    """
+    is_file_type = any(spec.format == "file-type" for spec in recipe.possible_specs())
+    if is_file_type and recipe.name not in target.own_precisions:
+        owners = [name for name in TARGETS if recipe.name in get_target(name).own_precisions]
+        raise UnsupportedError(
+            f"target `{target.name}` has no precision `{recipe.name}`",
+            hint=f"it is a file type of --target {' or '.join(owners)}" if owners else "edgeq recipes",
+        )
+
+
+def require_language_model(targets: Mapping[str, Target], facts: ModelFacts) -> None:
+    """Refuse targets that take checkpoints of language models alone.
+
+    Raises:
+        UnsupportedError: the model is none, and there is such a target.
+    """
+    for name, target in targets.items():
+        if target.made_from == "checkpoint":
+            raise UnsupportedError(
+                f"target `{name}` takes language models, `{facts.model}` is a {facts.task} model",
+                hint="--target android, coreml or cpu",
+            )
 
 
 def _check_variant_names(target: Target, request: ExportRequest, specs: Sequence[VariantSpec]) -> None:

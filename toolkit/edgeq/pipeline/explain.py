@@ -73,6 +73,11 @@ def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Ex
 
 def _plan(bundle: Bundle) -> QuantizationPlan:
     if not (bundle.folder / PLAN).is_file():
+        if bundle.manifest.quantization is not None:
+            raise UnsupportedError(
+                f"files for {bundle.manifest.target} are quantized without a plan of layers, which explain reads",
+                hint="export the model for --target cpu too, and explain that bundle",
+            )
         raise UnsupportedError("the bundle has no quantized layer, so there is no loss to explain")
     with _reading(bundle, PLAN):
         return QuantizationPlan.from_json(json.loads(bundle.file(PLAN).read_text(encoding="utf-8")))

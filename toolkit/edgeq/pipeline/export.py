@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from edgeq.bundle.manifest import Calibration, Gate
 from edgeq.comparison import GateRequest, check_gate_metrics, gates_for, parse_gate
@@ -18,6 +18,7 @@ from edgeq.pipeline.choices import (
     check_target_options,
     chosen_variants,
     judged_length,
+    require_language_model,
     static_length,
 )
 from edgeq.pipeline.data import DataSets, divide, wanted_samples
@@ -30,7 +31,7 @@ from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.targets import get_target
-from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Target, VariantSpec
+from edgeq.targets.base import GraphTarget, Lowered, LoweringInput, LoweringOptions, Target, VariantSpec
 from edgeq.types import Task
 
 if TYPE_CHECKING:
@@ -140,11 +141,12 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
     )
     request = replace(request, recipe=recipe)
     if facts.task is Task.TEXT_GENERATION:
-        from edgeq.pipeline.causal_lm import language_recipe, language_variants
+        from edgeq.pipeline.causal_lm import plan_language_model
 
-        request = replace(request, recipe=language_recipe(request.recipe, progress))
-        variants = language_variants(targets, request.recipe, request.variants, progress)
+        recipe, variants = plan_language_model(targets, request.recipe, request.variants, progress)
+        request = replace(request, recipe=recipe)
     else:
+        require_language_model(targets, facts)
         check_gate_metrics(request.gates, output_roles(facts.task))
     data = _load_data(request, progress)
     for notice in data.notices:
@@ -279,7 +281,7 @@ class _Export:
         with self.progress.stage(f"lowering for {target.name}", len(specs)) as stage:
             for spec in specs:
                 (folder / spec.id).mkdir(parents=True, exist_ok=True)
-                lowered = target.lower(spec, source, self.options, folder / spec.id)
+                lowered = cast("GraphTarget", target).lower(spec, source, self.options, folder / spec.id)
                 for note in lowered.notes:
                     self.progress.notice(f"{spec.id}: {note}")
                 written[spec.id] = (spec, lowered)

@@ -16,7 +16,7 @@ from edgeq.types import Array, Sample
 
 if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData
-    from edgeq.exporters.causal_lm import ExportedLanguageModel
+    from edgeq.exporters.causal_lm import ExportedLanguageModel, OriginalLanguageModel
     from edgeq.runtime.generation.settings import CacheShape
 
 CALIBRATION_WINDOW = 128
@@ -35,6 +35,7 @@ class LanguageData:
 
     Attributes:
         sets: calibration feeds as `quantize_model` reads them.
+        calibration: the same tokens, `[windows, tokens]`.
         texts: how many texts calibrate.
         windows: held-out tokens that judge.
         prompts: starts of held-out texts, as token ids.
@@ -42,6 +43,7 @@ class LanguageData:
     """
 
     sets: DataSets
+    calibration: Array
     texts: int
     windows: tuple[Window, ...]
     prompts: tuple[tuple[int, ...], ...]
@@ -49,7 +51,7 @@ class LanguageData:
 
 
 def divide_language(
-    data: CalibrationData, exported: ExportedLanguageModel, calib_samples: int
+    data: CalibrationData, exported: ExportedLanguageModel | OriginalLanguageModel, calib_samples: int
 ) -> LanguageData:
     """Hold one text in four out, join each part and cut it into windows.
 
@@ -69,10 +71,11 @@ def divide_language(
     tokenizer = PromptTokenizer(exported.preprocessor.tokenizer_json)
     context = exported.settings.context_length
     judged = judged_windows(tokenizer, held_out, context)
-    calibration = calibration_feeds(_joined(tokenizer, rest), exported.settings.cache, context)
+    windows = calibration_windows(_joined(tokenizer, rest), context)
     prompts = [(text, tokenizer.encode(text)) for text in held_out]
     return LanguageData(
-        sets=DataSets(calibration, len(rest), (), (), (), tuple(rest)),
+        sets=DataSets(window_feeds(windows, exported.settings.cache), len(rest), (), (), (), tuple(rest)),
+        calibration=windows,
         texts=len(rest),
         windows=judged,
         prompts=tuple(tuple(ids) for _, ids in prompts),
@@ -91,8 +94,8 @@ def judged_windows(tokenizer: PromptTokenizer, texts: list[str], context: int) -
     return tuple(sliding_windows(ids, length, max(1, length // 2)))
 
 
-def calibration_feeds(ids: Array, cache: CacheShape, context: int) -> FeedBatches:
-    """Full windows with an empty past.
+def calibration_windows(ids: Array, context: int) -> Array:
+    """Full windows, `[windows, tokens]`.
 
     Raises:
         DataError: not one window.
@@ -104,7 +107,21 @@ def calibration_feeds(ids: Array, cache: CacheShape, context: int) -> FeedBatche
             f"the calibration texts have {len(ids)} tokens, expected at least {length}",
             hint="--calib with more text",
         )
-    windows = ids[: count * length].reshape(count, length)
+    return ids[: count * length].reshape(count, length)
+
+
+def calibration_feeds(ids: Array, cache: CacheShape, context: int) -> FeedBatches:
+    """Full windows of a text with an empty past.
+
+    Raises:
+        DataError: not one window.
+    """
+    return window_feeds(calibration_windows(ids, context), cache)
+
+
+def window_feeds(windows: Array, cache: CacheShape) -> FeedBatches:
+    """Windows with an empty past."""
+    count, length = windows.shape
     feeds: dict[str, Array] = {"input_ids": windows, "attention_mask": np.ones_like(windows)}
     empty = np.zeros((count, cache.heads, 0, cache.size), np.float32)
     feeds |= {

@@ -135,7 +135,7 @@ def language_golden(
     session = DecoderSession(model, settings.cache, settings.context_length)
     cases = []
     limit = min(GOLDEN_TOKENS, settings.context_length - 1)
-    for index, (prompt, text) in enumerate(_golden_prompts(data, limit)):
+    for index, (prompt, text) in enumerate(golden_prompts(data, limit)):
         ids = np.asarray(prompt, np.int64)
         state = session.start(len(ids) + 1)
         empty = {name: value[:, :, :0].copy() for name, value in session.snapshot(state).items()}
@@ -163,7 +163,7 @@ def language_golden(
     return cases
 
 
-def _golden_prompts(data: LanguageData, limit: int) -> list[tuple[tuple[int, ...], tuple[str, ...]]]:
+def golden_prompts(data: LanguageData, limit: int) -> list[tuple[tuple[int, ...], tuple[str, ...]]]:
     """Token ids and their text; the longest whole texts within the limit, else starts of texts, without a text."""
     pairs = sorted(
         zip(data.prompts, data.prompt_texts, strict=True), key=lambda item: (-len(item[0]), item[1])

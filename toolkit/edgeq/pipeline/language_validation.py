@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from edgeq.bundle.manifest import Gate
 from edgeq.comparison import judge
+from edgeq.errors import UnsupportedError
 from edgeq.metrics import OutputComparison
 from edgeq.pipeline.language_data import judged_windows, texts_of
+from edgeq.pipeline.sessions import ONNX_RUNTIME, variant_spec
 from edgeq.pipeline.validation import LIVE_SAMPLES, ValidationReport, ValidationRequest, VariantReport
 from edgeq.runtime.executors import architecture_of, open_executor
 from edgeq.runtime.generation.generator import bundle_tokenizer
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
-from edgeq.runtime.perplexity import agreement_length, compare_on, greedy
-from edgeq.types import Outputs
+from edgeq.runtime.perplexity import Logits, agreement_length, compare_on, greedy
+from edgeq.targets import get_target
+from edgeq.types import Outputs, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
+    from edgeq.pipeline.checkpoint_model import Run
     from edgeq.progress import Progress
+    from edgeq.targets.base import CheckpointTarget
 
 GREEDY_PROMPTS = 4
 GREEDY_TOKENS = 32
@@ -57,18 +62,76 @@ def _validate(
     request: ValidationRequest,
     progress: Progress,
 ) -> VariantReport:
+    if variant.runtime != ONNX_RUNTIME:
+        return _validate_file(bundle, variant, cases, request, progress)
     architecture = architecture_of(variant)
     executor = open_executor(request.on, cpu=request.cpu, target_arch=architecture)  # type: ignore[arg-type]
     outputs = executor.run(bundle.file(variant.model), [case.feeds for case in cases])
-    golden, drift = _golden(variant, cases, outputs), _drift(variant, cases, outputs)
-    found, source = golden, f"{len(cases)} golden cases"
+    live = None
     if request.against is not None:
-        found, source = _live(bundle, variant, request, progress)
+        from edgeq.exporters.causal_lm import load_original
+
+        settings = GenerationSettings.load(bundle.file(GENERATION_FILE))
+        session = DecoderSession(bundle.file(variant.model), settings.cache, settings.context_length)
+        with progress.stage("loading the original"):
+            reference = load_original(str(request.against))
+        live = _live(bundle, session.logits, lambda ids: reference(ids[None])[0], request, progress)
+    return _report(
+        bundle, variant, cases, outputs, live, request, executor.verification, executor.environment
+    )
+
+
+def _validate_file(
+    bundle: Bundle,
+    variant: Variant,
+    cases: Sequence[GoldenCase],
+    request: ValidationRequest,
+    progress: Progress,
+) -> VariantReport:
+    """A variant that its target's own runtime runs, or, where that is not installed, the original with its weights."""
+    from edgeq.exporters.causal_lm import open_original
+    from edgeq.pipeline.checkpoint_model import executed_run, simulated_run
+
+    target = cast("CheckpointTarget", get_target(bundle.manifest.target))
+    model = bundle.file(variant.model)
+    run: Run | None = executed_run(target, variant_spec(variant), model)
+    if request.against is None:
+        if run is None:
+            raise UnsupportedError(
+                f"`{variant.id}` runs on {variant.runtime}, which is not installed here",
+                hint="pip install 'edgeq[llama]', or --against MODEL, which simulates it",
+            )
+        return _report(
+            bundle, variant, cases, _replay(run, cases), None, request, run.verification, run.where
+        )
+    original = open_original(str(request.against))
+    run = run or simulated_run(target, model, original)
+    live = _live(bundle, run.logits, lambda ids: original.reference(ids[None])[0], request, progress)
+    outputs = _replay(run, cases)
+    return _report(bundle, variant, cases, outputs, live, request, run.verification, run.where)
+
+
+def _replay(run: Run, cases: Sequence[GoldenCase]) -> list[Outputs]:
+    return [{"logits": run.logits(case.feeds["input_ids"][0])[None]} for case in cases]
+
+
+def _report(
+    bundle: Bundle,
+    variant: Variant,
+    cases: Sequence[GoldenCase],
+    outputs: Sequence[Outputs],
+    live: tuple[dict[str, float], str] | None,
+    request: ValidationRequest,
+    verification: Verification,
+    environment: Mapping[str, str],
+) -> VariantReport:
+    golden, drift = _golden(variant, cases, outputs), _drift(variant, cases, outputs)
+    found, source = live or (golden, f"{len(cases)} golden cases")
     gates = _judged(bundle, variant, request, golden, found, drift)
     return VariantReport(
         variant.id,
-        executor.verification,
-        executor.environment,
+        verification,
+        environment,
         {"logits": found},
         {"logits": drift},
         tuple(gates),
@@ -93,22 +156,18 @@ def _drift(variant: Variant, cases: Sequence[GoldenCase], outputs: Sequence[Outp
 
 
 def _live(
-    bundle: Bundle, variant: Variant, request: ValidationRequest, progress: Progress
+    bundle: Bundle, logits: Logits, reference: Logits, request: ValidationRequest, progress: Progress
 ) -> tuple[dict[str, float], str]:
     """Metrics against the original on text, and how that was done."""
     from edgeq.calibration import load_samples
-    from edgeq.exporters.causal_lm import load_original
 
     settings = GenerationSettings.load(bundle.file(GENERATION_FILE))
     tokenizer = bundle_tokenizer(bundle)
     data = load_samples(request.data, column=request.data_column, count=LIVE_SAMPLES, seed=request.seed)
     texts = texts_of(data.samples)
     windows = judged_windows(tokenizer, texts, settings.context_length)
-    with progress.stage("loading the original"):
-        reference = load_original(str(request.against))
-    session = DecoderSession(bundle.file(variant.model), settings.cache, settings.context_length)
     with progress.stage("comparing predictions", len(windows)) as stage:
-        found = compare_on(lambda ids: reference(ids[None])[0], session.logits, windows, stage.advance)
+        found = compare_on(reference, logits, windows, stage.advance)
     lengths = []
     with progress.stage("comparing greedy answers", GREEDY_PROMPTS) as stage:
         for text in texts[:GREEDY_PROMPTS]:
@@ -116,8 +175,8 @@ def _live(
             tokens = min(GREEDY_TOKENS, settings.context_length - len(ids))
             lengths.append(
                 agreement_length(
-                    greedy(lambda ids: reference(ids[None])[0], ids, tokens, settings.stop_ids),
-                    greedy(session.logits, ids, tokens, settings.stop_ids),
+                    greedy(reference, ids, tokens, settings.stop_ids),
+                    greedy(logits, ids, tokens, settings.stop_ids),
                 )
             )
             stage.advance()

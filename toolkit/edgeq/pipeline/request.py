@@ -63,7 +63,7 @@ def default_samples(recipe: Recipe) -> int:
     """How many samples calibrate when nobody says."""
     from edgeq.pipeline.weight_only import GRAM_METHODS
 
-    specs = [spec for spec in recipe.possible_specs() if spec.format == "weight-only"]
+    specs = [spec for spec in recipe.possible_specs() if spec.format in ("weight-only", "file-type")]
     return (
         DEFAULT_GRAM_SAMPLES if any(spec.method in GRAM_METHODS for spec in specs) else DEFAULT_CALIB_SAMPLES
     )

@@ -35,7 +35,13 @@ def open_variant(bundle: Bundle, variant: Variant, path: Path, pad_id: int) -> S
         path: of its model.
         pad_id: what token ids are padded with.
     """
-    spec = VariantSpec(
+    target = get_target(bundle.manifest.target)
+    return target.open(variant_spec(variant), path, variant, pad_id=pad_id)
+
+
+def variant_spec(variant: Variant) -> VariantSpec:
+    """A finished variant as its target knew it."""
+    return VariantSpec(
         id=variant.id,
         engine=variant.id.split("-", 1)[0],
         precision=variant.precision,
@@ -43,7 +49,6 @@ def open_variant(bundle: Bundle, variant: Variant, path: Path, pad_id: int) -> S
         execution_provider=variant.execution_provider,
         architecture="arm64",
     )
-    return get_target(bundle.manifest.target).open(spec, path, variant, pad_id=pad_id)
 
 
 def open_other(bundle: Bundle, variant: Variant, pad_id: int) -> Session | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from edgeq.quantize.search import Point, Unit, best_within, demotions, first_acc
 
 if TYPE_CHECKING:
     from edgeq.exporters.base import ExportedModel
-    from edgeq.targets.base import Target, VariantSpec
+    from edgeq.targets.base import GraphTarget, Target, VariantSpec
     from edgeq.types import Array
 
 DEFAULT_CALIB_SAMPLES = 256
@@ -317,7 +317,9 @@ class _Tuner:
         canonical = self.exported.canonical
         source = LoweringInput(canonical, plan, canonical.model, weights, Precision.INT4)
         with TemporaryDirectory(prefix="edgeq-") as folder:
-            lowered = self.target.lower(self.spec, source, LoweringOptions(), Path(folder))
+            lowered = cast("GraphTarget", self.target).lower(
+                self.spec, source, LoweringOptions(), Path(folder)
+            )
             signature = Signature(lowered.inputs, lowered.outputs)
             session = VariantSession(lowered.model, signature, pad_id=self.exported.preprocessor.pad_id)
             return lowered.model.stat().st_size, np.asarray(judge.rows(session.run), np.float64)

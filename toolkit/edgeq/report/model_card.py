@@ -12,6 +12,7 @@ from edgeq.report.snippets import (
     kotlin_lines,
     language_kotlin_lines,
     language_python_lines,
+    llama_cpp_lines,
     python_lines,
     swift_lines,
 )
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 ONNX_RUNTIME = "onnxruntime"
 CORE_ML = "coreml"
+LLAMA_CPP = "llama.cpp"
 SHOWN_EXCLUSIONS = 40
 _LICENSE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 
@@ -143,6 +145,10 @@ def _loading_language_model(manifest: Manifest) -> list[str]:
                 f"ONNX Runtime GenAI does not run this family: {code(variant.id)} needs a loop over its KV cache.",
                 "",
             ]
+    for variant in manifest.variants:
+        if variant.runtime == LLAMA_CPP:
+            intro = f"llama.cpp, {code(variant.id)}, and any program that opens GGUF files:"
+            lines += [intro, "", *block("sh", llama_cpp_lines(variant))]
     checks = ["sha256sum --check SHA256SUMS", "edgeq validate .   # replays golden prefill and decode steps"]
     return [*lines, "Check it:", "", *block("sh", checks)]
 

@@ -56,6 +56,11 @@ def language_python_lines(manifest: Manifest) -> list[str]:
     ]
 
 
+def llama_cpp_lines(variant: Variant) -> list[str]:
+    """Generate with llama.cpp's command line."""
+    return [f"llama-cli -m {variant.model} -p 'Once upon a time' -n 64"]
+
+
 def language_kotlin_lines(variant: Variant) -> list[str]:
     """Generate with the onnxruntime-genai-android package (`ai.onnxruntime.genai`)."""
     folder = variant.model.rpartition("/")[0]

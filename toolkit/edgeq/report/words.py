@@ -53,6 +53,7 @@ RUNTIME_TITLES: Mapping[str, str] = {
     "onnxruntime": "ONNX Runtime",
     "onnxruntime-genai": "ONNX Runtime GenAI",
     "coreml": "Core ML",
+    "llama.cpp": "llama.cpp",
 }
 
 CPU = "CPUExecutionProvider"
@@ -278,11 +279,13 @@ def caveats(manifest: Manifest) -> list[str]:
             "How values are rounded was decided on the calibration texts. Texts of another kind or language can lose "
             "more than the numbers here say; calibrate with texts of your app, and compare."
         )
-    if manifest.source.task is Task.TEXT_GENERATION:
+    if any("min_ram_mb" in variant.requirements for variant in manifest.variants) and (
+        manifest.source.task is Task.TEXT_GENERATION
+    ):
         found.append(
             "Memory was measured with a short text; each token of a longer one adds the bytes of KV cache listed above."
         )
-    elif manifest.tokenizer is not None:
+    if manifest.source.task is not Task.TEXT_GENERATION and manifest.tokenizer is not None:
         found.append(f"Texts are cut to {_token_limits(manifest)}; what follows is ignored.")
     found.append("Limits and biases of the original model apply unchanged; see its own documentation.")
     return found

@@ -144,6 +144,11 @@ def advise(request: Request) -> Advice:
     if not 0 < request.share <= 1:
         raise UsageError(f"--share got {request.share:g}, expected a part of the memory, above 0 and up to 1")
     target = get_target(request.target)
+    if target.made_from == "checkpoint":
+        raise UsageError(
+            f"advise weighs recipes that ONNX Runtime runs; target `{target.name}` has file types of its own",
+            hint="--target cpu or android",
+        )
     shape, folder = read_shape(request.model, request.revision)
     tokens = context_tokens(shape, request.context)
     layers = layer_refs(shape.matrices, shape.tied)

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from edgeq.quantize.static_int8 import StaticInt8Settings
     from edgeq.quantize.weight_only.base import WeightSpec
 
-FORMATS = ("fp32", "fp16", "int8-static", "weight-only", "palette", "stored")
+FORMATS = ("fp32", "fp16", "int8-static", "weight-only", "palette", "stored", "file-type")
 """What a layer can be: float; int8 weights and static int8 inputs; quantized weights and float inputs; weights as
-indices into a table of floats; quantized weights as the checkpoint has them."""
+indices into a table of floats; quantized weights as the checkpoint has them; as the file type of the recipe's name
+says, which one target alone has."""
 METHODS = ("rtn", "scale_search", "hqq", "gptq", "awq", "kmeans")
 """Of weight-only layers; `kmeans` is the one of palettes."""
 BITS = {"weight-only": (4, 8), "palette": (4, 6, 8)}
@@ -116,8 +117,10 @@ class LayerSpec:
         """Stored bits per weight, scales and zero points included.
 
         Raises:
-            ConfigError: the format is `stored`: only the checkpoint knows.
+            ConfigError: the format is `stored` or `file-type`: only the checkpoint or the target knows.
         """
+        if self.format == "file-type":
+            raise ConfigError("how many bits a weight of a file type takes is known to its target only")
         if self.format == "stored":
             raise ConfigError("how many bits a stored weight takes is known from its checkpoint only")
         if self.format == "weight-only":
@@ -259,6 +262,11 @@ class Recipe:
             exclude=tuple(name for name in linears if specs[name].format != "int8-static"),
             embeddings=any(specs[name].bits == 8 and is_quantized(specs[name]) for name in tables),
         )
+
+
+def file_type_recipe(name: str, summary: str) -> Recipe:
+    """The recipe that stands for a file type that one target has."""
+    return Recipe(name, summary, LayerSpec("file-type"))
 
 
 def is_quantized(spec: LayerSpec) -> bool:

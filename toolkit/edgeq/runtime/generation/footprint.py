@@ -24,7 +24,20 @@ def measure_generation_bytes(model: Path, cache: CacheShape, context_length: int
     Raises:
         ModelError: the process failed.
     """
-    request = json.dumps({"model": str(model), "cache": asdict(cache), "context": context_length})
+    return _in_a_process(model, {"cache": asdict(cache), "context": context_length})
+
+
+def measure_gguf_bytes(model: Path, context_length: int) -> int:
+    """The same for a GGUF file and llama.cpp, over an empty interpreter with its library.
+
+    Raises:
+        ModelError: the process failed.
+    """
+    return _in_a_process(model, {"cache": None, "context": context_length})
+
+
+def _in_a_process(model: Path, settings: dict[str, object]) -> int:
+    request = json.dumps({"model": str(model), **settings})
     done = subprocess.run(
         [sys.executable, "-m", "edgeq.runtime.generation.footprint", request],
         capture_output=True,
@@ -51,6 +64,28 @@ def _peak() -> int:
 
 
 def _probe(request: dict[str, object]) -> int:
+    """Growth of peak memory, by what the request describes."""
+    return _probe_gguf(request) if request["cache"] is None else _probe_onnx(request)
+
+
+def _probe_gguf(request: dict[str, object]) -> int:
+    import llama_cpp  # noqa: F401  (part of the floor that is subtracted)
+
+    from edgeq.runtime.generation.llama_cpp import LlamaCppModel
+
+    before = _peak()
+    context = int(str(request["context"]))
+    model = LlamaCppModel(Path(str(request["model"])))
+    tokens = min(PROBE_PROMPT, context - 1)
+    capacity = min(context, tokens + PROBE_ANSWER)
+    model.start(capacity)
+    model.feed([1] * tokens, 0, every=False)
+    for at in range(tokens, capacity):
+        model.feed([1], at)
+    return _peak() - before
+
+
+def _probe_onnx(request: dict[str, object]) -> int:
     import onnxruntime  # noqa: F401  (part of the floor that is subtracted)
 
     from edgeq.runtime.generation.session import DecoderSession

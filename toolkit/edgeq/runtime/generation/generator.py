@@ -225,7 +225,7 @@ class OnnxTokens:
 def open_generator(
     path: str | os.PathLike[str],
     *,
-    engine: str = "onnxruntime",
+    engine: str | None = None,
     variant: str | None = None,
     force: bool = False,
     threads: int | None = None,
@@ -234,7 +234,7 @@ def open_generator(
 
     Args:
         path: a bundle folder or a `.edgeq` archive.
-        engine: `onnxruntime`, or `genai` (ONNX Runtime GenAI).
+        engine: `onnxruntime`, `genai` (ONNX Runtime GenAI) or `llama.cpp`; the variant's own when left out.
         variant: its id; the first when left out.
         force: load it even if it failed its quality gate.
         threads: intra-op threads.
@@ -256,22 +256,63 @@ def open_generator(
 
 
 def generator_of(
-    bundle: Bundle, *, engine: str = "onnxruntime", variant: str | None = None, threads: int | None = None
+    bundle: Bundle, *, engine: str | None = None, variant: str | None = None, threads: int | None = None
 ) -> TextGenerator:
     """A generator over an open bundle, which closes with it; see `open_generator`."""
     require_language_model(bundle)
     settings = GenerationSettings.load(bundle.file(GENERATION_FILE))
     tokenizer = bundle_tokenizer(bundle)
     chosen = bundle.variant(variant) if variant else bundle.variants[0]
-    model = bundle.file(chosen.model)
-    if engine == "onnxruntime":
-        session = DecoderSession(model, settings.cache, settings.context_length, threads=threads)
-        return TextGenerator(OnnxTokens(session), tokenizer, settings, bundle.close)
-    if engine == "genai":
+    tokens = open_tokens(bundle.file(chosen.model), chosen.runtime, settings, engine=engine, threads=threads)
+    return TextGenerator(tokens, tokenizer, settings, bundle.close)
+
+
+ENGINES: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": ("onnxruntime", "genai"),
+    "llama.cpp": ("llama.cpp",),
+}
+"""By the runtime of a variant: what runs its file, its own first."""
+
+
+def open_tokens(
+    model: Path,
+    runtime: str,
+    settings: GenerationSettings,
+    *,
+    engine: str | None = None,
+    threads: int | None = None,
+) -> TokenStream:
+    """The tokens of a model file.
+
+    Args:
+        model: the file of a variant.
+        runtime: of the variant.
+        settings: of the model.
+        engine: one of `ENGINES[runtime]`; the first when left out.
+        threads: None lets the engine choose.
+
+    Raises:
+        UsageError: there is no such engine, or it does not run such files.
+        UnsupportedError: nothing here runs such files.
+        MissingExtraError: the engine is not installed.
+    """
+    offered = ENGINES.get(runtime)
+    if offered is None:
+        raise UnsupportedError(f"`{model.name}` runs on {runtime}, which edgeq does not generate with")
+    chosen = engine or offered[0]
+    if chosen not in offered:
+        known = {name for names in ENGINES.values() for name in names}
+        what = "does not run files for" if chosen in known else "is unknown; this is a file for"
+        raise UsageError(f"engine `{chosen}` {what} {runtime}", hint=f"--engine {' or '.join(offered)}")
+    if chosen == "genai":
         from edgeq.runtime.generation.genai import GenaiTokens
 
-        return TextGenerator(GenaiTokens(model.parent), tokenizer, settings, bundle.close)
-    raise UsageError(f"unknown engine `{engine}`", hint="--engine onnxruntime or --engine genai")
+        return GenaiTokens(model.parent)
+    if chosen == "llama.cpp":
+        from edgeq.runtime.generation.llama_cpp import LlamaCppTokens
+
+        return LlamaCppTokens(model, threads=threads)
+    return OnnxTokens(DecoderSession(model, settings.cache, settings.context_length, threads=threads))
 
 
 def bundle_tokenizer(bundle: Bundle) -> PromptTokenizer:

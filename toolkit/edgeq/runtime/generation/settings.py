@@ -16,24 +16,26 @@ GENERATION_FILE = "generation.json"
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """The KV cache of one sequence: per layer a key and a value tensor `[1, heads, tokens, size]`, float32.
+    """The KV cache of one sequence: per layer a key and a value tensor `[1, heads, tokens, size]`.
 
     Attributes:
         layers: that keep keys and values.
         heads: key and value heads.
         size: values per head.
         shares_buffer: past and present may be one buffer of fixed length (GroupQueryAttention).
+        bytes_per_value: 4 for float32; 2 where a runtime keeps it in float16.
     """
 
     layers: int
     heads: int
     size: int
     shares_buffer: bool = False
+    bytes_per_value: int = 4
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes one more token costs."""
-        return 2 * self.layers * self.heads * self.size * 4
+        return 2 * self.layers * self.heads * self.size * self.bytes_per_value
 
 
 @dataclass(frozen=True, slots=True)

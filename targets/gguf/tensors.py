@@ -1,0 +1,125 @@
+"""The tensors of a GGUF file: their names, types, and how each comes from a parameter of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeq.errors import UnsupportedError
+from edgeq.quantize.ggml import BLOCK_TYPES
+from edgeq.targets.gguf.architectures import ARCHITECTURES, Change, GgufArchitecture
+from edgeq.targets.gguf.file_types import FLOAT_BYTES, Place, stays_float, tensor_type
+from edgeq.types import FloatArray
+
+if TYPE_CHECKING:
+    from edgeq.quantize.streaming import StoredTensor
+
+TABLE = "token_embd.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """One tensor to write.
+
+    Attributes:
+        name: in the file.
+        parameter: in the model.
+        shape: as numpy has it: rows first.
+        kind: its type: F32, F16, BF16, or a block type.
+        change: what becomes of the parameter's values; None for nothing.
+        is_lookup: rows are looked up, and never multiplied with.
+    """
+
+    name: str
+    parameter: str
+    shape: tuple[int, ...]
+    kind: str
+    change: Change | None
+    is_lookup: bool = False
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it becomes blocks of codes."""
+        return self.kind in BLOCK_TYPES
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        size = int(np.prod(self.shape))
+        if not self.is_quantized:
+            return size * FLOAT_BYTES[self.kind]
+        return size // BLOCK_TYPES[self.kind].block * BLOCK_TYPES[self.kind].block_bytes
+
+    def rows(self, stored: StoredTensor, config: Mapping[str, Any]) -> Iterator[FloatArray]:
+        """The values to write as rows, in pieces: a changed matrix in one, others a few rows at a time."""
+        if self.change is None and len(self.shape) == 2:
+            yield from stored.rows()
+            return
+        values = np.concatenate(list(stored.float_pieces())).reshape(stored.shape)
+        yield values if self.change is None else self.change.apply(values, config)
+
+
+def architecture_of(config: Mapping[str, Any]) -> GgufArchitecture:
+    """The architecture that runs a model.
+
+    Raises:
+        UnsupportedError: edgeq writes no GGUF file for the family, or llama.cpp would run it as something else.
+    """
+    kind = config["model_type"]
+    found = ARCHITECTURES.get(kind)
+    if found is None:
+        raise UnsupportedError(
+            f"edgeq writes no GGUF files for `{kind}`, expected one of {', '.join(ARCHITECTURES)}"
+        )
+    found.check(config)
+    return found
+
+
+def plan_tensors(
+    parameters: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], file_type: str
+) -> list[PlannedTensor]:
+    """What to write for each parameter, in the order given.
+
+    Args:
+        parameters: shapes by name.
+        config: of the model.
+        file_type: a key of `FILE_TYPES`.
+
+    Raises:
+        UnsupportedError: llama.cpp has no tensor for a parameter.
+    """
+    architecture = architecture_of(config)
+    layers = int(config.get("num_hidden_layers") or config["n_layer"])
+    by_name = _name_map(architecture.name, layers)
+    names = {name: _file_name(name, architecture, by_name) for name in parameters}
+    is_tied = "output.weight" not in names.values()
+    found = []
+    for name, shape in parameters.items():
+        change = architecture.change_of(name)
+        in_file = names[name]
+        stored = shape if change is None else change.shape(shape)
+        is_head = in_file == "output.weight" or (is_tied and in_file == TABLE)
+        kind = "F32"
+        if not stays_float(in_file, len(stored)):
+            kind = tensor_type(file_type, Place(in_file, stored[-1], layers, is_head))
+        found.append(PlannedTensor(in_file, name, stored, kind, change, in_file == TABLE and not is_head))
+    return found
+
+
+def _file_name(parameter: str, architecture: GgufArchitecture, by_name: Any) -> str:
+    name = by_name.get_name(parameter, try_suffixes=(".weight", ".bias"))
+    if name is None:
+        raise UnsupportedError(
+            f"llama.cpp's architecture `{architecture.name}` has no tensor for `{parameter}`"
+        )
+    return str(name)
+
+
+def _name_map(architecture: str, layers: int) -> Any:
+    import gguf
+
+    number = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
+    return gguf.get_tensor_name_map(number, layers)

@@ -1,0 +1,316 @@
+"""`edgeq export` of a language model for targets that take its tensors, not a graph: calibrate, write, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeq.bundle.golden import GoldenCase
+from edgeq.bundle.manifest import (
+    Calibration,
+    Gate,
+    Manifest,
+    PreprocessKind,
+    PreprocessStep,
+    Quantization,
+    Status,
+    TokenizerInfo,
+    Variant,
+)
+from edgeq.errors import ModelError
+from edgeq.files import atomic_write_text
+from edgeq.pipeline.assemble import RAM_STEP_MB, bundle_name, environment, tool_versions
+from edgeq.pipeline.language_data import LanguageData, divide_language
+from edgeq.pipeline.language_quality import GOLDEN_TOKENS, golden_prompts, language_gates
+from edgeq.pipeline.measure import Measured, describe_environment, metrics_of
+from edgeq.quantize.recipes.schema import ExportOptions
+from edgeq.runtime.adapter import Signature
+from edgeq.runtime.perplexity import Logits, compare_on
+from edgeq.targets.base import CheckpointInput, CheckpointTarget, Lowered, VariantSpec
+from edgeq.types import Array, FloatArray, Verification
+
+if TYPE_CHECKING:
+    from edgeq.bundle.reader import Bundle
+    from edgeq.bundle.writer import BundleWriter
+    from edgeq.exporters.causal_lm import OriginalLanguageModel
+    from edgeq.pipeline.export import ExportPlan, ExportRequest, TargetResult
+    from edgeq.progress import Progress
+    from edgeq.quantize.weight_only import LayerStats
+    from edgeq.targets.base import Session
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A way in which a written file was run.
+
+    Attributes:
+        logits: of one sequence.
+        verification: how real that is.
+        where: what ran it: the program with its version first.
+    """
+
+    logits: Logits
+    verification: Verification
+    where: Mapping[str, str]
+
+
+def export_checkpoint_targets(
+    plan: ExportPlan, targets: Mapping[str, CheckpointTarget], progress: Progress
+) -> list[TargetResult]:
+    """Write a bundle for each target, from one load of the model.
+
+    Raises:
+        EdgeqError: see `run_export`.
+    """
+    from edgeq.exporters.causal_lm import open_original
+
+    request = plan.request
+    with progress.stage("loading the model") as stage:
+        original = open_original(str(request.model), revision=request.revision, context=request.seq_len)
+        stage.note = f"{original.source.architecture}, {original.source.parameters / 1e6:.1f} M parameters"
+    data = divide_language(plan.data, original, request.calib_samples)
+    return [
+        _CheckpointExport(plan, request, original, data, target, progress).write()
+        for target in targets.values()
+    ]
+
+
+def runs_of(
+    target: CheckpointTarget, spec: VariantSpec, model: Path, original: OriginalLanguageModel
+) -> list[Run]:
+    """Every way to run a written file here, the most real one first: its runtime, and a simulation in torch."""
+    executed = executed_run(target, spec, model)
+    return [*([executed] if executed else []), simulated_run(target, model, original)]
+
+
+def executed_run(target: CheckpointTarget, spec: VariantSpec, model: Path) -> Run | None:
+    """The file in its own runtime; None where that is not installed."""
+    if not target.can_execute():
+        return None
+    session = target.open(spec, model, Signature((), ()))
+    return Run(_of_session(session), session.verification, session.environment)
+
+
+def simulated_run(target: CheckpointTarget, model: Path, original: OriginalLanguageModel) -> Run:
+    """The parameters that the file stands for in the original model, inputs rounded as the runtime rounds them."""
+    shapes = {name: tensor.shape for name, tensor in original.tensors.items()}
+    logits = original.with_weights(
+        target.read_back(model, original.config, shapes), target.rounding(model, original.config, shapes)
+    )
+    where = {"torch": version("torch"), "how": "weights read back, inputs rounded as the runtime does"}
+    return Run(lambda ids: logits(ids[None])[0], Verification.SIMULATED, where)
+
+
+def _of_session(session: Session) -> Logits:
+    def run(ids: Array) -> FloatArray:
+        logits: FloatArray = session.run({"input_ids": ids[None]})["logits"][0]
+        return logits
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckpointExport:
+    """One target of one export."""
+
+    plan: ExportPlan
+    request: ExportRequest
+    original: OriginalLanguageModel
+    data: LanguageData
+    target: CheckpointTarget
+    progress: Progress
+
+    def write(self) -> TargetResult:
+        from edgeq.bundle.archive import write_archive
+        from edgeq.bundle.writer import BundleWriter
+        from edgeq.pipeline.export import TargetResult, archive_path
+
+        destination = self.plan.destinations[self.target.name]
+        (spec,) = self.plan.variants[self.target.name]
+        with BundleWriter(destination, self.request.force) as writer:
+            lowered = self._lower(spec, writer)
+            runs = runs_of(self.target, spec, lowered.model, self.original)
+            measured = [self._measure(run, lowered.model) for run in runs]
+            gates = self._gates(spec, measured[0])
+            with self.progress.stage(f"writing {destination.name}"):
+                bundle = self._bundle(writer, spec, lowered, runs[0], measured, gates)
+        archive = (
+            write_archive(destination, archive_path(destination), force=self.request.force)
+            if self.request.archive
+            else None
+        )
+        size = 4 * self.original.source.parameters
+        return TargetResult(self.target.name, bundle, {spec.id: measured[0]}, size, archive)
+
+    def _lower(self, spec: VariantSpec, writer: BundleWriter) -> Lowered:
+        folder = writer.path(f"model/{spec.id}/file").parent
+        verb = "quantizing and writing" if self.target.is_calibrated(spec) else "writing"
+        with self.progress.stage(f"{verb} tensors", len(self.original.tensors)) as stage:
+            source = CheckpointInput(
+                name=bundle_name(str(self.request.model)),
+                config=self.original.config,
+                tensors=self.original.tensors,
+                tokenizer_json=self.original.preprocessor.tokenizer_json,
+                special_ids=self.original.preprocessor.special_token_ids,
+                settings=self.original.settings,
+                about=self.original.source,
+                observe=self._observe,
+                advance=stage.advance,
+            )
+            lowered = self.target.write(spec, source, folder)
+        for note in lowered.notes:
+            self.progress.notice(f"{spec.id}: {note}")
+        return lowered
+
+    def _observe(self, parameters: Sequence[str], gram: bool) -> Mapping[str, LayerStats]:
+        return self.original.observe(parameters, self.data.calibration, gram=gram)
+
+    def _measure(self, run: Run, model: Path) -> Measured:
+        reference = self.original.reference
+        title = f"comparing with the original ({run.verification})"
+        with self.progress.stage(title, len(self.data.windows)) as stage:
+            fidelity = compare_on(
+                lambda ids: reference(ids[None])[0], run.logits, self.data.windows, stage.advance
+            )
+        if not np.isfinite(list(fidelity.values())).all():
+            raise ModelError("the written file gives NaN or infinite logits")
+        ram = None
+        if run.verification is not Verification.SIMULATED:
+            with self.progress.stage("measuring memory"):
+                ram = self.target.ram_bytes(model, self.original.settings.context_length)
+        return Measured(
+            {"logits": fidelity},
+            None,
+            None,
+            ram,
+            run.verification,
+            environment=describe_environment(run.where),
+        )
+
+    def _gates(self, spec: VariantSpec, measured: Measured) -> list[Gate]:
+        precision = self.target.precision_of(spec)
+        return language_gates(spec.id, precision, measured.fidelity["logits"], self.request.gates)
+
+    def _bundle(
+        self,
+        writer: BundleWriter,
+        spec: VariantSpec,
+        lowered: Lowered,
+        run: Run,
+        measured: Sequence[Measured],
+        gates: list[Gate],
+    ) -> Bundle:
+        from edgeq.bundle.golden import write_golden
+        from edgeq.report.model_card import write_model_card
+
+        self._write_files(spec, writer)
+        golden = self._golden(spec.id, run)
+        entries = write_golden(writer.folder, golden, golden_tolerances(spec.id, golden))
+        manifest = Manifest(
+            name=bundle_name(str(self.request.model)),
+            target=self.target.name,
+            source=self.original.source,
+            variants=(self._variant(spec, lowered, measured[0], writer),),
+            created_by=tool_versions(),
+            status=Status.PASSED if all(gate.passed for gate in gates) else Status.FAILED,
+            quantization=self._quantization(spec, lowered),
+            tokenizer=self._tokenizer(),
+            preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, ("input_ids",)),),
+            golden=entries,
+            gates=tuple(gates),
+            metrics=tuple(metric for one in measured for metric in metrics_of({spec.id: one}, environment())),
+        )
+        write_model_card(writer.folder, manifest)
+        return writer.commit(manifest)
+
+    def _write_files(self, spec: VariantSpec, writer: BundleWriter) -> None:
+        self.original.preprocessor.save(writer.path("tokenizer/tokenizer.json").parent)
+        cache = replace(self.original.settings.cache, bytes_per_value=self.target.cache_bytes_per_value)
+        replace(self.original.settings, cache=cache).save(writer.folder)
+        options = ExportOptions(self.request.seq_len, self.request.calib_samples, self.request.seed)
+        recipe = replace(self.target.recipe_of(spec), export=options)
+        atomic_write_text(writer.path("recipe.yaml"), recipe.to_yaml())
+
+    def _golden(self, variant: str, run: Run) -> list[GoldenCase]:
+        """Prompts from an empty cache."""
+        limit = min(GOLDEN_TOKENS, self.original.settings.context_length)
+        cases = []
+        for index, (prompt, text) in enumerate(golden_prompts(self.data, limit)):
+            ids = np.asarray(prompt, np.int64)
+            cases.append(
+                GoldenCase(
+                    f"prefill-{index:02d}",
+                    text,
+                    {"input_ids": ids[None]},
+                    {"logits": self.original.reference(ids[None])},
+                    {variant: {"logits": run.logits(ids)[None]}},
+                )
+            )
+        return cases
+
+    def _variant(
+        self, spec: VariantSpec, lowered: Lowered, measured: Measured, writer: BundleWriter
+    ) -> Variant:
+        settings = self.original.settings
+        requirements: dict[str, Any] = {"context_length": settings.context_length}
+        if measured.ram_bytes is not None:
+            steps = -(-measured.ram_bytes // (RAM_STEP_MB << 20))
+            requirements["min_ram_mb"] = max(steps, 1) * RAM_STEP_MB
+        return Variant(
+            id=spec.id,
+            model=f"model/{spec.id}/{lowered.model.name}",
+            runtime=spec.runtime,
+            execution_provider=spec.execution_provider,
+            precision=spec.precision,
+            inputs=lowered.inputs,
+            outputs=lowered.outputs,
+            size_bytes=writer.size_bytes(f"model/{spec.id}"),
+            requirements={**lowered.requirements, **requirements},
+            placement={**lowered.placement, "notes": list(lowered.notes)},
+        )
+
+    def _quantization(self, spec: VariantSpec, lowered: Lowered) -> Quantization | None:
+        if not self.target.is_calibrated(spec):
+            return None
+        found = self.plan.data
+        bits = 8 * lowered.model.stat().st_size / self.original.source.parameters
+        return Quantization(
+            precision=spec.precision,
+            recipe="recipe.yaml",
+            calibration=Calibration(found.source, found.sha256, self.data.texts, self.request.seed),
+            bits_per_weight=round(bits, 2),
+        )
+
+    def _tokenizer(self) -> TokenizerInfo:
+        preprocessor = self.original.preprocessor
+        return TokenizerInfo(
+            path="tokenizer",
+            max_length=preprocessor.max_length,
+            pad_id=preprocessor.pad_id,
+            special_ids=preprocessor.special_token_ids,
+        )
+
+
+def golden_tolerances(variant: str, cases: Sequence[GoldenCase]) -> list[Gate]:
+    """How far another run may be from the recorded logits: each is as far from the original as the recorded one.
+
+    Runtimes of such files round the inputs of every layer, so two runs differ by two such errors, not by none.
+    """
+    own = max(
+        float(np.abs(case.reference["logits"] - case.outputs[variant]["logits"]).max()) for case in cases
+    )
+    scale = max(float(np.abs(case.reference["logits"]).max()) for case in cases)
+    bound = 2 * max(own, HALF_STEP * scale)
+    source = (
+        f"twice the own largest error on the golden cases, {own:.3g}, or a float16 step of the output scale"
+    )
+    return [Gate(variant, "logits", "max_abs", "<=", float(f"{bound:.4g}"), source)]
+
+
+HALF_STEP = 2.0**-10
+"""Relative step of float16, in which such runtimes keep keys and values."""
