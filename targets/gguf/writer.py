@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,11 +82,11 @@ def _write(
     writer.write_ti_data_to_file()
     if factors is not None:
         writer.write_tensor_data(factors)
-    nearest = []
+    nearest, latest = [], _Latest()
     for part in _in_memory(planned):
-        evidence = _evidence(source, part)
+        stats = _observed(source, part)
         for tensor in part:
-            found = evidence.get(tensor.parameter)
+            found = latest.evidence(stats.get(tensor.parameter))
             writer.write_tensor_data(_data(tensor, source, found))
             if found is not None and found.hessian is None:
                 nearest.append(tensor)
@@ -126,17 +126,26 @@ def _in_memory(planned: Sequence[PlannedTensor]) -> Iterator[list[PlannedTensor]
         yield part
 
 
-def _evidence(source: CheckpointInput, part: Sequence[PlannedTensor]) -> dict[str, Evidence]:
+def _observed(source: CheckpointInput, part: Sequence[PlannedTensor]) -> Mapping[str, LayerStats]:
     """What calibration says about the inputs of each weight; a table that is only looked up has none."""
     wanted = [tensor.parameter for tensor in part if tensor.is_quantized and not tensor.is_lookup]
-    if not wanted:
-        return {}
-    stats = source.observe(wanted, True)
-    by_object: dict[int, Evidence] = {}
-    for found in stats.values():
-        if id(found) not in by_object:
-            by_object[id(found)] = evidence_of(found)
-    return {name: by_object[id(found)] for name, found in stats.items()}
+    return source.observe(wanted, True) if wanted else {}
+
+
+class _Latest:
+    """Evidence of one activation at a time: weights that read the same one stand side by side."""
+
+    def __init__(self) -> None:
+        self._stats: LayerStats | None = None
+        self._found: Evidence | None = None
+
+    def evidence(self, stats: LayerStats | None) -> Evidence | None:
+        """Of some statistics; None for none."""
+        if stats is not self._stats:
+            # Freed first: a factorized X^T X of a wide layer takes as much as the layer.
+            self._found = None
+            self._stats, self._found = stats, None if stats is None else evidence_of(stats)
+        return self._found
 
 
 def evidence_of(stats: LayerStats) -> Evidence:

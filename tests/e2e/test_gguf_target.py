@@ -205,3 +205,46 @@ def test_llama_cpp_writes_what_the_original_would(
     expected = greedy(lambda ids: original.reference(np.asarray(ids)[None])[0], prompt, 12)
     assert document["prompt_tokens"] == len(prompt)
     assert document["token_ids"] == expected[: len(document["token_ids"])] and document["token_ids"]
+
+
+def test_a_quantized_checkpoint_is_quantized_again_when_that_is_asked_for(
+    tiny_decoder: Callable[..., Path],
+    tiny_decoders: Any,
+    packed_checkpoints: Any,
+    texts: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "packed"
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+    weights = packed_checkpoints.build_packed_checkpoint(
+        tiny_decoder("llama"), folder, lambda _, weight: packed_checkpoints.gptq(weight), settings
+    )
+    tiny_decoders.write_bpe_tokenizer(folder)
+    command = ("export", folder, "--target", "gguf", "--calib", texts, "--output", tmp_path / "o", "--quiet")
+    assert edgeq(*command) == 1
+    assert "--requantize" in capsys.readouterr().err
+    assert edgeq(*command, "--precision", "f32") == 1
+    assert "quantized already" in capsys.readouterr().err and not (tmp_path / "o").exists()
+    assert edgeq(*command, "--precision", "f32", "--requantize") == 0
+    stored = {tensor.name: tensor.data for tensor in gguf.GGUFReader(file_of(tmp_path / "o")).tensors}
+    expected = weights["model.layers.0.mlp.up_proj.weight"]
+    np.testing.assert_array_equal(stored["blk.0.ffn_up.weight"], expected)
+    assert not np.array_equal(stored["blk.1.ffn_up.weight"], expected)
+    names = {entry["path"] for entry in manifest_of(tmp_path / "o")["source"]["files"]}
+    assert "model.safetensors" in names
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("genai", "engine `genai` does not run files for llama.cpp"),
+        ("onnxruntime", "does not run files for llama.cpp"),
+        ("llama", "unknown engine `llama`"),
+    ],
+)
+def test_other_engines_are_refused(
+    engine: str, message: str, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert edgeq("run", bundle, "--prompt", "x", "--engine", engine) == 2
+    assert message in capsys.readouterr().err

@@ -62,7 +62,7 @@ class Variant:
     Attributes:
         id: `cpu-int8`, `nnapi-fp32`, ...; also its folder's name.
         model: path of the model file, or of the `.mlpackage` folder.
-        runtime: `onnxruntime`, `coreml`, `onnxruntime-genai`.
+        runtime: `onnxruntime`, `coreml`, `onnxruntime-genai`, `llama.cpp`.
         execution_provider: `CPUExecutionProvider`, `NnapiExecutionProvider`, a Core ML compute unit.
         precision: of the weights and activations: `int8`, `int4`, `fp16`, `fp32` or a recipe's name.
         size_bytes: all files of the variant.

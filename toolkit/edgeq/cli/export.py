@@ -18,6 +18,7 @@ Examples:
 - `edgeq export --target android` (the sample model)
 - `edgeq export ./my-model --target android --target cpu --calib texts.txt`
 - `edgeq export ./my-model --target coreml --ios 18 --seq-len 32,128,256`
+- `edgeq export ./my-llm --target gguf --precision q4_k_m --calib texts.txt`
 - `edgeq export ./my-model --target android --gate cosine_mean>=0.99 --output out --archive`
 """
 
@@ -37,7 +38,10 @@ def export(
         typer.Option("--target", "-t", help="Platform; repeat for several. See `edgeq targets`."),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="A recipe's name: int8, int4, fp16, q4_k_m ... (see `edgeq recipes`).")
+        str | None,
+        typer.Option(
+            help="A recipe's name: int8, int4, fp16, q4_k_m ... (see `edgeq recipes`), or a file type of the target."
+        ),
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="A recipe file; a bundle's recipe.yaml repeats its export.")

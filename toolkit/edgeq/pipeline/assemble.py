@@ -242,6 +242,6 @@ def _postprocess(exported: ExportedModel) -> tuple[PostprocessStep, ...]:
 def bundle_name(model: str) -> str:
     """The last part of a path or Hub id, fit for a folder name."""
     name = Path(model.rstrip("/")).name
-    name = name.removesuffix(".onnx")
+    name = name.removesuffix(".onnx").removesuffix(".gguf")
     cleaned = "".join(char if char.isalnum() or char in "-_." else "-" for char in name).strip(".-")
     return cleaned or "model"

@@ -95,8 +95,8 @@ def per_weight(found: Parameters, kind: BlockType) -> tuple[FloatArray, FloatArr
 def _costs(rows: FloatArray, x: FloatArray, kind: BlockType, evidence: Evidence | None) -> FloatArray:
     """What an error of each weight costs, in a shape that broadcasts to `[members, rows, sub-blocks]`.
 
-    Coarse types care more for large weights, by llama.cpp's factor: it lowers the KL divergence of 4-bit files
-    (benchmarks/lm_gguf_quality.py), though the plain E[x^2] is what a layer's squared output error has.
+    Coarse types care more for large weights, by llama.cpp's factor, though a layer's squared output error has the plain
+    E[x^2]: it matters where codes stay the nearest ones, and hardly where they are chosen by their effect.
     """
     importance = np.ones(rows.shape[1], np.float32) if evidence is None else evidence.importance
     weights = to_sub_blocks(importance[None], kind)

@@ -302,8 +302,11 @@ def open_tokens(
     chosen = engine or offered[0]
     if chosen not in offered:
         known = {name for names in ENGINES.values() for name in names}
-        what = "does not run files for" if chosen in known else "is unknown; this is a file for"
-        raise UsageError(f"engine `{chosen}` {what} {runtime}", hint=f"--engine {' or '.join(offered)}")
+        message = f"engine `{chosen}` does not run files for {runtime}"
+        raise UsageError(
+            message if chosen in known else f"unknown engine `{chosen}`",
+            hint=f"--engine {' or '.join(offered)}",
+        )
     if chosen == "genai":
         from edgeq.runtime.generation.genai import GenaiTokens
 
