@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from edgeq.types import Feeds, FloatArray, Outputs, Precision, SourceInfo, TensorSpec, Verification
 
@@ -289,3 +289,25 @@ class CheckpointTarget(Target, Protocol):
 
     def precision_of(self, spec: VariantSpec) -> Precision:
         """The family of a variant, which decides the default gate."""
+
+
+@runtime_checkable
+class ChecksGraphs(Protocol):
+    """A target that can tell from a graph alone that it cannot lower it."""
+
+    def check_graph(self, graph: ir.Model) -> None:
+        """Refuse a canonical graph before it is calibrated and quantized.
+
+        Raises:
+            UnsupportedError: names what it holds.
+        """
+
+
+def check_graph(target: Target, graph: ir.Model) -> None:
+    """Let a target refuse a graph early, where it can.
+
+    Raises:
+        UnsupportedError: names what the target cannot run.
+    """
+    if isinstance(target, ChecksGraphs):
+        target.check_graph(graph)

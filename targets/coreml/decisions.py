@@ -153,7 +153,7 @@ def check_platform(
     needed, reason = minimum_ios(weights, static_activations, seq_lens, inputs)
     if ios < needed:
         raise UnsupportedError(
-            f"iOS {ios} was asked for, and {reason} needs iOS {needed}", hint=f"add --ios {needed}"
+            f"iOS {ios} was asked for, and {reason} needs iOS {needed}", hint=f"--ios {needed}"
         )
 
 

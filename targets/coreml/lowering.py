@@ -23,15 +23,9 @@ from edgeq.targets.coreml.decisions import (
     check_platform,
 )
 from edgeq.targets.coreml.known import Known, fold
-from edgeq.targets.coreml.ops_elementwise import ELEMENTWISE, Lowering
-from edgeq.targets.coreml.ops_linear import LINEAR
-from edgeq.targets.coreml.ops_reduce import REDUCE
-from edgeq.targets.coreml.ops_shape import SHAPE
+from edgeq.targets.coreml.operators import LOWERINGS, MEASURES, check_operators
 from edgeq.targets.coreml.package import save_package
 from edgeq.targets.coreml.site import Site
-
-LOWERINGS: dict[str, Lowering] = {**ELEMENTWISE, **SHAPE, **LINEAR, **REDUCE}
-"""ONNX operator -> its lowering. `Shape`, `Size` and everything computed from them fold away instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +86,7 @@ def lower_to_mil(
         inputs=len(model.graph.inputs),
     )
     _check_names(model, weights, activations, fp32_nodes)
+    check_operators(model)
     ct = coremltools()
     with quiet():
         context, program = _build(model, ios, lengths, precision, fp32_nodes, weights, activations)
@@ -221,7 +216,7 @@ def _run_time_length(context: Context, function: Any) -> Var:
 
 def _lower_node(context: Context, node: ir.Node) -> None:
     inputs = [None if value is None else context.values[value] for value in node.inputs]
-    if node.op_type in ("Shape", "Size") and not node.domain:
+    if node.op_type in MEASURES and not node.domain:
         _bind(context, node, [_measure(context, node)])
     elif all(value is None or isinstance(value, Known) for value in inputs) and not node.domain:
         _bind(context, node, fold(node, inputs, len(context.lengths)))
@@ -251,13 +246,7 @@ def _measure(context: Context, node: ir.Node) -> Known:
 def _emit(context: Context, node: ir.Node) -> Sequence[Var]:
     """Call the operator's lowering, and say which node it was when something does not fit."""
     site = Site(context, node)
-    lowering = LOWERINGS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-    if lowering is None:
-        near = difflib.get_close_matches(node.op_type, LOWERINGS, 1)
-        raise UnsupportedError(
-            f"{site.where} (domain `{node.domain or 'ai.onnx'}`) has no Core ML lowering",
-            hint=f"the nearest operator there is: {near[0]}" if near else None,
-        )
+    lowering = LOWERINGS[node.op_type]
     try:
         result = lowering(site)
     except UnsupportedError:

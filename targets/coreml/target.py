@@ -14,6 +14,8 @@ from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session,
 from edgeq.types import Precision, TensorSpec
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from edgeq.quantize.recipes import Recipe
     from edgeq.runtime.adapter import HasSignature
     from edgeq.targets.coreml.hazards import Hazard
@@ -65,6 +67,16 @@ class CoreMLTarget:
             )
         if find_spec("coremltools") is None:
             raise MissingExtraError("the Core ML target", "coreml")
+
+    def check_graph(self, graph: ir.Model) -> None:
+        """Refuse operators without a lowering.
+
+        Raises:
+            UnsupportedError: names them.
+        """
+        from edgeq.targets.coreml.operators import check_operators
+
+        check_operators(graph)
 
     def lower(
         self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path

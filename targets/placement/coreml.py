@@ -30,6 +30,10 @@ TRIVIAL_OPS = frozenset(
         "Ceil",
     }
 )
+_OWN_PACKAGE = (
+    "this is ONNX Runtime's Core ML provider; `edgeq export --target coreml` does without it and lowers the whole "
+    "graph, or refuses it and names the operators"
+)
 _MAX_SINCE_VERSION = 25
 _MIN_VERSION = 5
 _IO_DTYPES = ("float32", "float16", "int32", "int64")
@@ -79,7 +83,7 @@ def predict_coreml(graph: GraphView, options: CoreMLOptions) -> Prediction:
         landmines=tuple(mine for group in kept for mine in border_types(graph, group)),
         opset=graph.opset,
         units=len(units),
-        notes=(f"model format {options.model_format}",),
+        notes=(f"model format {options.model_format}", _OWN_PACKAGE),
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,9 +60,28 @@ def test_three_targets_from_one_plan(
     gates = {gate["metric"]: gate for gate in ours["gates"]}
     assert gates["relative_error_to_onnx"]["passed"] is True
 
+    _suits_the_swift_sample(folder, document)
     _validates(folder, capsys)
     _runs(folder, capsys)
     assert edgeq(["inspect", str(folder)]) == 0
+
+
+def _suits_the_swift_sample(folder: Path, document: dict[str, Any]) -> None:
+    """What samples/ios decodes, which cannot be compiled here: keys, hash lines, stored little-endian arrays."""
+    assert document["format"]["version"].startswith("1.")
+    assert {"max_length", "pad_id"} <= document["tokenizer"].keys()
+    (variant,) = document["variants"]
+    assert {"id", "model", "runtime", "inputs", "outputs"} <= variant.keys()
+    for tensor in (*variant["inputs"], *variant["outputs"]):
+        assert all(isinstance(dim, int | str) for dim in tensor["shape"])
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        assert re.fullmatch(r"[0-9a-f]{64}  \S.*", line) and (folder / line[66:]).is_file()
+    for case in json.loads((folder / "golden" / "golden.json").read_text())["cases"]:
+        assert {"id", "file", "token_ids"} <= case.keys()
+        with zipfile.ZipFile(folder / "golden" / case["file"]) as archive:
+            entry = archive.getinfo(f"outputs/{variant['id']}/sentence_embedding.npy")
+            assert entry.compress_type == zipfile.ZIP_STORED
+            assert b"'<f4', 'fortran_order': False" in archive.read(entry)[:128]
 
 
 def _validates(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +132,17 @@ def test_a_changed_package_is_not_validated(
     weights.write_bytes(content)
     assert edgeq(["validate", str(folder)]) == 4
     assert "weight.bin" in capsys.readouterr().err
+
+
+def test_palettes_are_core_ml_only(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exported(model, tmp_path / "out", "--target", "coreml", "--precision", "palette4") == 0
+    (variant,) = json.loads(capsys.readouterr().out)["bundles"][0]["variants"]
+    # 16 values per weight: the relative error of a layer's output stays near 5 %, and so cosines above 0.99.
+    assert 0.99 < variant["fidelity"]["sentence_embedding"]["cosine_mean"] < 1 - 1e-6
+    both = ("--target", "coreml", "--target", "cpu")
+    assert exported(model, tmp_path / "two", *both, "--precision", "palette4") == 1
+    assert "only Core ML takes them" in capsys.readouterr().err
+    assert not (tmp_path / "two").exists()
 
 
 @pytest.mark.parametrize(

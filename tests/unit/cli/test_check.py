@@ -62,6 +62,13 @@ def test_core_ml_json_names_its_version(capsys, cut):
     assert "min_android_api" not in document
 
 
+def test_core_ml_says_that_edgeq_packages_go_another_way(capsys, cut):
+    for target, is_said in (("coreml", True), ("android", False)):
+        assert run(["check", cut, "--target", target]) == 0
+        captured = capsys.readouterr()
+        assert ("`edgeq export --target coreml` does without it" in captured.out + captured.err) is is_said
+
+
 def test_require_full_exits_3(capsys, cut):
     assert run(["check", cut, "--target", "android", "--require-full"]) == 3
     captured = capsys.readouterr()

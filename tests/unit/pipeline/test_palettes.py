@@ -43,9 +43,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEQ_CACHE", str(tmp_path / "cache"))
 
 
-def palette(bits: int, block_size: int = -1) -> Recipe:
+def palette(bits: int, block_size: int = -1, method: str = "kmeans") -> Recipe:
     recipe = load_recipe("palette4")
-    return replace(recipe, default=LayerSpec("palette", bits, block_size, method="kmeans"))
+    return replace(recipe, default=LayerSpec("palette", bits, block_size, method=method))
 
 
 def package(model: Any, data: Any, recipe: Recipe, folder: Path) -> tuple[Any, Any, Any]:
@@ -79,6 +79,21 @@ def test_more_bits_and_more_tables_come_closer(model: Any, data: Any, tmp_path: 
     }
     assert found["8"] < found["6"] < found["4"] < 0.5
     assert found["4 by rows"] < found["4"]
+
+
+def test_choosing_entries_in_turn_comes_closer(model: Any, data: Any, tmp_path: Path) -> None:
+    nearest, in_turn = (
+        package(model, data, palette(4, method=method), tmp_path / method) for method in ("kmeans", "gptq")
+    )
+    assert error(model, data, in_turn[2]) < 0.9 * error(model, data, nearest[2])
+    methods = {
+        name: {item.method for item in found.plan.weights}
+        for name, found in (("nearest", nearest[0]), ("in turn", in_turn[0]))
+    }
+    # The word table has no input to learn from.
+    assert methods == {"nearest": {"kmeans"}, "in turn": {"gptq", "kmeans"}}
+    tables = [item for item in in_turn[0].plan.weights if item.method == "kmeans"]
+    assert all("embedding" in item.initializer for item in tables)
 
 
 def test_the_plan_and_the_package_hold_the_same_palettes(model: Any, data: Any, tmp_path: Path) -> None:
@@ -123,7 +138,7 @@ def test_targets_without_palettes_refuse_before_the_work(target: str) -> None:
 @pytest.mark.parametrize(
     ("default", "message"),
     [
-        ("{format: palette, bits: 4}", "method gptq for format palette"),
+        ("{format: palette, bits: 4, method: hqq}", "method hqq for format palette; expected one of kmeans"),
         ("{format: weight-only, bits: 4, method: kmeans}", "method kmeans for format weight-only"),
         ("{format: weight-only, bits: 6}", "6 bits for format weight-only"),
         ("{format: palette, bits: 5, method: kmeans}", "`bits`.*is 5"),

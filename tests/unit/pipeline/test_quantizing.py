@@ -230,5 +230,5 @@ def test_a_weight_of_zeros_and_a_dead_input(model):
     assert zeros.decision.weight_error == zeros.decision.output_error == 0
     assert np.array_equal(zeros.weight.dequantize(), np.zeros((32, 32)))
     live = quantize_layer(job, layer_weight(model.canonical.model, site), dead)
-    assert "every calibration input of this layer is zero" in fallback_notices([live])[0]
+    assert "every calibration input of this layer is zero" in fallback_notices([live.decision])[0]
     assert live.decision.weight_error > 0

@@ -31,7 +31,15 @@ from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.targets import get_target
-from edgeq.targets.base import GraphTarget, Lowered, LoweringInput, LoweringOptions, Target, VariantSpec
+from edgeq.targets.base import (
+    GraphTarget,
+    Lowered,
+    LoweringInput,
+    LoweringOptions,
+    Target,
+    VariantSpec,
+    check_graph,
+)
 from edgeq.types import Task
 
 if TYPE_CHECKING:
@@ -187,6 +195,8 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
         )
         size = exported.source.parameters / 1e6
         stage.note = f"{exported.source.architecture}, {size:.1f} M parameters, equal to the original"
+    for name in plan.destinations:
+        check_graph(get_target(name), exported.canonical.model)
     seq_len = static_length(request, exported)
     data = divide(
         plan.data,

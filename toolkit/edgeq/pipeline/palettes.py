@@ -1,4 +1,4 @@
-"""Palettization wired up: input statistics as weights of the error, one table or one per group of output channels."""
+"""Palettization wired up: tables by k-means, their entries by GPTQ in turn or by what is nearest."""
 
 from __future__ import annotations
 
@@ -9,18 +9,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.errors import ConfigError
-from edgeq.pipeline.weight_only import WeightJob, errors_of, observe_inputs, stats_of
+from edgeq.pipeline.sequential import is_sequential, quantize_in_turn
+from edgeq.pipeline.weight_only import (
+    WeightJob,
+    errors_of,
+    fallback_notices,
+    in_memory,
+    observe_inputs,
+    stats_of,
+)
 from edgeq.quantize.layers import layer_weight
 from edgeq.quantize.plan import WeightDecision
 from edgeq.quantize.sites import LinearSite
-from edgeq.quantize.weight_only.palette import METHOD, Palette, palettize
+from edgeq.quantize.weight_only import LayerStats
+from edgeq.quantize.weight_only.base import checked_weight
+from edgeq.quantize.weight_only.palette import METHOD as KMEANS
+from edgeq.quantize.weight_only.palette import Palette, palettize
+from edgeq.quantize.weight_only.palette_gptq import METHOD as GPTQ
+from edgeq.quantize.weight_only.palette_gptq import palettize_for_output
+from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgeq.pipeline.data import DataSets
     from edgeq.progress import Progress
-    from edgeq.quantize.statistics import Statistics
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,51 +43,93 @@ class PalettizedLayer:
     decision: WeightDecision
     palette: Palette
 
+    def dequantize(self) -> FloatArray:
+        """What the palette stands for, `[in, out]`."""
+        return self.palette.dense().T
+
 
 def palettize_weights(
     graph: ir.Model, jobs: Sequence[WeightJob], data: DataSets, progress: Progress
 ) -> list[PalettizedLayer]:
-    """Palettize every job's weight, the squared error weighted by E[x^2] of the layer's input.
+    """Palettize every job's weight; the palettes keep the order of the jobs.
+
+    Args:
+        graph: the graph whose weights and inputs these are.
+        jobs: from `weight_jobs`.
+        data: its calibration part is used.
+        progress: one stage; fallbacks become notices.
 
     Raises:
         ConfigError: the output channels of a weight cannot be divided into the recipe's groups.
     """
+    for job in jobs:
+        _group_rows(job)
+    found: dict[str, PalettizedLayer] = {}
     with progress.stage("palettizing weights", len(jobs)) as stage:
-        statistics = observe_inputs(graph, jobs, data, progress)
-        done = []
-        for job in jobs:
-            done.append(_palettize(graph, job, statistics))
+        for part in in_memory([job for job in jobs if not is_sequential(job)]):
+            statistics = observe_inputs(graph, part, data, progress)
+            for job in part:
+                found[job.name] = palettize_layer(
+                    job, layer_weight(graph, job.site), stats_of(job, statistics)
+                )
+                stage.advance()
+        in_turn = [job for job in jobs if is_sequential(job)]
+        for job, layer in quantize_in_turn(graph, in_turn, found.values(), jobs, data, palettize_layer):
+            found[job.name] = layer
             stage.advance()
-        sizes = [layer.palette.indices.size for layer in done]
-        bits = np.average([layer.decision.bits_per_weight for layer in done], weights=sizes)
-        stage.note = f"{len(done)} weights, {bits:.2f} bits each, {METHOD}"
+        done = [found[job.name] for job in jobs]
+        stage.note = _describe(done)
+    for notice in fallback_notices(layer.decision for layer in done):
+        progress.notice(notice)
     return done
 
 
-def _palettize(graph: ir.Model, job: WeightJob, statistics: Statistics | None) -> PalettizedLayer:
-    weight = layer_weight(graph, job.site)
-    stats = stats_of(job, statistics)
-    # Groups are of output channels; the rows of an embedding table are words, and share one.
-    is_grouped = job.spec.block_size != -1 and isinstance(job.site, LinearSite)
-    group = job.spec.block_size if is_grouped else None
-    if group is not None and weight.shape[1] % group:
-        raise ConfigError(
-            f"`{job.name}` has {weight.shape[1]} output channels, which groups of {group} do not divide",
-            hint="block_size: -1 in the recipe is one table for the whole weight",
-        )
-    importance = None if stats is None else stats.mean_square
-    rows = np.ascontiguousarray(weight.T)
-    palette = palettize(rows, job.spec.bits, group_rows=group, importance=importance)
+def palettize_layer(job: WeightJob, weight: Array, stats: LayerStats | None) -> PalettizedLayer:
+    """One weight `[in, out]` by the job's method, and its error.
+
+    Raises:
+        ModelError: the weight is not a finite matrix.
+    """
+    bits, group = job.spec.bits, _group_rows(job)
+    notes: tuple[str, ...] = ()
+    values = checked_weight(weight)
+    if job.spec.method == GPTQ:
+        palette, notes = palettize_for_output(values, bits, stats, group_rows=group)
+    else:
+        importance = None if stats is None else stats.mean_square
+        rows = np.ascontiguousarray(values.T)
+        palette = palettize(rows, bits, group_rows=group, importance=importance)
     weight_error, of_output = errors_of(weight, palette.dense().T, stats)
     decision = WeightDecision(
         name=job.name,
         initializer=job.initializer,
-        bits=job.spec.bits,
+        bits=bits,
         block_size=-1 if group is None else group,
         symmetric=False,
-        method=METHOD,
+        method=KMEANS if notes else job.spec.method,
         bits_per_weight=round(palette.bits_per_weight, 4),
         weight_error=weight_error,
         output_error=of_output,
+        notes=notes,
     )
     return PalettizedLayer(decision, palette)
+
+
+def _group_rows(job: WeightJob) -> int | None:
+    """Output channels per table; the rows of an embedding table are words, and share one."""
+    group, channels = job.spec.block_size, job.site.shape[1]
+    if group == -1 or not isinstance(job.site, LinearSite):
+        return None
+    if channels % group:
+        raise ConfigError(
+            f"`{job.name}` has {channels} output channels, which groups of {group} do not divide",
+            hint="block_size: -1 in the recipe is one table for the whole weight",
+        )
+    return group
+
+
+def _describe(layers: Sequence[PalettizedLayer]) -> str:
+    sizes = [layer.palette.indices.size for layer in layers]
+    bits = np.average([layer.decision.bits_per_weight for layer in layers], weights=sizes)
+    methods = " and ".join(dict.fromkeys(layer.decision.method for layer in layers))
+    return f"{len(layers)} weights, {bits:.2f} bits each, {methods}"

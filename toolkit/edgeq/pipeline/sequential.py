@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
-from edgeq.pipeline.weight_only import QuantizedLayer, WeightJob, quantize_layer
+from edgeq.pipeline.weight_only import WeightJob
 from edgeq.quantize.layers import layer_weight
+from edgeq.quantize.plan import WeightDecision
 from edgeq.quantize.side_by_side import SideBySide
 from edgeq.quantize.sites import LinearSite
 from edgeq.quantize.weight_only import LayerStats
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgeq.pipeline.data import DataSets
+
+
+class Layer(Protocol):
+    """A weight after quantization, in whatever format."""
+
+    @property
+    def decision(self) -> WeightDecision:
+        """What it is and what it cost."""
+
+    def dequantize(self) -> FloatArray:
+        """What it stands for, `[in, out]`."""
+
+
+L = TypeVar("L", bound=Layer)
 
 
 def is_sequential(job: WeightJob) -> bool:
@@ -31,10 +46,11 @@ def is_sequential(job: WeightJob) -> bool:
 def quantize_in_turn(
     graph: ir.Model,
     jobs: Sequence[WeightJob],
-    done: Iterable[QuantizedLayer],
+    done: Iterable[L],
     every: Sequence[WeightJob],
     data: DataSets,
-) -> Iterator[tuple[WeightJob, QuantizedLayer]]:
+    quantize: Callable[[WeightJob, Array, LayerStats], L],
+) -> Iterator[tuple[WeightJob, L]]:
     """Quantize sequential jobs in the order in which the graph runs them.
 
     Args:
@@ -43,6 +59,7 @@ def quantize_in_turn(
         done: what was quantized beforehand; the layers here see it.
         every: all jobs.
         data: its calibration part is run once through each version.
+        quantize: one weight `[in, out]` by a job's method.
     """
     if not jobs:
         return
@@ -54,7 +71,7 @@ def quantize_in_turn(
             runs.advance(group[0].name)
             stats = _statistics(runs, group[0].inputs[0])
             for job in group:
-                layer = quantize_layer(job, layer_weight(graph, job.site), stats)
+                layer = quantize(job, layer_weight(graph, job.site), stats)
                 _replace(runs, job.site, layer)
                 yield job, layer
 
@@ -84,7 +101,7 @@ def _statistics(runs: SideBySide, tensor: str) -> LayerStats:
     return LayerStats(mean_square, tokens, gram, cross)
 
 
-def _replace(runs: SideBySide, site: LinearSite | object, layer: QuantizedLayer) -> None:
-    weight = layer.weight.dequantize()
+def _replace(runs: SideBySide, site: LinearSite | object, layer: Layer) -> None:
+    weight = layer.dequantize()
     flipped = not isinstance(site, LinearSite) or site.transposed
     runs.replace(layer.decision.initializer, weight.T if flipped else weight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,10 @@ class QuantizedLayer:
     decision: WeightDecision
     weight: QuantizedWeight
 
+    def dequantize(self) -> FloatArray:
+        """What the codes stand for, `[in, out]`."""
+        return self.weight.dequantize()
+
 
 def weight_jobs(
     layers: ModelLayers, specs: Mapping[str, LayerSpec], kind: str = "weight-only"
@@ -82,10 +86,10 @@ def weight_jobs(
 
 
 def _for_site(spec: LayerSpec, site: LinearSite | EmbeddingSite) -> LayerSpec:
-    """A table has no input statistics: the scale search is the best there is without them."""
+    """A table has no input statistics: these methods are the best there are without them."""
     if isinstance(site, LinearSite) or spec.method not in GRAM_METHODS:
         return spec
-    return replace(spec, method="scale_search")
+    return replace(spec, method="kmeans" if spec.format == "palette" else "scale_search")
 
 
 def _merged(first: WeightJob, second: WeightJob) -> WeightJob:
@@ -110,19 +114,19 @@ def quantize_weights(
 
     found: dict[str, QuantizedLayer] = {}
     with progress.stage("quantizing weights", len(jobs)) as stage:
-        for part in _in_memory([job for job in jobs if not is_sequential(job)]):
+        for part in in_memory([job for job in jobs if not is_sequential(job)]):
             statistics = observe_inputs(graph, part, data, progress)
             scales = _shared_awq_scales(graph, part, statistics)
             for job in part:
                 found[job.name] = _quantize(graph, job, statistics, scales.get(job.initializer))
                 stage.advance()
         in_turn = [job for job in jobs if is_sequential(job)]
-        for job, layer in quantize_in_turn(graph, in_turn, found.values(), jobs, data):
+        for job, layer in quantize_in_turn(graph, in_turn, found.values(), jobs, data, quantize_layer):
             found[job.name] = layer
             stage.advance()
         done = [found[job.name] for job in jobs]
         stage.note = describe(done)
-    for notice in fallback_notices(done):
+    for notice in fallback_notices(layer.decision for layer in done):
         progress.notice(notice)
     return done
 
@@ -135,19 +139,19 @@ def describe(layers: Sequence[QuantizedLayer]) -> str:
     return f"{len(layers)} weights, {bits:.2f} bits each, {methods}"
 
 
-def fallback_notices(layers: Sequence[QuantizedLayer]) -> list[str]:
+def fallback_notices(decisions: Iterable[WeightDecision]) -> list[str]:
     """One line per kind of fallback, with the first layer it happened to."""
     found: dict[str, list[str]] = {}
-    for layer in layers:
-        for note in layer.decision.notes:
-            found.setdefault(note, []).append(layer.decision.name)
+    for decision in decisions:
+        for note in decision.notes:
+            found.setdefault(note, []).append(decision.name)
     return [
         f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {note}"
         for note, names in found.items()
     ]
 
 
-def _in_memory(jobs: Sequence[WeightJob]) -> Iterator[list[WeightJob]]:
+def in_memory(jobs: Sequence[WeightJob]) -> Iterator[list[WeightJob]]:
     """Jobs in order, in parts whose Gram matrices fit `GRAM_BYTES`."""
     part: list[WeightJob] = []
     held = 0

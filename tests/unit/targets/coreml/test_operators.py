@@ -11,7 +11,8 @@ import onnxruntime as ort
 import pytest
 
 from edgeq.errors import UnsupportedError
-from edgeq.targets.coreml.lowering import LOWERINGS
+from edgeq.targets import get_target
+from edgeq.targets.coreml.operators import LOWERINGS
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((1, 4, 6)).astype(np.float32)
@@ -169,12 +170,34 @@ def test_rms_normalization(graph: Any, lower: Any) -> None:
     np.testing.assert_allclose(interpreter.run({"x": X})["out"], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_every_unknown_operator_is_named_before_the_work(graph: Any) -> None:
+    make = onnx.helper.make_node
+    nodes = [
+        make("Shape", ["x"], ["shape"], name="measured"),
+        make("Asinh", ["w"], ["folded"], name="of_a_constant"),
+        make("Celu", ["x"], ["a"], name="odd_one"),
+        make("Asinh", ["a"], ["b"], name="first"),
+        make("Asinh", ["b"], ["c"], name="second"),
+        make("Gelu", ["c"], ["out"], name="foreign"),
+    ]
+    model = graph(nodes, {"x": ("float32", X.shape)}, ["out"], {"w": np.ones(3, np.float32)})
+    model.graph[-1].domain = "com.microsoft"
+    with pytest.raises(UnsupportedError) as caught:
+        get_target("coreml").check_graph(model)
+    assert str(caught.value) == (
+        "no Core ML lowering for operator `Celu` at `odd_one`, operator `Asinh` at `first` and 1 more, "
+        "operator `Gelu` of `com.microsoft` at `foreign`"
+    )
+
+
 def test_unknown_operator_is_refused_by_name(graph: Any, lower: Any) -> None:
     node = onnx.helper.make_node("Celu", ["x"], ["out"], name="odd_one")
     model = graph([node], {"x": ("float32", X.shape)}, ["out"])
-    with pytest.raises(UnsupportedError, match=r"`Celu` at `odd_one`") as caught:
+    with pytest.raises(
+        UnsupportedError, match=r"no Core ML lowering for operator `Celu` at `odd_one`$"
+    ) as caught:
         lower(model)
-    assert caught.value.hint == "the nearest operator there is: Relu"
+    assert caught.value.hint == "the nearest operator to Celu there is: Relu"
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,27 @@ def test_coremltools_opens_it_at_the_version_asked_for(
     assert list(spec.description.input[0].type.multiArrayType.shape) == [1, 8]
 
 
+@pytest.mark.parametrize("lengths", [(8,), (8, 12)])
+def test_types_and_shapes_are_those_coremltools_infers(
+    encoder: ir.Model, lower: Any, lengths: tuple[int, ...]
+) -> None:
+    """coremltools' reader builds every operation anew and compares what it infers with what is declared."""
+    from coremltools.converters.mil.frontend.milproto.load import load
+
+    weights = {name: Int8Weight() for name in ("table", "w1", "w2")}
+    _, lowered = lower(encoder, ios=18, precision="fp16", seq_lens=lengths, weights=weights)
+    with quiet():
+        model = coremltools().models.MLModel(str(lowered.path), skip_model_load=True)
+    spec = model.get_spec()
+    program = load(spec, specification_version=9, file_weights_dir=model.weights_dir)
+    assert [output.name for output in program.functions["main"].outputs] == ["out"]
+    (block,) = spec.mlProgram.functions["main"].block_specializations.values()
+    linear = next(item for item in block.operations if item.type == "linear")
+    linear.outputs[0].type.tensorType.dimensions[-1].constant.size += 1
+    with pytest.raises(AssertionError, match="Mismatch between var types"):
+        load(spec, specification_version=9, file_weights_dir=model.weights_dir)
+
+
 def test_metadata(encoder: ir.Model, lower: Any) -> None:
     interpreter, lowered = lower(encoder, info=INFO, seq_lens=(8,))
     found = interpreter.package.metadata

@@ -55,7 +55,7 @@ def test_an_old_ios_is_refused_before_the_work(
     options = LoweringOptions(32, lengths, ios)
     with pytest.raises(UnsupportedError, match=reason) as caught:
         TARGET.check(load_recipe(recipe), options)
-    assert caught.value.hint == f"add --ios {ios + 1}"
+    assert caught.value.hint == f"--ios {ios + 1}"
     TARGET.check(load_recipe(recipe), replace(options, ios=ios + 1))
     TARGET.check(load_recipe(recipe), replace(options, ios=None))
 

@@ -159,7 +159,7 @@ def test_an_old_ios_is_refused_with_the_reason(
     with pytest.raises(UnsupportedError, match=needs) as caught:
         lower(linear, ios=ios, **options)
     assert caught.value.hint is not None
-    assert caught.value.hint.startswith("add --ios 1")
+    assert caught.value.hint.startswith("--ios 1")
 
 
 def test_misfits_are_refused(linear: ir.Model, lower: Any) -> None:

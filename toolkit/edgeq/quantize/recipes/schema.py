@@ -21,7 +21,8 @@ FORMATS = ("fp32", "fp16", "int8-static", "weight-only", "palette", "stored", "f
 indices into a table of floats; quantized weights as the checkpoint has them; as the file type of the recipe's name
 says, which one target alone has."""
 METHODS = ("rtn", "scale_search", "hqq", "gptq", "awq", "kmeans")
-"""Of weight-only layers; `kmeans` is the one of palettes."""
+"""How weights are chosen; `METHODS_OF` says by which format."""
+METHODS_OF = {"weight-only": METHODS[:-1], "palette": ("kmeans", "gptq")}
 BITS = {"weight-only": (4, 8), "palette": (4, 6, 8)}
 
 
@@ -77,7 +78,8 @@ class LayerSpec:
         block_size: members per scale along the input axis, -1 per output channel. Of a palette: output channels
             per lookup table, -1 one for the whole weight (embedding tables always have one).
         symmetric: no zero points.
-        method: one of `METHODS`; `kmeans` for a palette.
+        method: one of `METHODS_OF` the format. A palette's table always comes from k-means; `gptq` chooses the
+            entries so that later inputs make up for the error of earlier ones.
 
     Raises:
         ConfigError: bits or a method that the format does not have.
@@ -95,9 +97,10 @@ class LayerSpec:
             return
         if self.bits not in allowed:
             raise ConfigError(f"{self.bits} bits for format {self.format}; expected one of {allowed}")
-        if (self.method == "kmeans") != (self.format == "palette"):
+        methods = METHODS_OF[self.format]
+        if self.method not in methods:
             raise ConfigError(
-                f"method {self.method} for format {self.format}; palettes are found by kmeans, and nothing else is",
+                f"method {self.method} for format {self.format}; expected one of {', '.join(methods)}",
                 hint="set `format` and `method` together",
             )
 

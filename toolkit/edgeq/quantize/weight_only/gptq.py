@@ -78,7 +78,7 @@ def quantize(weight: Array, spec: WeightSpec, stats: LayerStats | None = None) -
         DataError: the statistics belong to another layer.
     """
     values = checked_weight(weight)
-    reason = _why_not(stats, values.shape[0])
+    reason = why_not(stats, values.shape[0])
     hessian = None if reason or stats is None or stats.gram is None else factorize(stats.gram)
     if hessian is None or stats is None:
         return _fall_back(values, spec, stats, reason or "X^T X is not positive definite at any damping")
@@ -170,8 +170,12 @@ def _solve(
     return keep_best(target, candidates, hessian.gram)
 
 
-def _why_not(stats: LayerStats | None, in_features: int) -> str | None:
-    """Why GPTQ cannot run on these statistics; None where it can."""
+def why_not(stats: LayerStats | None, in_features: int) -> str | None:
+    """Why GPTQ cannot run on these statistics; None where it can.
+
+    Raises:
+        DataError: the statistics belong to another layer.
+    """
     if stats is None or stats.gram is None:
         return "no X^T X was collected"
     if stats.gram.shape != (in_features, in_features):

@@ -49,7 +49,7 @@ def palettize(
         rows: `[rows, columns]`.
         bits: 4, 6 or 8.
         group_rows: rows per table; None is one table.
-        importance: `[columns]`, weights of the squared error; None weighs all alike.
+        importance: `[columns]`, weights of the squared error; None, or all zero, weighs all alike.
 
     Raises:
         ConfigError: bits or group size out of range.
@@ -59,7 +59,9 @@ def palettize(
     size = len(rows) if group_rows is None else group_rows
     if size < 1 or len(rows) % size:
         raise ConfigError(f"{len(rows)} rows cannot be split into groups of {size}")
-    weight = np.ones(rows.shape[1], np.float32) if importance is None else importance.astype(np.float32)
+    if importance is None or not importance.any():
+        importance = np.ones(rows.shape[1], np.float32)
+    weight = importance.astype(np.float32)
     luts = [
         cluster(group.ravel(), np.broadcast_to(weight, group.shape).ravel(), 2**bits)
         for group in rows.reshape(-1, size, rows.shape[1])

@@ -1,0 +1,111 @@
+"""GPTQ over a lookup table: k-means finds the values, the error of each choice is fed into the channels to come.
+
+The table is the one of `palette.py`, found for the weight that GPTQ aims at. Its values are not evenly spaced, so
+that rounding is a search for the nearest; everything else is GPTQ's column loop (`gptq.py`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeq.quantize.weight_only.base import LayerStats
+from edgeq.quantize.weight_only.gptq import Hessian, corrected_target, factorize, why_not
+from edgeq.quantize.weight_only.palette import METHOD as KMEANS
+from edgeq.quantize.weight_only.palette import Palette, nearest, palettize
+from edgeq.types import Array, FloatArray
+
+METHOD = "gptq"
+_COLUMNS = 128
+
+
+def palettize_for_output(
+    weight: FloatArray, bits: int, stats: LayerStats | None, *, group_rows: int | None = None
+) -> tuple[Palette, tuple[str, ...]]:
+    """A palette of `weight [K, N]` for the least output error on the calibration inputs.
+
+    Per table never worse than plain k-means on that objective. Where GPTQ cannot work, k-means alone decides, and
+    the note says why.
+
+    Args:
+        weight: a layer's weight.
+        bits: 4, 6 or 8.
+        stats: of its inputs, with X^T X.
+        group_rows: output channels per table; None is one table.
+
+    Returns:
+        The palette, its rows being output channels, and notes.
+
+    Raises:
+        ConfigError: bits or group size out of range.
+        DataError: the statistics belong to another layer.
+    """
+    reason = why_not(stats, weight.shape[0])
+    hessian = None if reason or stats is None or stats.gram is None else factorize(stats.gram)
+    importance = None if stats is None or not np.isfinite(stats.mean_square).all() else stats.mean_square
+    if hessian is None or stats is None:
+        reason = reason or "X^T X is not positive definite at any damping"
+        plain = palettize(_rows(weight), bits, group_rows=group_rows, importance=importance)
+        return plain, (f"{KMEANS} instead of {METHOD}: {reason}",)
+    plain = palettize(_rows(weight), bits, group_rows=group_rows, importance=importance)
+    if stats.cross is None:
+        return _with_feedback(weight, plain, hessian), ()
+    target = corrected_target(weight, stats)
+    start = palettize(_rows(target), bits, group_rows=group_rows, importance=importance)
+    return _better_tables(target, plain, _with_feedback(target, start, hessian), hessian), ()
+
+
+def _with_feedback(weight: FloatArray, start: Palette, hessian: Hessian) -> Palette:
+    """Per output channel the fed-back indices, or the nearest where those do better."""
+    fed_back = Palette(feed_back(weight, start, hessian), start.luts)
+    is_better = output_errors(weight, fed_back, hessian.gram) < output_errors(weight, start, hessian.gram)
+    indices = np.where(is_better[:, None], fed_back.indices, start.indices)
+    return Palette(np.ascontiguousarray(indices), start.luts)
+
+
+def _better_tables(weight: FloatArray, first: Palette, second: Palette, hessian: Hessian) -> Palette:
+    """Per table, with all rows that use it, whichever has the smaller error."""
+    tables = len(first.luts)
+    errors = [
+        output_errors(weight, palette, hessian.gram).reshape(tables, -1).sum(1) for palette in (first, second)
+    ]
+    takes_second = errors[1] < errors[0]
+    by_row = np.repeat(takes_second, len(first.indices) // tables)
+    return Palette(
+        np.where(by_row[:, None], second.indices, first.indices),
+        np.where(takes_second[:, None], second.luts, first.luts),
+    )
+
+
+def feed_back(weight: FloatArray, palette: Palette, hessian: Hessian) -> Array:
+    """Indices `[N, K]` for `weight [K, N]` into the tables of `palette`, by GPTQ's column loop."""
+    order, factor = hessian.order, hessian.factor
+    remaining = weight[order]
+    indices = np.empty(weight.shape, np.uint8)
+    errors = np.empty((_COLUMNS, weight.shape[1]), np.float32)
+    for begin in range(0, len(order), _COLUMNS):
+        end = min(begin + _COLUMNS, len(order))
+        for i in range(begin, end):
+            indices[order[i]], chosen = _look_up(remaining[i], palette.luts)
+            error = (remaining[i] - chosen) / factor[i, i]
+            remaining[i + 1 : end] -= factor[i, i + 1 : end, None] * error
+            errors[i - begin] = error
+        remaining[end:] -= factor[begin:end, end:].T @ errors[: end - begin]
+    return np.ascontiguousarray(indices.T)
+
+
+def _look_up(values: FloatArray, luts: FloatArray) -> tuple[Array, FloatArray]:
+    """The nearest entry of each output's own table: index and value, `[N]`."""
+    parts = values.reshape(len(luts), -1)
+    found = [nearest(part, lut) for part, lut in zip(parts, luts, strict=True)]
+    chosen = [lut[index] for index, lut in zip(found, luts, strict=True)]
+    return np.concatenate(found), np.concatenate(chosen)
+
+
+def output_errors(weight: FloatArray, palette: Palette, gram: FloatArray) -> FloatArray:
+    """E^T H E of every output channel, `[N]`: the squared output error on the calibration inputs."""
+    error = weight - palette.dense().T
+    return np.asarray(np.einsum("kn,kn->n", error, gram @ error, dtype=np.float64))
+
+
+def _rows(weight: FloatArray) -> FloatArray:
+    return np.ascontiguousarray(weight.T, np.float32)
