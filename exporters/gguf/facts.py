@@ -11,10 +11,11 @@ from edgeq.exporters.causal_lm.base import LanguageModelFacts
 from edgeq.exporters.causal_lm.facts import refusal_of
 from edgeq.exporters.gguf.families import FAMILIES, GgufFamily
 from edgeq.exporters.gguf.reader import GgufFile, open_gguf
+from edgeq.exporters.gguf.special import special_ids, stop_ids, tokens_of
+from edgeq.exporters.gguf.tokenizer import check_tokenizer
 from edgeq.quantize.weight_only.gguf_import import FORMATS, UNREPRESENTABLE
 
 FILE_TYPE = "general.file_type"
-SPECIAL_IDS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 
 
 def inspect_gguf(path: Path) -> LanguageModelFacts:
@@ -85,16 +86,17 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     family = family_of(file)
     if "token_embd.weight" not in file.tensors:
         raise ModelError(f"`{file.path}` has no token embeddings (token_embd.weight)")
-    ids = {name: file.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in SPECIAL_IDS.items()}
-    stops = [
-        ids["eos_token_id"],
-        *(file.metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eot", "eom")),
-    ]
-    ends = list(dict.fromkeys(token for token in stops if token is not None))
+    check_tokenizer(file)
+    rows, tokens = file.tensors["token_embd.weight"].shape[0], len(tokens_of(file))
+    if tokens > rows:
+        raise ModelError(f"`{file.path}` has {tokens} tokens and {rows} token embeddings")
+    ids = special_ids(file)
+    ends = stop_ids(file)
     return {
         "model_type": family.model_type,
         "architectures": [family.head],
         **family.config(file),
-        **ids,
+        "bos_token_id": ids.get("bos_token"),
+        "pad_token_id": ids.get("pad_token"),
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
     }

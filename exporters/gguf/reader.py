@@ -6,7 +6,6 @@ tensors beyond the end) is refused before or caught here. Format: gguf.md of ggm
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,9 @@ from typing import Any
 import numpy as np
 
 from edgeq.errors import MissingExtraError, ModelError, UnsupportedError
+from edgeq.exporters.gguf.header import check_header
 from edgeq.types import Array
 
-MAGIC = b"GGUF"
-HEADER_BYTES = 24
-MOST_ENTRIES = 1 << 17
-"""Tensors, and metadata keys; the largest models have some thousands."""
-MOST_DIMENSIONS = 4
 FLOAT_KINDS = ("F32", "F16", "BF16", "F64")
 
 
@@ -120,7 +115,7 @@ def open_gguf(path: Path) -> GgufFile:
         UnsupportedError: it holds a tensor type that is not known.
         MissingExtraError: the `gguf` package is not installed.
     """
-    _check_header(path)
+    check_header(path)
     try:
         from gguf import GGUFReader
     except ImportError as error:
@@ -153,26 +148,6 @@ def open_gguf(path: Path) -> GgufFile:
     return GgufFile(path, metadata, tensors)
 
 
-def _check_header(path: Path) -> None:
-    """Magic, version and counts, before anything is built from them."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(HEADER_BYTES)
-    except OSError as error:
-        raise ModelError(f"`{path}` cannot be read: {error.strerror or error}") from error
-    if header[:4] != MAGIC:
-        raise ModelError(f"`{path}` is no GGUF file: it starts with {header[:4]!r}, expected {MAGIC!r}")
-    if len(header) < HEADER_BYTES:
-        raise ModelError(f"`{path}` is a truncated GGUF file: {len(header)} bytes")
-    version, tensors, entries = struct.unpack("<IQQ", header[4:])
-    if version not in (2, 3):
-        wrong_order = version >> 24 in (2, 3)
-        what = "is in big-endian byte order" if wrong_order else f"has GGUF version {version}"
-        raise ModelError(f"`{path}` {what}, expected little-endian version 2 or 3")
-    if max(tensors, entries) > MOST_ENTRIES:
-        raise ModelError(f"`{path}` claims {tensors} tensors and {entries} metadata entries; it is damaged")
-
-
 def _contents(field: Any) -> Any:
     found = field.contents()
     return found.item() if isinstance(found, np.generic) else found
@@ -180,8 +155,6 @@ def _contents(field: Any) -> Any:
 
 def _tensor(path: Path, item: Any, size: int) -> GgufTensor:
     shape = tuple(int(dim) for dim in reversed(item.shape))
-    if not 1 <= len(shape) <= MOST_DIMENSIONS or 0 in shape:
-        raise ModelError(f"`{path}`: tensor `{item.name}` has shape {list(shape)}")
     if int(item.data_offset) + int(item.n_bytes) > size:
         raise ModelError(
             f"`{path}`: tensor `{item.name}` ends at byte {int(item.data_offset) + int(item.n_bytes)} of {size}; the "

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,3 +232,67 @@ def test_the_same_seed_gives_the_same_bundle(model, bundle, tmp_path):
     assert {entry.path: entry.sha256 for entry in again.manifest.integrity.files} == {
         entry.path: entry.sha256 for entry in bundle.manifest.integrity.files
     }
+
+
+def bench(capsys, *arguments):
+    return run(capsys, "bench", *arguments, "--threads", 1, "--prompt-tokens", 12, "--new-tokens", 4)
+
+
+def test_bench_beside_a_folder_of_genai(bundle, capsys):
+    code, out, err = bench(capsys, bundle.folder, "--against", bundle.folder / "model/cpu-int4", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    found = {item["id"]: item for item in document["variants"]}
+    assert list(found) == ["cpu-int4 (against)", "cpu-int4", "cpu-int4 on genai"]
+    assert document["baseline"] == "cpu-int4 (against)"
+    assert found["cpu-int4 (against)"]["ratio"] == 1
+    for item in found.values():
+        assert (item["prompt_tokens"], item["generated_tokens"]) == (12, 4)
+        assert item["kv_bytes_per_token"] == 2 * 2 * 2 * 16 * 4
+        assert (
+            min(item[key] for key in ("first_token_ms", "tokens_per_second", "ratio", "rss_mb", "load_ms"))
+            > 0
+        )
+    assert found["cpu-int4"]["engine"].startswith("onnxruntime ")
+    assert found["cpu-int4 on genai"]["engine"].startswith("genai ")
+
+
+def test_bench_beside_a_bundle(bundle, traced, capsys):
+    code, _, err = bench(capsys, bundle.folder, "--against", traced.folder)
+    assert code == 0
+    assert "int8/cpu-int8" in err and "tok/s" in err and "reading and writing" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "message"),
+    [
+        (["--new-tokens", "400"], 2, "do not fit a context of 128"),
+        (["--against", "none.gguf"], 1, "is nothing a language model can be compared with"),
+    ],
+)
+def test_bench_refuses(arguments, expected, message, bundle, capsys):
+    code, _, err = run(capsys, "bench", bundle.folder, *arguments)
+    assert (code, message in err) == (expected, True), err
+
+
+def test_the_chat_sample(bundle):
+    """Two turns through the model's own template, by the script as a user runs it."""
+    script = Path(__file__).parents[2] / "samples/chat/chat.py"
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(script),
+            str(bundle.folder),
+            "--greedy",
+            "--max-tokens",
+            "4",
+            "--system",
+            "Be brief.",
+        ],
+        input="Hello\nAnd now?\n\nnot read\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(" per second, ") == 2

@@ -248,3 +248,14 @@ def test_other_engines_are_refused(
 ) -> None:
     assert edgeq("run", bundle, "--prompt", "x", "--engine", engine) == 2
     assert message in capsys.readouterr().err
+
+
+def test_bench_runs_the_file_on_llama_cpp(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = edgeq("bench", bundle, "--threads", 1, "--prompt-tokens", 8, "--new-tokens", 4, "--json")
+    captured = capsys.readouterr()
+    if not HAS_LLAMA_CPP:
+        assert code == 1 and "has no llama-cpp-python" in captured.err and "edgeq[llama]" in captured.err
+        return
+    (found,) = json.loads(captured.out)["variants"]
+    assert (code, found["generated_tokens"]) == (0, 4)
+    assert found["engine"].startswith("llama.cpp ") and found["tokens_per_second"] > 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeq.bundle.archive import write_archive
-from edgeq.errors import DataError
+from edgeq.errors import DataError, UsageError
 from edgeq.pipeline import bench
 from edgeq.pipeline.bench import BenchRequest, run_bench
 
@@ -42,3 +42,9 @@ def test_something_else_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match="neither a bundle nor an"):
         run_bench(BenchRequest(tiny_bundle, tmp_path / "notes.txt"))
+
+
+def test_an_encoder_reads_no_prompt(tiny_bundle: Path) -> None:
+    for request in (BenchRequest(tiny_bundle, prompt_tokens=8), BenchRequest(tiny_bundle, new_tokens=8)):
+        with pytest.raises(UsageError, match="reads no prompt"):
+            run_bench(request)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeq.cli.options import Force, Json, Quiet
+
+if TYPE_CHECKING:
+    from edgeq.cli.output import Out
+    from edgeq.pipeline.bench import VariantBench
+    from edgeq.pipeline.language_bench import EngineBench
 
 
 def register(app: typer.Typer) -> None:
@@ -18,21 +24,56 @@ def register(app: typer.Typer) -> None:
 def bench(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder or .edgeq file.")],
     against: Annotated[
-        Path | None, typer.Option(help="Another bundle, or an .onnx file with the same inputs: the baseline.")
+        Path | None,
+        typer.Option(
+            help="The baseline: another bundle, or an .onnx file with the same inputs; for a language model another "
+            "bundle, a folder of ONNX Runtime GenAI, or a .gguf file."
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Intra-op threads.", min=1)] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that a language model reads (128).", min=1)
+    ] = None,
+    new_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that it writes after the first (64).", min=1)
+    ] = None,
+    llama_python: Annotated[
+        Path | None,
+        typer.Option(
+            help="Python that has llama-cpp-python, which runs a .gguf file.", show_default="this one"
+        ),
+    ] = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time every variant, interleaved; on this machine's CPU, which is not the phone's."""
+    """Time every variant, interleaved; on this machine's CPU, which is not the phone's.
+
+    Encoders: latency by batch and length. Language models: time to the first token, tokens per second, growth of the
+    cache, each contender in a process of its own.
+    """
     from edgeq.cli.output import Out
     from edgeq.pipeline.bench import BenchRequest, run_bench
 
     out = Out(json_mode=json, quiet=quiet)
+    request = BenchRequest(bundle, against, threads, force, prompt_tokens, new_tokens, llama_python)
     with out.progress() as progress:
-        baseline, found = run_bench(BenchRequest(bundle, against, threads, force), progress)
-    columns = ("", *(f"{case.batch}x{case.tokens} ms" for case in found[0].cases), "load ms", "RSS MiB")
+        baseline, found = run_bench(request, progress)
+    _report(out, baseline, found)
+    out.result({"baseline": baseline, "variants": [item.to_json() for item in found]})
+
+
+def _report(out: Out, baseline: str, found: Sequence[VariantBench] | Sequence[EngineBench]) -> None:
+    from edgeq.pipeline.bench import VariantBench
+    from edgeq.pipeline.language_bench import EngineBench, columns_of, row_of
+
+    engines = [item for item in found if isinstance(item, EngineBench)]
+    if engines:
+        title = f"medians, and ratio to {baseline} in the same rounds: above 1 is faster"
+        out.report(title, columns_of(engines), [row_of(item) for item in engines])
+        return
+    variants = [item for item in found if isinstance(item, VariantBench)]
+    columns = ("", *(f"{case.batch}x{case.tokens} ms" for case in variants[0].cases), "load ms", "RSS MiB")
     rows = [
         (
             item.id,
@@ -40,7 +81,6 @@ def bench(
             f"{item.load_ms:.0f}",
             f"{item.rss_mb:.0f}",
         )
-        for item in found
+        for item in variants
     ]
     out.report(f"median latency, and ratio to {baseline} in the same rounds", columns, rows)
-    out.result({"baseline": baseline, "variants": [item.to_json() for item in found]})

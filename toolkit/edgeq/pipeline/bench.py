@@ -9,14 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.errors import DataError, UnsupportedError
+from edgeq.errors import DataError, UnsupportedError, UsageError
+from edgeq.pipeline.language_bench import (
+    NEW_TOKENS,
+    PROMPT_TOKENS,
+    EngineBench,
+    Lengths,
+    bench_language_model,
+    peer_specs,
+)
 from edgeq.pipeline.measure import bench_feeds
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtime.adapter import HasSignature, Signature
 from edgeq.runtime.footprint import measure_ram_bytes
 from edgeq.runtime.session import VariantSession
 from edgeq.runtime.timing import Timing, interleave
-from edgeq.types import Feeds, Role
+from edgeq.types import Feeds, Role, Task
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
@@ -34,14 +42,26 @@ class BenchRequest:
 
     Attributes:
         bundle: path.
-        against: another bundle or an `.onnx` file with the same inputs; the baseline of ratios.
-        threads: intra-op threads; None leaves the choice to ONNX Runtime.
+        against: the baseline of ratios: another bundle or an `.onnx` file with the same inputs; for a language model
+            another bundle, a folder of ONNX Runtime GenAI or a `.gguf` file.
+        threads: intra-op threads; None leaves the choice to the engines.
+        prompt_tokens: of a language model's prompt.
+        new_tokens: that it writes.
+        llama_python: interpreter that has llama-cpp-python; this one when left out.
     """
 
     bundle: Path
     against: Path | None = None
     threads: int | None = None
     force: bool = False
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    llama_python: Path | None = None
+
+    @property
+    def lengths(self) -> Lengths:
+        """Of a language model's prompt and answer."""
+        return Lengths(self.prompt_tokens or PROMPT_TOKENS, self.new_tokens or NEW_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +102,14 @@ class _Contender:
     load_ms: float
 
 
-def run_bench(request: BenchRequest, progress: Progress | None = None) -> tuple[str, list[VariantBench]]:
+def run_bench(
+    request: BenchRequest, progress: Progress | None = None
+) -> tuple[str, list[VariantBench] | list[EngineBench]]:
     """Time every variant; ratios are to the returned baseline in the same rounds.
 
     Raises:
-        UnsupportedError: nothing in the bundle runs on ONNX Runtime, or it is no text model.
+        UnsupportedError: nothing in the bundle runs on ONNX Runtime, or it is neither a text nor a language model.
+        UsageError: the request asks for what only language models have, or for more tokens than fit.
         EdgeqError: the bundle or what it is compared with cannot be opened.
     """
     from edgeq.bundle.reader import open_bundle
@@ -94,21 +117,47 @@ def run_bench(request: BenchRequest, progress: Progress | None = None) -> tuple[
     progress = progress or SilentProgress()
     with ExitStack() as stack:
         bundle = stack.enter_context(open_bundle(request.bundle, force=request.force))
-        mine = _variants(bundle, "", request.threads)
-        if not mine:
-            raise UnsupportedError(
-                "none of the bundle's variants runs on ONNX Runtime; there is nothing to time here"
-            )
-        others = _others(request, mine, stack) if request.against else []
-        contenders = {item.id: item for item in [*others, *mine]}
-        baseline = next(iter(contenders))
-        limit = _longest(bundle, contenders.values())
-        cases = _time(contenders, baseline, _real_tokens(bundle), limit, progress)
-        memory = _memory(contenders, limit, progress)
-        return baseline, [
-            VariantBench(name, tuple(cases[name]), memory[name], item.load_ms)
-            for name, item in contenders.items()
-        ]
+        if bundle.manifest.source.task is not Task.TEXT_GENERATION:
+            return _bench_encoder(bundle, request, progress, stack)
+        others = (
+            peer_specs(request.against, request.threads, request.llama_python, stack, force=request.force)
+            if request.against
+            else {}
+        )
+        return bench_language_model(
+            bundle,
+            others,
+            request.lengths,
+            progress,
+            threads=request.threads,
+            llama_python=request.llama_python,
+        )
+
+
+def _bench_encoder(
+    bundle: Bundle, request: BenchRequest, progress: Progress, stack: ExitStack
+) -> tuple[str, list[VariantBench]]:
+    if request.prompt_tokens or request.new_tokens or request.llama_python:
+        raise UsageError(
+            f"`{bundle.manifest.name}` is a {bundle.manifest.source.task} model: it reads no prompt, writes no tokens "
+            "and has no counterpart in llama.cpp",
+            hint=f"edgeq bench {request.bundle}",
+        )
+    mine = _variants(bundle, "", request.threads)
+    if not mine:
+        raise UnsupportedError(
+            "none of the bundle's variants runs on ONNX Runtime; there is nothing to time here"
+        )
+    others = _others(request, mine, stack) if request.against else []
+    contenders = {item.id: item for item in [*others, *mine]}
+    baseline = next(iter(contenders))
+    limit = _longest(bundle, contenders.values())
+    cases = _time(contenders, baseline, _real_tokens(bundle), limit, progress)
+    memory = _memory(contenders, limit, progress)
+    return baseline, [
+        VariantBench(name, tuple(cases[name]), memory[name], item.load_ms)
+        for name, item in contenders.items()
+    ]
 
 
 def _longest(bundle: Bundle, contenders: Iterable[_Contender]) -> int:

@@ -115,8 +115,9 @@ def test_what_the_config_says(tiny_decoder: Callable[..., Path], gguf_files: Any
     plain = config()
     assert plain["rms_norm_eps"] == 1e-6  # files keep float32, in which it reads 9.99999997e-07
     assert plain["tie_word_embeddings"] is False
-    assert (plain["bos_token_id"], plain["eos_token_id"]) == (256, 257)
-    assert config(tokenizer__ggml__eot_token_id=259)["eos_token_id"] == [257, 259]
+    # Named 257; 259 is spelled `<|im_end|>`, which ends a turn.
+    assert (plain["bos_token_id"], plain["eos_token_id"]) == (256, [257, 259])
+    assert config(tokenizer__ggml__eot_token_id=258)["eos_token_id"] == [257, 258, 259]
     linear = config(llama__rope__scaling__type="linear", llama__rope__scaling__factor=4.0)
     assert linear["rope_parameters"] == {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 

@@ -73,6 +73,55 @@ def test_a_string_longer_than_the_file(good: bytes, tmp_path: Path) -> None:
         inspect_gguf(written(tmp_path, data))
 
 
+def metadata(kind: bytes, value: bytes) -> bytes:
+    """A file of one key and no tensors."""
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"k" + kind + value
+
+
+ARRAY = struct.pack("<I", 9)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        # The package loops over these without an end: a slice beyond the file is empty, and no error.
+        (struct.pack("<IQ", 4, 2**60), f"claims {2**60} values"),
+        (struct.pack("<IQ", 0, 2**20), f"{2**20} bytes are wanted"),
+        (struct.pack("<IQ", 8, 2**20), "bytes are wanted"),
+        (struct.pack("<IQ", 9, 1) * 50_000, "nests arrays more than 4 deep"),
+        (struct.pack("<IQ", 77, 1), "has type 77"),
+    ],
+)
+def test_arrays_beyond_reason(value: bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=message):
+        inspect_gguf(written(tmp_path, metadata(ARRAY, value)))
+
+
+@pytest.mark.parametrize("shape", [(2**32, 2**32), (2**63, 2), (2**40, 1)])
+def test_shapes_beyond_the_file(shape: tuple[int, int], good: bytes, tmp_path: Path) -> None:
+    """Also products that wrap round to nothing in 64 bits."""
+    at = good.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 4
+    data = good[:at] + struct.pack("<QQ", *shape) + good[at + 16 :]
+    with pytest.raises(ModelError, match="reaches past the end"):
+        inspect_gguf(written(tmp_path, data))
+
+
+def test_changed_bytes_are_refused_or_read(good: bytes, tmp_path: Path) -> None:
+    """Whatever one byte of the header becomes: an error of ours, or a model, and never without an end."""
+    random = np.random.default_rng(0)
+    names = good.index(b"blk.1.ffn_up.weight")
+    outcomes = set()
+    for _ in range(60):
+        data = bytearray(good)
+        data[int(random.integers(24, names))] ^= 1 << int(random.integers(8))
+        try:
+            inspect_gguf(written(tmp_path, bytes(data)))
+            outcomes.add("read")
+        except EdgeqError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
 def test_an_unknown_tensor_type(good: bytes, tmp_path: Path) -> None:
     at = good.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 4 + 16
     data = good[:at] + struct.pack("<I", 999) + good[at + 4 :]
@@ -131,7 +180,7 @@ def test_a_vocabulary_of_unknown_kind(
 ) -> None:
     path = gguf_files.write_gguf(tmp_path / "m.gguf", tiny_decoder("llama"), tokenizer__ggml__model="rwkv")
     (tmp_path / "out").mkdir()
-    with pytest.raises(ModelError, match="no tokenizer can be built from the `rwkv` vocabulary"):
+    with pytest.raises(UnsupportedError, match="no tokenizer can be built from the `rwkv` vocabulary"):
         unpack(path, tmp_path / "out")
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edgeq.errors import ModelError
+from edgeq.runtime.generation.engine_script import peak_bytes
 from edgeq.runtime.generation.settings import CacheShape
 
 PROBE_TIMEOUT_S = 600
@@ -52,17 +53,6 @@ def _in_a_process(model: Path, settings: dict[str, object]) -> int:
     return int(done.stdout)
 
 
-def _peak() -> int:
-    """Peak RSS of this process in bytes; on Linux `ru_maxrss` would start at the parent's own."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
-    except (OSError, StopIteration):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def _probe(request: dict[str, object]) -> int:
     """Growth of peak memory, by what the request describes."""
     return _probe_gguf(request) if request["cache"] is None else _probe_onnx(request)
@@ -73,7 +63,7 @@ def _probe_gguf(request: dict[str, object]) -> int:
 
     from edgeq.runtime.generation.llama_cpp import LlamaCppModel
 
-    before = _peak()
+    before = peak_bytes()
     context = int(str(request["context"]))
     model = LlamaCppModel(Path(str(request["model"])))
     tokens = min(PROBE_PROMPT, context - 1)
@@ -82,7 +72,7 @@ def _probe_gguf(request: dict[str, object]) -> int:
     model.feed([1] * tokens, 0, every=False)
     for at in range(tokens, capacity):
         model.feed([1], at)
-    return _peak() - before
+    return peak_bytes() - before
 
 
 def _probe_onnx(request: dict[str, object]) -> int:
@@ -90,7 +80,7 @@ def _probe_onnx(request: dict[str, object]) -> int:
 
     from edgeq.runtime.generation.session import DecoderSession
 
-    before = _peak()
+    before = peak_bytes()
     context = int(str(request["context"]))
     shape: dict[str, int] = request["cache"]  # type: ignore[assignment]
     session = DecoderSession(Path(str(request["model"])), CacheShape(**shape), context)  # type: ignore[arg-type]
@@ -99,7 +89,7 @@ def _probe_onnx(request: dict[str, object]) -> int:
     session.prefill(state, [1] * tokens)
     while state.length < state.capacity:
         session.feed(state, [1])
-    return _peak() - before
+    return peak_bytes() - before
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ class GenaiTokens:
 
     Args:
         folder: holds `genai_config.json` beside the model.
+        threads: intra-op threads; None leaves what the folder says.
 
     Raises:
         UnsupportedError: there is none: GenAI does not run the family.
@@ -26,7 +28,7 @@ class GenaiTokens:
         ModelError: it cannot load the model.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
         if not (folder / CONFIG_FILE).is_file():
             raise UnsupportedError(
                 f"`{folder}` has no {CONFIG_FILE}: ONNX Runtime GenAI does not run this family",
@@ -34,14 +36,26 @@ class GenaiTokens:
             )
         self._og = _import_genai()
         try:
-            self._model = self._og.Model(str(folder))
+            config = self._og.Config(str(folder))
+            if threads is not None:
+                config.overlay(_thread_options(threads))
+            self._model = self._og.Model(config)
         except Exception as error:  # its exceptions share no base class
             raise ModelError(f"ONNX Runtime GenAI cannot load `{folder}`: {error}") from error
 
-    def __call__(self, prompt_ids: Sequence[int], sampling: Sampling, capacity: int) -> Iterator[int]:
-        """Tokens after a prompt; `capacity` tokens in all fit."""
+    def __call__(
+        self, prompt_ids: Sequence[int], sampling: Sampling, capacity: int, *, may_stop: bool = True
+    ) -> Iterator[int]:
+        """Tokens after a prompt; `capacity` tokens in all fit.
+
+        Args:
+            prompt_ids: the prompt.
+            sampling: how to choose.
+            capacity: tokens of prompt and answer.
+            may_stop: whether stop tokens end it; where not, they are never chosen.
+        """
         parameters = self._og.GeneratorParams(self._model)
-        parameters.set_search_options(**_options(sampling, capacity))
+        parameters.set_search_options(**_options(sampling, capacity, may_stop))
         generator = self._og.Generator(self._model, parameters)
         generator.append_tokens(np.asarray(prompt_ids, np.int32))
         while not generator.is_done():
@@ -49,8 +63,15 @@ class GenaiTokens:
             yield int(generator.get_next_tokens()[0])
 
 
-def _options(sampling: Sampling, capacity: int) -> dict[str, Any]:
+def _thread_options(threads: int) -> str:
+    options = {"intra_op_num_threads": threads}
+    return json.dumps({"model": {"decoder": {"session_options": options}}})
+
+
+def _options(sampling: Sampling, capacity: int, may_stop: bool) -> dict[str, Any]:
     options: dict[str, Any] = {
+        # GenAI masks the stop tokens until then.
+        **({} if may_stop else {"min_length": capacity}),
         "max_length": capacity,
         "do_sample": not sampling.is_greedy,
         "repetition_penalty": sampling.repetition_penalty,

@@ -30,7 +30,7 @@ def package_version() -> str:
     try:
         return version(PACKAGE)
     except PackageNotFoundError:
-        return str(_library().__version__)
+        return str(load_library().__version__)
 
 
 class LlamaCppModel:
@@ -41,13 +41,17 @@ class LlamaCppModel:
         threads: None lets llama.cpp choose.
         exact: attention in float32 throughout, instead of float16 for keys, values and products of both.
 
+    Attributes:
+        vocabulary: size of a row of logits.
+        context_length: that the model was trained for.
+
     Raises:
         MissingExtraError: llama-cpp-python is not installed.
         ModelError: llama.cpp refuses the file.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, exact: bool = False) -> None:
-        self._lib = _library()
+        self._lib = load_library()
         self._path, self._threads, self._exact = path, threads, exact
         self._context, self._capacity = None, 0
         model_params = self._lib.llama_model_default_params()
@@ -56,6 +60,7 @@ class LlamaCppModel:
         if not self._model:
             raise ModelError(f"llama.cpp cannot load `{path}`{_why()}")
         self.vocabulary = int(self._lib.llama_vocab_n_tokens(self._lib.llama_model_get_vocab(self._model)))
+        self.context_length = int(self._lib.llama_model_n_ctx_train(self._model))
         self._batch = self._lib.llama_batch_init(PROMPT_CHUNK, 0, 1)
 
     def __del__(self) -> None:
@@ -123,6 +128,10 @@ class LlamaCppModel:
         self.start(len(token_ids))
         return self.feed(token_ids, 0)
 
+    def state_bytes(self) -> int:
+        """Of the sequence in the cache: keys, values, and some bytes for each position."""
+        return int(self._lib.llama_state_seq_get_size(self._context, 0))
+
     def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         """Token ids as llama.cpp makes them from the file's own tokenizer."""
         vocabulary = self._lib.llama_model_get_vocab(self._model)
@@ -164,21 +173,21 @@ class LlamaCppTokens:
     """
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        self._model = LlamaCppModel(path, threads=threads)
+        self.model = LlamaCppModel(path, threads=threads)
 
     def __call__(self, prompt_ids: Sequence[int], sampling: Sampling, capacity: int) -> Iterator[int]:
         """Tokens after a prompt; `capacity` tokens in all fit."""
         sampler = Sampler(sampling)
         seen = list(prompt_ids)
-        self._model.start(capacity)
-        logits = self._model.feed(seen, 0, every=False)[-1]
+        self.model.start(capacity)
+        logits = self.model.feed(seen, 0, every=False)[-1]
         while True:
             token = sampler.next(logits, seen)
             yield token
             seen.append(token)
             if len(seen) >= capacity:
                 return
-            logits = self._model.feed([token], len(seen) - 1)[-1]
+            logits = self.model.feed([token], len(seen) - 1)[-1]
 
 
 _ERROR_LEVEL = 4
@@ -186,8 +195,12 @@ _errors: deque[str] = deque(maxlen=3)
 """What llama.cpp said last; its functions return only that they failed."""
 
 
-def _library() -> Any:
-    """The bindings, told once to be silent: llama.cpp talks to stderr, which belongs to edgeq."""
+def load_library() -> Any:
+    """The bindings, told once to be silent: llama.cpp talks to stderr, which belongs to edgeq.
+
+    Raises:
+        MissingExtraError: llama-cpp-python is not installed.
+    """
     if not is_installed():
         raise MissingExtraError("running a GGUF file", "llama")
     import llama_cpp

@@ -27,11 +27,13 @@ class DecoderState:
         length: tokens in it.
         capacity: most tokens it can hold.
         past: key and value of every layer, as ONNX Runtime holds them, by input name.
+        binding: with the cache bound, where past and present stay one buffer.
     """
 
     length: int
     capacity: int
     past: dict[str, Any] = field(repr=False)
+    binding: Any = field(default=None, repr=False)
 
 
 class DecoderSession:
@@ -43,18 +45,25 @@ class DecoderSession:
         cache: shape of the cache.
         context_length: most tokens of a sequence.
         threads: intra-op threads; None lets ONNX Runtime choose.
+        options: an `onnxruntime.SessionOptions` to start from, such as one that profiles.
 
     Raises:
         ModelError: ONNX Runtime cannot load the model, or it is no such graph.
     """
 
     def __init__(
-        self, model_path: Path, cache: CacheShape, context_length: int, *, threads: int | None = None
+        self,
+        model_path: Path,
+        cache: CacheShape,
+        context_length: int,
+        *,
+        threads: int | None = None,
+        options: Any = None,
     ) -> None:
         self.cache = cache
         self.context_length = context_length
         self._path = model_path
-        self._session = _load(model_path, threads)
+        self._session = _load(model_path, threads, options)
         self._past = [f"past_key_values.{n}.{part}" for n in range(cache.layers) for part in ("key", "value")]
         self._present = [f"present.{n}.{part}" for n in range(cache.layers) for part in ("key", "value")]
         self._check_names()
@@ -96,7 +105,7 @@ class DecoderSession:
             raise DataError("no tokens to feed")
         if total > state.capacity:
             raise DataError(f"{total} tokens do not fit a cache of {state.capacity}")
-        binding = self._session.io_binding()
+        binding = self._bound(state)
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", np.ones((1, total), np.int64))
         logits = self._run(binding, state)
@@ -125,6 +134,10 @@ class DecoderSession:
         parts = [self.feed(state, ids[at : at + PREFILL_CHUNK]) for at in range(0, ids.size, PREFILL_CHUNK)]
         return np.concatenate(parts)
 
+    def end_profiling(self) -> str:
+        """Path of what a profiling session wrote."""
+        return str(self._session.end_profiling())
+
     def snapshot(self, state: DecoderState) -> dict[str, FloatArray]:
         """The cache as arrays `[1, heads, length, size]`, by input name: a prompt that many answers share."""
         return {name: value.numpy()[:, :, : state.length].copy() for name, value in state.past.items()}
@@ -149,14 +162,24 @@ class DecoderSession:
         state.length = length
         return state
 
-    def _run(self, binding: Any, state: DecoderState) -> FloatArray:
-        """Bind the cache, run, and take the new cache over."""
+    def _bound(self, state: DecoderState) -> Any:
+        """A binding of the cache; shared buffers are bound once, which saves a call per layer and token."""
+        if state.binding is not None:
+            return state.binding
+        binding = self._session.io_binding()
         for past, present in zip(self._past, self._present, strict=True):
             binding.bind_ortvalue_input(past, state.past[past])
             if self.cache.shares_buffer:
                 binding.bind_ortvalue_output(present, state.past[past])
             else:
                 binding.bind_output(present)
+        if self.cache.shares_buffer:
+            state.binding = binding
+        return binding
+
+    def _run(self, binding: Any, state: DecoderState) -> FloatArray:
+        """Run, and take the new cache over."""
+        # Anew each time: the last run's logits are of another length, and may be in use.
         binding.bind_output("logits")
         try:
             self._session.run_with_iobinding(binding)
@@ -205,12 +228,12 @@ def _ort_value(array: Array) -> Any:
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
-def _load(model_path: Path, threads: int | None) -> Any:
+def _load(model_path: Path, threads: int | None, options: Any) -> Any:
     import onnxruntime
 
     if not model_path.is_file():
         raise ModelError(f"there is no model at `{model_path}`")
-    options = onnxruntime.SessionOptions()
+    options = onnxruntime.SessionOptions() if options is None else options
     options.log_severity_level = _ERRORS_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads

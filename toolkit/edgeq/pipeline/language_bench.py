@@ -1,0 +1,224 @@
+"""`edgeq bench` of a language model: its variants beside a bundle, a folder of ONNX Runtime GenAI or a `.gguf` file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeq.errors import DataError, UnsupportedError
+from edgeq.runtime.generation.bench import GenerationSpeed, check_lengths, prompt_of, race
+from edgeq.runtime.generation.engine_process import (
+    GENAI,
+    LLAMA_CPP,
+    ONNX_RUNTIME,
+    Answer,
+    EngineProcess,
+    EngineSpec,
+)
+from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
+
+if TYPE_CHECKING:
+    from edgeq.bundle.reader import Bundle
+    from edgeq.progress import Progress
+
+GENAI_CONFIG = "genai_config.json"
+PROMPT_TOKENS, NEW_TOKENS, ROUNDS = 128, 64, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """What is read and written.
+
+    Attributes:
+        prompt_tokens: read.
+        new_tokens: written after the first.
+        rounds: of all contenders in turn, one more warms up.
+    """
+
+    prompt_tokens: int = PROMPT_TOKENS
+    new_tokens: int = NEW_TOKENS
+    rounds: int = ROUNDS
+
+
+@dataclass(frozen=True, slots=True)
+class EngineBench:
+    """One contender.
+
+    Attributes:
+        id: the variant's; of another bundle with its name before it; or a file's or folder's name.
+        engine: and its version.
+        speed: medians.
+        load_ms: time to open the model.
+        rss_mb: growth of peak memory to load, read and write, in a process of its own.
+        kv_bytes_per_token: growth of the cache.
+    """
+
+    id: str
+    engine: str
+    speed: GenerationSpeed
+    load_ms: float
+    rss_mb: float
+    kv_bytes_per_token: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As `bench --json` prints it."""
+        rest = {"load_ms": self.load_ms, "rss_mb": self.rss_mb, "kv_bytes_per_token": self.kv_bytes_per_token}
+        return {"id": self.id, "engine": self.engine, **asdict(self.speed), **rest}
+
+
+def bench_language_model(
+    bundle: Bundle,
+    others: Mapping[str, EngineSpec],
+    lengths: Lengths,
+    progress: Progress,
+    *,
+    threads: int | None = None,
+    llama_python: Path | None = None,
+) -> tuple[str, list[EngineBench]]:
+    """Time a bundle's variants and others; ratios are to the returned baseline: the first of the others, if any.
+
+    Raises:
+        UnsupportedError: nothing in the bundle runs here.
+        UsageError: prompt and answer do not fit the context.
+        EdgeqError: an engine cannot be started or fails.
+    """
+    mine = variant_specs(bundle, "", threads, llama_python)
+    if not mine:
+        raise UnsupportedError(
+            "none of the bundle's variants runs on ONNX Runtime or llama.cpp; there is nothing to time here"
+        )
+    if any(spec.engine == GENAI for spec in others.values()):
+        mine |= _on_genai(mine)
+    # A folder may be named like a variant.
+    theirs = {f"{name} (against)" if name in mine else name: spec for name, spec in others.items()}
+    return time_engines({**theirs, **mine}, lengths, progress)
+
+
+def time_engines(
+    specs: Mapping[str, EngineSpec], lengths: Lengths, progress: Progress
+) -> tuple[str, list[EngineBench]]:
+    """Time engines in turn, each in a process of its own, on the same token ids; the first is the baseline.
+
+    Raises:
+        UsageError: prompt and answer do not fit a context.
+        EdgeqError: an engine cannot be started or fails.
+    """
+    baseline = next(iter(specs))
+    with ExitStack() as stack:
+        running: dict[str, EngineProcess] = {}
+        with progress.stage("loading", len(specs)) as stage:
+            for name, spec in specs.items():
+                running[name] = stack.enter_context(EngineProcess(spec))
+                stage.advance()
+        check_lengths(
+            lengths.prompt_tokens, lengths.new_tokens, min(item.context for item in running.values())
+        )
+        prompt = prompt_of(lengths.prompt_tokens, min(item.vocabulary for item in running.values()))
+        with progress.stage("reading and writing", lengths.rounds + 1) as stage:
+            speed, last = race(
+                running,
+                prompt,
+                lengths.new_tokens,
+                rounds=lengths.rounds,
+                baseline=baseline,
+                on_round=stage.advance,
+            )
+        return baseline, [_found(name, item, speed[name], last[name]) for name, item in running.items()]
+
+
+def _found(name: str, process: EngineProcess, speed: GenerationSpeed, last: Answer) -> EngineBench:
+    return EngineBench(
+        name,
+        f"{process.spec.engine} {process.version}",
+        speed,
+        1e3 * process.load_s,
+        last.peak_bytes / 2**20,
+        last.kv_bytes_per_token,
+    )
+
+
+def variant_specs(
+    bundle: Bundle, prefix: str, threads: int | None, llama_python: Path | None
+) -> dict[str, EngineSpec]:
+    """A bundle's variants by id: graphs on plain ONNX Runtime, GGUF files on llama.cpp."""
+    settings = GenerationSettings.load(bundle.file(GENERATION_FILE))
+    found: dict[str, EngineSpec] = {}
+    for variant in bundle.variants:
+        name, model = f"{prefix}{variant.id}", bundle.file(variant.model)
+        if variant.runtime == ONNX_RUNTIME:
+            shape = (settings.cache, settings.context_length, settings.vocabulary)
+            found[name] = EngineSpec(ONNX_RUNTIME, model, threads, *shape)
+        elif variant.runtime == LLAMA_CPP:
+            found[name] = EngineSpec(LLAMA_CPP, model, threads, python=llama_python)
+    return found
+
+
+def peer_specs(
+    path: Path, threads: int | None, python: Path | None, stack: ExitStack, *, force: bool
+) -> dict[str, EngineSpec]:
+    """What `--against` names; an archive stays unpacked until the stack is closed.
+
+    Raises:
+        DataError: it is no bundle, no folder of GenAI and no `.gguf` file.
+        UnsupportedError: it is a bundle of another task.
+        EdgeqError: a bundle cannot be opened.
+    """
+    from edgeq.bundle.reader import looks_like_bundle, open_bundle
+    from edgeq.runtime.generation.generator import require_language_model
+
+    if looks_like_bundle(path):
+        other = stack.enter_context(open_bundle(path, force=force))
+        require_language_model(other)
+        return variant_specs(other, f"{path.name}/", threads, python)
+    if (path / GENAI_CONFIG).is_file():
+        return {path.name: EngineSpec(GENAI, path, threads)}
+    if path.suffix == ".gguf" and path.is_file():
+        return {path.name: EngineSpec(LLAMA_CPP, path, threads, python=python)}
+    raise DataError(
+        f"`{path}` is nothing a language model can be compared with, expected a bundle, a folder with {GENAI_CONFIG} "
+        "or a .gguf file"
+    )
+
+
+def _on_genai(variants: Mapping[str, EngineSpec]) -> dict[str, EngineSpec]:
+    """The same files on GenAI, so that graph and runtime can be told apart."""
+    return {
+        f"{name} on genai": EngineSpec(GENAI, spec.model.parent, spec.threads)
+        for name, spec in variants.items()
+        if spec.engine == ONNX_RUNTIME and (spec.model.parent / GENAI_CONFIG).is_file()
+    }
+
+
+def columns_of(found: Sequence[EngineBench]) -> tuple[str, ...]:
+    """Headings of `row_of`."""
+    speed = found[0].speed
+    return (
+        "",
+        "engine",
+        f"first token of {speed.prompt_tokens} ms",
+        "prompt tok/s",
+        f"tok/s over {speed.generated_tokens}",
+        "CPU ms/tok",
+        "load ms",
+        "RSS MiB",
+        "KV B/token",
+    )
+
+
+def row_of(item: EngineBench) -> tuple[str, ...]:
+    """A row of the table."""
+    speed = item.speed
+    return (
+        item.id,
+        item.engine,
+        f"{speed.first_token_ms:.1f} ({speed.prompt_ratio:.2f}x)",
+        f"{speed.prompt_tokens_per_second:.0f}",
+        f"{speed.tokens_per_second:.1f} ({speed.ratio:.2f}x)",
+        f"{speed.cpu_ms_per_token:.2f} ({speed.cpu_ratio:.2f}x)",
+        f"{item.load_ms:.0f}",
+        f"{item.rss_mb:.0f}",
+        f"{item.kv_bytes_per_token}",
+    )
