@@ -60,7 +60,7 @@ def _quantized(source: LoweringInput, plan: QuantizationPlan) -> Lowering:
     from edgeq.graph.passes.fuse_projections import fuse_projections
     from edgeq.graph.passes.integer_linears import fuse_integer_linears
     from edgeq.graph.passes.static_qdq import LinearQDQ, quantize_embeddings, quantize_linears
-    from edgeq.quantize.weight_only.matmul_nbits import lower
+    from edgeq.quantize.streaming.weight_store import lower_weights
 
     linears = [
         LinearQDQ(item.name, item.input_range, item.bias_shift) for item in plan.linears if item.quantized
@@ -68,27 +68,25 @@ def _quantized(source: LoweringInput, plan: QuantizationPlan) -> Lowering:
     model = fuse_integer_linears(quantize_linears(source.graph(), linears))
     in_blocks = {item.name for item in plan.weights}
     rows = [item.name for item in plan.embeddings if item.quantized and item.name not in in_blocks]
-    lowering = fuse_projections(lower(quantize_embeddings(model, rows), source.weights))
+    lowering = fuse_projections(lower_weights(quantize_embeddings(model, rows), source.weights))
     return replace(lowering, model=store_fp16(lowering.model, plan.fp16))
 
 
 def write_cpu_variant(source: LoweringInput, path: Path) -> Lowered:
     """Lower, save, read back, and check on the optimized graph that what was quantized runs in integers."""
     from edgeq.graph.passes.weight_only import verify_weight_only
-    from edgeq.targets.kernels import optimized_kernels
+    from edgeq.targets.kernels import count_kernels
     from edgeq.targets.onnx_file import save_onnx
 
     lowering = lower_for_cpu(source)
     opset = lowering.model.opset_imports[""]
     save_onnx(lowering.model, path)
     verify_weight_only(path, lowering.nodes)
-    kernels = optimized_kernels(path)
+    kernels, notes = count_kernels(path)
     planned = sum(item.quantized for item in source.plan.linears) if source.plan else 0
-    notes: tuple[str, ...] = ()
     if kernels.integer_matmuls < planned:
-        notes = (
-            f"{planned - kernels.integer_matmuls} of {planned} int8 layers do not run as integer kernels",
-        )
+        missing = planned - kernels.integer_matmuls
+        notes = (*notes, f"{missing} of {planned} int8 layers do not run as integer kernels")
     return Lowered(
         model=path,
         inputs=source.canonical.inputs,

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from edgeq.graph.streamed_tensor import StreamedTensor
 from edgeq.types import Dim, TensorSpec
 
 EXTERNAL_DATA_BYTES = 1_900_000_000
 """Above this, weights move to a file beside the graph: protobuf ends at 2 GiB."""
+
+STREAMED_BYTES = 64_000_000
+"""Weights by reference move above this already: they are copied a piece at a time, and serialized nowhere."""
 
 
 def save_onnx(model: ir.Model, path: Path) -> None:
@@ -20,9 +24,13 @@ def save_onnx(model: ir.Model, path: Path) -> None:
     RemoveUnusedOpsetsPass()(model)
     ClearMetadataAndDocStringPass()(model)
     model.producer_name, model.producer_version = "edgeq", None
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    if size > EXTERNAL_DATA_BYTES:
-        ir.save(model, path, external_data=f"{path.name}.data")
+    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value]
+    size = sum(tensor.nbytes for tensor in tensors)
+    by_reference = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, StreamedTensor))
+    if size > EXTERNAL_DATA_BYTES or by_reference > STREAMED_BYTES:
+        from edgeq.quantize.streaming.save import save_beside
+
+        save_beside(model, path)
     else:
         ir.save(model, path)
 

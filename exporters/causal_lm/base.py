@@ -22,6 +22,10 @@ Logits: TypeAlias = Callable[[Array], FloatArray]
 """The original model: token ids `[batch, sequence]` int64 to logits `[batch, sequence, vocabulary]`."""
 
 
+def _nothing() -> None:
+    """The original in this process is held as long as it is wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class LanguageModelFacts:
     """What a config says about a causal language model, read without loading weights.
@@ -78,6 +82,7 @@ class ExportedLanguageModel:
         graph_source: which exporter made the graph, for the model card: `genai-builder` or `torch`.
         weights: what the graph refers to. Files made for this export go when it does.
         packed: weights that came quantized with the checkpoint; None for a float checkpoint.
+        rest: gives back what the original holds in memory; the next run of `reference` gets it again.
     """
 
     canonical: CanonicalModel
@@ -90,3 +95,4 @@ class ExportedLanguageModel:
     graph_source: str
     weights: DecoderWeights
     packed: PackedWeights | None = None
+    rest: Callable[[], None] = _nothing

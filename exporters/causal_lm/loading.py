@@ -183,6 +183,21 @@ def _require_torch() -> None:
 def _load(
     facts: LanguageModelFacts, context: int | None, road: str | None, say: Progress
 ) -> ExportedLanguageModel:
+    """In this process, or apart where the model is large."""
+    from edgeq.exporters.causal_lm.apart import load_apart
+    from edgeq.exporters.causal_lm.weights import float_bytes
+    from edgeq.graph.streamed_tensor import HELD_BYTES
+
+    if float_bytes(facts.folder) <= HELD_BYTES:
+        return load_here(facts, context, road, say)
+    say("exporting the model in a process of its own")
+    return load_apart(facts, context, road)
+
+
+def load_here(
+    facts: LanguageModelFacts, context: int | None, road: str | None, say: Progress = lambda _: None
+) -> ExportedLanguageModel:
+    """Export the model of a folder in this process; arguments and errors as `load_language_model`."""
     from edgeq.exporters.causal_lm.equivalence import check_decoder
     from edgeq.exporters.causal_lm.genai_config import traced_config, with_tokens
     from edgeq.exporters.causal_lm.hollow import hollow_decoder

@@ -68,6 +68,17 @@ def open_weights(folder: Path, model: Any) -> DecoderWeights:
     return found
 
 
+def float_bytes(folder: Path) -> int:
+    """Bytes of a folder's weights as float32; 0 where its headers are not read (pickled or damaged files)."""
+    try:
+        files = weight_files(folder)
+        tensors = Checkpoint.open(files[0]).tensors.values() if files[0].name in SAFETENSORS else ()
+    except ModelError:
+        # Told where the weights are opened.
+        return 0
+    return 4 * sum(tensor.size for tensor in tensors if tensor.dtype in FLOATS)
+
+
 def _found(folder: Path, checkpoint: Checkpoint, model: Any) -> DecoderWeights:
     """The tensors of a model in its checkpoint.
 

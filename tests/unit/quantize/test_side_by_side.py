@@ -86,13 +86,8 @@ def test_files_are_gone_afterwards(
     site = layers.sites.linears[0]
     with SideBySide(model.canonical.model, [site.weight], batches(model), ram_bytes=0) as runs:
         runs.advance(site.name)
-        assert all(
-            isinstance(value, np.memmap)
-            for batch in runs._original
-            for value in batch.values()
-            if value.ndim == 3
-        )
-        assert list(tmp_path.iterdir())
+        values = [value for batch in runs._original for value in batch.values()]
+        assert runs._original.spilled_bytes == sum(value.nbytes for value in values) > 0
     assert not list(tmp_path.iterdir())
 
 

@@ -15,6 +15,9 @@ import onnx_ir as ir
 
 from edgeq.types import Array
 
+HELD_BYTES = 256_000_000
+"""A graph whose streamed weights take more than this in float32 is never held, run or saved whole."""
+
 
 class StreamedTensor(ir.LazyTensor):
     """An ONNX tensor that is read when it is asked for, and kept by nobody.
@@ -48,6 +51,14 @@ class StreamedTensor(ir.LazyTensor):
         """The transposed matrix, unread."""
 
     @abstractmethod
+    def stacked_on(self, others: Sequence[StreamedTensor]) -> StreamedTensor:
+        """Its rows and then those of others, unread.
+
+        Raises:
+            ModelError: they have another width.
+        """
+
+    @abstractmethod
     def as_float16(self) -> StreamedTensor:
         """The same values in half precision, unread.
 
@@ -71,6 +82,12 @@ class StreamedTensor(ir.LazyTensor):
 
     def _read(self) -> ir.TensorProtocol:
         return ir.Tensor(self.values(), self.dtype, shape=self.shape, name=self.name)
+
+
+def is_too_large(model: ir.Model) -> bool:
+    """Whether a graph refers to more weights than are held in memory (`HELD_BYTES`)."""
+    tensors = (streamed(value) for value in model.graph.initializers.values())
+    return sum(4 * tensor.size for tensor in tensors if tensor is not None) > HELD_BYTES
 
 
 def streamed(value: ir.Value | None) -> StreamedTensor | None:

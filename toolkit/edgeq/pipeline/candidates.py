@@ -24,6 +24,7 @@ from edgeq.quantize.search import Option, Unit
 from edgeq.quantize.sensitivity import Candidate, Prober
 from edgeq.quantize.shell import Shell
 from edgeq.quantize.sites import EmbeddingSite, LinearSite
+from edgeq.quantize.streaming.weight_store import HeldCodes
 from edgeq.quantize.weight_only import QuantizedWeight, WeightSpec
 from edgeq.types import Array, FloatArray
 
@@ -253,7 +254,7 @@ def _load_layer(path: Path) -> QuantizedLayer | None:
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     weight = QuantizedWeight(q, scales, zeros, spec, facts["in_features"], decision.method, decision.notes)
-    return QuantizedLayer(decision, weight)
+    return QuantizedLayer(decision, HeldCodes(weight))
 
 
 def _store_bytes(path: Path, write: Callable[[io.BytesIO], None]) -> None:

@@ -22,6 +22,7 @@ from edgeq.bundle.manifest import (
 )
 from edgeq.errors import UnsupportedError
 from edgeq.files import atomic_write_text
+from edgeq.graph.streamed_tensor import is_too_large
 from edgeq.pipeline.assemble import RAM_STEP_MB, environment, tool_versions
 from edgeq.pipeline.choices import check_file_type
 from edgeq.pipeline.language_data import LanguageData, divide_language
@@ -236,12 +237,18 @@ class _LanguageExport:
             stage.advance()
         return lowered
 
-    def _fp32(self, folder: Path) -> tuple[DecoderSession, int]:
-        """The float32 graph, for the ratio of speed, and its size."""
+    def _fp32(self, folder: Path) -> tuple[DecoderSession | None, int]:
+        """The float32 graph, for the ratio of speed, and its size; no session of one that is too large."""
         import onnx_ir as ir
 
+        model = self.exported.canonical.model
+        if is_too_large(model):
+            tensors = (value.const_value for value in model.graph.initializers.values())
+            size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+            self.progress.notice(f"speed is not compared with float32, whose graph takes {size / 1e9:.1f} GB")
+            return None, size
         path = folder / "fp32.onnx"
-        ir.save(self.exported.canonical.model, path, external_data="fp32.onnx.data")
+        ir.save(model, path, external_data="fp32.onnx.data")
         size = sum(file.stat().st_size for file in folder.glob("fp32.onnx*"))
         settings = self.exported.settings
         return DecoderSession(path, settings.cache, settings.context_length), size
@@ -297,8 +304,9 @@ class _LanguageExport:
         self, spec: VariantSpec, lowered: Lowered, measured: Measured, writer: BundleWriter
     ) -> Variant:
         folder, settings = f"model/{spec.id}", self.exported.settings
-        assert measured.ram_bytes is not None
-        megabytes = -(-measured.ram_bytes // 2**20)
+        notes = [*lowered.notes, *self._streaming_notes(measured)]
+        needed = measured.ram_bytes or self._estimated_bytes()
+        megabytes = -(-needed // 2**20)
         rounded = -(-megabytes // RAM_STEP_MB) * RAM_STEP_MB
         generation: dict[str, int | str] = {
             "min_ram_mb": max(rounded, RAM_STEP_MB),
@@ -318,8 +326,34 @@ class _LanguageExport:
             size_bytes=writer.size_bytes(folder),
             opset=lowered.opset,
             requirements={**lowered.requirements, **generation},
-            placement={**lowered.placement, "notes": list(lowered.notes)},
+            placement={**lowered.placement, "notes": notes},
         )
+
+    def _streaming_notes(self, measured: Measured) -> list[str]:
+        """How a large model was checked, where that is not how a small one is."""
+        notes = []
+        if is_too_large(self.exported.canonical.model):
+            notes.append(
+                "the float32 graph was compared with the original some nodes at a time, on the whole checkpoint; its "
+                "speed was not measured"
+            )
+        if measured.ram_bytes is None:
+            notes.append(
+                "the written model was run some nodes at a time; min_ram_mb is estimated, and nothing was timed"
+            )
+        return notes
+
+    def _estimated_bytes(self) -> int:
+        """Memory to run a model that was not loaded whole, by the estimate of `edgeq advise`."""
+        from edgeq.exporters.shapes import read_shape
+        from edgeq.pipeline.advise.memory import estimate
+        from edgeq.quantize.layers import find_layers
+        from edgeq.runtime.generation.footprint import PROBE_ANSWER, PROBE_PROMPT
+
+        shape, _ = read_shape(str(self.exported.weights.folder), None)
+        layers = find_layers(self.exported.canonical.model).refs
+        tokens = min(PROBE_PROMPT + PROBE_ANSWER, self.exported.settings.context_length)
+        return estimate(shape, layers, self.quantized.recipe.resolve(layers), tokens, external=True).ram
 
     def _quantization(self, lowered: Lowered) -> Quantization | None:
         if self.quantized.plan is None:

@@ -13,10 +13,12 @@ from edgeq.bundle.manifest import Gate
 from edgeq.comparison import GateRequest, judge
 from edgeq.errors import ModelError, UsageError
 from edgeq.pipeline.measure import Measured
+from edgeq.pipeline.written_decoder import WholeDecoder, open_written
+from edgeq.quantize.stretches.values import ValueStore
 from edgeq.runtime.executors import NativeExecutor
 from edgeq.runtime.generation.footprint import measure_generation_bytes
 from edgeq.runtime.generation.session import DecoderSession
-from edgeq.runtime.perplexity import compare_on
+from edgeq.runtime.perplexity import Window, compare_scored, scored_logits
 from edgeq.runtime.timing import Timing, interleave
 from edgeq.types import Array, Precision
 
@@ -41,12 +43,14 @@ GOLDEN_TOKENS = 24
 GOLDEN_FLOOR = 1e-4
 """Share of the output scale that float32 itself may differ between CPUs."""
 TIMED_CONTEXT = 64
+EXPECTED_BYTES = 64 << 20
+"""The original's logits held in memory; the rest lies in a temporary file."""
 
 
 def measure_language(
     exported: ExportedLanguageModel,
     model: Path,
-    fp32: DecoderSession,
+    fp32: DecoderSession | None,
     architecture: str,
     data: LanguageData,
     progress: Progress,
@@ -56,7 +60,7 @@ def measure_language(
     Args:
         exported: the original is run through its `reference`.
         model: the variant's file.
-        fp32: the float32 graph.
+        fp32: the float32 graph; None where it is too large to run, and speed is not compared.
         architecture: CPU the variant is made for.
         data: held-out windows.
         progress: two stages.
@@ -65,17 +69,35 @@ def measure_language(
         ModelError: it returns NaN or infinite values.
     """
     settings = exported.settings
-    session = DecoderSession(model, settings.cache, settings.context_length)
+    expected = _run_original(exported, data.windows, progress)
+    decoder = open_written(model, settings)
     with progress.stage("comparing with the original", len(data.windows)) as stage:
-        fidelity = compare_on(
-            lambda ids: exported.reference(ids[None])[0], session.logits, data.windows, stage.advance
-        )
+        logits = (values["logits"] for values in expected)
+        fidelity = compare_scored(logits, decoder.scored(data.windows), data.windows, stage.advance)
+    expected.close()
     if not np.isfinite(list(fidelity.values())).all():
         raise ModelError("the quantized model returns NaN or infinite logits")
     with progress.stage("measuring speed and memory"):
-        timing = _decode_timing(fp32, session)
-        ram = measure_generation_bytes(model, settings.cache, settings.context_length)
+        timing, ram = None, None
+        if isinstance(decoder, WholeDecoder):
+            timing = None if fp32 is None else _decode_timing(fp32, decoder.session)
+            # The next process holds the model too.
+            del decoder
+            ram = measure_generation_bytes(model, settings.cache, settings.context_length)
     return Measured({"logits": fidelity}, None, timing, ram, NativeExecutor(architecture).verification)
+
+
+def _run_original(
+    exported: ExportedLanguageModel, windows: Sequence[Window], progress: Progress
+) -> ValueStore:
+    """The original's logits, before anything else is loaded: the two are not in memory together."""
+    found = ValueStore(EXPECTED_BYTES)
+    with progress.stage("running the original", len(windows)) as stage:
+        for logits in scored_logits(lambda ids: exported.reference(ids[None])[0], windows):
+            found.append({"logits": logits})
+            stage.advance()
+    exported.rest()
+    return found
 
 
 def _decode_timing(fp32: DecoderSession, session: DecoderSession) -> Timing:
@@ -132,34 +154,31 @@ def language_golden(
     The reference of the step is the original run over prompt and token together.
     """
     settings = exported.settings
-    session = DecoderSession(model, settings.cache, settings.context_length)
-    cases = []
     limit = min(GOLDEN_TOKENS, settings.context_length - 1)
-    for index, (prompt, text) in enumerate(golden_prompts(data, limit)):
-        ids = np.asarray(prompt, np.int64)
-        state = session.start(len(ids) + 1)
-        empty = {name: value[:, :, :0].copy() for name, value in session.snapshot(state).items()}
-        logits = session.feed(state, ids)
-        past = session.snapshot(state)
-        token = np.asarray([int(logits[-1].argmax())], np.int64)
-        step = session.feed(state, token)
+    prompts = golden_prompts(data, limit)
+    # The decoder is not in memory together with the original.
+    answers = open_written(model, settings).answers([ids for ids, _ in prompts])
+    cases = []
+    for index, (answer, (_, text)) in enumerate(zip(answers, prompts, strict=True)):
+        ids, token = answer.prompt, answer.token
         reference = exported.reference(np.concatenate([ids, token])[None])
         cases += [
             GoldenCase(
                 f"prefill-{index:02d}",
                 text,
-                _feeds(ids, 0) | empty,
+                _feeds(ids, 0) | answer.empty,
                 {"logits": reference[:, :-1]},
-                {variant: {"logits": logits[None]}},
+                {variant: {"logits": answer.logits[None]}},
             ),
             GoldenCase(
                 f"decode-{index:02d}",
                 (),
-                _feeds(token, len(ids)) | past,
+                _feeds(token, len(ids)) | answer.past,
                 {"logits": reference[:, -1:]},
-                {variant: {"logits": step[None]}},
+                {variant: {"logits": answer.step[None]}},
             ),
         ]
+    exported.rest()
     return cases
 
 

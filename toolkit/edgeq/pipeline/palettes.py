@@ -21,13 +21,14 @@ from edgeq.pipeline.weight_only import (
 from edgeq.quantize.layers import layer_weight
 from edgeq.quantize.plan import WeightDecision
 from edgeq.quantize.sites import LinearSite
+from edgeq.quantize.stretches import HeldWeight, Weight
 from edgeq.quantize.weight_only import LayerStats
 from edgeq.quantize.weight_only.base import checked_weight
 from edgeq.quantize.weight_only.palette import METHOD as KMEANS
 from edgeq.quantize.weight_only.palette import Palette, palettize
 from edgeq.quantize.weight_only.palette_gptq import METHOD as GPTQ
 from edgeq.quantize.weight_only.palette_gptq import palettize_for_output
-from edgeq.types import Array, FloatArray
+from edgeq.types import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -43,9 +44,10 @@ class PalettizedLayer:
     decision: WeightDecision
     palette: Palette
 
-    def dequantize(self) -> FloatArray:
-        """What the palette stands for, `[in, out]`."""
-        return self.palette.dense().T
+    def source(self, *, is_by_rows: bool) -> Weight:
+        """The floats the palette stands for, as the graph stores them."""
+        rows = self.palette.dense()
+        return HeldWeight(np.ascontiguousarray(rows if is_by_rows else rows.T))
 
 
 def palettize_weights(
@@ -74,7 +76,11 @@ def palettize_weights(
                 )
                 stage.advance()
         in_turn = [job for job in jobs if is_sequential(job)]
-        for job, layer in quantize_in_turn(graph, in_turn, found.values(), jobs, data, palettize_layer):
+
+        def in_turn_job(job: WeightJob, stats: LayerStats) -> PalettizedLayer:
+            return palettize_layer(job, layer_weight(graph, job.site), stats)
+
+        for job, layer in quantize_in_turn(graph, in_turn, found.values(), jobs, data, in_turn_job):
             found[job.name] = layer
             stage.advance()
         done = [found[job.name] for job in jobs]

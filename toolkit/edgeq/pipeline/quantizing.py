@@ -16,6 +16,7 @@ from edgeq.quantize.layers import MIN_TABLE_ROWS, ModelLayers, find_layers
 from edgeq.quantize.plan import EmbeddingDecision, LinearDecision, QuantizationPlan
 from edgeq.quantize.recipes import LayerSpec, Recipe
 from edgeq.quantize.recipes.schema import StaticOptions, is_quantized
+from edgeq.quantize.streaming.weight_store import QuantizedWeights
 from edgeq.types import Precision
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def quantize_model(
         precision=precision,
         plan=plan,
         graph=graph,
-        weights={layer.decision.initializer: layer.weight for layer in (*taken, *done)},
+        weights=QuantizedWeights({layer.decision.initializer: layer.codes for layer in (*taken, *done)}),
         trials=() if static is None else static.trials,
         clipping={} if static is None else static.clipping,
         is_calibrated=static is not None or _looks_at_inputs([*jobs, *palette_jobs]),

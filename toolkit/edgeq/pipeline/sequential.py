@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
+from edgeq.graph.streamed_tensor import is_too_large
 from edgeq.pipeline.weight_only import WeightJob
-from edgeq.quantize.layers import layer_weight
+from edgeq.quantize.observers.tensor import TensorStatistics, tensor_statistics
 from edgeq.quantize.plan import WeightDecision
-from edgeq.quantize.side_by_side import SideBySide
+from edgeq.quantize.side_by_side import RAM_BYTES, SideBySide
 from edgeq.quantize.sites import LinearSite
+from edgeq.quantize.statistics import Statistics
+from edgeq.quantize.stretches import Weight
 from edgeq.quantize.weight_only import LayerStats
 from edgeq.types import Array, FloatArray
 
@@ -19,6 +22,12 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgeq.pipeline.data import DataSets
+
+WIDE = 4096
+"""Inputs of a layer above which X^T X and X^T R are held in float32: 130 MB each for 5632, and LAPACK needs as much
+again several times. At most 256 batches are summed, whose rounding is far below the damping."""
+STREAMED_RAM_BYTES = 64 << 20
+"""Hidden states of either version held in memory while the weights of a large model are streamed."""
 
 
 class Layer(Protocol):
@@ -28,8 +37,8 @@ class Layer(Protocol):
     def decision(self) -> WeightDecision:
         """What it is and what it cost."""
 
-    def dequantize(self) -> FloatArray:
-        """What it stands for, `[in, out]`."""
+    def source(self, *, is_by_rows: bool) -> Weight:
+        """The floats it stands for, as the graph stores them: `[in, out]`, by rows `[out, in]`."""
 
 
 L = TypeVar("L", bound=Layer)
@@ -49,7 +58,7 @@ def quantize_in_turn(
     done: Iterable[L],
     every: Sequence[WeightJob],
     data: DataSets,
-    quantize: Callable[[WeightJob, Array, LayerStats], L],
+    quantize: Callable[[WeightJob, LayerStats], L],
 ) -> Iterator[tuple[WeightJob, L]]:
     """Quantize sequential jobs in the order in which the graph runs them.
 
@@ -59,21 +68,51 @@ def quantize_in_turn(
         done: what was quantized beforehand; the layers here see it.
         every: all jobs.
         data: its calibration part is run once through each version.
-        quantize: one weight `[in, out]` by a job's method.
+        quantize: the weight of a job by its method.
     """
     if not jobs:
         return
     sites = {job.initializer: job.site for job in every}
-    with SideBySide(graph, sites, data.calibration) as runs:
+    with SideBySide(graph, sites, data.calibration, ram_bytes=_ram_bytes(graph)) as runs:
         for layer in done:
             _replace(runs, sites[layer.decision.initializer], layer)
         for group in _groups(graph, jobs):
             runs.advance(group[0].name)
             stats = _statistics(runs, group[0].inputs[0])
             for job in group:
-                layer = quantize(job, layer_weight(graph, job.site), stats)
+                layer = quantize(job, stats)
                 _replace(runs, job.site, layer)
                 yield job, layer
+
+
+def observe_in_turn(
+    graph: ir.Model, tensors: Iterable[str], grams: Collection[str], data: DataSets
+) -> Statistics:
+    """What `calibrate` finds, of a graph whose weights are never in memory together.
+
+    Args:
+        graph: as for `quantize_weights`.
+        tensors: inputs of layers.
+        grams: those whose Gram matrix is wanted.
+        data: its calibration part is run once.
+    """
+    wanted, found = dict.fromkeys(tensors), dict[str, TensorStatistics]()
+    with SideBySide(graph, (), data.calibration, ram_bytes=_ram_bytes(graph)) as runs:
+        for node in graph.graph:
+            for name in [value.name for value in node.inputs if value is not None and value.name in wanted]:
+                if name in found:
+                    continue
+                runs.advance(str(node.name))
+                for rows, _ in runs.rows(str(name)):
+                    seen = tensor_statistics(rows, gram=name in grams)
+                    before = found.get(str(name))
+                    found[str(name)] = seen if before is None else before.merge(seen)
+    return Statistics(found)
+
+
+def _ram_bytes(graph: ir.Model) -> int:
+    """Hidden states held in memory; the rest lies in a file."""
+    return STREAMED_RAM_BYTES if is_too_large(graph) else RAM_BYTES
 
 
 def _groups(graph: ir.Model, jobs: Sequence[WeightJob]) -> list[list[WeightJob]]:
@@ -87,21 +126,21 @@ def _groups(graph: ir.Model, jobs: Sequence[WeightJob]) -> list[list[WeightJob]]
 
 def _statistics(runs: SideBySide, tensor: str) -> LayerStats:
     """X^T X and X^T R of a layer's input X, R being the same input in the original."""
-    gram: Array | None = None
-    cross: Array | None = None
+    sums: list[Array] = []
     tokens = 0
     for before, after in runs.rows(tensor):
-        # Products of one batch in float32, their sum over batches in float64.
-        own, mixed = after.T @ after, after.T @ before
-        gram = own.astype(np.float64) if gram is None else gram + own
-        cross = mixed.astype(np.float64) if cross is None else cross + mixed
+        if not sums:
+            # Products of one batch in float32, their sum over batches in float64; of wide layers in float32 too.
+            wide = after.shape[1] > WIDE
+            sums = [np.zeros(2 * after.shape[1:], np.float32 if wide else np.float64) for _ in range(2)]
+        sums[0] += after.T @ after
+        sums[1] += after.T @ before
         tokens += len(after)
-    assert gram is not None
+    gram, cross = sums
     mean_square: FloatArray = (np.diag(gram) / max(tokens, 1)).astype(np.float32)
     return LayerStats(mean_square, tokens, gram, cross)
 
 
 def _replace(runs: SideBySide, site: LinearSite | object, layer: Layer) -> None:
-    weight = layer.dequantize()
-    flipped = not isinstance(site, LinearSite) or site.transposed
-    runs.replace(layer.decision.initializer, weight.T if flipped else weight)
+    is_by_rows = not isinstance(site, LinearSite) or site.transposed
+    runs.replace(layer.decision.initializer, layer.source(is_by_rows=is_by_rows))

@@ -13,6 +13,7 @@ from edgeq.pipeline.weight_only import QuantizedLayer, WeightJob, errors_of, qua
 from edgeq.quantize.layers import ModelLayers, layer_weight
 from edgeq.quantize.plan import WeightDecision
 from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
+from edgeq.quantize.streaming.weight_store import HeldCodes
 from edgeq.quantize.weight_only import QuantizedWeight
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def take_over(
             weight = layer_weight(graph, job.site)
             codes = packed.find(weight)
             if codes is not None:
-                found.append(QuantizedLayer(_decision(job, codes, weight), codes))
+                found.append(QuantizedLayer(_decision(job, codes, weight), HeldCodes(codes)))
             elif is_lossy and not _is_half(weight):
                 again.append(quantize_layer(replace(job, spec=REQUANTIZED), weight, None))
             else:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeq.graph.block_weight import BlockWeight
+from edgeq.graph.streamed_tensor import is_too_large, streamed
 from edgeq.quantize.cache import CalibrationCache
 from edgeq.quantize.layers import ModelLayers, layer_weight
 from edgeq.quantize.plan import WeightDecision
 from edgeq.quantize.recipes import LayerSpec
 from edgeq.quantize.sites import EmbeddingSite, LinearSite
+from edgeq.quantize.streaming.row_quantizer import ROW_METHODS, Energy, measured_rows
+from edgeq.quantize.streaming.stacked_rows import StackedRows
+from edgeq.quantize.streaming.weight_store import Codes, HeldCodes, WeightStore
+from edgeq.quantize.stretches import QuantizedSource, Weight
 from edgeq.quantize.weight_only import LayerStats, QuantizedWeight, awq, quantize
+from edgeq.quantize.weight_only.base import stored_spec
+from edgeq.quantize.weight_only.matmul_nbits import to_block_weight
 from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
@@ -27,6 +36,9 @@ GRAM_METHODS = frozenset({"gptq", "awq"})
 INPUT_METHODS = GRAM_METHODS | {"scale_search", "kmeans"}
 GRAM_BYTES = 512 << 20
 """Gram matrices held at a time; more layers than fit are calibrated in several passes."""
+
+PART_ELEMENTS = 12 << 20
+"""Weights of a large model that GPTQ rounds at a time, 50 MB in each of a dozen float32 arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +72,16 @@ class QuantizedLayer:
     """A weight after quantization, with what it cost."""
 
     decision: WeightDecision
-    weight: QuantizedWeight
+    codes: Codes
 
-    def dequantize(self) -> FloatArray:
-        """What the codes stand for, `[in, out]`."""
-        return self.weight.dequantize()
+    @property
+    def weight(self) -> QuantizedWeight:
+        """The codes; those in a file are read anew each time."""
+        return self.codes()
+
+    def source(self, *, is_by_rows: bool) -> Weight:
+        """The floats the codes stand for, as the graph stores them."""
+        return QuantizedSource(self.codes, is_by_rows)
 
 
 def weight_jobs(
@@ -112,16 +129,22 @@ def quantize_weights(
     """
     from edgeq.pipeline.sequential import is_sequential, quantize_in_turn
 
+    store = WeightStore() if is_too_large(graph) else None
     found: dict[str, QuantizedLayer] = {}
     with progress.stage("quantizing weights", len(jobs)) as stage:
         for part in in_memory([job for job in jobs if not is_sequential(job)]):
             statistics = observe_inputs(graph, part, data, progress)
             scales = _shared_awq_scales(graph, part, statistics)
             for job in part:
-                found[job.name] = _quantize(graph, job, statistics, scales.get(job.initializer))
+                stats = stats_of(job, statistics)
+                found[job.name] = quantize_job(graph, job, stats, scales.get(job.initializer), store)
                 stage.advance()
         in_turn = [job for job in jobs if is_sequential(job)]
-        for job, layer in quantize_in_turn(graph, in_turn, found.values(), jobs, data, quantize_layer):
+
+        def in_turn_job(job: WeightJob, stats: LayerStats) -> QuantizedLayer:
+            return quantize_job(graph, job, stats, None, store)
+
+        for job, layer in quantize_in_turn(graph, in_turn, found.values(), jobs, data, in_turn_job):
             found[job.name] = layer
             stage.advance()
         done = [found[job.name] for job in jobs]
@@ -133,7 +156,7 @@ def quantize_weights(
 
 def describe(layers: Sequence[QuantizedLayer]) -> str:
     """`36 weights, 4.50 bits each, gptq and scale_search`."""
-    sizes = [layer.weight.in_features * layer.weight.out_features for layer in layers]
+    sizes = [prod(layer.codes.shape) for layer in layers]
     bits = np.average([layer.decision.bits_per_weight for layer in layers], weights=sizes)
     methods = " and ".join(dict.fromkeys(layer.decision.method for layer in layers))
     return f"{len(layers)} weights, {bits:.2f} bits each, {methods}"
@@ -175,6 +198,10 @@ def observe_inputs(
     if not wanted:
         return None
     grams = {name for job in jobs if job.spec.method in GRAM_METHODS for name in job.inputs}
+    if is_too_large(graph):
+        from edgeq.pipeline.sequential import observe_in_turn
+
+        return observe_in_turn(graph, wanted, grams, data)
     cache = CalibrationCache(notify=progress.notice)
     return calibrate(graph, tuple(dict.fromkeys(wanted)), data.calibration, cache=cache, gram=grams)
 
@@ -205,11 +232,78 @@ def _shared_awq_scales(
     return found
 
 
-def _quantize(
-    graph: ir.Model, job: WeightJob, statistics: Statistics | None, awq_scales: FloatArray | None
+def quantize_job(
+    graph: ir.Model,
+    job: WeightJob,
+    stats: LayerStats | None,
+    awq_scales: FloatArray | None,
+    store: WeightStore | None,
 ) -> QuantizedLayer:
-    weight = layer_weight(graph, job.site)
-    return quantize_layer(job, weight, stats_of(job, statistics), awq_scales)
+    """One weight of a graph by the job's method; with a store in bounded memory, and the codes there."""
+    matrix = streamed(graph.graph.initializers[job.initializer])
+    if store is not None and awq_scales is None and isinstance(matrix, StackedRows):
+        if job.spec.method in ROW_METHODS:
+            return quantize_by_rows(job, matrix, stats, store)
+        parts = _parts_of(job, matrix)
+        if len(parts) > 1:
+            return quantize_in_parts(job, parts, stats, store)
+    layer = quantize_layer(job, layer_weight(graph, job.site), stats, awq_scales)
+    return layer if store is None else replace(layer, codes=store.add(layer.weight))
+
+
+def _parts_of(job: WeightJob, matrix: StackedRows) -> list[StackedRows]:
+    """A large weight as groups of output channels, `[out, in]` each; one where they would store scales differently."""
+    by_columns = isinstance(job.site, LinearSite) and not job.site.transposed
+    rows = matrix.transposed() if by_columns else matrix
+    count, width = rows.shape.numpy()
+    step = max(1, PART_ELEMENTS // width)
+    if rows.is_turned or step >= count:
+        return [rows]
+    parts = [rows.part(start, min(start + step, count)) for start in range(0, count, step)]
+    peaks = (np.array([[part.peak()]], np.float32) for part in parts)
+    return parts if len({stored_spec(peak, job.spec.weight_spec()) for peak in peaks}) == 1 else [rows]
+
+
+def quantize_in_parts(
+    job: WeightJob, parts: Sequence[StackedRows], stats: LayerStats | None, store: WeightStore
+) -> QuantizedLayer:
+    """`quantize_layer` of a weight, some output channels after others."""
+    total = Energy()
+    found: list[QuantizedWeight] = []
+
+    def pieces() -> Iterator[BlockWeight]:
+        nonlocal total
+        for part in parts:
+            weight = np.ascontiguousarray(part.values().T)
+            piece = quantize(job.spec.method, weight, job.spec.weight_spec(), stats)
+            total += energy_of(weight, piece.dequantize(), stats)
+            found.append(piece.select([0]))
+            yield to_block_weight(piece)
+
+    codes = store.add_rows(pieces(), sum(int(part.shape.numpy()[0]) for part in parts), job.spec.method)
+    first = found[0]
+    codes = replace(codes, method=first.method, notes=first.notes)
+    return QuantizedLayer(_decision(job, first, total, has_inputs=stats is not None), codes)
+
+
+def quantize_by_rows(
+    job: WeightJob, matrix: StackedRows, stats: LayerStats | None, store: WeightStore
+) -> QuantizedLayer:
+    """`quantize_layer` of a weight that is read, quantized and stored some output channels at a time."""
+    by_columns = isinstance(job.site, LinearSite) and not job.site.transposed
+    rows = int(matrix.shape.numpy()[1 if by_columns else 0])
+    total = Energy()
+
+    def pieces() -> Iterator[BlockWeight]:
+        nonlocal total
+        for block, energy in measured_rows(matrix, job.spec, transposed=by_columns, stats=stats):
+            total += energy
+            yield block
+
+    codes = store.add_rows(pieces(), rows, job.spec.method)
+    first = codes([0])
+    first = replace(first, spec=replace(job.spec.weight_spec(), scale_dtype=first.spec.scale_dtype))
+    return QuantizedLayer(_decision(job, first, total, has_inputs=stats is not None), codes)
 
 
 def quantize_layer(
@@ -221,8 +315,13 @@ def quantize_layer(
         found = awq.quantize_scaled(weight, spec, stats, awq_scales)
     else:
         found = quantize(job.spec.method, weight, spec, stats)
-    weight_error, of_output = errors_of(weight, found.dequantize(), stats)
-    decision = WeightDecision(
+    energy = energy_of(weight, found.dequantize(), stats)
+    return QuantizedLayer(_decision(job, found, energy, has_inputs=stats is not None), HeldCodes(found))
+
+
+def _decision(job: WeightJob, found: QuantizedWeight, energy: Energy, *, has_inputs: bool) -> WeightDecision:
+    of_output = _rounded(_ratio(energy.output_noise, energy.output_signal)) if has_inputs else None
+    return WeightDecision(
         name=job.name,
         initializer=job.initializer,
         bits=found.spec.bits,
@@ -230,22 +329,28 @@ def quantize_layer(
         symmetric=found.spec.symmetric,
         method=found.method,
         bits_per_weight=round(found.bits_per_weight, 4),
-        weight_error=weight_error,
+        weight_error=_rounded(_ratio(energy.noise, energy.signal)),
         output_error=of_output,
         notes=found.notes,
     )
-    return QuantizedLayer(decision, found)
 
 
 def errors_of(weight: Array, found: Array, stats: LayerStats | None) -> tuple[float, float | None]:
     """Relative error of a weight `[in, out]`, and of the layer's output where its inputs were observed."""
+    energy = energy_of(weight, found, stats)
+    of_output = None if stats is None else _rounded(_ratio(energy.output_noise, energy.output_signal))
+    return _rounded(_ratio(energy.noise, energy.signal)), of_output
+
+
+def energy_of(weight: Array, found: Array, stats: LayerStats | None) -> Energy:
+    """What rounding a weight `[in, out]` cost, and its output over the calibration inputs where there are any."""
     error = found - weight
-    of_weight = _rounded(_ratio(np.square(error).sum(), np.square(weight).sum()))
-    return of_weight, None if stats is None else _rounded(output_error(weight, error, stats))
+    of_weight = float(np.square(error).sum()), float(np.square(weight).sum())
+    return Energy(*of_weight, *((0.0, 0.0) if stats is None else _output_energy(weight, error, stats)))
 
 
-def output_error(weight: Array, error: Array, stats: LayerStats) -> float:
-    """`|X E| / |X W|` over the calibration inputs; without their Gram matrix as if channels were uncorrelated."""
+def _output_energy(weight: Array, error: Array, stats: LayerStats) -> tuple[float, float]:
+    """`|X E|^2` and `|X W|^2`; without X^T X as if channels were uncorrelated."""
     if stats.gram is not None:
         gram = np.asarray(stats.gram, np.float32)
         noise = np.einsum("kn,kn->", error, gram @ error, dtype=np.float64)
@@ -253,7 +358,7 @@ def output_error(weight: Array, error: Array, stats: LayerStats) -> float:
     else:
         squares = stats.mean_square[:, None]
         noise, signal = np.sum(np.square(error) * squares), np.sum(np.square(weight) * squares)
-    return _ratio(noise, signal)
+    return float(noise), float(signal)
 
 
 def _ratio(noise: float, signal: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,9 @@ from edgeq.types import Array, FloatArray, Role, TensorSpec
 
 Logits = Callable[[Array], FloatArray]
 """Token ids `[tokens]` to logits `[tokens, vocabulary]`."""
+
+COMPARED_VALUES = 1 << 20
+"""Logits compared at once: 8 MB in each of the float64 arrays that metrics make."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,16 +113,36 @@ def compare_on(
     Raises:
         DataError: there is no window.
     """
-    comparison, count = LanguageComparison(), 0
-    for window in windows:
-        rows = slice(window.first_scored - 1, len(window.ids) - 1)
-        comparison.add(
-            original(window.ids)[rows], candidate(window.ids)[rows], window.ids[window.first_scored :]
-        )
-        count += 1
-        on_window()
-    if count == 0:
+    kept = list(windows)
+    return compare_scored(scored_logits(original, kept), scored_logits(candidate, kept), kept, on_window)
+
+
+def scored_logits(logits: Logits, windows: Iterable[Window]) -> Iterator[FloatArray]:
+    """Of each window, the logits that predict its scored tokens."""
+    return (logits(window.ids)[window.first_scored - 1 : -1] for window in windows)
+
+
+def compare_scored(
+    expected: Iterable[FloatArray],
+    found: Iterable[FloatArray],
+    windows: Sequence[Window],
+    on_window: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """`compare_on` of two models' `scored_logits`.
+
+    Raises:
+        DataError: there is no window.
+    """
+    if not windows:
         raise DataError("no text to compare on")
+    comparison = LanguageComparison()
+    for original, candidate, window in zip(expected, found, windows, strict=True):
+        following = window.ids[window.first_scored :]
+        step = max(1, COMPARED_VALUES // original.shape[1])
+        for start in range(0, len(following), step):
+            part = slice(start, start + step)
+            comparison.add(original[part], candidate[part], following[part])
+        on_window()
     return comparison.metrics()
 
 

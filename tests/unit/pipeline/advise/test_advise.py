@@ -180,10 +180,11 @@ def test_models_without_a_known_size(ask):
 
 
 def test_large_weights_lie_beside_the_graph_as_the_writer_puts_them():
-    from edgeq.pipeline.advise.memory import EXTERNAL_BYTES
-    from edgeq.targets.onnx_file import EXTERNAL_DATA_BYTES
+    from edgeq.pipeline.advise import memory
+    from edgeq.targets import onnx_file
 
-    assert EXTERNAL_BYTES == EXTERNAL_DATA_BYTES
+    assert memory.EXTERNAL_BYTES == onnx_file.EXTERNAL_DATA_BYTES
+    assert memory.STREAMED_BYTES == onnx_file.STREAMED_BYTES
 
 
 def test_mapped_weights_need_less_memory(ask):

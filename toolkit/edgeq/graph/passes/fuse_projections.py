@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from edgeq.graph.edit import Editor, attribute, constant_of, only_user
 from edgeq.graph.passes.weight_only import DOMAIN, LoweredNode, Lowering
+from edgeq.graph.streamed_tensor import StreamedTensor, streamed
 
 if TYPE_CHECKING:
     from edgeq.types import Array
@@ -82,14 +83,13 @@ def _is_one_format(parts: Sequence[_Projection]) -> bool:
     )
 
 
-def _stored_scales(product: ir.Node) -> Array | None:
+def _stored_scales(product: ir.Node) -> ir.Value | None:
     """The scales as the file has them: float32, or float16 behind a Cast; None for other forms."""
     value = product.inputs[2]
     assert value is not None
     producer = value.producer()
-    if producer is None:
-        return constant_of(value)
-    return constant_of(producer.inputs[0]) if producer.op_type == "Cast" else None
+    stored = value if producer is None else producer.inputs[0] if producer.op_type == "Cast" else None
+    return stored if stored is not None and stored.is_initializer() else None
 
 
 def _fuse(editor: Editor, attention: ir.Node, parts: Sequence[_Projection]) -> str:
@@ -117,17 +117,20 @@ def _fuse(editor: Editor, attention: ir.Node, parts: Sequence[_Projection]) -> s
 
 def _constants(editor: Editor, before: ir.Node, products: Sequence[ir.Node], name: str) -> list[ir.Value]:
     """Codes, scales and zero points, the rows of one under those of another."""
-
-    def joined(arrays: Sequence[Array | None]) -> Array:
-        return np.concatenate([array for array in arrays if array is not None])
-
-    codes = editor.constant(joined([constant_of(node.inputs[1]) for node in products]), f"{name}_q")
-    stored = joined([_stored_scales(node) for node in products])
-    scales = editor.constant(stored, f"{name}_scales")
-    if stored.dtype == np.float16:
+    codes = editor.constant(_stacked([node.inputs[1] for node in products]), f"{name}_q")
+    scales = editor.constant(_stacked([_stored_scales(node) for node in products]), f"{name}_scales")
+    if scales.dtype == ir.DataType.FLOAT16:
         to = {"to": int(ir.DataType.FLOAT)}
         scales = editor.op("Cast", [scales], f"{name}_scales_fp32", before=before, attributes=to)
     if len(products[0].inputs) <= 3 or products[0].inputs[3] is None:
         return [codes, scales]
-    zeros = joined([constant_of(node.inputs[3]) for node in products])
+    zeros = _stacked([node.inputs[3] for node in products])
     return [codes, scales, editor.constant(zeros, f"{name}_zero_points")]
+
+
+def _stacked(values: Sequence[ir.Value | None]) -> Array | StreamedTensor:
+    """Constants, the rows of one under those of another; streamed ones unread."""
+    tensors = [tensor for value in values if (tensor := streamed(value)) is not None]
+    if len(tensors) == len(values):
+        return tensors[0].stacked_on(tensors[1:])
+    return np.concatenate([array for value in values if (array := constant_of(value)) is not None])

@@ -23,6 +23,8 @@ GRAPH_BYTES = 30_000
 """Nodes and names of one layer in the file."""
 EXTERNAL_BYTES = 1_900_000_000
 """Larger weights lie in a file beside the graph (`targets.onnx_file.EXTERNAL_DATA_BYTES`; a test holds them equal)."""
+STREAMED_BYTES = 64_000_000
+"""Of language models, whose weights come by reference, already these (`targets.onnx_file.STREAMED_BYTES`)."""
 FLOAT_BYTES = 4
 """Activations and the cache are float32 in every CPU recipe."""
 PROMPT_TOKENS = 512
@@ -116,7 +118,7 @@ def estimate(
     """
     sizes = {layer.name: _stored_bytes(layer, specs[layer.name]) for layer in layers}
     if external is None:
-        external = sum(sizes.values()) > EXTERNAL_BYTES
+        external = sum(sizes.values()) > (STREAMED_BYTES if shape.causal else EXTERNAL_BYTES)
     costs = EXTERNAL_COSTS if external else INLINE_COSTS
     file, weights, loading = float(GRAPH_BYTES * shape.layers), 0.0, 0.0
     for layer in layers:

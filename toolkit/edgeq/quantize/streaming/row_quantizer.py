@@ -6,16 +6,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from edgeq.errors import UnsupportedError
 from edgeq.graph.block_weight import BlockWeight
-from edgeq.numerics import ByteArray, split_blocks
+from edgeq.numerics import ByteArray, dequantize_blocks, join_blocks, split_blocks
 from edgeq.quantize.recipes import LayerSpec
-from edgeq.quantize.streaming.stored_tensor import StoredTensor
 from edgeq.quantize.weight_only.base import (
     LayerStats,
     QuantizedWeight,
@@ -54,8 +53,47 @@ def without_calibration(spec: LayerSpec) -> LayerSpec:
     return spec if spec.method in ROW_METHODS else replace(spec, method="scale_search")
 
 
+class MatrixInPieces(Protocol):
+    """A matrix read some rows at a time: a stored tensor, or several of them stacked."""
+
+    @property
+    def name(self) -> str | None: ...  # noqa: D102
+
+    def peak(self) -> float:
+        """The largest magnitude."""
+
+    def rows(self, *, transposed: bool = False) -> Iterator[FloatArray]:
+        """Whole rows `[n, columns]`, of the matrix or of its transpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """Sums over a weight's values, for relative errors.
+
+    Attributes:
+        noise: of squared differences between the quantized and the original values.
+        signal: of squared values.
+        output_noise: of squared differences times E[x^2] of their input channel; 0 without statistics.
+        output_signal: of squared values, likewise.
+    """
+
+    noise: float = 0.0
+    signal: float = 0.0
+    output_noise: float = 0.0
+    output_signal: float = 0.0
+
+    def __add__(self, other: Energy) -> Energy:
+        """Of two parts of a weight."""
+        return Energy(
+            self.noise + other.noise,
+            self.signal + other.signal,
+            self.output_noise + other.output_noise,
+            self.output_signal + other.output_signal,
+        )
+
+
 def quantized_rows(
-    tensor: StoredTensor,
+    tensor: MatrixInPieces,
     spec: LayerSpec,
     *,
     transposed: bool = False,
@@ -75,6 +113,32 @@ def quantized_rows(
         ModelError: NaN or infinite values, or a damaged file.
         UnsupportedError: the method needs the whole weight or calibration.
     """
+    rounder = _rounder(tensor, spec, stats)
+    pieces = tensor.rows(transposed=transposed)
+    yield from _in_order(lambda rows: to_block_weight(rounder(rows)), pieces, threads or default_threads())
+
+
+def measured_rows(
+    tensor: MatrixInPieces,
+    spec: LayerSpec,
+    *,
+    transposed: bool = False,
+    stats: LayerStats | None = None,
+    threads: int | None = None,
+) -> Iterator[tuple[BlockWeight, Energy]]:
+    """`quantized_rows`, each piece with what rounding cost it."""
+    rounder = _rounder(tensor, spec, stats)
+
+    def run(rows: FloatArray) -> tuple[BlockWeight, Energy]:
+        found = rounder(rows)
+        return to_block_weight(found), _energy(rows, found, stats)
+
+    yield from _in_order(run, tensor.rows(transposed=transposed), threads or default_threads())
+
+
+def _rounder(
+    tensor: MatrixInPieces, spec: LayerSpec, stats: LayerStats | None
+) -> Callable[[FloatArray], QuantizedWeight]:
     if spec.method not in ROW_METHODS:
         raise UnsupportedError(
             f"method {spec.method} of `{tensor.name}` needs calibration and whole weights in memory",
@@ -82,23 +146,30 @@ def quantized_rows(
         )
     # The type of the scales depends on the whole weight; pieces must not choose their own.
     storage = stored_spec(np.array([[tensor.peak()]], np.float32), spec.weight_spec())
-    width = tensor.shape[0 if transposed else 1]
-    importance = checked_importance(stats, width)
     fit = ROW_METHODS[spec.method]
 
-    def quantize_piece(rows: FloatArray) -> BlockWeight:
-        return _quantize_rows(spec.method, rows, storage, fit, importance)
+    def quantize_piece(rows: FloatArray) -> QuantizedWeight:
+        return _quantize_rows(spec.method, rows, storage, fit, checked_importance(stats, rows.shape[1]))
 
-    yield from _in_order(quantize_piece, tensor.rows(transposed=transposed), threads or default_threads())
+    return quantize_piece
+
+
+def _energy(rows: FloatArray, found: QuantizedWeight, stats: LayerStats | None) -> Energy:
+    """What rounding cost some rows; their squares are summed in float64."""
+    blocks = dequantize_blocks(found.q, found.scales, found.zero_points, found.spec.bits)
+    error = join_blocks(blocks, rows.shape[1]) - rows
+    by_column = [np.einsum("nk,nk->k", part, part, dtype=np.float64) for part in (error, rows)]
+    weights = np.zeros(rows.shape[1]) if stats is None else np.asarray(stats.mean_square, np.float64)
+    return Energy(*(float(part.sum()) for part in by_column), *(float(part @ weights) for part in by_column))
 
 
 def _quantize_rows(
     method: str, rows: FloatArray, spec: WeightSpec, fit: Fit, importance: FloatArray
-) -> BlockWeight:
+) -> QuantizedWeight:
     scales, zeros = fit_parameters(rows.T, spec, fit, importance)
     stored_zeros = None if spec.symmetric else zeros.astype(np.uint8)
     codes = _round(split_blocks(rows, spec.block_size), scales, zeros, spec)
-    return to_block_weight(QuantizedWeight(codes, scales, stored_zeros, spec, rows.shape[1], method))
+    return QuantizedWeight(codes, scales, stored_zeros, spec, rows.shape[1], method)
 
 
 def _round(blocks: FloatArray, scales: FloatArray, zeros: FloatArray, spec: WeightSpec) -> ByteArray:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -47,6 +49,9 @@ class StackedRows(StreamedTensor):
             _onnx_type(parts[0], is_half), stored[::-1] if is_turned else stored, name or parts[0].name
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(StackedRows, is_turned=self.is_turned, is_half=self.is_half), (self.parts, self.name)
+
     @property
     def origin(self) -> Hashable:
         """Parts, orientation and type."""
@@ -55,6 +60,13 @@ class StackedRows(StreamedTensor):
     def transposed(self) -> StackedRows:
         """The transposed matrix, unread."""
         return StackedRows(self.parts, self.name, is_turned=not self.is_turned, is_half=self.is_half)
+
+    def stacked_on(self, others: Sequence[StreamedTensor]) -> StackedRows:
+        """Its rows and then those of others, unread."""
+        found = [self, *(other for other in others if isinstance(other, StackedRows))]
+        if len(found) <= len(others) or any(rows.is_turned or rows.dtype != self.dtype for rows in found):
+            raise ModelError(f"`{self.name}` cannot be stacked on tensors of other kinds")
+        return StackedRows([part for rows in found for part in rows.parts], self.name, is_half=self.is_half)
 
     def as_float16(self) -> StackedRows:
         """The same values in half precision; reads them once to see that they fit."""
@@ -115,6 +127,22 @@ class StackedRows(StreamedTensor):
             return super().values()
         stored = StackedRows(self.parts, self.name, is_half=self.is_half).values()
         return np.ascontiguousarray(stored.T)
+
+    def take(self, indices: Sequence[int]) -> FloatArray:
+        """Some rows of the stored matrix as float32, in the order asked for.
+
+        Raises:
+            ValueError: the matrix is turned.
+        """
+        if self.is_turned:
+            raise ValueError(f"rows of `{self.name}` in its stored order, but it is turned")
+        wanted, first = np.asarray(indices, np.int64), 0
+        found = np.empty((len(wanted), *self.parts[0].shape[1:]), np.float32)
+        for part in self.parts:
+            mine = (wanted >= first) & (wanted < first + part.shape[0])
+            found[mine] = part.take((wanted[mine] - first).tolist())
+            first += part.shape[0]
+        return found
 
     def part(self, start: int, stop: int) -> StackedRows:
         """Some rows of the stored matrix, unread.

@@ -160,21 +160,25 @@ class StoredTensor:
                 else:
                     yield self._to_float32(self._read(file, start * width, rows * width)).reshape(rows, width)
 
-    def take(self, indices: Sequence[int]) -> FloatArray:
-        """Some entries along the first axis as float32, in the order asked for.
+    def entries(self, indices: Sequence[int]) -> Array:
+        """Some entries along the first axis in the storage type, in the order asked for.
 
         Raises:
             ModelError: the file is missing or ends early.
             IndexError: there is no such entry.
         """
-        entry = self.shape[1:]
-        found = np.empty((len(indices), prod(entry)), np.float32)
+        size = prod(self.shape[1:])
+        found: Array = np.empty((len(indices), size), self._require_readable())
         with self._open() as file:
             for place, index in enumerate(indices):
                 if not 0 <= index < self.shape[0]:
                     raise IndexError(f"entry {index} of `{self.name}` {list(self.shape)}")
-                found[place] = self._to_float32(self._read(file, index * found.shape[1], found.shape[1]))
-        return found.reshape(len(indices), *entry)
+                self._fill(file, index * size, found[place])
+        return found.reshape(len(indices), *self.shape[1:])
+
+    def take(self, indices: Sequence[int]) -> FloatArray:
+        """`entries` as float32."""
+        return self._to_float32(self.entries(indices))
 
     def peak(self) -> float:
         """The largest magnitude; reads the tensor once.

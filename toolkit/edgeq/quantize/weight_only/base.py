@@ -6,7 +6,7 @@ layout `[block, N, blocks]`: the reduction over a block's members is then over w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
@@ -160,6 +160,13 @@ class QuantizedWeight:
     def out_features(self) -> int:
         """N."""
         return int(self.q.shape[0])
+
+    def select(self, outputs: Sequence[int]) -> QuantizedWeight:
+        """Some output channels, in the order asked for."""
+        index = np.asarray(outputs, np.intp)
+        zeros = None if self.zero_points is None else self.zero_points[index]
+        offsets = None if self.offsets is None else self.offsets[index]
+        return replace(self, q=self.q[index], scales=self.scales[index], zero_points=zeros, offsets=offsets)
 
     def dequantize(self) -> FloatArray:
         """The weight `[K, N]` this stands for, `input_scales` divided out, in the layer's own order of inputs."""

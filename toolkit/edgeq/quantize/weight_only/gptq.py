@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeq.errors import DataError
+from edgeq.numerics import block_count
 from edgeq.quantize.weight_only import rtn, scale_search
 from edgeq.quantize.weight_only.base import (
     LayerStats,
@@ -43,8 +44,10 @@ MIN_TOKENS_PER_CHANNEL = 2
 """With fewer calibration tokens per input channel H is nearly rank-deficient, and GPTQ fits noise."""
 
 _COLUMNS = 128
-# Output channels solved together: bounds the working set to about 6 arrays of [K, 4096].
+# Output channels solved together: bounds the working set to about 6 arrays of [K, 4096], and of wide layers the
+# systems [blocks, blocks] that refine their scales to 128 MB.
 _OUTPUTS = 4096
+_SYSTEM_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,12 +89,18 @@ def quantize(weight: Array, spec: WeightSpec, stats: LayerStats | None = None) -
     importance = checked_importance(stats, values.shape[0])
     target = values if stats.cross is None else corrected_target(values, stats)
     parts = []
-    for start in range(0, values.shape[1], _OUTPUTS):
-        part = slice(start, start + _OUTPUTS)
+    step = _outputs_together(values.shape[0], spec)
+    for start in range(0, values.shape[1], step):
+        part = slice(start, start + step)
         own = np.ascontiguousarray(values[:, part])
         aim = own if target is values else np.ascontiguousarray(target[:, part])
         parts.append(_solve(own, aim, spec, importance, hessian))
     return assemble("gptq", parts, spec)
+
+
+def _outputs_together(in_features: int, spec: WeightSpec) -> int:
+    blocks = block_count(in_features, spec.block_size)
+    return max(1, min(_OUTPUTS, _SYSTEM_BYTES // (8 * blocks**2)))
 
 
 def corrected_target(weight: FloatArray, stats: LayerStats) -> FloatArray:
@@ -107,10 +116,12 @@ def corrected_target(weight: FloatArray, stats: LayerStats) -> FloatArray:
     assert stats.gram is not None and stats.cross is not None
     if stats.cross.shape != stats.gram.shape or not np.isfinite(stats.cross).all():
         raise DataError(f"X^T R has shape {list(stats.cross.shape)} or values that are not finite")
-    gram = np.asarray(stats.gram, np.float64)
-    moved = (np.asarray(stats.cross, np.float64) - gram) @ weight
-    ridge = RIDGE * np.diag(gram).mean() * np.eye(len(gram))
-    return np.asarray(weight + solve(gram + ridge, moved, assume_a="pos"), np.float32)
+    moved = np.subtract(stats.cross, stats.gram, dtype=np.float64) @ weight
+    # In Fortran's order, which LAPACK solves in place; the matrix is symmetric.
+    system = np.array(stats.gram, np.float64, order="F")
+    system[np.diag_indices(len(system))] += RIDGE * np.diag(system).mean()
+    solution = solve(system, moved, assume_a="pos", overwrite_a=True, overwrite_b=True)
+    return np.asarray(weight + solution, np.float32)
 
 
 def factorize(gram: Array) -> Hessian | None:
@@ -118,21 +129,25 @@ def factorize(gram: Array) -> Hessian | None:
     from scipy.linalg import LinAlgError, cholesky
     from scipy.linalg.lapack import dtrtri
 
-    exact = np.asarray(gram, np.float64)
-    exact = exact / np.diag(exact).mean()
+    exact = np.array(gram, np.float64)
+    exact /= np.diag(exact).mean()
     order = np.argsort(-np.diag(exact), kind="stable")
+    diagonal = np.diag_indices(len(exact))
     for damping in DAMPING:
-        damped = exact + damping * np.eye(len(exact))
         # H = M M^T with M upper triangular, from the Cholesky factor of H read backwards: then U = M^-1.
-        backwards = damped[np.ix_(order[::-1], order[::-1])]
+        # Matrices are in Fortran's order, in which LAPACK works in place: of wide layers each is large.
+        backwards = np.asfortranarray(exact[np.ix_(order[::-1], order[::-1])].T)
+        backwards[diagonal] += damping
         try:
             lower = cholesky(backwards, lower=True, overwrite_a=True, check_finite=False)
         except LinAlgError:
             continue
-        factor, failed = dtrtri(np.ascontiguousarray(lower[::-1, ::-1]))
+        factor, failed = dtrtri(np.asfortranarray(lower[::-1, ::-1]), overwrite_c=True)
+        del backwards, lower
         if not failed and np.isfinite(factor).all():
-            as32 = (np.asarray(a, np.float32) for a in (exact, damped, factor))
-            return Hessian(next(as32), next(as32), order, next(as32), damping)
+            undamped, damped = np.asarray(exact, np.float32), np.array(exact, np.float32)
+            damped[diagonal] = exact[diagonal] + damping
+            return Hessian(undamped, damped, order, np.asarray(factor, np.float32), damping)
     return None
 
 
