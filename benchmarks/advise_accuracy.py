@@ -185,7 +185,9 @@ def encoder_graph(config: dict):
     g.add(f'["embeddings.word_embeddings"] tokens = Gather ({words}, input_ids)')
     g.add("sizes = Shape (input_ids)")
     g.add(f"length = Slice (sizes, {one}, {g.constant('two', [2])}, {zero})")
-    g.add(f"window = Slice ({positions}, {zero}, length, {zero})")
+    numbers = g.constant("numbers", list(range(config["max_position_embeddings"])))
+    g.add(f"used = Slice ({numbers}, {zero}, length, {zero})")
+    g.add(f'["embeddings.position_embeddings"] window = Gather ({positions}, used)')
     g.add("embedded = Add (tokens, window)")
     g.add("float_mask = Cast <to = 1> (attention_mask)")
     g.add("far_mask = Mul (float_mask, far)")
@@ -284,8 +286,9 @@ def decoder_graph(config: dict):
 def write(model, recipe_name: str, path: Path) -> None:
     """A graph written by a recipe, values rounded to nearest: memory does not depend on how they were chosen."""
     from edgeq.graph.passes.fp16_storage import store_fp16
-    from edgeq.graph.passes.static_qdq import LinearQDQ, quantize_linears
+    from edgeq.graph.passes.static_qdq import LinearQDQ, quantize_embeddings, quantize_linears
     from edgeq.graph.passes.weight_only import lower_weight_only
+    from edgeq.pipeline.quantizing import is_row_int8
     from edgeq.quantize.layers import find_layers, layer_weight
     from edgeq.quantize.recipes import load_recipe
     from edgeq.quantize.weight_only import quantize
@@ -294,11 +297,16 @@ def write(model, recipe_name: str, path: Path) -> None:
 
     layers = find_layers(model)
     specs = load_recipe(recipe_name).resolve(layers.refs)
-    linears = [LinearQDQ(name, (-8, 8)) for name, spec in specs.items() if spec.format == "int8-static"]
+    tables = [site.name for site in layers.sites.embeddings if specs[site.name].format == "weight-only"]
+    rows = [name for name in tables if is_row_int8(specs[name])]
+    static = [name for name, spec in specs.items() if spec.format == "int8-static" and name not in rows]
+    linears = [LinearQDQ(name, (-8, 8)) for name in static]
     halves = [layers.initializers[name] for name, spec in specs.items() if spec.format == "fp16"]
     chosen = {}
     for site in (*layers.sites.embeddings, *layers.sites.linears):
         spec, name = specs[site.name], layers.initializers[site.name]
+        if site.name in rows:
+            continue
         if spec.format == "weight-only" and (name not in chosen or chosen[name][1].bits < spec.bits):
             chosen[name] = (site, spec)
     blocks = {
@@ -307,7 +315,7 @@ def write(model, recipe_name: str, path: Path) -> None:
         )
         for name, (site, spec) in chosen.items()
     }
-    model = quantize_linears(model, linears)
+    model = quantize_embeddings(quantize_linears(model, linears), rows)
     model = lower_weight_only(model, blocks).model if blocks else model
     save_onnx(store_fp16(model, halves) if halves else model, path)
 

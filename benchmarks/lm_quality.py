@@ -1,19 +1,22 @@
-"""Recipes on a causal language model, executed by ONNX Runtime: perplexity, KL divergence, top-1, greedy agreement.
+"""Recipes and weight-only methods on a causal language model, as `edgeq export` ships them, run by ONNX Runtime.
 
-Held-out and calibration text come from a file (`--text`, one text per line; every fourth judges) or, without one, the
-model writes them itself at temperature 0.8. `int4-rtn` is the int4 recipe with plain round-to-nearest: the same size.
+Two tables: every method on recipe `int4` (head and embeddings included) in blocks of 32 and 128, with the share of the
+gap between rounding to nearest and the original that it closes; then every recipe, smallest first. Held-out and
+calibration text come from a file (`--text`, one text per line; every fourth judges) or, without one, the model writes
+them itself at temperature 0.8.
 
-    python benchmarks/lm_quality.py MODEL [--text FILE] [--recipes fp32 int8 int4 ...] [--prompt TEXT]
+    python benchmarks/lm_quality.py MODEL [--text FILE] [--methods rtn gptq ...] [--recipes q8 int4 ...] [--prompt TEXT]
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnxruntime
@@ -33,8 +36,23 @@ from edgeq.runtime.perplexity import agreement_length, compare_on, greedy
 from edgeq.targets.base import LoweringInput
 from edgeq.targets.cpu import lower_for_cpu
 from edgeq.targets.onnx_file import save_onnx
+from edgeq.types import Array, FloatArray
 
-DEFAULT_RECIPES = ("fp32", "q8", "int8", "int4-rtn", "int4", "q4", "q4_k_m", "q5_k_m", "q6")
+METHODS = ("rtn", "hqq", "scale_search", "awq", "gptq")
+RECIPES = ("int4", "w4a8", "q4", "q4_k_s", "q4_k_m", "q5_k_m", "q6", "q8", "int8", "fp16")
+HEAD = f"{'':22}       MB   bits  perplexity  KL +- SE              KL p99   top-1   RMS dp  greedy"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table."""
+
+    name: str
+    size_mb: float
+    bits: float
+    metrics: Mapping[str, float]
+    greedy: int
+    seconds: float
 
 
 def main() -> None:
@@ -55,11 +73,16 @@ def main() -> None:
             f"{data.sets.calibration_samples} texts calibrate; graph by {exported.graph_source}, onnxruntime "
             f"{onnxruntime.__version__}, {platform.machine()}"
         )
-        print(f"{'':10}       MB   bits  perplexity  KL mean  KL p99   top-1   greedy agreement      s")
-        prompt = tokenizer.encode(arguments.prompt)
-        expected = greedy(lambda ids: exported.reference(ids[None])[0], prompt, arguments.tokens)
-        for name in arguments.recipes:
-            row(name, exported, data, prompt, expected, folder)
+        bench = Bench(exported, data, tokenizer.encode(arguments.prompt), arguments.tokens, folder)
+        print(HEAD)
+        show(bench.row(load_recipe("fp32"), "fp32"))
+        for symmetric in (True, False):
+            for block in arguments.blocks:
+                methods_table(bench, arguments.methods, block, symmetric)
+        print(f"\n{HEAD}         s")
+        found = [bench.row(language_recipe(load_recipe(n), SilentProgress()), n) for n in arguments.recipes]
+        for row in sorted(found, key=lambda item: item.size_mb):
+            show(row, f"  {row.seconds:8.1f}")
 
 
 def parse() -> argparse.Namespace:
@@ -72,10 +95,41 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--texts", type=int, default=96, help="texts the model writes")
     parser.add_argument("--length", type=int, default=200, help="tokens of each")
-    parser.add_argument("--recipes", nargs="+", default=list(DEFAULT_RECIPES))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[32, 128])
+    parser.add_argument("--recipes", nargs="*", default=list(RECIPES))
     parser.add_argument("--prompt", default="Once upon a time, there was a little girl")
     parser.add_argument("--tokens", type=int, default=80, help="tokens of the greedy answer")
     return parser.parse_args()
+
+
+def methods_table(bench: Bench, methods: Sequence[str], block: int, symmetric: bool) -> None:
+    """Methods at the same size, each with the share of the first one's gap that it closes."""
+    first: Mapping[str, float] | None = None
+    for method in methods:
+        label = f"{method} {'sym' if symmetric else 'asym'} {block}"
+        row = bench.row(with_method(load_recipe("int4"), method, block, symmetric), label)
+        first = first or row.metrics
+        closed = [100 * (1 - gap(row.metrics, kind) / gap(first, kind)) for kind in ("perplexity", "kl")]
+        show(row, f"  closes {closed[0]:5.1f} % of the log perplexity gap, {closed[1]:5.1f} % of KL")
+
+
+def gap(metrics: Mapping[str, float], kind: str) -> float:
+    """How far from the original."""
+    if kind == "kl":
+        return metrics["kl_mean"]
+    return math.log(metrics["perplexity"] / metrics["perplexity_original"])
+
+
+def with_method(recipe: Recipe, method: str, block: int, symmetric: bool) -> Recipe:
+    """The recipe with every 4-bit layer by one method in one form; tables fall back to the best without inputs."""
+    form = {"method": method, "block_size": block, "symmetric": symmetric}
+    rules = tuple(
+        replace(rule, set=tuple((key, form.get(key, value)) for key, value in rule.set))
+        for rule in recipe.rules
+        if dict(rule.set).get("bits", 4) == 4
+    )
+    return replace(recipe, default=replace(recipe.default, **form), rules=rules)
 
 
 def read_texts(
@@ -97,42 +151,45 @@ def read_texts(
     return [text for text in texts if text.strip()]
 
 
-def recipe_of(name: str) -> Recipe:
-    if name.endswith("-rtn"):
-        found = load_recipe(name.removesuffix("-rtn"))
-        rules = tuple(
-            replace(rule, set=tuple((key, "rtn" if key == "method" else value) for key, value in rule.set))
-            for rule in found.rules
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The model, its texts, and what the original answers."""
+
+    exported: ExportedLanguageModel
+    data: LanguageData
+    prompt: Sequence[int]
+    tokens: int
+    folder: Path
+
+    def reference(self, ids: Array) -> FloatArray:
+        """The original's logits, `[tokens, vocabulary]`."""
+        return self.exported.reference(ids[None])[0]
+
+    def row(self, recipe: Recipe, label: str) -> Row:
+        """Quantize, lower, save, and run the file."""
+        exported, path = self.exported, self.folder / "model.onnx"
+        started = time.process_time()
+        done = quantize_model(exported.canonical, self.data.sets, recipe, SilentProgress())
+        lowering = lower_for_cpu(
+            LoweringInput(exported.canonical, done.plan, done.graph, done.weights, done.precision)
         )
-        return replace(found, name=name, default=replace(found.default, method="rtn"), rules=rules)
-    return language_recipe(load_recipe(name), SilentProgress())
+        seconds = time.process_time() - started
+        save_onnx(lowering.model, path)
+        session = DecoderSession(path, exported.settings.cache, exported.settings.context_length)
+        found = compare_on(self.reference, session.logits, self.data.windows)
+        expected = greedy(self.reference, self.prompt, self.tokens)
+        agreed = agreement_length(expected, greedy(session.logits, self.prompt, self.tokens))
+        size = path.stat().st_size
+        return Row(label, size / 1e6, 8 * size / exported.source.parameters, found, agreed, seconds)
 
 
-def row(
-    name: str,
-    exported: ExportedLanguageModel,
-    data: LanguageData,
-    prompt: Sequence[int],
-    expected: Sequence[int],
-    folder: Path,
-) -> None:
-    started = time.perf_counter()
-    done = quantize_model(exported.canonical, data.sets, recipe_of(name), SilentProgress())
-    lowering = lower_for_cpu(
-        LoweringInput(exported.canonical, done.plan, done.graph, done.weights, done.precision)
-    )
-    seconds = time.perf_counter() - started
-    path = folder / f"{name}.onnx"
-    save_onnx(lowering.model, path)
-    settings = exported.settings
-    session = DecoderSession(path, settings.cache, settings.context_length)
-    found = compare_on(lambda ids: exported.reference(ids[None])[0], session.logits, data.windows)
-    agreed = agreement_length(expected, greedy(session.logits, prompt, len(expected)))
-    size = path.stat().st_size
+def show(row: Row, more: str = "") -> None:
+    """Print a line."""
+    found = row.metrics
     print(
-        f"{name:10} {size / 1e6:8.3f}  {8 * size / exported.source.parameters:5.2f}  {found['perplexity']:10.4f}  "
-        f"{found['kl_mean']:.5f}  {found['kl_p99']:.4f}  {100 * found['top1_agreement']:5.1f} %   "
-        f"{agreed:3d} of {len(expected)} tokens  {seconds:10.1f}",
+        f"{row.name:22} {row.size_mb:8.3f}  {row.bits:5.2f}  {found['perplexity']:10.4f}  "
+        f"{found['kl_mean']:.6f} +- {found['kl_se']:.6f}  {found['kl_p99']:.4f}  {found['top1_agreement']:6.2%}  "
+        f"{found['delta_p_rms']:6.2%}  {row.greedy:6d}{more}",
         flush=True,
     )
 

@@ -5,7 +5,12 @@ STS pairs with the 95 % interval of its difference to float32 (paired bootstrap)
 and the original sentence embeddings. ONNX Runtime's weight-only quantizers leave embedding tables in float.
 
     python benchmarks/pareto_minilm.py --calib texts.txt --sts sts13-*.tsv --plot pareto.svg
-        [--model FOLDER] [--tune "size<=13.6MB"] [--recipes int8 int4 ...] [--peers dynamic static ...]
+        [--model FOLDER] [--tune "size<=13.6MB"] [--recipes int8 int4 found.yaml ...] [--peers dynamic static ...]
+        [--other-python PYTHON [--others "olive rtn" "inc gptq" ...]]
+
+Olive and Neural Compressor do not share an environment with edgeq: `--other-python` is the interpreter of one that has
+them (`foreign_quantizers.py` says what it needs). A quantizer that fails there is said, with its last line, and left
+out of the plot.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +29,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
+from foreign_quantizers import NAMES as OTHERS
 from weight_only_minilm import quantize_with_peer
 
 from edgeq.calibration import load_samples
@@ -42,6 +49,8 @@ from edgeq.targets.cpu import TARGET
 from edgeq.types import Array
 
 PEERS = ("ort dynamic", "ort static", "ort rtn sym", "ort rtn asym", "ort k_quant", "ort hqq")
+FIXED = tuple(name for name in BUILT_IN if name != "stored" and not name.startswith("palette"))
+"""Recipes of the CPU target that say themselves what becomes of a layer."""
 HEAD = f"{'':28}     MB  Spearman  (change, 95 %)           cosine mean      p1     min     CPU s"
 
 
@@ -63,11 +72,16 @@ def main() -> None:
         f"{bench.data.calibration_samples} calibration texts, {len(bench.gold)} STS pairs, {platform.machine()}, "
         f"{os.cpu_count()} cores, onnxruntime {ort.__version__}\n{HEAD}"
     )
-    ours = [bench.recipe(load_recipe(name)) for name in arguments.recipes]
+    files = {name: Path(name) for name in arguments.recipes if name not in BUILT_IN}
+    fixed = [bench.recipe(load_recipe(name)) for name in arguments.recipes if name not in files]
+    found = [bench.recipe(load_recipe(path), path.stem) for path in files.values()]
     tuned = [bench.tuned(budget) for budget in arguments.tune]
     peers = [bench.peer(name) for name in arguments.peers]
+    names = arguments.others if arguments.other_python is not None else ()
+    others = [row for name in names if (row := bench.other(name)) is not None]
     if arguments.plot is not None:
-        plot(arguments.plot, {"recipes": ours, "edgeq tune": tuned, "ONNX Runtime": peers})
+        groups = {"recipes": fixed, "edgeq tune": found + tuned, "ONNX Runtime": peers, "others": others}
+        plot(arguments.plot, groups)
 
 
 def parse() -> argparse.Namespace:
@@ -76,11 +90,13 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--model", help="a folder or Hub id; the sample model if left out")
     parser.add_argument("--calib", type=Path, required=True, help="one text per line")
-    parser.add_argument("--calib-samples", type=int, default=512)
+    parser.add_argument("--calib-samples", type=int, default=1024)
     parser.add_argument("--sts", type=Path, nargs="+", required=True, help="gold score, text, text by tabs")
-    parser.add_argument("--recipes", nargs="*", default=list(BUILT_IN), choices=BUILT_IN)
+    parser.add_argument("--recipes", nargs="*", default=list(FIXED), help="names, or files of searched ones")
     parser.add_argument("--tune", nargs="*", default=[], help='budgets, as "size<=13.6MB"')
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS)
+    parser.add_argument("--other-python", help="interpreter with Olive and Neural Compressor")
+    parser.add_argument("--others", nargs="*", default=list(OTHERS), choices=OTHERS)
     parser.add_argument("--plot", type=Path, help=".svg or .png")
     return parser.parse_args()
 
@@ -156,6 +172,24 @@ class Bench:
             else:
                 quantize_with_peer(name, source, path)
             return self.show(name, path, time.process_time() - started)
+
+    def other(self, name: str) -> Row | None:
+        """A quantizer of another environment on the same float32 graph; None where it fails there."""
+        with tempfile.TemporaryDirectory() as folder:
+            source, path, feeds = (Path(folder) / n for n in ("fp32.onnx", "model.onnx", "feeds.npz"))
+            ir.save(self.exported.canonical.model, source)
+            batches = [feeds for feeds, _ in self.data.calibration]
+            np.savez(
+                feeds, **{f"{i}/{key}": v for i, batch in enumerate(batches) for key, v in batch.items()}
+            )
+            script = Path(__file__).with_name("foreign_quantizers.py")
+            command = [self.arguments.other_python, str(script), name, str(source), str(path), str(feeds)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode or not path.exists():
+                lines = (done.stderr or done.stdout).strip().splitlines()
+                print(f"{name:28} failed: {lines[-1] if lines else done.returncode}", flush=True)
+                return None
+            return self.show(name, path, float(done.stdout.strip().splitlines()[-1]))
 
     def show(self, label: str, path: Path, seconds: float) -> Row:
         """Measure a file and print its line."""

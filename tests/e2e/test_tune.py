@@ -63,6 +63,8 @@ def test_the_smallest_that_keeps_a_metric(model, texts, tmp_path, capsys):
     assert run([*map(str, export), "--gate", "cosine_mean>=0.95", "--quiet"]) == 0
     manifest = json.loads((bundle / "edgeq.json").read_text())
     assert manifest["variants"][0]["id"] == "cpu-tuned"
+    shipped = (bundle / "model" / "cpu-tuned" / "model.onnx").stat().st_size
+    assert shipped == found["chosen"]["size_bytes"]
 
 
 def test_the_best_within_a_size(model, texts, tmp_path, capsys):
@@ -74,6 +76,10 @@ def test_the_best_within_a_size(model, texts, tmp_path, capsys):
         assert code == 0
         assert found["chosen"]["size_bytes"] <= limit * 1000
         sizes[limit] = found["chosen"]["estimate"]["value"]
+        fixed = {point["label"]: point for point in found["curve"] if point["label"]}
+        assert set(fixed) == {"recipe int4", "recipe w4a8"}
+        inside = [p["estimate"]["value"] for p in fixed.values() if p["size_bytes"] <= limit * 1000]
+        assert sizes[limit] >= max(inside, default=0)
     assert sizes[100] < sizes[130]
 
 
@@ -178,6 +184,40 @@ def test_nnapi_asked_for_by_name_is_refused_with_the_reason(model, texts, tmp_pa
 def test_an_unknown_recipe_gets_a_suggestion(model, tmp_path, capsys):
     assert run(["export", str(model), "--precision", "q4_k_mm", "-o", str(tmp_path / "b")]) == 2
     assert "did you mean `q4_k_m`?" in capsys.readouterr().err
+
+
+BAD_RECIPES = {
+    "unknown key `bit`": ("{default: {format: weight-only, bit: 4}}", "did you mean `bits`?"),
+    "unknown role `ffn.dwn`": (
+        "{default: {format: fp32}, rules: [{match: {role: ffn.dwn}, set: {format: fp16}}]}",
+        "did you mean `ffn.down`?",
+    ),
+    "rule 1 of recipe `bad` matches no layer": (
+        "{default: {format: fp32}, rules: [{match: {name: 'encoder.layer.7.*'}, set: {format: fp16}}]}",
+        "optional: true",
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BAD_RECIPES)
+def test_a_bad_recipe_stops_the_export_with_a_hint(model, texts, tmp_path, capsys, message):
+    text, hint = BAD_RECIPES[message]
+    recipe, out = tmp_path / "bad.yaml", tmp_path / "bundle"
+    recipe.write_text(text.replace("{default", "{name: bad, default", 1))
+    export = ["export", model, "--target", "cpu", "--calib", texts, "--recipe", recipe, "-o", out]
+    assert run([*map(str, export), "--quiet"]) == 1
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert hint in errors
+    assert not out.exists()
+
+
+def test_too_few_texts_for_gptq_are_said_with_the_number(model, tmp_path, capsys):
+    few, out = tmp_path / "few.txt", tmp_path / "bundle"
+    few.write_text("\n".join(f"oak {word}" for word in WORDS[:9]))
+    export = ["export", model, "--target", "cpu", "--calib", few, "--precision", "int4", "-o", out]
+    assert run([*map(str, export), "--gate", "cosine_mean>=0"]) == 0
+    assert "calibration tokens for 64 inputs; at least 128 are needed" in capsys.readouterr().err
 
 
 def test_explain_without_a_measurement_says_how_to_get_one(model, texts, tmp_path, capsys):

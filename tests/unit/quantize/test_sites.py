@@ -49,3 +49,12 @@ def test_query_key_and_value_share_a_group(exported: Callable[..., Any]) -> None
 def test_shared_weights_share_a_group(exported: Callable[..., Any]) -> None:
     groups = group_sites(find_sites(exported("albert").canonical.model).linears)
     assert max(len(group.tensors) for group in groups) == 2
+
+
+def test_a_table_that_is_the_head_names_what_it_is_multiplied_with(exported: Callable[..., Any]) -> None:
+    model = exported("bert", "fill-mask").canonical.model
+    by_table = {site.table: site for site in find_sites(model).embeddings}
+    tied = by_table["embeddings.word_embeddings.weight"]
+    assert tied.product_input == "cls.predictions.transform.LayerNorm"
+    assert by_table["embeddings.position_embeddings.weight"].product_input is None
+    assert all(site.product_input is None for site in find_sites(exported("bert").canonical.model).embeddings)

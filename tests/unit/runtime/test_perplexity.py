@@ -7,6 +7,7 @@ from edgeq.errors import DataError
 from edgeq.runtime.perplexity import (
     LanguageComparison,
     agreement_length,
+    clustered_error,
     compare_on,
     greedy,
     negative_log_likelihood,
@@ -68,6 +69,18 @@ def test_comparison_by_hand():
     assert found["kl_p99"] == pytest.approx(divergence, rel=1e-6)
     assert found["perplexity"] == pytest.approx(4)
     assert found["perplexity_original"] == pytest.approx(1 / 0.9)
+    assert found["delta_p_rms"] == pytest.approx(0.9 - 1 / 4, rel=1e-6)
+    # Every row has the same divergence: the mean has no error but that of float32 logits.
+    assert found["kl_se"] < 1e-7
+
+
+def test_standard_error_counts_stretches_and_not_tokens():
+    values = np.repeat([0.0, 1.0, 2.0], 4)
+    by_stretch = clustered_error(values, [4, 8, 12])
+    assert by_stretch == pytest.approx(np.std([0, 1, 2], ddof=1) / np.sqrt(3))
+    assert clustered_error(values, [12]) == pytest.approx(values.std(ddof=1) / np.sqrt(12))
+    assert clustered_error(values, [12]) < by_stretch
+    assert clustered_error(values, range(1, 13)) == pytest.approx(clustered_error(values, [12]))
 
 
 def test_a_model_equals_itself():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,7 +45,7 @@ def tune(
         str | None, typer.Option(help="Texts: to calibrate, rank, decide and report on, in separate parts.")
     ] = None,
     calib_column: Annotated[str | None, typer.Option(help="Column of a table, or A,B for pairs.")] = None,
-    calib_samples: Annotated[int, typer.Option(help="Texts to calibrate with.", min=8)] = 256,
+    calib_samples: Annotated[int, typer.Option(help="Texts to calibrate with.", min=8)] = 1024,
     data: Annotated[
         Path | None, typer.Option(help="Labelled pairs for spearman_drop: score, text, text by tabs.")
     ] = None,
@@ -177,7 +178,7 @@ def _point(item: Evaluated) -> dict[str, Any]:
         "label": item.label,
         "size_bytes": item.size_bytes,
         "estimate": _estimate(item.estimate),
-        "predicted_loss": item.point.loss,
+        "predicted_loss": None if isnan(item.point.loss) else item.point.loss,
         "formats": dict(item.point.formats),
     }
 

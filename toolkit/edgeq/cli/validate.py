@@ -106,10 +106,11 @@ def _rows(report: ValidationReport, output: str) -> list[tuple[str, ...]]:
     ]
     if "perplexity" in found[0]:
         rows += [
-            ("KL mean, nats", *(f"{metrics['kl_mean']:.5f}" for metrics in found)),
+            ("KL mean, nats", *(f"{m['kl_mean']:.5f} +- {m['kl_se']:.5f}" for m in found)),
             ("KL 99th percentile", *(f"{metrics['kl_p99']:.5f}" for metrics in found)),
             ("perplexity", *(f"{metrics['perplexity']:.4f}" for metrics in found)),
             ("perplexity of the original", *(f"{metrics['perplexity_original']:.4f}" for metrics in found)),
+            ("RMS change of the right token's probability", *(f"{m['delta_p_rms']:.2%}" for m in found)),
             ("greedy agreement, tokens", *(f"{metrics['greedy_agreement_mean']:.1f}" for metrics in found)),
         ]
     if "top1_agreement" in found[0]:

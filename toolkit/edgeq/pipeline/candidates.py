@@ -15,17 +15,25 @@ import numpy as np
 
 from edgeq.files import atomic_write_bytes
 from edgeq.pipeline.sensitivity import format_name
-from edgeq.pipeline.weight_only import INPUT_METHODS, QuantizedLayer, WeightJob, quantize_layer, stats_of
+from edgeq.pipeline.weight_only import (
+    INPUT_METHODS,
+    QuantizedLayer,
+    WeightJob,
+    inputs_of,
+    quantize_layer,
+    spec_for,
+    stats_of,
+)
 from edgeq.quantize.cache import CalibrationCache, default_folder, feeds_digest, model_digest
 from edgeq.quantize.layers import ModelLayers, find_layers, layer_weight
-from edgeq.quantize.plan import QuantizationPlan, WeightDecision
+from edgeq.quantize.plan import WeightDecision
 from edgeq.quantize.recipes import LayerSpec
 from edgeq.quantize.search import Option, Unit
 from edgeq.quantize.sensitivity import Candidate, Prober
 from edgeq.quantize.shell import Shell
 from edgeq.quantize.sites import EmbeddingSite, LinearSite
 from edgeq.quantize.streaming.weight_store import HeldCodes
-from edgeq.quantize.weight_only import QuantizedWeight, WeightSpec
+from edgeq.quantize.weight_only import LayerStats, QuantizedWeight, WeightSpec
 from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
@@ -43,7 +51,7 @@ FORMATS: tuple[LayerSpec, ...] = (
     LayerSpec("fp16"),
 )
 """What a search chooses from: forms with fast kernels, then float storage."""
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 MIN_ELEMENTS = 4096
 """Smaller weights stay as they are: their codes would save less than a kilobyte or two."""
 
@@ -87,9 +95,7 @@ class UnitWeight:
             return spec
         if spec.block_size > self.columns:
             spec = replace(spec, block_size=min(32, spec.block_size))
-        if isinstance(self.site, EmbeddingSite) and spec.method == "gptq":
-            spec = replace(spec, method="scale_search")
-        return spec
+        return spec_for(spec, self.site)
 
 
 def units_of(layers: ModelLayers) -> tuple[UnitWeight, ...]:
@@ -101,7 +107,7 @@ def units_of(layers: ModelLayers) -> tuple[UnitWeight, ...]:
     units = []
     for initializer, readers in grouped.items():
         linears = [site for site in readers if isinstance(site, LinearSite)]
-        inputs = tuple(dict.fromkeys(site.input for site in linears))
+        inputs = tuple(dict.fromkeys(name for site in readers for name in inputs_of(site)))
         first = (linears or readers)[0]
         units.append(UnitWeight(first.name, initializer, first, inputs, tuple(site.name for site in readers)))
     return tuple(unit for unit in units if unit.elements >= MIN_ELEMENTS)
@@ -134,6 +140,7 @@ class CandidateStore:
         self.folder = (folder or default_folder().parent / "tune") / _hash(self._key)[:32]
         self._statistics: Statistics | None = None
         self._prober: Prober | None = None
+        self._latest: tuple[tuple[str, ...], LayerStats] | None = None
 
     def weight(self, unit: UnitWeight) -> Array:
         """The original, `[in, out]`."""
@@ -145,8 +152,7 @@ class CandidateStore:
         found = _load_layer(path)
         if found is None:
             job = WeightJob(unit.name, unit.initializer, spec, unit.site, unit.inputs)
-            needed = self._observed() if spec.method in INPUT_METHODS and unit.inputs else None
-            found = quantize_layer(job, self.weight(unit), stats_of(job, needed))
+            found = quantize_layer(job, self.weight(unit), self._stats(job))
             _store_layer(path, found)
         return found
 
@@ -190,6 +196,16 @@ class CandidateStore:
             return self.layer(unit, spec).weight.dequantize()
         return self.weight(unit).astype(np.float16).astype(np.float32)
 
+    def _stats(self, job: WeightJob) -> LayerStats | None:
+        """Of a job's inputs; those of the latest are kept, for its other formats and for layers that share them."""
+        if job.spec.method not in INPUT_METHODS or not job.inputs:
+            return None
+        if self._latest is None or self._latest[0] != job.inputs:
+            found = stats_of(job, self._observed())
+            assert found is not None
+            self._latest = job.inputs, found
+        return self._latest[1]
+
     def _observed(self) -> Statistics:
         """Statistics of every linear input, with Gram matrices, read once."""
         from edgeq.quantize.calibrate import calibrate
@@ -205,24 +221,6 @@ class CandidateStore:
     def _path(self, unit: UnitWeight, spec: LayerSpec, suffix: str) -> Path:
         key = {"unit": unit.initializer, "spec": asdict(spec), "version": CACHE_VERSION}
         return self.folder / f"{_hash(key)}{suffix}"
-
-
-def plan_for(
-    store: CandidateStore, formats: Mapping[str, str]
-) -> tuple[QuantizationPlan, dict[str, QuantizedWeight]]:
-    """The plan and the codes of one choice of formats by unit."""
-    done: list[QuantizedLayer] = []
-    fp16 = []
-    for name, form in formats.items():
-        unit = store.units[name]
-        spec = unit.formats()[form]
-        if spec.format == "weight-only":
-            done.append(store.layer(unit, spec))
-        else:
-            fp16.append(unit.initializer)
-    decisions = tuple(layer.decision for layer in done)
-    plan = QuantizationPlan((), (), (), {"method": "tuned"}, decisions, tuple(fp16))
-    return plan, {layer.decision.initializer: layer.weight for layer in done}
 
 
 def _hash(key: Mapping[str, Any]) -> str:
@@ -262,19 +260,3 @@ def _store_bytes(path: Path, write: Callable[[io.BytesIO], None]) -> None:
     write(buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(path, buffer.getvalue())
-
-
-def fixed_formats(store: CandidateStore, specs: Mapping[str, LayerSpec]) -> dict[str, str] | None:
-    """A recipe's specs as a choice among the candidates; units it keeps in float32 are left out.
-
-    None where it uses a format the candidates lack.
-    """
-    found: dict[str, str] = {}
-    for unit in store.units.values():
-        spec = specs[unit.layers[0]]
-        if spec.format == "fp32":
-            continue
-        if format_of(spec) not in unit.formats():
-            return None
-        found[unit.name] = format_of(spec)
-    return found

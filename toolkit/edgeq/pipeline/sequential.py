@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from edgeq.pipeline.data import DataSets
 
+ROWS = 2048
+"""Tokens in one product of float32."""
 WIDE = 4096
 """Inputs of a layer above which X^T X and X^T R are held in float32: 130 MB each for 5632, and LAPACK needs as much
 again several times. At most 256 batches are summed, whose rounding is far below the damping."""
@@ -126,19 +128,41 @@ def _groups(graph: ir.Model, jobs: Sequence[WeightJob]) -> list[list[WeightJob]]
 
 def _statistics(runs: SideBySide, tensor: str) -> LayerStats:
     """X^T X and X^T R of a layer's input X, R being the same input in the original."""
+    from scipy.linalg.blas import ssyrk
+
     sums: list[Array] = []
     tokens = 0
-    for before, after in runs.rows(tensor):
+    for before, after in _joined(runs.rows(tensor)):
         if not sums:
-            # Products of one batch in float32, their sum over batches in float64; of wide layers in float32 too.
+            # Products in float32, their sums in float64; of wide layers in float32 too.
             wide = after.shape[1] > WIDE
             sums = [np.zeros(2 * after.shape[1:], np.float32 if wide else np.float64) for _ in range(2)]
-        sums[0] += after.T @ after
+        # Of X^T X one triangle is enough.
+        sums[0] += ssyrk(1.0, after.T)
         sums[1] += after.T @ before
         tokens += len(after)
     gram, cross = sums
+    for row in range(1, len(gram)):
+        gram[row, :row] = gram[:row, row]
     mean_square: FloatArray = (np.diag(gram) / max(tokens, 1)).astype(np.float32)
     return LayerStats(mean_square, tokens, gram, cross)
+
+
+def _joined(batches: Iterable[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
+    """Batches put together to at least `ROWS` rows: fewer sums of large matrices."""
+    held: list[tuple[Array, Array]] = []
+    for pair in batches:
+        held.append(pair)
+        if sum(len(before) for before, _ in held) >= ROWS:
+            yield _concatenated(held)
+            held = []
+    if held:
+        yield _concatenated(held)
+
+
+def _concatenated(pairs: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    first, second = ([pair[side] for pair in pairs] for side in (0, 1))
+    return np.concatenate(first), np.concatenate(second)
 
 
 def _replace(runs: SideBySide, site: LinearSite | object, layer: Layer) -> None:

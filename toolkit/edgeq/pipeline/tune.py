@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
@@ -12,28 +12,30 @@ import numpy as np
 
 from edgeq.errors import GateError, UnsupportedError, UsageError
 from edgeq.pipeline.budget import SIZE, SPEARMAN_DROP, Budget
-from edgeq.pipeline.candidates import CandidateStore, fixed_formats, plan_for
+from edgeq.pipeline.candidates import CandidateStore, format_of
 from edgeq.pipeline.judges import FidelityJudge, Judge, SpearmanJudge, read_pairs
+from edgeq.pipeline.quantizing import quantize_model
+from edgeq.pipeline.request import DEFAULT_GRAM_SAMPLES
 from edgeq.pipeline.tune_data import TuneData, divide_pairs, divide_texts, wanted_texts
 from edgeq.pipeline.tuned_recipe import recipe_of
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.bootstrap import Estimate, rows_needed
 from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
-from edgeq.quantize.search import Point, Unit, best_within, demotions, first_accepted, front, point_of
+from edgeq.quantize.search import Point, Unit, best_within, demotions, first_accepted, front
 
 if TYPE_CHECKING:
     from edgeq.exporters.base import ExportedModel
     from edgeq.targets.base import GraphTarget, Target, VariantSpec
     from edgeq.types import Array
 
-DEFAULT_CALIB_SAMPLES = 256
+DEFAULT_CALIB_SAMPLES = DEFAULT_GRAM_SAMPLES
 REPAIRS = 3
 """Demotions tried in vain before the search stops."""
 CURVE = 6
 """Points of the front that are measured for the table, beside those the search looked at."""
 REFERENCES = ("int4", "w4a8")
-"""Fixed recipes among the candidates' formats, measured beside the front."""
+"""Fixed recipes that are measured beside the front, and chosen where they are better."""
 SIZE_SLACK = 4096
 """Bytes a predicted size may be off: names and node attributes differ between choices."""
 
@@ -64,10 +66,19 @@ class TuneRequest:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A choice of formats as a real file, judged on the decision data."""
+    """A choice of formats as the file that an export makes of it, judged on the decision data.
+
+    Attributes:
+        label: a fixed recipe's name; empty for what was searched.
+        point: formats by unit, with the predicted loss (NaN for a fixed recipe).
+        specs: the same by layer, as a recipe says it.
+        size_bytes: of the file.
+        estimate: of the metric.
+    """
 
     label: str
     point: Point
+    specs: Mapping[str, LayerSpec]
     size_bytes: int
     estimate: Estimate
 
@@ -165,7 +176,8 @@ class _Tuner:
         self.metric = _metric(request.budget, exported)
         self.judge, self.reporter = _judges(request, exported, data, self.metric)
         self.data = data
-        self.done: dict[tuple[tuple[str, str], ...], Evaluated] = {}
+        self.done: dict[tuple[tuple[str, LayerSpec], ...], Evaluated] = {}
+        self.fixed: list[Evaluated] = []
         self.notes: list[str] = []
         self.units: list[Unit] = []
 
@@ -180,21 +192,28 @@ class _Tuner:
             stage.note = f"{len(self.done)} points measured, {chosen.size_bytes / 1e6:.2f} MB chosen"
         with self.progress.stage("measuring the choice on data that decided nothing"):
             report = self.reporter.estimate(
-                self._rows(self.reporter, "report", chosen.point), self.request.seed
+                self._rows(self.reporter, "report", chosen.specs), self.request.seed
             )
         curve = sorted(self.done.values(), key=lambda item: (item.size_bytes, item.label))
         return TuneResult(
-            self._recipe(chosen), chosen, report, tuple(curve), self.metric, self.budget, tuple(self.notes),
-            self._losses(chosen.point),
+            self._recipe(chosen.specs, self._summary(chosen)), chosen, report, tuple(curve), self.metric,
+            self.budget, tuple(self.notes), self._losses(chosen.point),
         )  # fmt: skip
 
-    def evaluate(self, point: Point, label: str = "") -> Evaluated:
-        """A point as a real file, judged on the decision data; each once."""
-        key = tuple(sorted(point.formats.items()))
+    def evaluate(self, point: Point) -> Evaluated:
+        """A point of the search, judged on the decision data; each once."""
+        specs: dict[str, LayerSpec] = {}
+        for name, form in point.formats.items():
+            unit = self.store.units[name]
+            specs |= dict.fromkeys(unit.layers, unit.formats()[form])
+        return self._evaluate("", point, specs)
+
+    def _evaluate(self, label: str, point: Point, specs: Mapping[str, LayerSpec]) -> Evaluated:
+        key = tuple((ref.name, specs[ref.name]) for ref in self.store.layers.refs if ref.name in specs)
         if key not in self.done:
-            rows = self._rows(self.judge, "decision", point)
+            rows = self._rows(self.judge, "decision", dict(key))
             estimate = self.judge.estimate(rows[1:], self.request.seed)
-            self.done[key] = Evaluated(label, point, int(rows.flat[0]), estimate)
+            self.done[key] = Evaluated(label, point, dict(key), int(rows.flat[0]), estimate)
         return self.done[key]
 
     def _best_in_size(self, points: Sequence[Point]) -> Evaluated:
@@ -211,7 +230,7 @@ class _Tuner:
             )
         inside = [point for point in points if point.size_bytes <= limit]
         tried = [self.evaluate(point) for point in (found, inside[-1])]
-        return self._better(tried)
+        return self._better([*tried, *self.fixed])
 
     def _better(self, tried: Sequence[Evaluated]) -> Evaluated:
         kept = [item for item in tried if item.size_bytes <= self.budget.threshold]
@@ -223,6 +242,8 @@ class _Tuner:
         if index is None:
             raise self._unmet(self.evaluate(points[-1]))
         chosen = self._repair(self.evaluate(points[index]))
+        kept = [item for item in self.fixed if self.budget.is_certain(item.estimate)]
+        chosen = min([chosen, *kept], key=lambda item: item.size_bytes)
         self._note_undecided(chosen)
         return chosen
 
@@ -278,22 +299,18 @@ class _Tuner:
             self.evaluate(points[int(index)])
 
     def _references(self) -> None:
-        """Measure fixed recipes in the same formats, where the candidates have them."""
+        """Measure fixed recipes as they ship."""
         for name in REFERENCES:
             specs = load_recipe(name).resolve(self.store.layers.refs)
-            formats = fixed_formats(self.store, specs)
-            if formats is not None:
-                self.evaluate(self._partial(formats), f"recipe {name}")
+            formats = {unit.name: format_of(specs[unit.layers[0]]) for unit in self.store.units.values()}
+            quantized = {layer: spec for layer, spec in specs.items() if spec.format != "fp32"}
+            self.fixed.append(self._evaluate(f"recipe {name}", Point(formats, 0, np.nan), quantized))
 
-    def _partial(self, formats: Mapping[str, str]) -> Point:
-        kept = [unit for unit in self.units if unit.name in formats]
-        return point_of(kept, formats)
-
-    def _rows(self, judge: Judge, part: str, point: Point) -> Array:
-        """Size and rows of a point, remembered between runs; `[1 + rows, ...]`, the first row is the size."""
+    def _rows(self, judge: Judge, part: str, specs: Mapping[str, LayerSpec]) -> Array:
+        """Size and rows of a choice, remembered between runs; `[1 + rows, ...]`, the first row is the size."""
         key = {
             "part": part,
-            "formats": sorted(point.formats.items()),
+            "specs": {name: asdict(spec) for name, spec in specs.items()},
             "budget": self.metric,
             "seed": self.request.seed,
             "target": self.target.name,
@@ -301,21 +318,21 @@ class _Tuner:
         }
 
         def compute() -> Array:
-            size, rows = self._run(judge, point)
+            size, rows = self._run(judge, specs)
             first = np.full((1, *rows.shape[1:]), size, np.float64)
             return np.concatenate([first, rows])
 
         rows = self.store.memo(key, compute)
         return rows if part == "decision" else rows[1:]
 
-    def _run(self, judge: Judge, point: Point) -> tuple[int, Array]:
+    def _run(self, judge: Judge, specs: Mapping[str, LayerSpec]) -> tuple[int, Array]:
+        """Quantize as an export would, layer after layer, and run the file."""
         from edgeq.runtime.session import Signature, VariantSession
         from edgeq.targets.base import LoweringInput, LoweringOptions
-        from edgeq.types import Precision
 
-        plan, weights = plan_for(self.store, point.formats)
         canonical = self.exported.canonical
-        source = LoweringInput(canonical, plan, canonical.model, weights, Precision.INT4)
+        found = quantize_model(canonical, self.data.sets, self._recipe(specs, ""), SilentProgress())
+        source = LoweringInput(canonical, found.plan, found.graph, found.weights, found.precision)
         with TemporaryDirectory(prefix="edgeq-") as folder:
             lowered = cast("GraphTarget", self.target).lower(
                 self.spec, source, LoweringOptions(), Path(folder)
@@ -324,20 +341,24 @@ class _Tuner:
             session = VariantSession(lowered.model, signature, pad_id=self.exported.preprocessor.pad_id)
             return lowered.model.stat().st_size, np.asarray(judge.rows(session.run), np.float64)
 
-    def _recipe(self, chosen: Evaluated) -> Recipe:
-        specs: dict[str, LayerSpec] = {}
-        for name, form in chosen.point.formats.items():
-            unit = self.store.units[name]
-            specs |= dict.fromkeys(unit.layers, unit.formats()[form])
-        others = [ref.name for ref in self.store.layers.refs if ref.name not in specs]
+    def _summary(self, chosen: Evaluated) -> str:
         value = chosen.estimate.value
-        summary = f"Found by edgeq tune for {self.budget}: {chosen.size_bytes / 1e6:.2f} MB, {self.metric} {value:.5g}."
+        found = f"{chosen.size_bytes / 1e6:.2f} MB, {self.metric} {value:.5g}"
+        return f"Found by edgeq tune for {self.budget}: {found}."
+
+    def _recipe(self, specs: Mapping[str, LayerSpec], summary: str) -> Recipe:
+        others = [ref.name for ref in self.store.layers.refs if ref.name not in specs]
         options = ExportOptions(None, self.data.sets.calibration_samples, self.request.seed)
-        ordered = {ref.name: specs[ref.name] for ref in self.store.layers.refs if ref.name in specs}
-        return recipe_of(ordered, others, summary, options)
+        return recipe_of(specs, others, summary, options)
 
     def _losses(self, point: Point) -> dict[str, float]:
-        found = {unit.name: unit.option(point.formats[unit.name]).loss for unit in self.units}
+        """Predicted, of the units whose format is a candidate (a fixed recipe may have others)."""
+        found = {
+            unit.name: option.loss
+            for unit in self.units
+            for option in unit.options
+            if option.format == point.formats[unit.name]
+        }
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -64,7 +64,8 @@ class WeightJob:
         """Memory of the Gram matrices of its inputs."""
         if self.spec.method not in GRAM_METHODS:
             return 0
-        return sum(8 * self.site.shape[0] ** 2 for _ in self.inputs)
+        channels = self.site.shape[1] if isinstance(self.site, EmbeddingSite) else self.site.shape[0]
+        return 8 * channels**2 * len(self.inputs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,18 +96,28 @@ def weight_jobs(
         if spec.format != kind:
             continue
         initializer = layers.initializers[site.name]
-        inputs = (site.input,) if isinstance(site, LinearSite) else ()
-        job = WeightJob(site.name, initializer, _for_site(spec, site), site, inputs)
+        job = WeightJob(site.name, initializer, spec_for(spec, site), site, inputs_of(site))
         before = jobs.get(initializer)
         jobs[initializer] = job if before is None else _merged(before, job)
     return tuple(jobs.values())
 
 
-def _for_site(spec: LayerSpec, site: LinearSite | EmbeddingSite) -> LayerSpec:
-    """A table has no input statistics: these methods are the best there are without them."""
+def inputs_of(site: LinearSite | EmbeddingSite) -> tuple[str, ...]:
+    """The activation that is multiplied with a weight; a table has one where it is the output head too."""
+    found = site.input if isinstance(site, LinearSite) else site.product_input
+    return () if found is None else (found,)
+
+
+def spec_for(spec: LayerSpec, site: LinearSite | EmbeddingSite) -> LayerSpec:
+    """What a recipe's spec means for a table: these methods are the best there are without inputs to look at.
+
+    AWQ scales a layer's input, and so cannot serve a table that is also looked up.
+    """
     if isinstance(site, LinearSite) or spec.method not in GRAM_METHODS:
         return spec
-    return replace(spec, method="kmeans" if spec.format == "palette" else "scale_search")
+    if spec.format == "palette":
+        return replace(spec, method="kmeans")
+    return spec if spec.method == "gptq" and inputs_of(site) else replace(spec, method="scale_search")
 
 
 def _merged(first: WeightJob, second: WeightJob) -> WeightJob:
@@ -283,7 +294,7 @@ def quantize_in_parts(
     codes = store.add_rows(pieces(), sum(int(part.shape.numpy()[0]) for part in parts), job.spec.method)
     first = found[0]
     codes = replace(codes, method=first.method, notes=first.notes)
-    return QuantizedLayer(_decision(job, first, total, has_inputs=stats is not None), codes)
+    return QuantizedLayer(_decision(job, first, total, has_inputs=_is_known(stats)), codes)
 
 
 def quantize_by_rows(
@@ -302,8 +313,9 @@ def quantize_by_rows(
 
     codes = store.add_rows(pieces(), rows, job.spec.method)
     first = codes([0])
-    first = replace(first, spec=replace(job.spec.weight_spec(), scale_dtype=first.spec.scale_dtype))
-    return QuantizedLayer(_decision(job, first, total, has_inputs=stats is not None), codes)
+    spec = job.spec.weight_spec().fitted(job.site.shape[0])
+    first = replace(first, spec=replace(spec, scale_dtype=first.spec.scale_dtype))
+    return QuantizedLayer(_decision(job, first, total, has_inputs=_is_known(stats)), codes)
 
 
 def quantize_layer(
@@ -316,7 +328,7 @@ def quantize_layer(
     else:
         found = quantize(job.spec.method, weight, spec, stats)
     energy = energy_of(weight, found.dequantize(), stats)
-    return QuantizedLayer(_decision(job, found, energy, has_inputs=stats is not None), HeldCodes(found))
+    return QuantizedLayer(_decision(job, found, energy, has_inputs=_is_known(stats)), HeldCodes(found))
 
 
 def _decision(job: WeightJob, found: QuantizedWeight, energy: Energy, *, has_inputs: bool) -> WeightDecision:
@@ -338,15 +350,24 @@ def _decision(job: WeightJob, found: QuantizedWeight, energy: Energy, *, has_inp
 def errors_of(weight: Array, found: Array, stats: LayerStats | None) -> tuple[float, float | None]:
     """Relative error of a weight `[in, out]`, and of the layer's output where its inputs were observed."""
     energy = energy_of(weight, found, stats)
-    of_output = None if stats is None else _rounded(_ratio(energy.output_noise, energy.output_signal))
+    of_output = _rounded(_ratio(energy.output_noise, energy.output_signal)) if _is_known(stats) else None
     return _rounded(_ratio(energy.noise, energy.signal)), of_output
+
+
+def _is_known(stats: LayerStats | None) -> bool:
+    """Of inputs that are NaN or infinite nothing can be said; the fallback's note says that they are."""
+    return stats is not None and bool(
+        np.isfinite(stats.mean_square if stats.gram is None else stats.gram).all()
+    )
 
 
 def energy_of(weight: Array, found: Array, stats: LayerStats | None) -> Energy:
     """What rounding a weight `[in, out]` cost, and its output over the calibration inputs where there are any."""
     error = found - weight
     of_weight = float(np.square(error).sum()), float(np.square(weight).sum())
-    return Energy(*of_weight, *((0.0, 0.0) if stats is None else _output_energy(weight, error, stats)))
+    if stats is None or not _is_known(stats):
+        return Energy(*of_weight)
+    return Energy(*of_weight, *_output_energy(weight, error, stats))
 
 
 def _output_energy(weight: Array, error: Array, stats: LayerStats) -> tuple[float, float]:

@@ -42,12 +42,22 @@ class LinearSite:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingSite:
-    """A table read by Gather: `table [rows, columns]`, looked up by integer ids."""
+    """A table read by Gather: `table [rows, columns]`, looked up by integer ids.
+
+    Attributes:
+        name: the Gather's name; plans refer to it.
+        output: what it looks up.
+        table: initializer.
+        shape: `(rows, columns)`.
+        product_input: the tensor that is multiplied with the transposed table, `[..., columns]`, where the table is
+            the output head too; None elsewhere.
+    """
 
     name: str
     output: str
     table: str
     shape: tuple[int, int]
+    product_input: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +166,18 @@ def _embedding(node: ir.Node, min_rows: int) -> EmbeddingSite | None:
     rows, columns = constant_shape(table)
     if rows < min_rows:
         return None
-    return EmbeddingSite(str(node.name), str(node.outputs[0].name), str(table.name), (rows, columns))
+    product = _product_with(table)
+    return EmbeddingSite(str(node.name), str(node.outputs[0].name), str(table.name), (rows, columns), product)
+
+
+def _product_with(table: ir.Value) -> str | None:
+    """What a MatMul multiplies with the transposed table."""
+    for turned in (user for user in table.consumers() if user.op_type == "Transpose"):
+        for node in turned.outputs[0].consumers():
+            data = node.inputs[0]
+            if node.op_type == "MatMul" and node.inputs[1] is turned.outputs[0] and data is not None:
+                return str(data.name)
+    return None
 
 
 def _with_fold(model: ir.Model, site: LinearSite, by_output: dict[str, LinearSite]) -> LinearSite:

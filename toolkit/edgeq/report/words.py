@@ -24,8 +24,10 @@ METRIC_TITLES: Mapping[str, str] = {
     "top1_agreement": "top-1 agreement",
     "kl_mean": "KL divergence, mean, nats",
     "kl_p99": "KL divergence, 99th percentile, nats",
+    "kl_se": "KL divergence, standard error of the mean",
     "perplexity": "perplexity",
     "perplexity_original": "perplexity of the original",
+    "delta_p_rms": "change of the right token's probability, RMS",
     "relative_error_to_onnx": "relative difference to the ONNX variant of the same plan, mean",
     "batch_invariance_min": "cosine, alone against in a batch, lowest",
 }

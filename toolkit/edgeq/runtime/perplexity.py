@@ -65,6 +65,7 @@ class LanguageComparison:
         default_factory=lambda: TensorSpec("logits", "float32", ("rows", "v"), Role.LOGITS)
     )
     _outputs: OutputComparison = field(init=False)
+    _ends: list[int] = field(default_factory=list)
     _nll: list[float] = field(default_factory=list)
     _nll_original: list[float] = field(default_factory=list)
 
@@ -72,7 +73,7 @@ class LanguageComparison:
         self._outputs = OutputComparison(self.spec)
 
     def add(self, original: FloatArray, candidate: FloatArray, next_ids: Array) -> None:
-        """Compare predictions.
+        """Compare predictions of one stretch of text.
 
         Args:
             original: logits `[rows, vocabulary]`.
@@ -82,15 +83,41 @@ class LanguageComparison:
         self._outputs.add(original, candidate, None)
         self._nll_original += negative_log_likelihood(original, next_ids).tolist()
         self._nll += negative_log_likelihood(candidate, next_ids).tolist()
+        if len(next_ids):
+            self._ends.append(len(self._nll))
 
     def metrics(self) -> dict[str, float]:
-        """Metrics of `OutputComparison`, and `perplexity`, `perplexity_original`, `kl_p99`."""
+        """Metrics of `OutputComparison`, and those of language models.
+
+        These are `perplexity` and `perplexity_original`, `kl_p99`, `kl_se` (standard error of the mean KL divergence)
+        and `delta_p_rms` (root mean square of what the probability of the token that came changes by).
+        """
+        changes = np.exp(-np.asarray(self._nll)) - np.exp(-np.asarray(self._nll_original))
         return {
             **self._outputs.metrics(),
             "kl_p99": float(np.percentile(self._outputs.kl, 99)),
+            "kl_se": clustered_error(np.asarray(self._outputs.kl), self._ends),
             "perplexity": float(np.exp(np.mean(self._nll))),
             "perplexity_original": float(np.exp(np.mean(self._nll_original))),
+            "delta_p_rms": float(np.sqrt(np.mean(np.square(changes)))),
         }
+
+
+def clustered_error(values: npt.NDArray[np.float64], ends: Sequence[int]) -> float:
+    """Standard error of the mean of values that come in stretches, which are independent of each other.
+
+    Tokens of one stretch share their context and err together, so counting them as independent would promise too
+    much. With a single stretch there is nothing else to count.
+
+    Args:
+        values: one per token.
+        ends: where each stretch ends.
+    """
+    centered = values - values.mean()
+    if len(ends) < 2:
+        return float(np.sqrt(np.sum(centered**2) / max(len(values) - 1, 1) / len(values)))
+    sums = np.add.reduceat(centered, [0, *ends[:-1]])
+    return float(np.sqrt(np.sum(sums**2) * len(ends) / (len(ends) - 1)) / len(values))
 
 
 def negative_log_likelihood(logits: FloatArray, next_ids: Array) -> npt.NDArray[np.float64]:

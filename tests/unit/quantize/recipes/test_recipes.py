@@ -132,8 +132,13 @@ def test_bits_per_weight_of_an_8b_llama(name, low, high):
     assert low <= mean_bits_per_weight(load_recipe(name).resolve(layers), layers) <= high
 
 
-def test_positions_stay_in_float():
-    assert load_recipe("int4").resolve(bert())["embeddings.position_embeddings"].format == "fp32"
+def test_positions_stay_in_float_as_in_llama_cpp_or_become_rows():
+    table = "embeddings.position_embeddings"
+    for name in ("q8", "q6", "q5_k_m", "q4_k_m", "q4_k_s", "q4"):
+        assert load_recipe(name).resolve(bert())[table].format == "fp32"
+    for name in ("int4", "w4a8"):
+        spec = load_recipe(name).resolve(bert())[table]
+        assert (spec.format, spec.bits, spec.block_size) == ("weight-only", 8, -1)
 
 
 def test_static_recipe_becomes_settings():

@@ -185,9 +185,9 @@ def test_the_corrected_target_solves_the_damped_normal_equations(monkeypatch):
     weight, stats = make()
     rng = np.random.default_rng(2)
     cross = stats.gram @ (np.eye(48) + 0.01 * rng.normal(size=(48, 48)))
-    paired = LayerStats(stats.mean_square, stats.tokens, stats.gram, cross)
     shares = []
     for ridge in (0.0, gptq.RIDGE):
+        paired = LayerStats(stats.mean_square, stats.tokens, stats.gram, cross)
         monkeypatch.setattr(gptq, "RIDGE", ridge)
         target = gptq.corrected_target(weight, paired).astype(np.float64)
         damped = stats.gram + ridge * np.diag(stats.gram).mean() * np.eye(48)
@@ -203,3 +203,15 @@ def test_foreign_cross_statistics_are_refused():
     weight, stats = make()
     with pytest.raises(DataError, match="X\\^T R"):
         gptq.quantize(weight, WeightSpec(), LayerStats(stats.mean_square, 500, stats.gram, stats.gram[:4]))
+
+
+def test_layers_that_share_an_input_wait_for_one_factorization(monkeypatch):
+    weight, stats = make()
+    calls = []
+    factorize = gptq.factorize
+    monkeypatch.setattr(gptq, "factorize", lambda gram: calls.append(len(gram)) or factorize(gram))
+    own = [gptq.quantize(part, WeightSpec(4, 16), stats) for part in np.split(weight, 2, axis=1)]
+    assert calls == [48]
+    whole = gptq.quantize(weight, WeightSpec(4, 16), LayerStats(stats.mean_square, stats.tokens, stats.gram))
+    assert calls == [48, 48], "other statistics, another factor"
+    np.testing.assert_array_equal(np.concatenate([part.scales for part in own]), whole.scales)

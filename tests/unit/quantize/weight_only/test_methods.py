@@ -271,3 +271,19 @@ def test_statistics_from_calibration():
     np.testing.assert_allclose(stats.mean_square, (x**2).mean(0), rtol=1e-5)
     np.testing.assert_allclose(stats.gram, x.T @ x, rtol=1e-4, atol=1e-4)
     assert LayerStats.from_channels(channel_statistics(x)).gram is None
+
+
+@pytest.mark.parametrize(
+    ("k", "asked", "stored"), [(64, 128, 64), (40, 256, 64), (64, 64, 64), (172, 128, 128)]
+)
+def test_blocks_are_no_longer_than_a_row(k, asked, stored):
+    """The rest would be padding under the same scale: the same weight in fewer bytes."""
+    weight, stats, _ = make(k)
+    for method in ALL:
+        found = wo.quantize(method, weight, WeightSpec(4, asked), stats)
+        assert found.spec.block_size == stored
+        assert found.bits_per_weight == WeightSpec(4, stored).bits_per_weight(k)
+        same = wo.quantize(method, weight, WeightSpec(4, stored), stats)
+        np.testing.assert_array_equal(found.dequantize(), same.dequantize())
+    assert WeightSpec(4, -1).fitted(k).block_size == -1
+    assert WeightSpec(4, 16).fitted(k).block_size == 16

@@ -149,7 +149,8 @@ def _rounder(
     fit = ROW_METHODS[spec.method]
 
     def quantize_piece(rows: FloatArray) -> QuantizedWeight:
-        return _quantize_rows(spec.method, rows, storage, fit, checked_importance(stats, rows.shape[1]))
+        width = rows.shape[1]
+        return _quantize_rows(spec.method, rows, storage.fitted(width), fit, checked_importance(stats, width))
 
     return quantize_piece
 

@@ -69,10 +69,16 @@ class WeightSpec:
         """The largest code: 15 or 255."""
         return int(2**self.bits - 1)
 
+    def fitted(self, in_features: int) -> WeightSpec:
+        """The same, but no block longer than the padded row: the rest would be padding under the same scale."""
+        enough = next((size for size in BLOCK_SIZES if size >= in_features), self.block_size)
+        return replace(self, block_size=min(self.block_size, enough))
+
     def bits_per_weight(self, in_features: int) -> float:
         """Stored bits per weight, with scales, zero points and the padding of the last block."""
-        blocks = block_count(in_features, self.block_size)
-        width = in_features if self.block_size == PER_CHANNEL else self.block_size
+        block_size = self.fitted(in_features).block_size
+        blocks = block_count(in_features, block_size)
+        width = in_features if block_size == PER_CHANNEL else block_size
         scale_bits = 16 if self.scale_dtype == "float16" else 32
         zero_bits = 0 if self.symmetric else self.bits
         return blocks * (width * self.bits + scale_bits + zero_bits) / in_features
@@ -89,9 +95,11 @@ class ChannelsLike(Protocol):
     def gram(self) -> Array | None: ...  # noqa: D102
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class LayerStats:
     """What calibration says about one layer's input X `[tokens, K]`, padding left out.
+
+    Layers that read one input share one object, and with it what a method works out of it once (`gptq.factor_of`).
 
     Attributes:
         mean_square: E[x^2] per input channel, `[K]`.

@@ -48,7 +48,7 @@ def quantize_with(
         DataError: the statistics are not finite or belong to another layer.
     """
     values = checked_weight(weight)
-    spec = stored_spec(values, spec)
+    spec = stored_spec(values, spec.fitted(values.shape[0]))
     importance = checked_importance(stats, values.shape[0])
     scales, zeros = fit_parameters(values, spec, fit, importance)
     return round_to(method, values, spec, scales, zeros)

@@ -13,6 +13,7 @@ comes closest to the original layer's output on the original inputs (the asymmet
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -43,6 +44,12 @@ RIDGE = 0.5
 MIN_TOKENS_PER_CHANNEL = 2
 """With fewer calibration tokens per input channel H is nearly rank-deficient, and GPTQ fits noise."""
 
+SHARED_WIDTH = 4096
+"""Inputs of a layer up to which factors are kept for the next layer that reads them; those of wider ones are large."""
+
+# By input, for as long as its statistics are held: q, k and v wait for one factorization.
+_FACTORS: WeakKeyDictionary[LayerStats, Hessian | None] = WeakKeyDictionary()
+_RIDGED: WeakKeyDictionary[LayerStats, Array] = WeakKeyDictionary()
 _COLUMNS = 128
 # Output channels solved together: bounds the working set to about 6 arrays of [K, 4096], and of wide layers the
 # systems [blocks, blocks] that refine their scales to 128 MB.
@@ -82,10 +89,10 @@ def quantize(weight: Array, spec: WeightSpec, stats: LayerStats | None = None) -
     """
     values = checked_weight(weight)
     reason = why_not(stats, values.shape[0])
-    hessian = None if reason or stats is None or stats.gram is None else factorize(stats.gram)
+    hessian = None if reason or stats is None else factor_of(stats)
     if hessian is None or stats is None:
         return _fall_back(values, spec, stats, reason or "X^T X is not positive definite at any damping")
-    spec = stored_spec(values, spec)
+    spec = stored_spec(values, spec.fitted(values.shape[0]))
     importance = checked_importance(stats, values.shape[0])
     target = values if stats.cross is None else corrected_target(values, stats)
     parts = []
@@ -111,17 +118,39 @@ def corrected_target(weight: FloatArray, stats: LayerStats) -> FloatArray:
     Raises:
         DataError: X^T R belongs to another layer, or is not finite.
     """
-    from scipy.linalg import solve
+    from scipy.linalg import cho_solve
 
     assert stats.gram is not None and stats.cross is not None
     if stats.cross.shape != stats.gram.shape or not np.isfinite(stats.cross).all():
         raise DataError(f"X^T R has shape {list(stats.cross.shape)} or values that are not finite")
     moved = np.subtract(stats.cross, stats.gram, dtype=np.float64) @ weight
-    # In Fortran's order, which LAPACK solves in place; the matrix is symmetric.
+    solution = cho_solve((_ridged(stats), True), moved, overwrite_b=True, check_finite=False)
+    return np.asarray(weight + solution, np.float32)
+
+
+def _ridged(stats: LayerStats) -> Array:
+    """Lower Cholesky factor of X^T X plus `RIDGE`, once for the layers that read an input."""
+    from scipy.linalg import cholesky
+
+    if stats in _RIDGED:
+        return _RIDGED[stats]
+    # In Fortran's order, which LAPACK works in in place; the matrix is symmetric.
     system = np.array(stats.gram, np.float64, order="F")
     system[np.diag_indices(len(system))] += RIDGE * np.diag(system).mean()
-    solution = solve(system, moved, assume_a="pos", overwrite_a=True, overwrite_b=True)
-    return np.asarray(weight + solution, np.float32)
+    found = np.asarray(cholesky(system, lower=True, overwrite_a=True, check_finite=False))
+    if len(found) <= SHARED_WIDTH:
+        _RIDGED[stats] = found
+    return found
+
+
+def factor_of(stats: LayerStats) -> Hessian | None:
+    """`factorize` of an input's X^T X, once for the layers that read it; None without one."""
+    if stats in _FACTORS:
+        return _FACTORS[stats]
+    found = None if stats.gram is None else factorize(stats.gram)
+    if stats.gram is None or len(stats.gram) <= SHARED_WIDTH:
+        _FACTORS[stats] = found
+    return found
 
 
 def factorize(gram: Array) -> Hessian | None:
