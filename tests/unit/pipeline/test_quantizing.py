@@ -264,7 +264,7 @@ def test_statistics_that_are_not_finite_are_said_or_refused(model, method, bad):
     overflowed = LayerStats(np.ones(32, np.float32), 100, np.full((32, 32), bad))
     if method == "gptq":
         found = quantize_layer(job, weight, overflowed)
-        assert "X^T X is NaN or infinite" in fallback_notices([found])[0]
+        assert "X^T X is NaN or infinite" in fallback_notices([found.decision])[0]
         assert found.decision.output_error is None, "an error of NaN is no number for a plan"
         assert found.decision.weight_error < 0.2
     unusable = LayerStats(np.full(32, bad, np.float32), 100, overflowed.gram)
