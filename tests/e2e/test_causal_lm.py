@@ -65,6 +65,12 @@ def test_what_a_bundle_holds(bundle):
     assert {gate.metric for gate in bundle.manifest.gates} == {"kl_mean", "top1_agreement"}
 
 
+def test_no_file_names_a_path_of_this_machine(bundle, model):
+    texts = [path.read_bytes() for path in bundle.folder.rglob("*") if path.is_file()]
+    assert bundle.manifest.source.model == model.name
+    assert not any(str(model).encode() in text for text in texts)
+
+
 def test_a_tied_table_is_stored_once_and_everything_is_in_blocks(bundle):
     import onnx
 
