@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 DEFAULT_CALIB_SAMPLES = DEFAULT_GRAM_SAMPLES
 REPAIRS = 3
 """Demotions tried in vain before the search stops."""
-CURVE = 6
+CURVE = 4
 """Points of the front that are measured for the table, beside those the search looked at."""
 REFERENCES = ("int4", "w4a8")
 """Fixed recipes that are measured beside the front, and chosen where they are better."""
