@@ -31,14 +31,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime
-from lm_quality import read_texts, recipe_of
+from lm_quality import read_texts, with_method
 
 from edgeq.calibration.data import CalibrationData
 from edgeq.exporters.causal_lm import ExportedLanguageModel, load_language_model
+from edgeq.pipeline.causal_lm import language_recipe
 from edgeq.pipeline.language_bench import EngineBench, Lengths, time_engines
 from edgeq.pipeline.language_data import LanguageData, divide_language
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.progress import SilentProgress
+from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.runtime.generation.engine_process import GENAI, LLAMA_CPP, ONNX_RUNTIME, EngineSpec
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.tokenizer import PromptTokenizer
@@ -212,6 +214,14 @@ def ours(name: str, exported: ExportedLanguageModel, data: LanguageData, folder:
     if exported.genai_config:
         (folder / "genai_config.json").write_text(json.dumps(exported.genai_config))
     return folder
+
+
+def recipe_of(name: str) -> Recipe:
+    """A recipe; with `-rtn` behind its name by plain rounding, at the same size."""
+    if not name.endswith("-rtn"):
+        return language_recipe(load_recipe(name), SilentProgress())
+    recipe = load_recipe(name.removesuffix("-rtn"))
+    return with_method(recipe, "rtn", recipe.default.block_size, recipe.default.symmetric)
 
 
 def q4_0(model: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Contender]:

@@ -162,7 +162,7 @@ def _gguf_source(source: SourceInfo, path: Path) -> SourceInfo:
 def _packed_source(source: SourceInfo, facts: LanguageModelFacts) -> SourceInfo:
     """Provenance of what was unpacked from a quantized checkpoint."""
     from edgeq.exporters.packed.folder import open_checkpoint
-    from edgeq.exporters.provenance import hub_revision, public_name, read_license, source_files
+    from edgeq.exporters.provenance import hub_revision, read_license, source_files
 
     weights = {tensor.path for tensor in open_checkpoint(facts.folder).tensors.values()}
     return replace(
