@@ -169,6 +169,8 @@ def _export_graphs(plan: ExportPlan, targets: Sequence[str], progress: Progress)
             f"{exported.source.architecture}, {size:.1f} M parameters, graph by {exported.graph_source}, "
             "equal to the original"
         )
+        if is_too_large(exported.canonical.model):
+            stage.note += ", weights left on disk"
     data = divide_language(plan.data, exported, request.calib_samples)
     quantized = quantize_model(
         exported.canonical,

@@ -5,13 +5,9 @@ Each weight is read, quantized and written a piece at a time, so memory does not
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -25,15 +21,10 @@ from edgeq.numerics import FP16_MAX
 from edgeq.quantize.recipes import LayerSpec
 from edgeq.quantize.streaming.external_data import ExternalDataWriter, Region, full_disk_as_error
 from edgeq.quantize.streaming.row_quantizer import quantized_rows
+from edgeq.quantize.streaming.save import INLINE_BYTES, OnWeight, temporary_model
 from edgeq.quantize.streaming.stored_tensor import STORAGE, StoredTensor
 from edgeq.quantize.weight_only.base import LayerStats
 from edgeq.types import Array
-
-INLINE_BYTES = 1024
-"""Smaller constants stay in the graph: shape inference reads them there."""
-
-OnWeight: TypeAlias = Callable[[str], None]
-"""Told the name of each initializer before it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +84,7 @@ def stream_weights(
     with ExternalDataWriter(data_path) as writer:
         job = _Rewriting(writer, data_path.name, stats or {}, threads, on_weight or (lambda _: None))
         lowering = job.run(model, specs)
-        with _temporary_model(path) as temporary:
+        with temporary_model(path) as temporary:
             with full_disk_as_error(path):
                 temporary.write_bytes(ir.to_proto(lowering.model).SerializeToString(deterministic=True))
             verify_weight_only(temporary, lowering.nodes)
@@ -256,17 +247,6 @@ class _Mapped:
         offset = array.ctypes.data - self._bytes.ctypes.data
         inside = self._bytes.size > 0 and offset >= 0 and offset + array.nbytes <= self._bytes.size
         return int(offset) if inside else None
-
-
-@contextmanager
-def _temporary_model(path: Path) -> Iterator[Path]:
-    """A hidden neighbour of `path` that is gone at the end, unless it was renamed."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(descriptor)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _check_names(model: ir.Model, specs: Mapping[str, LayerSpec]) -> None:

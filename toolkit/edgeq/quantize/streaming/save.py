@@ -73,7 +73,7 @@ def save_beside(
     with ExternalDataWriter(data_path) as writer:
         for value in model.graph.initializers.values():
             _externalize(value, writer, data_path, on_weight)
-        with _temporary_model(path) as temporary:
+        with temporary_model(path) as temporary:
             with full_disk_as_error(path):
                 temporary.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
             check(temporary)
@@ -166,7 +166,7 @@ def _declared(value: ir.Value, stored: StoredTensor) -> ir.DataType:
 
 
 @contextmanager
-def _temporary_model(path: Path) -> Iterator[Path]:
+def temporary_model(path: Path) -> Iterator[Path]:
     """A hidden neighbour of `path` that is gone at the end, unless it was renamed."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(descriptor)

@@ -116,7 +116,7 @@ def corrected_target(weight: FloatArray, stats: LayerStats) -> FloatArray:
     H is X^T X plus `RIDGE`.
 
     Raises:
-        DataError: X^T R belongs to another layer, or is not finite.
+        DataError: X^T R belongs to another layer, or is not finite; or X^T X is no Gram matrix.
     """
     from scipy.linalg import cho_solve
 
@@ -130,14 +130,17 @@ def corrected_target(weight: FloatArray, stats: LayerStats) -> FloatArray:
 
 def _ridged(stats: LayerStats) -> Array:
     """Lower Cholesky factor of X^T X plus `RIDGE`, once for the layers that read an input."""
-    from scipy.linalg import cholesky
+    from scipy.linalg.lapack import dpotrf
 
     if stats in _RIDGED:
         return _RIDGED[stats]
     # In Fortran's order, which LAPACK works in in place; the matrix is symmetric.
     system = np.array(stats.gram, np.float64, order="F")
     system[np.diag_indices(len(system))] += RIDGE * np.diag(system).mean()
-    found = np.asarray(cholesky(system, lower=True, overwrite_a=True, check_finite=False))
+    factor, failed = dpotrf(system, lower=1, overwrite_a=1)
+    if failed:
+        raise DataError("X^T X of a layer's input is not positive definite")
+    found: Array = factor
     if len(found) <= SHARED_WIDTH:
         _RIDGED[stats] = found
     return found
@@ -155,8 +158,7 @@ def factor_of(stats: LayerStats) -> Hessian | None:
 
 def factorize(gram: Array) -> Hessian | None:
     """Damp X^T X `[K, K]` just enough for a Cholesky factor; None where no step of the ladder gives one."""
-    from scipy.linalg import LinAlgError, cholesky
-    from scipy.linalg.lapack import dtrtri
+    from scipy.linalg.lapack import dpotrf, dtrtri
 
     exact = np.array(gram, np.float64)
     exact /= np.diag(exact).mean()
@@ -167,16 +169,17 @@ def factorize(gram: Array) -> Hessian | None:
         # Matrices are in Fortran's order, in which LAPACK works in place: of wide layers each is large.
         backwards = np.asfortranarray(exact[np.ix_(order[::-1], order[::-1])].T)
         backwards[diagonal] += damping
-        try:
-            lower = cholesky(backwards, lower=True, overwrite_a=True, check_finite=False)
-        except LinAlgError:
+        lower, failed = dpotrf(backwards, lower=1, overwrite_a=1)
+        if failed:
             continue
         factor, failed = dtrtri(np.asfortranarray(lower[::-1, ::-1]), overwrite_c=True)
         del backwards, lower
         if not failed and np.isfinite(factor).all():
-            undamped, damped = np.asarray(exact, np.float32), np.array(exact, np.float32)
+            factor = np.asarray(factor, np.float32)
+            undamped = np.asarray(exact, np.float32)
+            damped = undamped.copy()
             damped[diagonal] = exact[diagonal] + damping
-            return Hessian(undamped, damped, order, np.asarray(factor, np.float32), damping)
+            return Hessian(undamped, damped, order, factor, damping)
     return None
 
 
