@@ -51,6 +51,8 @@ from edgeq.types import Array
 PEERS = ("ort dynamic", "ort static", "ort rtn sym", "ort rtn asym", "ort k_quant", "ort hqq")
 FIXED = tuple(name for name in BUILT_IN if name != "stored" and not name.startswith("palette"))
 """Recipes of the CPU target that say themselves what becomes of a layer."""
+OTHER_SECONDS = 300
+"""Wall time after which a quantizer of another environment is stopped."""
 HEAD = f"{'':28}     MB  Spearman  (change, 95 %)           cosine mean      p1     min     CPU s"
 
 
@@ -184,7 +186,13 @@ class Bench:
             )
             script = Path(__file__).with_name("foreign_quantizers.py")
             command = [self.arguments.other_python, str(script), name, str(source), str(path), str(feeds)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, check=False, timeout=OTHER_SECONDS
+                )
+            except subprocess.TimeoutExpired:
+                print(f"{name:28} stopped after {OTHER_SECONDS} s", flush=True)
+                return None
             if done.returncode or not path.exists():
                 lines = (done.stderr or done.stdout).strip().splitlines()
                 print(f"{name:28} failed: {lines[-1] if lines else done.returncode}", flush=True)
