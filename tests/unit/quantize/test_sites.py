@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
 from edgeq.quantize.equalize import group_sites
@@ -34,6 +37,48 @@ def test_output_projections_fold_into_value_projections(exported: Callable[..., 
     folds = {site.name: site.folds_into for site in sites if site.folds_into}
     assert len(folds) == 2
     assert all("attention.output" in name and "value" in into for name, into in folds.items())
+
+
+def test_down_projections_fold_into_the_factor_that_is_linear(exported: Callable[..., Any]) -> None:
+    sites = find_sites(exported("modernbert").canonical.model).linears
+    folds = {site.name: site.folds_into for site in sites if site.folds_into}
+    assert folds == {
+        f"layers.{index}.{part}.Wo": f"layers.{index}.{part}.{source}"
+        for index in (0, 1)
+        for part, source in (("attn", "value"), ("mlp", "gate"))
+    }
+
+
+def gated(readers: str = "", outputs: str = "float[n, 4] y") -> ir.Model:
+    """`y = (tanh(x @ a) * (x @ b)) @ c`, and whatever else reads its tensors."""
+    proto = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["" : 20]> g (float[n, 4] x) => ({outputs}) {{
+        ["a"] left = MatMul (x, wa)
+        bent = Tanh (left)
+        ["b"] right = MatMul (x, wb)
+        product = Mul (bent, right)
+        ["c"] y = MatMul (product, wc)
+        {readers}
+        }}"""
+    )
+    shapes = {"wa": (4, 6), "wb": (4, 6), "wc": (6, 4)}
+    weights = [
+        onnx.numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in shapes.items()
+    ]
+    proto.graph.initializer.extend(weights)
+    return ir.serde.deserialize_model(proto)
+
+
+def fold_of_c(model: ir.Model) -> str | None:
+    return next(site.folds_into for site in find_sites(model).linears if site.name == "c")
+
+
+def test_a_tensor_that_something_else_reads_carries_no_scale() -> None:
+    assert fold_of_c(gated()) == "b"
+    other = "float[n, 4] y, float[n, 6] other"
+    assert fold_of_c(gated("other = Tanh (right)", other)) is None
+    assert fold_of_c(gated("other = Tanh (product)", other)) is None
+    assert fold_of_c(gated(outputs="float[n, 4] y, float[n, 6] right")) is None
 
 
 def test_small_tables_are_not_worth_scales(exported: Callable[..., Any]) -> None:

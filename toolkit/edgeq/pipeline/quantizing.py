@@ -15,7 +15,7 @@ from edgeq.pipeline.weight_only import INPUT_METHODS, WeightJob, quantize_weight
 from edgeq.quantize.layers import MIN_TABLE_ROWS, ModelLayers, find_layers
 from edgeq.quantize.plan import EmbeddingDecision, LinearDecision, QuantizationPlan
 from edgeq.quantize.recipes import LayerSpec, Recipe
-from edgeq.quantize.recipes.schema import StaticOptions, is_quantized
+from edgeq.quantize.recipes.schema import StaticOptions, is_quantized, is_row_int8
 from edgeq.quantize.streaming.weight_store import QuantizedWeights
 from edgeq.types import Precision
 
@@ -93,7 +93,7 @@ def quantize_model(
         return Quantized(recipe, precision, None, canonical.model)
     static = _static_part(canonical, data, recipe, layers, specs, progress)
     graph = canonical.model if static is None else static.equalized
-    rows = _row_tables(layers, specs)
+    rows = row_tables(layers, specs)
     jobs = [job for job in weight_jobs(layers, specs) if job.name not in rows or job.name in layers.tied]
     done = quantize_weights(graph, jobs, data, progress) if jobs else []
     palette_jobs = weight_jobs(layers, specs, "palette")
@@ -187,19 +187,13 @@ def _reason(spec: LayerSpec) -> str:
     return f"{spec.format} in the recipe"
 
 
-def _row_tables(layers: ModelLayers, specs: Mapping[str, LayerSpec]) -> frozenset[str]:
+def row_tables(layers: ModelLayers, specs: Mapping[str, LayerSpec]) -> frozenset[str]:
     """Tables stored as int8 with one scale per row: the form that every target has."""
     return frozenset(
         site.name
         for site in layers.sites.embeddings
         if site.shape[0] >= MIN_TABLE_ROWS and is_row_int8(specs[site.name])
     )
-
-
-def is_row_int8(spec: LayerSpec) -> bool:
-    """Whether a table's spec amounts to int8 with one symmetric scale per row."""
-    per_row = spec.bits == 8 and spec.block_size == -1 and spec.symmetric
-    return spec.format == "int8-static" or (spec.format == "weight-only" and per_row)
 
 
 def _tables(

@@ -25,8 +25,9 @@ class LinearSite:
         weight: initializer, `[in, out]` (`[out, in]` when `transposed`).
         bias: initializer `[out]`, or None.
         transposed: a Gemm with transB.
-        folds_into: the value projection whose output channels can carry this layer's input scale, because attention
-            is linear in V; None elsewhere.
+        folds_into: the layer whose output channels can carry this layer's input scale, because what lies between is
+            linear in them: the value projection before an output projection, the gate (or up projection) before the
+            down projection of a gated feed-forward part; None elsewhere.
     """
 
     name: str
@@ -181,19 +182,36 @@ def _product_with(table: ir.Value) -> str | None:
 
 
 def _with_fold(model: ir.Model, site: LinearSite, by_output: dict[str, LinearSite]) -> LinearSite:
-    """Recognize `context = probabilities @ V` in front of an output projection."""
+    """Recognize a linear layer whose output channels reach this one's input multiplied by something else."""
     from dataclasses import replace
 
     node = next(node for node in model.graph if node.name == site.name)
-    value = _through_layout(node.inputs[0])
-    producer = None if value is None else value.producer()
-    if producer is None or producer.op_type != "MatMul" or len(site.shape) != 2:
-        return site
-    source = _through_layout(producer.inputs[1])
-    target = by_output.get(str(source.name)) if source is not None else None
-    if target is None or target.shape[1] != site.shape[0] or len(source.uses()) != 1:  # type: ignore[union-attr]
-        return site
-    return replace(site, folds_into=target.name)
+    for source in _linear_in(node.inputs[0]):
+        target = by_output.get(str(source.name))
+        if target is not None and target.shape[1] == site.shape[0] and _is_read_once(source):
+            return replace(site, folds_into=target.name)
+    return site
+
+
+def _linear_in(value: ir.Value | None) -> tuple[ir.Value, ...]:
+    """Tensors whose channel c enters channel c of `value` linearly, and nothing else's.
+
+    V of `probabilities @ V`, the heads joined again; both factors of an elementwise product.
+    """
+    product = _through_layout(value)
+    producer = None if product is None else product.producer()
+    if product is None or producer is None or not _is_read_once(product):
+        return ()
+    if producer.op_type == "MatMul":
+        values = _through_layout(producer.inputs[1])
+        return () if values is None else (values,)
+    if producer.op_type == "Mul" and product is value:
+        return tuple(factor for factor in producer.inputs if factor is not None)
+    return ()
+
+
+def _is_read_once(value: ir.Value) -> bool:
+    return len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def _through_layout(value: ir.Value | None) -> ir.Value | None:

@@ -277,6 +277,12 @@ def is_quantized(spec: LayerSpec) -> bool:
     return spec.format in ("int8-static", "weight-only", "palette", "stored")
 
 
+def is_row_int8(spec: LayerSpec) -> bool:
+    """Whether a table's spec amounts to int8 with one symmetric scale per row."""
+    per_row = spec.bits == 8 and spec.block_size == -1 and spec.symmetric
+    return spec.format == "int8-static" or (spec.format == "weight-only" and per_row)
+
+
 def mean_bits_per_weight(specs: dict[str, LayerSpec], layers: Sequence[LayerRef]) -> float:
     """Stored bits per weight over all layers."""
     sizes = {layer.name: layer.shape[0] * layer.shape[1] for layer in layers}
