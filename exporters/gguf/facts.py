@@ -25,6 +25,8 @@ def inspect_gguf(path: Path) -> LanguageModelFacts:
         ModelError: there is no such file, it is damaged, or its metadata lack what the model needs.
         UnsupportedError: an architecture or a kind of positions that edgeq does not take.
     """
+    if path.expanduser().is_dir():
+        raise ModelError(f"`{path}` is a folder, expected a GGUF file", hint="name the .gguf file in it")
     if not path.expanduser().is_file():
         raise ModelError(f"there is no file `{path}`")
     file = open_gguf(path.expanduser())
@@ -73,7 +75,7 @@ def family_of(file: GgufFile) -> GgufFamily:
     """
     name = file.architecture
     if name not in FAMILIES:
-        close = difflib.get_close_matches(name, FAMILIES, n=1)
+        close = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.75)
         raise UnsupportedError(
             f"GGUF models of architecture `{name}` are not supported, expected one of {', '.join(FAMILIES)}",
             hint=f"did you mean {close[0]}?" if close else None,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.errors import UnsupportedError
+from edgeq.errors import ModelError, UnsupportedError
 from edgeq.exporters.gguf.reader import GgufFile
 from edgeq.exporters.gguf.rope import rope_parameters
 from edgeq.types import Array
@@ -101,11 +101,11 @@ GPT2_NAMES = {
 
 
 def _heads(file: GgufFile) -> int:
-    return int(file.value("attention.head_count", int))
+    return file.count("attention.head_count")
 
 
 def _kv_heads(file: GgufFile) -> int:
-    return int(file.value("attention.head_count_kv", int, _heads(file)))
+    return file.count("attention.head_count_kv", _heads(file))
 
 
 def _unpermute(heads: Callable[[GgufFile], int]) -> Change:
@@ -139,17 +139,17 @@ _GEMMA_CHANGES: dict[str, Change] = {
 
 def _common(file: GgufFile) -> Config:
     """What every family but GPT-2 has."""
-    heads, width = _heads(file), int(file.value("embedding_length", int))
-    rotated = int(file.value("rope.dimension_count", int, width // heads))
-    size = int(file.value("attention.key_length", int, rotated))
+    heads, width = _heads(file), file.count("embedding_length")
+    rotated = file.count("rope.dimension_count", width // heads)
+    size = file.count("attention.key_length", rotated)
     return {
         "hidden_size": width,
-        "intermediate_size": int(file.value("feed_forward_length", int)),
-        "num_hidden_layers": int(file.value("block_count", int)),
+        "intermediate_size": file.count("feed_forward_length"),
+        "num_hidden_layers": file.count("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": _kv_heads(file),
         "head_dim": size,
-        "max_position_embeddings": int(file.value("context_length", int)),
+        "max_position_embeddings": file.count("context_length"),
         "rms_norm_eps": file.number("attention.layer_norm_rms_epsilon"),
         "vocab_size": file.tensors["token_embd.weight"].shape[0],
         "tie_word_embeddings": "output.weight" not in file.tensors,
@@ -172,7 +172,20 @@ def _qwen(file: GgufFile) -> Config:
     return {**_common(file), "hidden_act": "silu", "use_sliding_window": False, "attention_bias": False}
 
 
-def _gemma(file: GgufFile, *, largest_layers: int) -> Config:
+def _layer_types(file: GgufFile, layers: int, period: int) -> list[str]:
+    """Which layers see a window alone: all but every n-th, or as the file has it, by layer or by another n.
+
+    Raises:
+        ModelError: the file names another number of layers.
+    """
+    pattern = file.value("attention.sliding_window_pattern", (list, int), period)
+    slides = pattern if isinstance(pattern, list) else [(n + 1) % max(pattern, 1) != 0 for n in range(layers)]
+    if len(slides) != layers:
+        raise ModelError(f"`{file.path}` says of {len(slides)} layers whether they slide, and has {layers}")
+    return ["sliding_attention" if is_sliding else "full_attention" for is_sliding in slides]
+
+
+def _gemma(file: GgufFile, *, largest_layers: int, period: int) -> Config:
     config = _common(file)
     # The largest of each generation scales queries by the width of its heads' share, not by their size.
     largest = config["num_hidden_layers"] == largest_layers
@@ -183,26 +196,25 @@ def _gemma(file: GgufFile, *, largest_layers: int) -> Config:
         "attention_bias": False,
         "query_pre_attn_scalar": scalar,
         "sliding_window": int(file.value("attention.sliding_window", int)),
+        "layer_types": _layer_types(file, config["num_hidden_layers"], period),
     }
 
 
 def _gemma2(file: GgufFile) -> Config:
     return {
-        **_gemma(file, largest_layers=46),
+        **_gemma(file, largest_layers=46, period=2),
         "attn_logit_softcapping": file.number("attn_logit_softcapping", 50.0),
         "final_logit_softcapping": file.number("final_logit_softcapping", 30.0),
     }
 
 
 def _gemma3(file: GgufFile) -> Config:
-    config = _gemma(file, largest_layers=62)
-    layers = config["num_hidden_layers"]
-    every = 6
-    kinds = ["full_attention" if (n + 1) % every == 0 else "sliding_attention" for n in range(layers)]
+    config = _gemma(file, largest_layers=62, period=6)
     local = {"rope_type": "default", "rope_theta": file.number("rope.freq_base_swa", 10000.0)}
     return {
         **config,
-        "layer_types": kinds,
+        # 0 where the model caps nothing, as Gemma 3's own releases.
+        "final_logit_softcapping": file.number("final_logit_softcapping", 0.0) or None,
         "rope_parameters": {"full_attention": config["rope_parameters"], "sliding_attention": local},
     }
 
@@ -214,7 +226,7 @@ def _phi3(file: GgufFile) -> Config:
             hint="export a model with a short context (phi-3 4k)",
         )
     window = int(file.value("attention.sliding_window", int, 0))
-    original = int(file.value("rope.scaling.original_context_length", int, file.value("context_length", int)))
+    original = file.count("rope.scaling.original_context_length", file.count("context_length"))
     return {
         **_common(file),
         "hidden_act": "silu",
@@ -224,13 +236,13 @@ def _phi3(file: GgufFile) -> Config:
 
 
 def _gpt2(file: GgufFile) -> Config:
-    width = int(file.value("embedding_length", int))
+    width = file.count("embedding_length")
     return {
-        "n_positions": int(file.value("context_length", int)),
+        "n_positions": file.count("context_length"),
         "n_embd": width,
-        "n_layer": int(file.value("block_count", int)),
+        "n_layer": file.count("block_count"),
         "n_head": _heads(file),
-        "n_inner": int(file.value("feed_forward_length", int, 4 * width)),
+        "n_inner": file.count("feed_forward_length", 4 * width),
         "layer_norm_epsilon": file.number("attention.layer_norm_epsilon"),
         "activation_function": "gelu_new",
         "vocab_size": file.tensors["token_embd.weight"].shape[0],

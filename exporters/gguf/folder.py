@@ -6,6 +6,7 @@ The folder holds the dequantized weights, a tensor at a time: the original that 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.errors import ModelError, UnsupportedError
+from edgeq.exporters.causal_lm.parameters import Parameter, parameters_of
 from edgeq.exporters.dense_file import DenseFile
 from edgeq.exporters.gguf.facts import config_of, family_of, is_float, label_of
 from edgeq.exporters.gguf.families import GgufFamily
@@ -53,13 +55,15 @@ def unpack(path: Path, folder: Path) -> UnpackedGguf:
     family = family_of(file)
     (folder / "config.json").write_text(json.dumps(config_of(file), indent=1), encoding="utf-8")
     save_tokenizer(file, folder)
+    plan = _plan(file, family)
+    _check_parameters(file, plan, parameters_of(folder))
     packed = PackedWeights(f"gguf-{label_of(file)}")
-    with DenseFile(folder / "model.safetensors", _plan(file, family)) as writer:
+    with DenseFile(folder / "model.safetensors", plan) as writer:
         for tensor in file.tensors.values():
             if tensor.name in family.ignored:
                 continue
             parameter, generic = family.parameter(tensor.name)
-            dense = _changed(tensor.dense(), file, family, generic)
+            dense = _changed(_values(tensor, path), file, family, generic)
             writer.write(parameter, dense.T if generic in family.transposed else dense)
             if tensor.kind in FORMATS and len(tensor.shape) == 2:
                 packed.add(
@@ -80,6 +84,44 @@ def _plan(file: GgufFile, family: GgufFamily) -> dict[str, tuple[str, tuple[int,
         shape = tensor.shape[::-1] if generic in family.transposed else tensor.shape
         changed = generic in family.changes and len(tensor.shape) == 1
         found[name] = ("F16" if tensor.kind == "F16" and not changed else "F32", shape)
+    return found
+
+
+def _check_parameters(
+    file: GgufFile, plan: Mapping[str, tuple[str, tuple[int, ...]]], wanted: Mapping[str, Parameter]
+) -> None:
+    """Whether the tensors are those of the model that the metadata describe: none missing, left over or misshapen.
+
+    Raises:
+        ModelError: they are not.
+    """
+    missing = [name for name, parameter in wanted.items() if name not in plan and not parameter.is_tied]
+    if missing:
+        raise ModelError(
+            f"`{file.path}` has no weights for {len(missing)} parameters of its model, first `{missing[0]}`"
+        )
+    for name, (_, shape) in plan.items():
+        if name not in wanted:
+            raise ModelError(f"`{file.path}` has weights `{name}`, and its metadata a model without them")
+        if shape != wanted[name].shape:
+            raise ModelError(
+                f"`{file.path}` has `{name}` of shape {list(shape)}, expected {list(wanted[name].shape)} by its "
+                "metadata"
+            )
+
+
+def _values(tensor: GgufTensor, path: Path) -> Array:
+    """Dequantized.
+
+    Raises:
+        ModelError: some of them are NaN or infinite.
+    """
+    found = tensor.dense()
+    if not np.isfinite(found).all():
+        raise ModelError(
+            f"`{path}`: tensor `{tensor.name}` holds NaN or infinite values",
+            hint="the file is damaged; download it again",
+        )
     return found
 
 

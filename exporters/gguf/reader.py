@@ -51,7 +51,9 @@ class GgufTensor:
         from gguf.quants import dequantize
 
         try:
-            values = dequantize(self.data, GGMLQuantizationType[self.kind])
+            # Scales that are infinite are found by who reads the values, not by a warning.
+            with np.errstate(invalid="ignore", over="ignore"):
+                values = dequantize(self.data, GGMLQuantizationType[self.kind])
         except NotImplementedError as error:
             raise UnsupportedError(
                 f"tensor `{self.name}` has type {self.kind}, which is not known"
@@ -96,6 +98,19 @@ class GgufFile:
         if found is None or isinstance(found, bool) or not isinstance(found, kind):
             shown = "is missing" if found is None else f"is {found!r}"
             raise ModelError(f"`{self.path}`: metadata `{full}` {shown}")
+        return found
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """A whole number above 0 of the metadata.
+
+        Raises:
+            ModelError: it is missing without a default, or something else.
+        """
+        found = int(self.value(key, int, default))
+        if found < 1:
+            raise ModelError(
+                f"`{self.path}`: metadata `{self.architecture}.{key}` is {found}, expected 1 or more"
+            )
         return found
 
     def number(self, key: str, default: float | None = None) -> float:

@@ -16,7 +16,7 @@ from edgeq.exporters.facts import read_config
 from edgeq.exporters.sentence import read_sentence_model
 from edgeq.exporters.shapes import decoders, encoders
 from edgeq.exporters.shapes.base import Config, ModelShape
-from edgeq.exporters.source import fetch, is_onnx_file, local_folder
+from edgeq.exporters.source import fetch, is_gguf_file, is_onnx_file, local_folder
 
 ENCODERS: dict[str, Callable[[Config], ModelShape]] = {
     "albert": encoders.albert,
@@ -58,8 +58,13 @@ def model_folder(model: str, revision: str | None = None) -> Path:
     """The folder with the transformer's config.json.
 
     Raises:
-        ModelError: there is none; an ONNX file has no config.
+        ModelError: there is none; ONNX and GGUF files have no config.
     """
+    if is_gguf_file(model):
+        raise ModelError(
+            f"`{model}` is a GGUF file; sizes are read from the config.json of a model folder",
+            hint="name the folder or the Hub id of the checkpoint that it was made from",
+        )
     if is_onnx_file(model):
         raise ModelError(
             f"`{model}` is an ONNX file, which has no config to read sizes from",

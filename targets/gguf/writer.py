@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeq.errors import ModelError
+from edgeq.numerics import FP16_MAX
 from edgeq.quantize.ggml import BLOCK_TYPES, Evidence, quantize_rows
+from edgeq.quantize.gram_parts import in_parts
 from edgeq.quantize.streaming.external_data import full_disk_as_error
 from edgeq.quantize.weight_only.base import LayerStats, checked_importance
 from edgeq.quantize.weight_only.gptq import MIN_TOKENS_PER_CHANNEL, factorize
@@ -22,8 +25,6 @@ from edgeq.types import Array
 if TYPE_CHECKING:
     from edgeq.targets.base import CheckpointInput
 
-GRAM_BYTES = 512 << 20
-"""Matrices X^T X held at a time; more layers than fit are calibrated in several passes."""
 FACTORS = "rope_freqs.weight"
 
 
@@ -83,7 +84,7 @@ def _write(
     if factors is not None:
         writer.write_tensor_data(factors)
     nearest, latest = [], _Latest()
-    for part in _in_memory(planned):
+    for part in in_parts(planned, _gram_bytes):
         stats = _observed(source, part)
         for tensor in part:
             found = latest.evidence(stats.get(tensor.parameter))
@@ -100,10 +101,21 @@ def _data(tensor: PlannedTensor, source: CheckpointInput, evidence: Evidence | N
     if tensor.is_quantized:
         kind = BLOCK_TYPES[tensor.kind]
         return np.concatenate([quantize_rows(rows, kind, evidence) for rows in pieces])
-    return np.concatenate([_as_float(rows, tensor.kind) for rows in pieces])
+    return np.concatenate([_as_float(rows, tensor) for rows in pieces])
 
 
-def _as_float(rows: Array, kind: str) -> Array:
+def _as_float(rows: Array, tensor: PlannedTensor) -> Array:
+    """Rows in a float type.
+
+    Raises:
+        ModelError: float16 does not reach some values.
+    """
+    kind = tensor.kind
+    if kind == "F16" and np.abs(rows).max(initial=0) > FP16_MAX:
+        raise ModelError(
+            f"`{tensor.parameter}` has values up to {np.abs(rows).max():.3g}, float16 reaches {FP16_MAX:.0f}",
+            hint="--precision bf16 or fp32",
+        )
     if kind == "BF16":
         import gguf
 
@@ -111,19 +123,8 @@ def _as_float(rows: Array, kind: str) -> Array:
     return np.asarray(rows, {"F32": np.float32, "F16": np.float16}[kind])
 
 
-def _in_memory(planned: Sequence[PlannedTensor]) -> Iterator[list[PlannedTensor]]:
-    """Tensors in order, in parts whose statistics fit `GRAM_BYTES`."""
-    part: list[PlannedTensor] = []
-    held = 0
-    for tensor in planned:
-        size = 8 * tensor.shape[-1] ** 2 if tensor.is_quantized else 0
-        if part and held + size > GRAM_BYTES:
-            yield part
-            part, held = [], 0
-        part.append(tensor)
-        held += size
-    if part:
-        yield part
+def _gram_bytes(tensor: PlannedTensor) -> int:
+    return 8 * tensor.shape[-1] ** 2 if tensor.is_quantized else 0
 
 
 def _observed(source: CheckpointInput, part: Sequence[PlannedTensor]) -> Mapping[str, LayerStats]:

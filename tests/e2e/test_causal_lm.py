@@ -222,7 +222,29 @@ def test_what_is_not_offered_is_refused_by_name(model, tmp_path, capsys):
         capsys, "export", model, "--precision", "int4", "--gate", "cosine_mean>=2", "--output", tmp_path / "c"
     )
     assert code == 2 and "out of range" in err
+    for extra, message in (
+        (("--sensitivity",), "--sensitivity runs a model layer by layer, which is built for encoders"),
+        (("--seq-len", "64,128"), "--seq-len has 2 lengths, expected one"),
+    ):
+        arguments = ("export", model, "--precision", "int4", *extra, "--output", tmp_path / "d")
+        code, _, err = run(capsys, *arguments)
+        assert code == 2 and message in err and err.count("no nnapi variant") == 1
+    code, _, err = run(capsys, "tune", model, "--target", "cpu", "--budget", "size<=1MB")
+    assert code == 1 and "is a language model; tune searches for encoders" in err
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("against", [(), ("--against", "whatever")])
+def test_explain_is_for_encoders(bundle, capsys, against):
+    code, _, err = run(capsys, "explain", bundle.path, *against)
+    assert code == 1 and "is a language model; explain measures the layers of encoders" in err
+    assert "hint: plan.json of the bundle" in err
+
+
+def test_another_model_is_no_original(bundle, tiny_decoder, capsys):
+    other = tiny_decoder(vocab_size=300)
+    code, _, err = run(capsys, "validate", bundle.path, "--against", other)
+    assert code == 1 and "predicts one of 300 tokens, the bundle one of 288: it is another model" in err
 
 
 def test_an_archive_generates_too(model, tmp_path):
@@ -273,7 +295,8 @@ def test_bench_beside_a_bundle(bundle, traced, capsys):
     ("arguments", "expected", "message"),
     [
         (["--new-tokens", "400"], 2, "do not fit a context of 128"),
-        (["--against", "none.gguf"], 1, "is nothing a language model can be compared with"),
+        (["--against", "none.gguf"], 1, "there is no `none.gguf` to compare with"),
+        (["--against", __file__], 1, "is nothing a language model can be compared with"),
     ],
 )
 def test_bench_refuses(arguments, expected, message, bundle, capsys):

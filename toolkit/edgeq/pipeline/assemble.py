@@ -161,8 +161,12 @@ def _memory(values: Measured) -> dict[str, int]:
     """What was measured, rounded up; nothing where nothing was."""
     if values.ram_bytes is None:
         return {}
-    rounded = -(-int(values.ram_bytes / 2**20) // RAM_STEP_MB) * RAM_STEP_MB
-    return {"min_ram_mb": max(rounded, RAM_STEP_MB)}
+    return {"min_ram_mb": min_ram_mb(values.ram_bytes)}
+
+
+def min_ram_mb(needed: int) -> int:
+    """Bytes as `min_ram_mb` of a variant: whole steps, one at least."""
+    return max(-(-needed // (RAM_STEP_MB << 20)), 1) * RAM_STEP_MB
 
 
 def _tolerances(parts: BundleParts) -> list[Gate]:

@@ -20,10 +20,10 @@ from edgeq.bundle.manifest import (
     TokenizerInfo,
     Variant,
 )
-from edgeq.errors import UnsupportedError
+from edgeq.errors import UnsupportedError, UsageError
 from edgeq.files import atomic_write_text
 from edgeq.graph.streamed_tensor import is_too_large
-from edgeq.pipeline.assemble import RAM_STEP_MB, environment, tool_versions
+from edgeq.pipeline.assemble import environment, min_ram_mb, tool_versions
 from edgeq.pipeline.choices import check_file_type
 from edgeq.pipeline.language_data import LanguageData, divide_language
 from edgeq.pipeline.language_quality import (
@@ -78,24 +78,40 @@ def language_recipe(recipe: Recipe, progress: Progress) -> Recipe:
 
 
 def plan_language_model(
-    targets: Mapping[str, Target], recipe: Recipe, wanted: Sequence[str], progress: Progress
+    targets: Mapping[str, Target], request: ExportRequest, progress: Progress
 ) -> tuple[Recipe, dict[str, tuple[VariantSpec, ...]]]:
     """The recipe of the targets that take a graph, and the variants of all targets.
 
     Targets that take the checkpoint read the recipe's name as their own file type.
 
     Raises:
+        UsageError: options that mean nothing to a language model.
         UnsupportedError: a target, a variant or a recipe that cannot be made.
     """
+    _check_options(request)
+    recipe = request.recipe
     graphs = {name: target for name, target in targets.items() if target.made_from == "graph"}
     for target in targets.values():
         check_file_type(target, recipe)
     lowered = language_recipe(recipe, progress) if graphs else recipe
-    found = language_variants(graphs, lowered, wanted, progress) if graphs else {}
+    found = language_variants(graphs, lowered, request.variants, progress) if graphs else {}
     for name in targets:
         if name not in graphs:
             found[name] = _file_variants(targets[name], recipe)
     return lowered, {name: found[name] for name in targets}
+
+
+def _check_options(request: ExportRequest) -> None:
+    if request.sensitivity:
+        raise UsageError(
+            "--sensitivity runs a model layer by layer, which is built for encoders, not for language models",
+            hint="leave it out: plan.json of the bundle has the error of each weight",
+        )
+    if len(request.seq_lens) > 1:
+        raise UsageError(
+            f"--seq-len has {len(request.seq_lens)} lengths, expected one: the context of a language model",
+            hint=f"--seq-len {max(request.seq_lens)}",
+        )
 
 
 def _file_variants(target: Target, recipe: Recipe) -> tuple[VariantSpec, ...]:
@@ -133,8 +149,9 @@ def language_variants(
             )
         if specs[0].refusal is not None:
             raise UnsupportedError(f"target `{name}` cannot make this variant: {specs[0].refusal}")
-        others = [spec.engine for spec in target.variants(recipe) if spec.engine != ENGINE]
-        for engine in others:
+        # What the target itself refuses was said when variants were chosen.
+        others = [spec for spec in target.variants(recipe) if spec.engine != ENGINE and spec.refusal is None]
+        for engine in dict.fromkeys(spec.engine for spec in others):
             progress.notice(f"no {engine} variant for {name}: it has static shapes and no KV cache")
         found[name] = tuple(specs)
     return found
@@ -307,11 +324,8 @@ class _LanguageExport:
     ) -> Variant:
         folder, settings = f"model/{spec.id}", self.exported.settings
         notes = [*lowered.notes, *self._streaming_notes(measured)]
-        needed = measured.ram_bytes or self._estimated_bytes()
-        megabytes = -(-needed // 2**20)
-        rounded = -(-megabytes // RAM_STEP_MB) * RAM_STEP_MB
         generation: dict[str, int | str] = {
-            "min_ram_mb": max(rounded, RAM_STEP_MB),
+            "min_ram_mb": min_ram_mb(measured.ram_bytes or self._estimated_bytes()),
             "context_length": settings.context_length,
             "kv_cache_bytes_per_token": settings.cache.bytes_per_token,
         }

@@ -24,7 +24,7 @@ from edgeq.bundle.manifest import (
 )
 from edgeq.errors import ModelError
 from edgeq.files import atomic_write_text
-from edgeq.pipeline.assemble import RAM_STEP_MB, bundle_name, environment, tool_versions
+from edgeq.pipeline.assemble import bundle_name, environment, min_ram_mb, tool_versions
 from edgeq.pipeline.language_data import LanguageData, divide_language
 from edgeq.pipeline.language_quality import GOLDEN_TOKENS, golden_prompts, language_gates
 from edgeq.pipeline.measure import Measured, describe_environment, metrics_of
@@ -259,8 +259,7 @@ class _CheckpointExport:
         settings = self.original.settings
         requirements: dict[str, Any] = {"context_length": settings.context_length}
         if measured.ram_bytes is not None:
-            steps = -(-measured.ram_bytes // (RAM_STEP_MB << 20))
-            requirements["min_ram_mb"] = max(steps, 1) * RAM_STEP_MB
+            requirements["min_ram_mb"] = min_ram_mb(measured.ram_bytes)
         return Variant(
             id=spec.id,
             model=f"model/{spec.id}/{lowered.model.name}",

@@ -11,6 +11,7 @@ from edgeq.progress import Progress
 from edgeq.quantize.recipes import Recipe
 from edgeq.targets import TARGETS, get_target
 from edgeq.targets.base import LoweringOptions, Target, VariantSpec
+from edgeq.types import Task
 
 if TYPE_CHECKING:
     from edgeq.exporters.base import ExportedModel, ModelFacts
@@ -64,6 +65,22 @@ def require_language_model(targets: Mapping[str, Target], facts: ModelFacts) -> 
                 f"target `{name}` takes language models, `{facts.model}` is a {facts.task} model",
                 hint="--target android, coreml or cpu",
             )
+
+
+def require_encoder(task: Task | None, name: str, does: str, hint: str | None = None) -> None:
+    """Refuse language models.
+
+    Args:
+        task: of the model.
+        name: of the model.
+        does: what is done to encoders alone.
+        hint: what can be done instead.
+
+    Raises:
+        UnsupportedError: it is a language model.
+    """
+    if task is Task.TEXT_GENERATION:
+        raise UnsupportedError(f"`{name}` is a language model; {does}", hint=hint)
 
 
 def _check_variant_names(target: Target, request: ExportRequest, specs: Sequence[VariantSpec]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.errors import IntegrityError, ModelError, UnsupportedError
+from edgeq.pipeline.choices import require_encoder
 from edgeq.pipeline.data import divide, wanted_samples
 from edgeq.pipeline.sensitivity import FILE_NAME, effects_from, sensitivity
 from edgeq.progress import Progress, SilentProgress
@@ -59,6 +60,14 @@ def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Ex
 
     progress = progress or SilentProgress()
     with open_bundle(request.bundle, force=request.force) as bundle:
+        require_encoder(
+            bundle.manifest.source.task,
+            bundle.manifest.name,
+            "explain measures the layers of encoders",
+            f"{PLAN} of the bundle has the error of each weight"
+            if (bundle.folder / PLAN).is_file()
+            else None,
+        )
         plan = _plan(bundle)
         variant = bundle.variants[0].id
         if request.against is None and (bundle.folder / FILE_NAME).is_file():
@@ -73,11 +82,6 @@ def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Ex
 
 def _plan(bundle: Bundle) -> QuantizationPlan:
     if not (bundle.folder / PLAN).is_file():
-        if bundle.manifest.quantization is not None:
-            raise UnsupportedError(
-                f"files for {bundle.manifest.target} are quantized without a plan of layers, which explain reads",
-                hint="export the model for --target cpu too, and explain that bundle",
-            )
         raise UnsupportedError("the bundle has no quantized layer, so there is no loss to explain")
     with _reading(bundle, PLAN):
         return QuantizationPlan.from_json(json.loads(bundle.file(PLAN).read_text(encoding="utf-8")))

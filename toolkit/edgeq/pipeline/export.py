@@ -151,7 +151,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
     if facts.task is Task.TEXT_GENERATION:
         from edgeq.pipeline.causal_lm import plan_language_model
 
-        recipe, variants = plan_language_model(targets, request.recipe, request.variants, progress)
+        recipe, variants = plan_language_model(targets, request, progress)
         request = replace(request, recipe=recipe)
     else:
         require_language_model(targets, facts)

@@ -177,6 +177,8 @@ def peer_specs(
         return {path.name: EngineSpec(GENAI, path, threads)}
     if path.suffix == ".gguf" and path.is_file():
         return {path.name: EngineSpec(LLAMA_CPP, path, threads, python=python)}
+    if not path.exists():
+        raise DataError(f"there is no `{path}` to compare with")
     raise DataError(
         f"`{path}` is nothing a language model can be compared with, expected a bundle, a folder with {GENAI_CONFIG} "
         "or a .gguf file"

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeq.bundle.manifest import Gate
 from edgeq.comparison import judge
-from edgeq.errors import UnsupportedError
+from edgeq.errors import ModelError, UnsupportedError
 from edgeq.metrics import OutputComparison
 from edgeq.pipeline.language_data import judged_windows, texts_of
 from edgeq.pipeline.sessions import ONNX_RUNTIME, variant_spec
@@ -166,6 +166,7 @@ def _live(
     data = load_samples(request.data, column=request.data_column, count=LIVE_SAMPLES, seed=request.seed)
     texts = texts_of(data.samples)
     windows = judged_windows(tokenizer, texts, settings.context_length)
+    _require_same_vocabulary(reference, settings.vocabulary, request)
     with progress.stage("comparing predictions", len(windows)) as stage:
         found = compare_on(reference, logits, windows, stage.advance)
     lengths = []
@@ -186,6 +187,15 @@ def _live(
         f"{int(found['n'])} tokens of {data.source}, windows of {length} tokens every {max(1, length // 2)}, "
         f"greedy answers of {GREEDY_TOKENS} tokens to {len(lengths)} prompts"
     )
+
+
+def _require_same_vocabulary(reference: Logits, size: int, request: ValidationRequest) -> None:
+    found = reference(np.zeros(1, np.int64)).shape[-1]
+    if found != size:
+        raise ModelError(
+            f"`{request.against}` predicts one of {found} tokens, the bundle one of {size}: it is another model",
+            hint="--against takes the model the bundle was made from (edgeq inspect names it)",
+        )
 
 
 def _judged(

@@ -14,10 +14,10 @@ from edgeq.pipeline.weight_only import (
     WeightJob,
     errors_of,
     fallback_notices,
-    in_memory,
     observe_inputs,
     stats_of,
 )
+from edgeq.quantize.gram_parts import in_parts
 from edgeq.quantize.layers import layer_weight
 from edgeq.quantize.plan import WeightDecision
 from edgeq.quantize.sites import LinearSite
@@ -68,7 +68,7 @@ def palettize_weights(
         _group_rows(job)
     found: dict[str, PalettizedLayer] = {}
     with progress.stage("palettizing weights", len(jobs)) as stage:
-        for part in in_memory([job for job in jobs if not is_sequential(job)]):
+        for part in in_parts((job for job in jobs if not is_sequential(job)), WeightJob.gram_bytes):
             statistics = observe_inputs(graph, part, data, progress)
             for job in part:
                 found[job.name] = palettize_layer(

@@ -24,15 +24,16 @@ def summary_table(
         *_parity_row(found),
         ("latency here, of fp32", *(_latency(values) for values in found)),
         ("memory to run", *(_memory(values) for values in found)),
-        ("placement", *(describe_placement(variant.placement) for _, variant in columns)),
+        ("placement", *(describe_placement(variant.placement) or "-" for _, variant in columns)),
         *_ios_row([variant for _, variant in columns]),
         ("verification", *(str(values.verification) for values in found)),
         ("gates", *(_verdict(variant.id, result) for result, variant in columns)),
     ]
-    samples = int(next(iter(found[0].fidelity.values()))["n"])
+    metrics = next(iter(found[0].fidelity.values()))
+    judged = f"{int(metrics['n'])} held-out {'tokens' if 'perplexity' in metrics else 'rows'}"
     targets = ", ".join(result.target for result in results)
     name = results[0].bundle.manifest.name
-    title = f"{name} for {targets}, against the original on {samples} held-out rows"
+    title = f"{name} for {targets}, against the original on {judged}"
     return title, ("", *_headings(columns)), rows
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from edgeq.errors import GateError, UnsupportedError, UsageError
 from edgeq.pipeline.budget import SIZE, SPEARMAN_DROP, Budget
 from edgeq.pipeline.candidates import CandidateStore, format_of
+from edgeq.pipeline.choices import require_encoder
 from edgeq.pipeline.judges import FidelityJudge, Judge, SpearmanJudge, read_pairs
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.pipeline.request import DEFAULT_GRAM_SAMPLES
@@ -123,7 +124,8 @@ def run_tune(request: TuneRequest, progress: Progress | None = None) -> TuneResu
     target = get_target(request.target)
     spec = _tunable(target)
     model = request.model or str(sample_model_path())
-    inspect_model(model, task=request.task).require_supported()
+    facts = inspect_model(model, task=request.task).require_supported()
+    require_encoder(facts.task, model, "tune searches for encoders", f"edgeq advise {model} --ram 4GB")
     texts = load_samples(
         request.calib,
         column=request.calib_column,

@@ -12,6 +12,7 @@ import numpy as np
 from edgeq.graph.block_weight import BlockWeight
 from edgeq.graph.streamed_tensor import is_too_large, streamed
 from edgeq.quantize.cache import CalibrationCache
+from edgeq.quantize.gram_parts import in_parts
 from edgeq.quantize.layers import ModelLayers, layer_weight
 from edgeq.quantize.plan import WeightDecision
 from edgeq.quantize.recipes import LayerSpec
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 
 GRAM_METHODS = frozenset({"gptq", "awq"})
 INPUT_METHODS = GRAM_METHODS | {"scale_search", "kmeans"}
-GRAM_BYTES = 512 << 20
-"""Gram matrices held at a time; more layers than fit are calibrated in several passes."""
-
 PART_ELEMENTS = 12 << 20
 """Weights of a large model that GPTQ rounds at a time, 50 MB in each of a dozen float32 arrays."""
 
@@ -59,7 +57,6 @@ class WeightJob:
     site: LinearSite | EmbeddingSite
     inputs: tuple[str, ...]
 
-    @property
     def gram_bytes(self) -> int:
         """Memory of the Gram matrices of its inputs."""
         if self.spec.method not in GRAM_METHODS:
@@ -143,7 +140,7 @@ def quantize_weights(
     store = WeightStore() if is_too_large(graph) else None
     found: dict[str, QuantizedLayer] = {}
     with progress.stage("quantizing weights", len(jobs)) as stage:
-        for part in in_memory([job for job in jobs if not is_sequential(job)]):
+        for part in in_parts((job for job in jobs if not is_sequential(job)), WeightJob.gram_bytes):
             statistics = observe_inputs(graph, part, data, progress)
             scales = _shared_awq_scales(graph, part, statistics)
             for job in part:
@@ -183,20 +180,6 @@ def fallback_notices(decisions: Iterable[WeightDecision]) -> list[str]:
         f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {note}"
         for note, names in found.items()
     ]
-
-
-def in_memory(jobs: Sequence[WeightJob]) -> Iterator[list[WeightJob]]:
-    """Jobs in order, in parts whose Gram matrices fit `GRAM_BYTES`."""
-    part: list[WeightJob] = []
-    held = 0
-    for job in jobs:
-        if part and held + job.gram_bytes > GRAM_BYTES:
-            yield part
-            part, held = [], 0
-        part.append(job)
-        held += job.gram_bytes
-    if part:
-        yield part
 
 
 def observe_inputs(

@@ -68,10 +68,6 @@ class Sites:
     linears: tuple[LinearSite, ...]
     embeddings: tuple[EmbeddingSite, ...]
 
-    def activation_inputs(self) -> tuple[str, ...]:
-        """Tensors that enter linear layers, each once, in graph order."""
-        return tuple(dict.fromkeys(site.input for site in self.linears))
-
     def outputs(self) -> tuple[str, ...]:
         """Tensors that leave linear layers."""
         return tuple(dict.fromkeys(site.output for site in self.linears))

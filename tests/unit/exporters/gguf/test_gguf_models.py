@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeq.errors import ModelError
 from edgeq.exporters.gguf import inspect_gguf, unpack
 from edgeq.exporters.gguf.rope import llama3_factors
 
@@ -48,6 +50,52 @@ def test_the_same_model_as_the_folder(
     # Norms of Gemma are stored plus one: one rounding of each of their values.
     atol = 1e-5 * np.abs(expected).max() if family.startswith("gemma") else 0
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize(
+    ("family", "pattern", "full"),
+    [
+        ("gemma2", None, [False, True]),
+        ("gemma2", [False, True], [True, False]),
+        ("gemma3_text", None, [False, False]),
+        ("gemma3_text", [False, True], [True, False]),
+        ("gemma3_text", 2, [False, True]),
+    ],
+)
+def test_layers_with_windows_are_those_the_file_names(
+    family: str,
+    pattern: Any,
+    full: list[bool],
+    tiny_decoder: Callable[..., Path],
+    gguf_files: Any,
+    tmp_path: Path,
+) -> None:
+    kinds = ["full_attention" if is_full else "sliding_attention" for is_full in full]
+    folder = shutil.copytree(tiny_decoder(family), tmp_path / "folder")
+    config = json.loads((folder / "config.json").read_text()) | {"layer_types": kinds}
+    (folder / "config.json").write_text(json.dumps(config))
+    key = f"{family.removesuffix('_text')}__attention__sliding_window_pattern"
+    path = gguf_files.write_gguf(tmp_path / "m.gguf", folder, **{key: pattern})
+    assert inspect_gguf(path).config["layer_types"] == kinds
+    (tmp_path / "out").mkdir()
+    expected, found = logits(folder), logits(unpack(path, tmp_path / "out").folder)
+    # As in `test_the_same_model_as_the_folder`.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_window_for_each_layer(tiny_decoder: Callable[..., Path], gguf_files: Any, tmp_path: Path) -> None:
+    changes = {"gemma3__attention__sliding_window_pattern": [True, False, True]}
+    path = gguf_files.write_gguf(tmp_path / "m.gguf", tiny_decoder("gemma3_text"), **changes)
+    with pytest.raises(ModelError, match="says of 3 layers whether they slide, and has 2"):
+        inspect_gguf(path)
+
+
+def test_a_cap_of_the_logits(tiny_decoder: Callable[..., Path], gguf_files: Any, tmp_path: Path) -> None:
+    folder = tiny_decoder("gemma3_text", final_logit_softcapping=30.0)
+    path = gguf_files.write_gguf(tmp_path / "m.gguf", folder)
+    assert inspect_gguf(path).config["final_logit_softcapping"] == 30.0
+    path = gguf_files.write_gguf(tmp_path / "plain.gguf", tiny_decoder("gemma3_text"))
+    assert inspect_gguf(path).config["final_logit_softcapping"] is None
 
 
 def test_another_order_of_rotated_rows_would_show(

@@ -21,6 +21,25 @@ def test_a_template_as_transformers_renders_it(tiny_decoders):
     assert "<s><|im_start|>system\nBe <b> & brief<|im_end|>\n" in expected
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if tools is not none %}tools{% endif %}{{ documents is none }}",
+        "{%- for m in messages %}\n{% generation %}{% set x = m.content %}{{ x }}\n"
+        "{%- endgeneration %}{% endfor %}{{ x }}",
+        "{%- generation -%} a {%- endgeneration -%} generation",
+        "{{ strftime_now('%Y')|length }}",
+    ],
+)
+def test_names_and_tags_of_transformers(template):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=_any_tokenizer(), bos_token="<s>")
+    tokenizer.chat_template = template
+    expected = tokenizer.apply_chat_template(USER, tokenize=False, add_generation_prompt=True)
+    assert render_chat(settings(template), USER) == expected
+    assert expected
+
+
 def _any_tokenizer():
     from tokenizers import Tokenizer, models
 

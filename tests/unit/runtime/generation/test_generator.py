@@ -1,7 +1,7 @@
 import pytest
 
 from edgeq.errors import DataError, IntegrityError, UsageError
-from edgeq.runtime.generation.generator import OnnxTokens, StopReason, TextGenerator
+from edgeq.runtime.generation.generator import OnnxTokens, StopReason, TextGenerator, open_tokens
 from edgeq.runtime.generation.sampling import Sampling
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import CacheShape, GenerationSettings, SamplingDefaults
@@ -34,6 +34,17 @@ def test_greedy_generation(generator):
     assert (found.prompt_tokens, found.stop_reason) == (2, StopReason.MAX_TOKENS)
     assert found.text.split() == [f"t{token}" for token in found.token_ids]
     assert found.prompt_tokens_per_second > 0 and found.tokens_per_second > 0
+
+
+@pytest.mark.parametrize("threads", [None, 2])
+def test_threads_reach_genai(threads, monkeypatch, tmp_path):
+    from edgeq.runtime.generation import genai
+
+    monkeypatch.setattr(genai, "GenaiTokens", lambda folder, *, threads: (folder, threads))
+    settings = GenerationSettings(40, 12, (), SHAPE)
+    model = tmp_path / "model.onnx"
+    found = open_tokens(model, "onnxruntime", settings, engine="genai", threads=threads)
+    assert found == (tmp_path, threads)
 
 
 def test_pieces_are_the_text(generator):

@@ -207,6 +207,29 @@ def test_what_llama_cpp_would_run_as_something_else_is_refused(
     assert not (tmp_path / "x.gguf").exists()
 
 
+@pytest.mark.parametrize("largest", [65504.0, 70000.0])
+def test_values_that_float16_does_not_reach(largest: float, opened: Open, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from safetensors.numpy import save_file
+
+    from edgeq.quantize.streaming import Checkpoint
+
+    name = "model.layers.0.mlp.up_proj.weight"
+    model = opened("llama")
+    values = np.zeros(model.shapes[name], np.float32)
+    values[1, 2] = -largest
+    save_file({name: values}, tmp_path / "model.safetensors")
+    stored = Checkpoint.open(tmp_path)[name]
+    source = replace(model.source, tensors={**model.source.tensors, name: stored})
+    write_gguf(source, "bf16", tmp_path / "bf16.gguf")
+    if largest == 65504:
+        write_gguf(source, "f16", tmp_path / "f16.gguf")
+        return
+    with pytest.raises(ModelError, match=r"up_proj.weight` has values up to 7e\+04, float16 reaches 65504"):
+        write_gguf(source, "f16", tmp_path / "f16.gguf")
+
+
 def test_unknown_parameters_are_refused(opened: Open) -> None:
     model = opened("llama")
     with pytest.raises(UnsupportedError, match=r"no tensor for `model.layers.0.x.weight`"):

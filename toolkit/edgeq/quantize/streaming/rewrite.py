@@ -19,9 +19,9 @@ from edgeq.graph.edit import Editor, attribute
 from edgeq.graph.passes.weight_only import LoweredNode, Lowering, lower_weight_only, verify_weight_only
 from edgeq.numerics import FP16_MAX
 from edgeq.quantize.recipes import LayerSpec
-from edgeq.quantize.streaming.external_data import ExternalDataWriter, Region, full_disk_as_error
+from edgeq.quantize.streaming.external_data import ExternalDataWriter, Region
 from edgeq.quantize.streaming.row_quantizer import quantized_rows
-from edgeq.quantize.streaming.save import INLINE_BYTES, OnWeight, temporary_model
+from edgeq.quantize.streaming.save import INLINE_BYTES, OnWeight, commit_graph
 from edgeq.quantize.streaming.stored_tensor import STORAGE, StoredTensor
 from edgeq.quantize.weight_only.base import LayerStats
 from edgeq.types import Array
@@ -84,14 +84,9 @@ def stream_weights(
     with ExternalDataWriter(data_path) as writer:
         job = _Rewriting(writer, data_path.name, stats or {}, threads, on_weight or (lambda _: None))
         lowering = job.run(model, specs)
-        with temporary_model(path) as temporary:
-            with full_disk_as_error(path):
-                temporary.write_bytes(ir.to_proto(lowering.model).SerializeToString(deterministic=True))
-            verify_weight_only(temporary, lowering.nodes)
-            path.unlink(missing_ok=True)
-            writer.commit()
-            temporary.chmod(0o644)
-            temporary.replace(path)
+        commit_graph(
+            lowering.model, path, writer, lambda written: verify_weight_only(written, lowering.nodes)
+        )
     return StreamedModel(path, data_path, lowering.nodes, job.read_bytes, writer.size)
 
 

@@ -73,15 +73,33 @@ def save_beside(
     with ExternalDataWriter(data_path) as writer:
         for value in model.graph.initializers.values():
             _externalize(value, writer, data_path, on_weight)
-        with temporary_model(path) as temporary:
-            with full_disk_as_error(path):
-                temporary.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-            check(temporary)
-            path.unlink(missing_ok=True)
-            writer.commit()
-            temporary.chmod(0o644)
-            temporary.replace(path)
+        commit_graph(model, path, writer, check)
     return SavedModel(path, data_path, writer.size)
+
+
+def commit_graph(
+    model: ir.Model, path: Path, writer: ExternalDataWriter, check: Callable[[Path], None]
+) -> None:
+    """Write a graph whose weights are in `writer`, and give both files their names.
+
+    Args:
+        model: the graph.
+        path: the `.onnx` file.
+        writer: every region filled.
+        check: looks at the written graph, under its temporary name, before anything is replaced.
+
+    Raises:
+        OutputError: the disk is full.
+    """
+    with _temporary_model(path) as temporary:
+        with full_disk_as_error(path):
+            temporary.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+        check(temporary)
+        # The old graph goes first: were the machine to stop here, no graph would have another's weights.
+        path.unlink(missing_ok=True)
+        writer.commit()
+        temporary.chmod(0o644)
+        temporary.replace(path)
 
 
 def open_by_reference(path: Path) -> ir.Model:
@@ -166,7 +184,7 @@ def _declared(value: ir.Value, stored: StoredTensor) -> ir.DataType:
 
 
 @contextmanager
-def temporary_model(path: Path) -> Iterator[Path]:
+def _temporary_model(path: Path) -> Iterator[Path]:
     """A hidden neighbour of `path` that is gone at the end, unless it was renamed."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(descriptor)

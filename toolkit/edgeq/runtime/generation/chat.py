@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, NoReturn
 
 from edgeq.errors import DataError, MissingExtraError, UnsupportedError
@@ -38,6 +40,9 @@ def render_chat(
         raise DataError("a chat needs at least one message")
     context = {
         "messages": checked,
+        # transformers passes these two always: templates compare them with none.
+        "tools": None,
+        "documents": None,
         "add_generation_prompt": add_generation_prompt,
         "bos_token": settings.bos_token or "",
         "eos_token": settings.eos_token or "",
@@ -62,14 +67,14 @@ def _render(source: str, context: Mapping[str, Any]) -> str:
     except ImportError as error:
         raise MissingExtraError("rendering a chat template", "llm") from error
 
-    # The options transformers renders with, so that templates mean the same here.
+    # The options and names transformers renders with, so that templates mean the same here.
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _refuse
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
     try:
-        rendered = environment.from_string(source).render(**context)
+        rendered = environment.from_string(_without_generation_tags(source)).render(**context)
     except jinja2.TemplateSyntaxError as error:
         raise DataError(
             f"the chat template is not valid Jinja, line {error.lineno}: {error.message}"
@@ -91,6 +96,17 @@ class _RefusedError(Exception):
 
 def _refuse(message: str) -> NoReturn:
     raise _RefusedError(message)
+
+
+def _now(form: str) -> str:
+    """The time, for templates that tell the model today's date."""
+    # By the user's own clock, as transformers has it.
+    return datetime.now().strftime(form)
+
+
+def _without_generation_tags(source: str) -> str:
+    """What the assistant says stands in a tag of transformers' own; rendered, it is a scope like `with`."""
+    return re.sub(r"(\{%[-+]?\s*(?:end)?)generation(?=\s*[-+]?%\})", r"\1with", source)
 
 
 def _tojson(value: Any, indent: int | None = None) -> str:

@@ -310,7 +310,7 @@ def open_tokens(
     if chosen == "genai":
         from edgeq.runtime.generation.genai import GenaiTokens
 
-        return GenaiTokens(model.parent)
+        return GenaiTokens(model.parent, threads=threads)
     if chosen == "llama.cpp":
         from edgeq.runtime.generation.llama_cpp import LlamaCppTokens
 
