@@ -26,9 +26,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoModelForCausalLM
 
-from edgeq.exporters.causal_lm import OriginalLanguageModel, load_language_model, open_original
-from edgeq.exporters.causal_lm.checkpoint import load_decoder
+from edgeq.exporters.causal_lm import load_language_model, open_original
+from edgeq.exporters.causal_lm.original import OriginalLanguageModel
 from edgeq.pipeline.data import DataSets
 from edgeq.pipeline.language_data import window_feeds
 from edgeq.pipeline.quantizing import quantize_model
@@ -84,7 +85,7 @@ def windows_of(original: OriginalLanguageModel, arguments: argparse.Namespace) -
     """Calibration and scored token ids, `[windows, length]` each."""
     counts = arguments.calib_windows, arguments.windows
     if arguments.text is None:
-        whole = load_decoder(Path(arguments.model))
+        whole = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
         start = original.preprocessor.special_token_ids["bos_token"]
         first, second = (sample(whole, start, n, arguments.length, seed) for seed, n in enumerate(counts, 1))
         return first, second

@@ -81,7 +81,7 @@ def load_model(
     _require_torch()
     facts = inspect_model(model, task=task, revision=revision).require_supported()
     if facts.task is Task.TEXT_GENERATION:
-        raise ModelError(f"`{model}` is a language model ({facts.architecture}), expected a text encoder")
+        raise ModelError(f"`{model}` ({facts.architecture}) generates text, expected a text encoder")
     if is_onnx_file(model):
         from edgeq.exporters.onnx_file import load_onnx
 

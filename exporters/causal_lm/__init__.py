@@ -9,12 +9,10 @@ from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelF
 from edgeq.exporters.causal_lm.checkpoint import load_original
 from edgeq.exporters.causal_lm.facts import asks_for_generation, inspect_language_model, read_lm_facts
 from edgeq.exporters.causal_lm.loading import load_language_model, open_original
-from edgeq.exporters.causal_lm.original import OriginalLanguageModel
 
 __all__ = [
     "ExportedLanguageModel",
     "LanguageModelFacts",
-    "OriginalLanguageModel",
     "asks_for_generation",
     "inspect_language_model",
     "load_language_model",

@@ -24,8 +24,12 @@ class Parameter:
     is_tied: bool
 
 
-def parameters_of(folder: Path) -> Mapping[str, Parameter]:
+def parameters_of(folder: Path, source: Path) -> Mapping[str, Parameter]:
     """Parameters by name, of the model that a folder's config describes.
+
+    Args:
+        folder: with `config.json`.
+        source: what that was made from, for messages: the folder is a temporary one.
 
     Raises:
         ModelError: transformers cannot make a model of it.
@@ -43,7 +47,7 @@ def parameters_of(folder: Path) -> Mapping[str, Parameter]:
                 model = AutoModelForCausalLM.from_config(config)
         except Exception as error:  # transformers raises many kinds; each one is a bad config here
             raise ModelError(
-                f"transformers cannot make a model of `{folder / 'config.json'}`: {error}"
+                f"transformers cannot make a model of the config of `{source}`: {error}"
             ) from error
     flipped = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
     first = dict(model.named_parameters())

@@ -56,7 +56,7 @@ def unpack(path: Path, folder: Path) -> UnpackedGguf:
     (folder / "config.json").write_text(json.dumps(config_of(file), indent=1), encoding="utf-8")
     save_tokenizer(file, folder)
     plan = _plan(file, family)
-    _check_parameters(file, plan, parameters_of(folder))
+    _check_parameters(file, plan, parameters_of(folder, path))
     packed = PackedWeights(f"gguf-{label_of(file)}")
     with DenseFile(folder / "model.safetensors", plan) as writer:
         for tensor in file.tensors.values():

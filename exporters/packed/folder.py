@@ -72,7 +72,7 @@ def unpack(source: Path, folder: Path) -> UnpackedFolder:
     _copy_the_rest(source, folder, config)
     tensors = open_checkpoint(source).tensors
     layers = find_layers(tensors, settings)
-    parameters = parameters_of(folder)
+    parameters = parameters_of(folder, source)
     plain = _plain(tensors, layers, parameters)
     plan = {name: (_kind(tensor), tensor.shape) for name, tensor in plain.items()}
     plan |= {layer.parameter: ("F32", _expected(layer, parameters, config).shape) for layer in layers}

@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from edgeq.exporters.causal_lm import builder as road
 from edgeq.exporters.causal_lm import trace
-from edgeq.exporters.causal_lm.checkpoint import load_decoder
 from edgeq.exporters.causal_lm.families import layer_windows
 from edgeq.exporters.causal_lm.graph_io import (
     ATTENTION_MASK,
@@ -25,6 +24,26 @@ from edgeq.exporters.checkpoint import quiet_transformers
 from edgeq.exporters.torch_onnx import quiet
 from edgeq.graph.canonical import CANONICAL_OPSET
 from edgeq.runtime.generation.settings import CacheShape
+
+
+def load_decoder(folder: Path) -> Any:
+    """The model in float32, with plain matrix products for attention."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+        )
+    return model.eval()
+
+
+def logits_of(model: Any, token_ids: np.ndarray) -> np.ndarray:
+    """Logits `[batch, sequence, vocabulary]` of token ids `[batch, sequence]`."""
+    import torch
+
+    with torch.no_grad(), quiet_transformers():
+        return model(input_ids=torch.from_numpy(token_ids), use_cache=False).logits.numpy()
 
 
 def built_whole(folder: Path, cache: CacheShape) -> ir.Model:

@@ -6,7 +6,7 @@ import pytest
 from edgeq.comparison import GateRequest
 from edgeq.errors import DataError, UnsupportedError, UsageError
 from edgeq.pipeline.causal_lm import language_recipe, language_variants
-from edgeq.pipeline.language_data import calibration_feeds
+from edgeq.pipeline.language_data import calibration_windows, window_feeds
 from edgeq.pipeline.language_quality import FLOORS, language_gates
 from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.generation.settings import CacheShape
@@ -48,12 +48,12 @@ def test_variants():
 
 
 def test_calibration_feeds_are_full_windows_with_an_empty_past():
-    feeds = calibration_feeds(np.arange(300), CacheShape(2, 3, 4), 128)
+    feeds = window_feeds(calibration_windows(np.arange(300), 128), CacheShape(2, 3, 4))
     assert feeds.feeds["input_ids"].shape == (2, 128)
     np.testing.assert_array_equal(feeds.feeds["input_ids"].ravel(), np.arange(256))
     assert feeds.feeds["past_key_values.1.value"].shape == (2, 3, 0, 4)
     with pytest.raises(DataError, match="100 tokens, expected at least 128"):
-        calibration_feeds(np.arange(100), CacheShape(2, 3, 4), 128)
+        calibration_windows(np.arange(100), 128)
 
 
 GOOD = {"kl_mean": 0.001, "top1_agreement": 0.99, "n": 10.0}

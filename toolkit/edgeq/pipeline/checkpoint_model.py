@@ -37,7 +37,7 @@ from edgeq.types import Array, FloatArray, Verification
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
     from edgeq.bundle.writer import BundleWriter
-    from edgeq.exporters.causal_lm import OriginalLanguageModel
+    from edgeq.exporters.causal_lm.original import OriginalLanguageModel
     from edgeq.pipeline.export import ExportPlan, ExportRequest, TargetResult
     from edgeq.progress import Progress
     from edgeq.quantize.weight_only import LayerStats

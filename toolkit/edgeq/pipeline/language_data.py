@@ -16,7 +16,8 @@ from edgeq.types import Array, Sample
 
 if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData
-    from edgeq.exporters.causal_lm import ExportedLanguageModel, OriginalLanguageModel
+    from edgeq.exporters.causal_lm import ExportedLanguageModel
+    from edgeq.exporters.causal_lm.original import OriginalLanguageModel
     from edgeq.runtime.generation.settings import CacheShape
 
 CALIBRATION_WINDOW = 128
@@ -108,15 +109,6 @@ def calibration_windows(ids: Array, context: int) -> Array:
             hint="--calib with more text",
         )
     return ids[: count * length].reshape(count, length)
-
-
-def calibration_feeds(ids: Array, cache: CacheShape, context: int) -> FeedBatches:
-    """Full windows of a text with an empty past.
-
-    Raises:
-        DataError: not one window.
-    """
-    return window_feeds(calibration_windows(ids, context), cache)
 
 
 def window_feeds(windows: Array, cache: CacheShape) -> FeedBatches:

@@ -156,7 +156,7 @@ def result_json(result: TargetResult) -> dict[str, Any]:
     return {
         "target": result.target,
         "path": str(result.bundle.path),
-        "archive": None if result.archive is None else str(result.archive),
+        "archive": None if result.archive is None else str(result.archive.absolute()),
         "status": str(manifest.status),
         "variants": [
             _variant_json(variant, result.measured[variant.id], result) for variant in manifest.variants

@@ -12,7 +12,6 @@ import pytest
 
 from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm import load_language_model, load_original, streamed_forward
-from edgeq.exporters.causal_lm.checkpoint import load_decoder, original_logits
 from edgeq.exporters.causal_lm.families import FAMILIES
 from edgeq.exporters.causal_lm.hollow import hollow_decoder
 from edgeq.exporters.causal_lm.loading import _specs
@@ -51,10 +50,10 @@ def test_the_bytes_of_a_model_in_memory(tiny_decoder, whole_models, family, conf
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_original_read_as_it_runs(tiny_decoder, monkeypatch, family):
+def test_the_original_read_as_it_runs(tiny_decoder, whole_models, monkeypatch, family):
     folder = tiny_decoder(family)
     ids = np.random.default_rng(0).integers(0, 288, (2, 40))
-    expected = original_logits(load_decoder(folder))(ids)
+    expected = whole_models.logits_of(whole_models.load_decoder(folder), ids)
     assert np.array_equal(load_original(folder)(ids), expected)
     monkeypatch.setattr(streamed_forward, "RESIDENT_BYTES", 0)
     monkeypatch.setattr(streamed_forward, "PIECE_ELEMENTS", 1000)
@@ -156,7 +155,7 @@ def test_checkpoints_that_do_not_fit(tiny_decoder, tmp_path, change, message):
         load_original(tmp_path)
 
 
-def test_what_an_exporter_does_to_a_matrix_is_known_or_an_error(tiny_decoder):
+def test_what_an_exporter_does_to_a_matrix_is_known_or_an_error(tiny_decoder, whole_models):
     import torch
 
     model, weights = hollow_decoder(tiny_decoder("llama"))
@@ -166,7 +165,7 @@ def test_what_an_exporter_does_to_a_matrix_is_known_or_an_error(tiny_decoder):
         stacked = torch.cat([layer.q_proj.weight, layer.k_proj.weight])
         scaled = layer.q_proj.weight * 2
         columns = layer.q_proj.weight[:, 3:9]
-    whole = load_decoder(tiny_decoder("llama")).model.layers[0].self_attn
+    whole = whole_models.load_decoder(tiny_decoder("llama")).model.layers[0].self_attn
     q, k = (part.weight.detach().numpy() for part in (whole.q_proj, whole.k_proj))
     assert np.array_equal(recording.rows_of(stacked).numpy(), np.concatenate([q, k]))
     assert np.array_equal(recording.rows_of(stacked.T).numpy(), np.concatenate([q, k]).T)

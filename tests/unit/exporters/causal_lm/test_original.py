@@ -12,7 +12,6 @@ import pytest
 from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.causal_lm import open_original
 from edgeq.exporters.causal_lm import streamed_forward as forward
-from edgeq.exporters.causal_lm.checkpoint import load_decoder, original_logits
 from edgeq.exporters.causal_lm.original import module_of
 from edgeq.quantize.streaming.stacked_rows import values_of
 
@@ -28,18 +27,18 @@ def all_values(original: Any) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
 @pytest.mark.parametrize("resident", [0, 1 << 30])
 def test_the_same_weights_give_the_same_logits(
-    family: str, resident: int, tiny_decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+    family: str, resident: int, tiny_decoder: Decoder, whole_models: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forward, "RESIDENT_BYTES", resident)
     original = open_original(tiny_decoder(family))
-    expected = original_logits(load_decoder(tiny_decoder(family)))(IDS)
+    expected = whole_models.logits_of(whole_models.load_decoder(tiny_decoder(family)), IDS)
     np.testing.assert_allclose(original.reference(IDS), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     same = original.with_weights(all_values(original))
     np.testing.assert_array_equal(same(IDS), original.reference(IDS))
 
 
 @pytest.mark.parametrize("name", [DOWN, "model.norm.weight", "model.embed_tokens.weight", "lm_head.weight"])
-def test_other_weights_stand_beside_the_original(name: str, tiny_decoder: Decoder) -> None:
+def test_other_weights_stand_beside_the_original(name: str, tiny_decoder: Decoder, whole_models: Any) -> None:
     import torch
 
     folder = tiny_decoder("llama")
@@ -47,10 +46,10 @@ def test_other_weights_stand_beside_the_original(name: str, tiny_decoder: Decode
     before = original.reference(IDS)
     changed = -all_values(original)[name]
     found = original.with_weights({name: changed})(IDS)
-    whole = load_decoder(folder)
+    whole = whole_models.load_decoder(folder)
     with torch.no_grad():
         whole.get_parameter(name).copy_(torch.from_numpy(changed))
-    expected = original_logits(whole)(IDS)
+    expected = whole_models.logits_of(whole, IDS)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     np.testing.assert_array_equal(original.reference(IDS), before)
     assert np.abs(found - before).max() > 0.01 * np.abs(before).max()
@@ -86,14 +85,14 @@ def test_a_wrong_shape_is_refused(name: str, tiny_decoder: Decoder) -> None:
         original.with_weights({"x": np.zeros(3, np.float32)})
 
 
-def test_statistics_are_those_of_the_layers_inputs(tiny_decoder: Decoder) -> None:
+def test_statistics_are_those_of_the_layers_inputs(tiny_decoder: Decoder, whole_models: Any) -> None:
     folder = tiny_decoder("llama")
-    original, whole = open_original(folder), load_decoder(folder)
+    original, whole = open_original(folder), whole_models.load_decoder(folder)
     seen: list[np.ndarray] = []
     whole.model.layers[1].mlp.down_proj.register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0].reshape(-1, inputs[0].shape[-1]).numpy())
     )
-    original_logits(whole)(IDS)
+    whole_models.logits_of(whole, IDS)
     q, k = (f"model.layers.0.self_attn.{part}_proj.weight" for part in "qk")
     found = original.observe([q, k, DOWN], IDS, gram=True)
     rows = np.concatenate(seen).astype(np.float64)

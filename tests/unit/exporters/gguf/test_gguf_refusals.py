@@ -172,6 +172,7 @@ def test_metadata(
             {"llama__block_count": 3},
             r"m.gguf` has no weights for 9 parameters of its model, first `model.layers.2",
         ),
+        ({"llama__attention__head_count": 7}, r"cannot make a model of the config of `.*m.gguf`"),
         ({"llama__block_count": 1}, r"m.gguf` has weights `model.layers.1.* a model without them"),
         ({"llama__attention__key_length": 24}, r"k_proj.weight` of shape \[32, 64\], expected \[48, 64\]"),
         ({"llama__feed_forward_length": 95}, r"_proj.weight` of shape .*96.* expected .*95"),

@@ -262,17 +262,6 @@ def test_deterministic(method):
     np.testing.assert_array_equal(a.scales, b.scales)
 
 
-def test_statistics_from_calibration():
-    from edgeq.quantize.observers.channels import channel_statistics
-
-    x = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
-    stats = LayerStats.from_channels(channel_statistics(x, gram=True))
-    assert stats.tokens == 50
-    np.testing.assert_allclose(stats.mean_square, (x**2).mean(0), rtol=1e-5)
-    np.testing.assert_allclose(stats.gram, x.T @ x, rtol=1e-4, atol=1e-4)
-    assert LayerStats.from_channels(channel_statistics(x)).gram is None
-
-
 @pytest.mark.parametrize(
     ("k", "asked", "stored"), [(64, 128, 64), (40, 256, 64), (64, 64, 64), (172, 128, 128)]
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -84,17 +84,6 @@ class WeightSpec:
         return blocks * (width * self.bits + scale_bits + zero_bits) / in_features
 
 
-class ChannelsLike(Protocol):
-    """The part of an observer's result that weight-only methods read."""
-
-    @property
-    def mean_square(self) -> Array: ...  # noqa: D102
-    @property
-    def rows(self) -> int: ...  # noqa: D102
-    @property
-    def gram(self) -> Array | None: ...  # noqa: D102
-
-
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class LayerStats:
     """What calibration says about one layer's input X `[tokens, K]`, padding left out.
@@ -113,11 +102,6 @@ class LayerStats:
     tokens: int
     gram: Array | None = None
     cross: Array | None = None
-
-    @classmethod
-    def from_channels(cls, channels: ChannelsLike) -> LayerStats:
-        """From what calibration observed of the layer's input (`observers.channels.ChannelStatistics`)."""
-        return cls(np.asarray(channels.mean_square, np.float32), channels.rows, channels.gram)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
