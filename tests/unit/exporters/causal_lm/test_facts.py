@@ -27,7 +27,7 @@ def test_a_language_model_is_recognized(folder):
 
 
 def test_the_encoder_exporter_does_not_take_it(folder):
-    with pytest.raises(ModelError, match=r"is a language model \(llama\), expected a text encoder"):
+    with pytest.raises(ModelError, match=r"\(llama\) generates text, expected a text encoder"):
         load_model(folder)
 
 
