@@ -79,3 +79,20 @@ def test_offsets_and_orders_are_undone(tmp_path):
     np.testing.assert_allclose(found["product"], product.dequantize(), rtol=2e-7)
     np.testing.assert_array_equal(found["rows"], codes["table"].dequantize())
     assert not np.allclose(found["product"], product.dequantize_stored() / scales[:, None], rtol=0.1)
+
+
+def test_scales_stored_as_factors_are_multiplied_out(tmp_path):
+    gguf_import = pytest.importorskip("edgeq.quantize.weight_only.gguf_import")
+    layout = gguf_import.FORMATS["Q4_K"]
+    data = RNG.integers(0, 256, (8, 2, layout.bytes_per_block)).astype(np.uint8)
+    for at in (0, 2):
+        data[..., at : at + 2] = RNG.normal(0, 0.01, (8, 2)).astype("<f2")[..., None].view(np.uint8)
+    code = gguf_import.import_blocks("Q4_K", data.reshape(8, -1), 512)
+    assert code.factors is not None and code.offsets is not None
+    codes = {"weight": code, "table": code}
+    weight = np.zeros((512, 8), np.float32)
+    ir.save(lower(graph(weight, weight.T.copy()), codes).model, tmp_path / "model.onnx")
+    found = read_block_weights(tmp_path / "model.onnx")
+    np.testing.assert_array_equal(found["product"], code.dequantize())
+    np.testing.assert_array_equal(found["rows"], code.dequantize())
+    assert not np.array_equal(found["product"], replace(code, offsets=None, factors=None).dequantize())

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DOMAIN = "com.microsoft"
 OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
+ARITHMETIC = {"Add": np.add, "Mul": np.multiply}
 
 
 def read_block_weights(path: Path) -> dict[str, FloatArray]:
@@ -70,12 +71,21 @@ class _Graph:
         return weight if factor is None else np.asarray(weight * factor[:, None], np.float32)
 
     def constant(self, name: str) -> Array:
-        """An initializer, through the Cast or Reshape that this project writes in front of it."""
+        """An initializer, through what this project writes in front of it: a Cast, a Reshape, sums and products."""
         import onnx
 
-        while name not in self.tensors:
-            name = self.producers[name].input[0]
-        return np.asarray(onnx.numpy_helper.to_array(self.tensors[name]))
+        if name in self.tensors:
+            return np.asarray(onnx.numpy_helper.to_array(self.tensors[name]))
+        producer = self.producers[name]
+        values = self.constant(producer.input[0])
+        if producer.op_type in ARITHMETIC:
+            other = self.constant(producer.input[1])
+            return np.asarray(
+                ARITHMETIC[producer.op_type](values.astype(np.float32), other.astype(np.float32))
+            )
+        if producer.op_type == "Reshape":
+            return values.reshape(self.constant(producer.input[1]))
+        return values
 
     def input_order(self, value: str) -> Array | None:
         """The order in which the channels of an input are gathered, where they are."""
