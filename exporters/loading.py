@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.errors import ConfigError, MissingExtraError, ModelError
+from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
+from edgeq.exporters.extras import TORCH_EXPORT, require_modules
 from edgeq.exporters.facts import read_facts
 from edgeq.exporters.sentence import build_sentence_head, read_sentence_model
 from edgeq.exporters.source import fetch, is_gguf_file, is_onnx_file, local_folder
@@ -78,7 +79,7 @@ def load_model(
         MissingExtraError: torch or transformers are not installed.
     """
     say = on_progress or (lambda _: None)
-    _require_torch()
+    require_modules(TORCH_EXPORT)
     facts = inspect_model(model, task=task, revision=revision).require_supported()
     if facts.task is Task.TEXT_GENERATION:
         raise ModelError(f"`{model}` ({facts.architecture}) generates text, expected a text encoder")
@@ -91,13 +92,6 @@ def load_model(
         folder = fetch(str(model), revision, config_only=False)
         facts = read_facts(str(model), folder, _table(), task).require_supported()
     return _load_folder(facts, seq_len, say)
-
-
-def _require_torch() -> None:
-    from importlib.util import find_spec
-
-    if any(find_spec(name) is None for name in ("torch", "transformers", "onnx_ir", "onnxscript")):
-        raise MissingExtraError("exporting a model", "export")
 
 
 def _load_folder(facts: ModelFacts, seq_len: int | None, say: Progress) -> ExportedModel:

@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.errors import ConfigError, MissingExtraError, ModelError
+from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.base import Progress
 from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelFacts
 from edgeq.exporters.causal_lm.facts import inspect_language_model, read_lm_facts
 from edgeq.exporters.causal_lm.families import builder_refusal, head_size, layer_windows
 from edgeq.exporters.causal_lm.graph_io import ATTENTION_MASK, INPUT_IDS, input_specs, output_specs
 from edgeq.exporters.causal_lm.scratch import ScratchFolder
+from edgeq.exporters.extras import TORCH_EXPORT, require_modules
 from edgeq.exporters.source import fetch, is_gguf_file, local_folder
 from edgeq.files import sha256_file
 from edgeq.graph.canonical import CanonicalModel
@@ -49,7 +50,7 @@ def load_language_model(
         MissingExtraError: torch or transformers are not installed.
     """
     say = on_progress or (lambda _: None)
-    _require_torch()
+    require_modules(TORCH_EXPORT)
     if is_gguf_file(model):
         return _load_gguf(Path(model).expanduser(), context, road, say)
     facts = inspect_language_model(model, revision=revision).require_supported()
@@ -90,7 +91,7 @@ def open_original(
         ConfigError: `context` is longer than the model's.
         MissingExtraError: torch or transformers are not installed.
     """
-    _require_torch()
+    require_modules(TORCH_EXPORT)
     if is_gguf_file(model):
         return _original_of_gguf(Path(model).expanduser(), context)
     facts = inspect_language_model(model, revision=revision).require_supported()
@@ -171,13 +172,6 @@ def _packed_source(source: SourceInfo, facts: LanguageModelFacts) -> SourceInfo:
         files=source_files(facts.folder, facts.folder, weights),
         license=read_license(facts.folder),
     )
-
-
-def _require_torch() -> None:
-    from importlib.util import find_spec
-
-    if any(find_spec(name) is None for name in ("torch", "transformers", "onnx_ir", "onnxscript")):
-        raise MissingExtraError("exporting a model", "export")
 
 
 def _load(

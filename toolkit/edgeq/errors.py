@@ -70,6 +70,23 @@ class MissingExtraError(EdgeqError):
         )
 
 
+EXTRA_OF = {
+    "torch": "export",
+    "transformers": "export",
+    "onnx": "export",
+    "onnx_ir": "export",
+    "onnxscript": "export",
+    "scipy": "export",
+    "safetensors": "export",
+    "coremltools": "coreml",
+    "gguf": "llm",
+    "pyarrow": "data",
+    "datasets": "data",
+    "matplotlib": "plot",
+}
+"""The extra that brings a module which the light install does not have."""
+
+
 class OutputError(EdgeqError):
     """The output cannot be written."""
 

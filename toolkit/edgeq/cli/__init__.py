@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from edgeq.cli.output import Out, print_error
-from edgeq.errors import EdgeqError, ExitCode
+from edgeq.errors import EXTRA_OF, EdgeqError, ExitCode, MissingExtraError
 
 INTERRUPTED = 130
 """What a shell reports for a process that SIGINT ended."""
@@ -109,6 +109,9 @@ def _report_unexpected(error: Exception, failure: _Failures) -> int:
         import traceback
 
         traceback.print_exc()
+    if isinstance(error, ModuleNotFoundError) and (extra := EXTRA_OF.get(error.name or "")):
+        missing = MissingExtraError("this command", extra)
+        return failure(missing.exit_code, missing.message, missing.hint)
     if isinstance(error, MemoryError):
         hint = "close other programs, or choose a smaller model or --calib-samples"
         return failure(ExitCode.USER, "out of memory", hint)

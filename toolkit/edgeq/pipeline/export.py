@@ -25,8 +25,6 @@ from edgeq.pipeline.data import DataSets, divide, wanted_samples
 from edgeq.pipeline.measure import Measured, golden_cases, measure_variants, open_session
 from edgeq.pipeline.parity import parity_gates
 from edgeq.pipeline.peers import CalibrationFeeds, find_peer, onnx_first
-from edgeq.pipeline.quantizing import Quantized, quantize_model
-from edgeq.pipeline.stored import stored_recipe
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
@@ -46,6 +44,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
     from edgeq.calibration import CalibrationData
     from edgeq.exporters.base import ExportedModel, ModelFacts
+    from edgeq.pipeline.quantizing import Quantized
     from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.sensitivity import LayerEffect
 
@@ -127,6 +126,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
         EdgeqError: whatever would make the export fail later: model, data, options, output.
     """
     from edgeq.exporters import inspect_model, output_roles, sample_model_path
+    from edgeq.exporters.extras import GRAPHS, require_modules
 
     progress = progress or SilentProgress()
     targets = {name: get_target(name) for name in _unique(request.targets)}
@@ -144,6 +144,9 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
         if request.archive:
             check_output(archive_path(destination), request.force)
     facts = inspect_model(request.model, task=request.task, revision=request.revision).require_supported()
+    require_modules(GRAPHS)
+    from edgeq.pipeline.stored import stored_recipe
+
     recipe = stored_recipe(
         request.recipe, facts, is_chosen=request.is_recipe_chosen, requantize=request.requantize
     )
@@ -205,6 +208,8 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
         task=exported.source.task,
         max_length=judged_length(plan, seq_len, exported),
     )
+    from edgeq.pipeline.quantizing import quantize_model
+
     quantized = quantize_model(exported.canonical, data, request.recipe, progress)
     effects: Sequence[LayerEffect] = ()
     if request.sensitivity and quantized.plan is not None:
