@@ -7,8 +7,8 @@ import pytest
 
 from edgeq.errors import ModelError
 from edgeq.quantize.ggml import BLOCK_TYPES, BlockType, Evidence, fit_rows, quantize_rows
-from edgeq.quantize.ggml.feedback import output_errors
 from edgeq.quantize.ggml.quantize import per_weight
+from edgeq.quantize.weight_only.candidate import channel_errors
 from edgeq.quantize.weight_only.gptq import factorize
 from edgeq.types import Array, FloatArray
 
@@ -143,13 +143,13 @@ def test_feedback_lowers_the_output_error_of_every_row(name: str) -> None:
     assert hessian is not None
     nearest = read(quantize_rows(rows, kind, Evidence(importance)), kind)
     chosen = read(quantize_rows(rows, kind, Evidence(importance, hessian)), kind)
-    before = output_errors(rows.T, nearest.T, hessian.gram)
-    after = output_errors(rows.T, chosen.T, hessian.gram)
+    before = channel_errors(rows.T, nearest.T, hessian.gram)
+    after = channel_errors(rows.T, chosen.T, hessian.gram)
     # float32 sums of the same codes in another order.
     assert (after <= before * (1 + 1e-4) + 1e-9).all()
     assert after.sum() < 0.6 * before.sum()
     assert not (
-        output_errors(rows.T, read(quantize_rows(rows[::-1].copy(), kind), kind).T, hessian.gram) <= before
+        channel_errors(rows.T, read(quantize_rows(rows[::-1].copy(), kind), kind).T, hessian.gram) <= before
     ).all()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgeq.errors import ConfigError, DataError
-from edgeq.quantize.weight_only import palette_gptq
+from edgeq.quantize.weight_only import gptq
 from edgeq.quantize.weight_only.base import LayerStats
 from edgeq.quantize.weight_only.gptq import corrected_target, factorize
 from edgeq.quantize.weight_only.palette import Palette, palettize
@@ -89,7 +89,7 @@ def textbook(weight, palette, hessian):
 @pytest.mark.parametrize("columns", [128, 16])
 @pytest.mark.parametrize("group", [None, 4])
 def test_column_loop_equals_the_textbook(columns, group, monkeypatch):
-    monkeypatch.setattr(palette_gptq, "_COLUMNS", columns)
+    monkeypatch.setattr(gptq, "_COLUMNS", columns)
     weight, stats = make()
     hessian = factorize(stats.gram)
     start = plain(weight, 4, stats, group)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from edgeq.quantize.ggml.types import BlockType
-from edgeq.quantize.weight_only.gptq import Hessian
+from edgeq.quantize.weight_only.candidate import channel_errors
+from edgeq.quantize.weight_only.gptq import Hessian, round_channels
+from edgeq.quantize.weight_only.refine import descend_channels
 from edgeq.types import FloatArray
 
-_COLUMNS = 128
 _SWEEPS = 3
 
 
@@ -40,16 +41,10 @@ def feed_back(
     rounded = _round_columns(weight, step, inverse, offset, hessian, kind)
     refined = _descend(weight, step, inverse, offset, rounded, hessian.damped, kind)
     candidates = [np.ascontiguousarray(start.T), rounded, refined]
-    errors = np.stack([output_errors(weight, codes * step + offset, hessian.gram) for codes in candidates])
+    errors = np.stack([channel_errors(weight, codes * step + offset, hessian.gram) for codes in candidates])
     best = errors.argmin(0)
     chosen = np.take_along_axis(np.stack(candidates), best[None, None], 0)[0]
     return np.ascontiguousarray(chosen.T)
-
-
-def output_errors(weight: FloatArray, values: FloatArray, gram: FloatArray) -> FloatArray:
-    """Squared output error on the calibration inputs of each column of `[K, N]`."""
-    error = weight - values
-    return np.asarray(np.einsum("kn,kn->n", error, gram @ error, dtype=np.float64))
 
 
 def _nearest(value: FloatArray, inverse: FloatArray, offset: FloatArray, kind: BlockType) -> FloatArray:
@@ -66,20 +61,14 @@ def _round_columns(
     hessian: Hessian,
     kind: BlockType,
 ) -> FloatArray:
-    """GPTQ's loop over input channels, `[K, N]`: the error of each goes into those not yet rounded."""
-    order, factor = hessian.order, hessian.factor
-    remaining = weight[order]
+    """GPTQ's codes, `[K, N]`."""
     codes = np.empty_like(weight)
-    errors = np.empty((_COLUMNS, weight.shape[1]), np.float32)
-    for begin in range(0, len(order), _COLUMNS):
-        end = min(begin + _COLUMNS, len(order))
-        for i in range(begin, end):
-            at = order[i]
-            codes[at] = _nearest(remaining[i], inverse[at], offset[at], kind)
-            error = (remaining[i] - (codes[at] * step[at] + offset[at])) / factor[i, i]
-            remaining[i + 1 : end] -= factor[i, i + 1 : end, None] * error
-            errors[i - begin] = error
-        remaining[end:] -= factor[begin:end, end:].T @ errors[: end - begin]
+
+    def quantize_channel(channel: int, values: FloatArray) -> FloatArray:
+        codes[channel] = _nearest(values, inverse[channel], offset[channel], kind)
+        return np.asarray(codes[channel] * step[channel] + offset[channel])
+
+    round_channels(weight, hessian, quantize_channel)
     return codes
 
 
@@ -95,15 +84,14 @@ def _descend(
     """Each input channel's codes in turn to their best, all others fixed; the objective never rises."""
     codes = start.copy()
     error = weight - (codes * step + offset)
+
+    def choose(channel: int, slope: FloatArray) -> FloatArray:
+        best = codes[channel] + slope / hessian[channel, channel] * inverse[channel]
+        code = np.clip(np.rint(best), kind.low, kind.high)
+        change = (code - codes[channel]) * step[channel]
+        codes[channel] = code
+        return np.asarray(change)
+
     for _ in range(_SWEEPS):
-        for begin in range(0, len(weight), _COLUMNS):
-            end = min(begin + _COLUMNS, len(weight))
-            slope = hessian[begin:end] @ error
-            for i in range(begin, end):
-                best = codes[i] + slope[i - begin] / hessian[i, i] * inverse[i]
-                code = np.clip(np.rint(best), kind.low, kind.high)
-                change = (code - codes[i]) * step[i]
-                codes[i] = code
-                error[i] -= change
-                slope -= hessian[begin:end, i, None] * change
+        descend_channels(error, hessian, choose)
     return codes

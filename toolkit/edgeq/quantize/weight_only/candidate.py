@@ -54,8 +54,13 @@ def nearest(weight: FloatArray, spec: WeightSpec, scales: FloatArray, zeros: Flo
 
 
 def output_errors(weight: FloatArray, candidate: Candidate, gram: FloatArray) -> FloatArray:
-    """E^T H E of every output channel, `[N]`: the squared output error on the calibration inputs."""
-    error = weight - candidate.values()
+    """`channel_errors` of a candidate."""
+    return channel_errors(weight, candidate.values(), gram)
+
+
+def channel_errors(weight: FloatArray, values: FloatArray, gram: FloatArray) -> FloatArray:
+    """E^T H E of every output channel of `[K, N]`, `[N]`: the squared output error on the calibration inputs."""
+    error = weight - values
     return np.asarray(np.einsum("kn,kn->n", error, gram @ error, dtype=np.float64))
 
 

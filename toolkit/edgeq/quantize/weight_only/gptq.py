@@ -12,6 +12,7 @@ comes closest to the original layer's output on the original inputs (the asymmet
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -185,21 +186,38 @@ def factorize(gram: Array) -> Hessian | None:
 
 def feed_back(weight: FloatArray, start: Candidate, hessian: Hessian, spec: WeightSpec) -> Candidate:
     """Codes for `weight [K, N]` under the parameters of `start`, by GPTQ's column loop."""
+    codes = np.empty_like(weight)
+
+    def quantize_channel(channel: int, values: FloatArray) -> FloatArray:
+        scale, zero = start.parameters(channel)
+        codes[channel] = np.clip(np.rint(values / scale), -zero, spec.top - zero)
+        return np.asarray(codes[channel] * scale)
+
+    round_channels(weight, hessian, quantize_channel)
+    return replace(start, codes=codes)
+
+
+def round_channels(
+    weight: FloatArray, hessian: Hessian, quantize_channel: Callable[[int, FloatArray], FloatArray]
+) -> None:
+    """GPTQ's loop: input channels in the order of `hessian`, the error of each fed into those not yet rounded.
+
+    Args:
+        weight: `[K, N]`.
+        hessian: of the layer's input.
+        quantize_channel: given a channel and its values `[N]` with the errors so far, keeps their codes and returns
+            the values that these stand for.
+    """
     order, factor = hessian.order, hessian.factor
     remaining = weight[order]
-    codes = np.empty_like(weight)
     errors = np.empty((_COLUMNS, weight.shape[1]), np.float32)
     for begin in range(0, len(order), _COLUMNS):
         end = min(begin + _COLUMNS, len(order))
         for i in range(begin, end):
-            scale, zero = start.parameters(order[i])
-            code = np.clip(np.rint(remaining[i] / scale), -zero, spec.top - zero)
-            codes[order[i]] = code
-            error = (remaining[i] - code * scale) / factor[i, i]
+            error = (remaining[i] - quantize_channel(order[i], remaining[i])) / factor[i, i]
             remaining[i + 1 : end] -= factor[i, i + 1 : end, None] * error
             errors[i - begin] = error
         remaining[end:] -= factor[begin:end, end:].T @ errors[: end - begin]
-    return replace(start, codes=codes)
 
 
 def _solve(

@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from edgeq.quantize.weight_only.base import LayerStats
-from edgeq.quantize.weight_only.gptq import Hessian, corrected_target, factorize, why_not
+from edgeq.quantize.weight_only.candidate import channel_errors
+from edgeq.quantize.weight_only.gptq import Hessian, corrected_target, factor_of, round_channels, why_not
 from edgeq.quantize.weight_only.palette import METHOD as KMEANS
 from edgeq.quantize.weight_only.palette import Palette, nearest, palettize
 from edgeq.types import Array, FloatArray
 
 METHOD = "gptq"
-_COLUMNS = 128
 
 
 def palettize_for_output(
@@ -40,7 +40,7 @@ def palettize_for_output(
         DataError: the statistics belong to another layer.
     """
     reason = why_not(stats, weight.shape[0])
-    hessian = None if reason or stats is None or stats.gram is None else factorize(stats.gram)
+    hessian = None if reason or stats is None else factor_of(stats)
     importance = None if stats is None or not np.isfinite(stats.mean_square).all() else stats.mean_square
     if hessian is None or stats is None:
         reason = reason or "X^T X is not positive definite at any damping"
@@ -78,18 +78,13 @@ def _better_tables(weight: FloatArray, first: Palette, second: Palette, hessian:
 
 def feed_back(weight: FloatArray, palette: Palette, hessian: Hessian) -> Array:
     """Indices `[N, K]` for `weight [K, N]` into the tables of `palette`, by GPTQ's column loop."""
-    order, factor = hessian.order, hessian.factor
-    remaining = weight[order]
     indices = np.empty(weight.shape, np.uint8)
-    errors = np.empty((_COLUMNS, weight.shape[1]), np.float32)
-    for begin in range(0, len(order), _COLUMNS):
-        end = min(begin + _COLUMNS, len(order))
-        for i in range(begin, end):
-            indices[order[i]], chosen = _look_up(remaining[i], palette.luts)
-            error = (remaining[i] - chosen) / factor[i, i]
-            remaining[i + 1 : end] -= factor[i, i + 1 : end, None] * error
-            errors[i - begin] = error
-        remaining[end:] -= factor[begin:end, end:].T @ errors[: end - begin]
+
+    def quantize_channel(channel: int, values: FloatArray) -> FloatArray:
+        indices[channel], chosen = _look_up(values, palette.luts)
+        return chosen
+
+    round_channels(weight, hessian, quantize_channel)
     return np.ascontiguousarray(indices.T)
 
 
@@ -102,9 +97,8 @@ def _look_up(values: FloatArray, luts: FloatArray) -> tuple[Array, FloatArray]:
 
 
 def output_errors(weight: FloatArray, palette: Palette, gram: FloatArray) -> FloatArray:
-    """E^T H E of every output channel, `[N]`: the squared output error on the calibration inputs."""
-    error = weight - palette.dense().T
-    return np.asarray(np.einsum("kn,kn->n", error, gram @ error, dtype=np.float64))
+    """`channel_errors` of a palette."""
+    return channel_errors(weight, palette.dense().T, gram)
 
 
 def _rows(weight: FloatArray) -> FloatArray:

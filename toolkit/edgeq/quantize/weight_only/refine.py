@@ -6,6 +6,7 @@ block's scale. Both steps minimize tr((W - Q)^T H (W - Q)) exactly in their own 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -39,19 +40,37 @@ def refine(
 def descend(weight: FloatArray, start: Candidate, hessian: FloatArray, spec: WeightSpec) -> Candidate:
     """Each input channel's codes in turn to their best, all others fixed."""
     codes = start.codes.copy()
-    error = weight - start.values()
-    for begin in range(0, len(weight), _COLUMNS):
-        end = min(begin + _COLUMNS, len(weight))
+
+    def choose(channel: int, slope: FloatArray) -> FloatArray:
+        scale, zero = start.parameters(channel)
+        best = codes[channel] + slope / (hessian[channel, channel] * scale)
+        code = np.clip(np.rint(best), -zero, spec.top - zero)
+        change = (code - codes[channel]) * scale
+        codes[channel] = code
+        return np.asarray(change)
+
+    descend_channels(weight - start.values(), hessian, choose)
+    return replace(start, codes=codes)
+
+
+def descend_channels(
+    error: FloatArray, hessian: FloatArray, choose: Callable[[int, FloatArray], FloatArray]
+) -> None:
+    """One sweep of coordinate descent over input channels, all others fixed each time.
+
+    Args:
+        error: the weight less what its codes stand for, `[K, N]`; kept up to date.
+        hessian: positive definite `[K, K]`.
+        choose: given a channel and its row of `hessian @ error`, `[N]`, keeps its best codes and returns by how much
+            the values that they stand for change.
+    """
+    for begin in range(0, len(error), _COLUMNS):
+        end = min(begin + _COLUMNS, len(error))
         slope = hessian[begin:end] @ error
         for i in range(begin, end):
-            scale, zero = start.parameters(i)
-            best = codes[i] + slope[i - begin] / (hessian[i, i] * scale)
-            code = np.clip(np.rint(best), -zero, spec.top - zero)
-            change = (code - codes[i]) * scale
-            codes[i] = code
+            change = choose(i, slope[i - begin])
             error[i] -= change
             slope -= hessian[begin:end, i, None] * change
-    return replace(start, codes=codes)
 
 
 def refit_scales(weight: FloatArray, start: Candidate, hessian: FloatArray, spec: WeightSpec) -> Candidate:
