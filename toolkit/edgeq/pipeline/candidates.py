@@ -16,7 +16,6 @@ import numpy as np
 from edgeq.files import atomic_write_bytes
 from edgeq.pipeline.sensitivity import format_name
 from edgeq.pipeline.weight_only import (
-    INPUT_METHODS,
     QuantizedLayer,
     WeightJob,
     inputs_of,
@@ -33,7 +32,7 @@ from edgeq.quantize.sensitivity import Candidate, Prober
 from edgeq.quantize.shell import Shell
 from edgeq.quantize.sites import EmbeddingSite, LinearSite
 from edgeq.quantize.streaming.weight_store import HeldCodes
-from edgeq.quantize.weight_only import LayerStats, QuantizedWeight, WeightSpec
+from edgeq.quantize.weight_only import INPUT_METHODS, LayerStats, QuantizedWeight, WeightSpec
 from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ import numpy as np
 from edgeq.pipeline.int8 import quantize_int8
 from edgeq.pipeline.palettes import palettize_weights
 from edgeq.pipeline.stored import STORED, take_over
-from edgeq.pipeline.weight_only import INPUT_METHODS, WeightJob, quantize_weights, weight_jobs
+from edgeq.pipeline.weight_only import WeightJob, quantize_weights, weight_jobs
 from edgeq.quantize.layers import MIN_TABLE_ROWS, ModelLayers, find_layers
 from edgeq.quantize.plan import EmbeddingDecision, LinearDecision, QuantizationPlan
 from edgeq.quantize.recipes import LayerSpec, Recipe
 from edgeq.quantize.recipes.schema import StaticOptions, is_quantized, is_row_int8
 from edgeq.quantize.streaming.weight_store import QuantizedWeights
+from edgeq.quantize.weight_only import INPUT_METHODS
 from edgeq.types import Precision
 
 if TYPE_CHECKING:

@@ -61,7 +61,7 @@ def _recipe(options: Mapping[str, Any]) -> Recipe:
 
 def default_samples(recipe: Recipe) -> int:
     """How many samples calibrate when nobody says."""
-    from edgeq.pipeline.weight_only import GRAM_METHODS
+    from edgeq.quantize.weight_only import GRAM_METHODS
 
     specs = [spec for spec in recipe.possible_specs() if spec.format in ("weight-only", "file-type")]
     return (

@@ -21,7 +21,14 @@ from edgeq.quantize.streaming.row_quantizer import ROW_METHODS, Energy, measured
 from edgeq.quantize.streaming.stacked_rows import StackedRows
 from edgeq.quantize.streaming.weight_store import Codes, HeldCodes, WeightStore
 from edgeq.quantize.stretches import QuantizedSource, Weight
-from edgeq.quantize.weight_only import LayerStats, QuantizedWeight, awq, quantize
+from edgeq.quantize.weight_only import (
+    GRAM_METHODS,
+    INPUT_METHODS,
+    LayerStats,
+    QuantizedWeight,
+    awq,
+    quantize,
+)
 from edgeq.quantize.weight_only.base import stored_spec
 from edgeq.quantize.weight_only.matmul_nbits import to_block_weight
 from edgeq.types import Array, FloatArray
@@ -33,8 +40,6 @@ if TYPE_CHECKING:
     from edgeq.progress import Progress
     from edgeq.quantize.statistics import Statistics
 
-GRAM_METHODS = frozenset({"gptq", "awq"})
-INPUT_METHODS = GRAM_METHODS | {"scale_search", "kmeans"}
 PART_ELEMENTS = 12 << 20
 """Weights of a large model that GPTQ rounds at a time, 50 MB in each of a dozen float32 arrays."""
 

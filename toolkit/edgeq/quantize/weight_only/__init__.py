@@ -14,7 +14,15 @@ from edgeq.quantize.weight_only import awq, gptq, hqq, rtn, scale_search
 from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight, WeightSpec
 from edgeq.types import Array
 
-__all__ = ["METHODS", "LayerStats", "QuantizedWeight", "WeightSpec", "quantize"]
+__all__ = [
+    "GRAM_METHODS",
+    "INPUT_METHODS",
+    "METHODS",
+    "LayerStats",
+    "QuantizedWeight",
+    "WeightSpec",
+    "quantize",
+]
 
 Method: TypeAlias = Callable[[Array, WeightSpec, LayerStats | None], QuantizedWeight]
 
@@ -25,6 +33,10 @@ METHODS: dict[str, Method] = {
     "gptq": gptq.quantize,
     "awq": awq.quantize,
 }
+GRAM_METHODS = frozenset({"gptq", "awq"})
+"""Those that look at X^T X of a layer's input."""
+INPUT_METHODS = GRAM_METHODS | {"scale_search", "kmeans"}
+"""Those, and the ones that look at E[x^2]; `kmeans` makes palettes (`palette.py`)."""
 
 
 def quantize(
