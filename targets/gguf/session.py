@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeq.numerics import FP16_STEP
 from edgeq.runtime.generation.llama_cpp import PACKAGE, LlamaCppModel, package_version
 from edgeq.runtime.host import cpu_name, host_architecture
 from edgeq.types import Feeds, Outputs, Verification
-
-HALF_PRECISION = 2.0**-10
-"""Relative step of float16: llama.cpp keeps keys and values in it."""
 
 
 class GgufSession:
@@ -49,8 +47,8 @@ class GgufSession:
 
     @property
     def rounding_noise(self) -> float:
-        """Relative error of the cache's number format."""
-        return HALF_PRECISION
+        """Relative step of float16, in which llama.cpp keeps keys and values."""
+        return FP16_STEP
 
     def run(self, feeds: Feeds) -> Outputs:
         """Logits `[batch, sequence, vocabulary]` of token ids `[batch, sequence]`."""

@@ -21,6 +21,8 @@ ByteArray: TypeAlias = npt.NDArray[np.uint8]
 FP16_MAX = 65504.0
 FP16_MIN = 2.0**-24
 """Largest and smallest (subnormal) positive float16."""
+FP16_STEP = 2.0**-10
+"""Between neighbours in float16, relative to the smaller one at most."""
 
 _TINY = float(np.finfo(np.float32).tiny)
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from edgeq.quantize.recipes import Recipe
     from edgeq.quantize.sensitivity import LayerEffect
     from edgeq.quantize.static_int8 import Trial
+    from edgeq.runtime.text import TextPreprocessor
     from edgeq.targets.base import Lowered, VariantSpec
 
 TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "coremltools", "numpy")
@@ -99,9 +100,9 @@ def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
         source=exported.source,
         variants=tuple(_variant(parts, variant, writer) for variant in parts.written),
         created_by=tool_versions(),
-        status=Status.PASSED if all(gate.passed for gate in parts.gates) else Status.FAILED,
+        status=status_of(parts.gates),
         quantization=_quantization(parts, writer),
-        tokenizer=_tokenizer(exported),
+        tokenizer=tokenizer_info(exported.preprocessor),
         preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, exported.preprocessor.input_names),),
         postprocess=_postprocess(exported),
         golden=entries,
@@ -212,10 +213,15 @@ def _bits_per_weight(parts: BundleParts, writer: BundleWriter) -> float:
     return round(8 * writer.size_bytes(f"model/{name}") / parts.exported.source.parameters, 2)
 
 
-def _tokenizer(exported: ExportedModel) -> TokenizerInfo:
-    preprocessor = exported.preprocessor
+def status_of(gates: Sequence[Gate]) -> Status:
+    """Of a bundle."""
+    return Status.PASSED if all(gate.passed for gate in gates) else Status.FAILED
+
+
+def tokenizer_info(preprocessor: TextPreprocessor, path: str = "tokenizer") -> TokenizerInfo:
+    """What the manifest says of a tokenizer in a folder of the bundle."""
     return TokenizerInfo(
-        path="tokenizer",
+        path=path,
         max_length=preprocessor.max_length,
         pad_id=preprocessor.pad_id,
         special_ids=preprocessor.special_token_ids,

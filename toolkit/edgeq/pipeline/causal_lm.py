@@ -16,14 +16,19 @@ from edgeq.bundle.manifest import (
     PreprocessKind,
     PreprocessStep,
     Quantization,
-    Status,
-    TokenizerInfo,
     Variant,
 )
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.files import atomic_write_text
 from edgeq.graph.streamed_tensor import is_too_large
-from edgeq.pipeline.assemble import environment, min_ram_mb, tool_versions
+from edgeq.pipeline.assemble import (
+    bundle_name,
+    environment,
+    min_ram_mb,
+    status_of,
+    tokenizer_info,
+    tool_versions,
+)
 from edgeq.pipeline.choices import check_file_type
 from edgeq.pipeline.language_data import LanguageData, divide_language
 from edgeq.pipeline.language_quality import (
@@ -57,14 +62,14 @@ more per weight (benchmarks/lm_quality.py)."""
 
 
 def language_recipe(recipe: Recipe, progress: Progress) -> Recipe:
-    """The recipe as language models are quantized: `int8` means 8-bit weights with float activations.
+    """The recipe as language models are quantized: `int8` means 8-bit weights, and activations without fixed ranges.
 
     Raises:
         UnsupportedError: the recipe wants static int8 activations.
     """
     if recipe.name == "int8" and recipe == load_recipe("int8"):
         progress.notice(
-            "int8 of a language model is weight-only: 8 bits in blocks of 16, activations in float"
+            "int8 of a language model is weight-only: 8 bits in blocks of 16, activations rounded to int8 as they come"
         )
         q8 = load_recipe("q8")
         return replace(q8, name="int8", default=replace(q8.default, block_size=INT8_BLOCK, method="gptq"))
@@ -213,9 +218,8 @@ class _LanguageExport:
     progress: Progress
 
     def write(self, target_name: str) -> TargetResult:
-        from edgeq.bundle.archive import write_archive
         from edgeq.bundle.writer import BundleWriter
-        from edgeq.pipeline.export import TargetResult, archive_path
+        from edgeq.pipeline.export import TargetResult, archived
 
         destination = self.plan.destinations[target_name]
         with (
@@ -233,11 +237,7 @@ class _LanguageExport:
             )
             with self.progress.stage(f"writing {destination.name}"):
                 bundle = self._bundle(writer, target_name, spec, lowered, measured, gates)
-        archive = (
-            write_archive(destination, archive_path(destination), force=self.request.force)
-            if self.request.archive
-            else None
-        )
+        archive = archived(destination, self.request)
         return TargetResult(target_name, bundle, {spec.id: measured}, fp32_bytes, archive)
 
     def _lower(self, target: GraphTarget, spec: VariantSpec, writer: BundleWriter) -> Lowered:
@@ -288,14 +288,14 @@ class _LanguageExport:
         golden = language_golden(self.exported, spec.id, lowered.model, self.data)
         entries = write_golden(writer.folder, golden, language_tolerances(spec.id, golden))
         manifest = Manifest(
-            name=_name(self.request),
+            name=bundle_name(str(self.request.model)),
             target=target,
             source=self.exported.source,
             variants=(self._variant(spec, lowered, measured, writer),),
             created_by=tool_versions(),
-            status=Status.PASSED if all(gate.passed for gate in gates) else Status.FAILED,
+            status=status_of(gates),
             quantization=self._quantization(lowered),
-            tokenizer=self._tokenizer(spec),
+            tokenizer=tokenizer_info(self.exported.preprocessor, f"model/{spec.id}"),
             preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, ("input_ids", "attention_mask")),),
             golden=entries,
             gates=tuple(gates),
@@ -385,21 +385,6 @@ class _LanguageExport:
             calibration=calibration,
             bits_per_weight=round(8 * size / self.exported.source.parameters, 2),
         )
-
-    def _tokenizer(self, spec: VariantSpec) -> TokenizerInfo:
-        preprocessor = self.exported.preprocessor
-        return TokenizerInfo(
-            path=f"model/{spec.id}",
-            max_length=preprocessor.max_length,
-            pad_id=preprocessor.pad_id,
-            special_ids=preprocessor.special_token_ids,
-        )
-
-
-def _name(request: ExportRequest) -> str:
-    from edgeq.pipeline.assemble import bundle_name
-
-    return bundle_name(str(request.model))
 
 
 def _write_json(path: Path, document: Mapping[str, object]) -> None:

@@ -18,13 +18,19 @@ from edgeq.bundle.manifest import (
     PreprocessKind,
     PreprocessStep,
     Quantization,
-    Status,
-    TokenizerInfo,
     Variant,
 )
 from edgeq.errors import ModelError
 from edgeq.files import atomic_write_text
-from edgeq.pipeline.assemble import bundle_name, environment, min_ram_mb, tool_versions
+from edgeq.numerics import FP16_STEP
+from edgeq.pipeline.assemble import (
+    bundle_name,
+    environment,
+    min_ram_mb,
+    status_of,
+    tokenizer_info,
+    tool_versions,
+)
 from edgeq.pipeline.language_data import LanguageData, divide_language
 from edgeq.pipeline.language_quality import GOLDEN_TOKENS, golden_prompts, language_gates
 from edgeq.pipeline.measure import Measured, describe_environment, metrics_of
@@ -126,9 +132,8 @@ class _CheckpointExport:
     progress: Progress
 
     def write(self) -> TargetResult:
-        from edgeq.bundle.archive import write_archive
         from edgeq.bundle.writer import BundleWriter
-        from edgeq.pipeline.export import TargetResult, archive_path
+        from edgeq.pipeline.export import TargetResult, archived
 
         destination = self.plan.destinations[self.target.name]
         (spec,) = self.plan.variants[self.target.name]
@@ -139,11 +144,7 @@ class _CheckpointExport:
             gates = self._gates(spec, measured[0])
             with self.progress.stage(f"writing {destination.name}"):
                 bundle = self._bundle(writer, spec, lowered, runs[0], measured, gates)
-        archive = (
-            write_archive(destination, archive_path(destination), force=self.request.force)
-            if self.request.archive
-            else None
-        )
+        archive = archived(destination, self.request)
         size = 4 * self.original.source.parameters
         return TargetResult(self.target.name, bundle, {spec.id: measured[0]}, size, archive)
 
@@ -217,9 +218,9 @@ class _CheckpointExport:
             source=self.original.source,
             variants=(self._variant(spec, lowered, measured[0], writer),),
             created_by=tool_versions(),
-            status=Status.PASSED if all(gate.passed for gate in gates) else Status.FAILED,
+            status=status_of(gates),
             quantization=self._quantization(spec, lowered),
-            tokenizer=self._tokenizer(),
+            tokenizer=tokenizer_info(self.original.preprocessor),
             preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, ("input_ids",)),),
             golden=entries,
             gates=tuple(gates),
@@ -285,31 +286,19 @@ class _CheckpointExport:
             bits_per_weight=round(bits, 2),
         )
 
-    def _tokenizer(self) -> TokenizerInfo:
-        preprocessor = self.original.preprocessor
-        return TokenizerInfo(
-            path="tokenizer",
-            max_length=preprocessor.max_length,
-            pad_id=preprocessor.pad_id,
-            special_ids=preprocessor.special_token_ids,
-        )
-
 
 def golden_tolerances(variant: str, cases: Sequence[GoldenCase]) -> list[Gate]:
     """How far another run may be from the recorded logits: each is as far from the original as the recorded one.
 
-    Runtimes of such files round the inputs of every layer, so two runs differ by two such errors, not by none.
+    Runtimes of such files round the inputs of every layer, so two runs differ by two such errors, not by none; and
+    they keep keys and values in float16.
     """
     own = max(
         float(np.abs(case.reference["logits"] - case.outputs[variant]["logits"]).max()) for case in cases
     )
     scale = max(float(np.abs(case.reference["logits"]).max()) for case in cases)
-    bound = 2 * max(own, HALF_STEP * scale)
+    bound = 2 * max(own, FP16_STEP * scale)
     source = (
         f"twice the own largest error on the golden cases, {own:.3g}, or a float16 step of the output scale"
     )
     return [Gate(variant, "logits", "max_abs", "<=", float(f"{bound:.4g}"), source)]
-
-
-HALF_STEP = 2.0**-10
-"""Relative step of float16, in which such runtimes keep keys and values."""

@@ -236,7 +236,6 @@ class _Export:
     effects: Sequence[LayerEffect] = ()
 
     def write(self, target_name: str, done: Sequence[TargetResult] = ()) -> TargetResult:
-        from edgeq.bundle.archive import write_archive
         from edgeq.bundle.writer import BundleWriter
 
         destination = self.plan.destinations[target_name]
@@ -273,11 +272,7 @@ class _Export:
                     fp32_bytes,
                 )
                 bundle = write_bundle(writer, parts)
-        archive = (
-            write_archive(destination, archive_path(destination), force=self.request.force)
-            if self.request.archive
-            else None
-        )
+        archive = archived(destination, self.request)
         return TargetResult(target_name, bundle, measured, fp32_bytes, archive)
 
     def _lower(self, target: Target, folder: Path) -> dict[str, tuple[VariantSpec, Lowered]]:
@@ -377,6 +372,15 @@ def _sensitivity(
 def archive_path(destination: Path) -> Path:
     """`NAME.edgeq` beside the bundle's folder."""
     return destination.with_name(f"{destination.name}.edgeq")
+
+
+def archived(destination: Path, request: ExportRequest) -> Path | None:
+    """The finished bundle as one file beside its folder, where the request wants one."""
+    from edgeq.bundle.archive import write_archive
+
+    if not request.archive:
+        return None
+    return write_archive(destination, archive_path(destination), force=request.force)
 
 
 def _unique(names: Sequence[str]) -> list[str]:

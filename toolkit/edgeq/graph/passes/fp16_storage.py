@@ -10,11 +10,11 @@ import onnx_ir as ir
 from edgeq.errors import UnsupportedError
 from edgeq.graph.edit import Editor
 from edgeq.graph.streamed_tensor import StreamedTensor
+from edgeq.numerics import FP16_MAX
 from edgeq.types import Array
 
 MIN_ELEMENTS = 1024
 """Smaller tensors (biases, normalization) stay in float32: they cost nothing and matter most."""
-FP16_MAX = float(np.finfo(np.float16).max)
 
 
 def store_fp16(model: ir.Model, only: Collection[str] | None = None) -> ir.Model:
