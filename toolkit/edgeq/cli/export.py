@@ -31,7 +31,10 @@ def register(app: typer.Typer) -> None:
 def export(
     model: Annotated[
         str | None,
-        typer.Argument(help="Hugging Face folder or Hub id, sentence-transformers folder, or .onnx file."),
+        typer.Argument(
+            help="Hugging Face folder or Hub id, sentence-transformers folder, .onnx or .gguf file; "
+            "the sample model if left out."
+        ),
     ] = None,
     target: Annotated[
         list[str] | None,
@@ -58,7 +61,9 @@ def export(
     ] = None,
     seq_len: Annotated[
         str | None,
-        typer.Option(help="Tokens of variants with a static shape; several for Core ML: 32,128,256."),
+        typer.Option(
+            help="Tokens of variants with a static shape, several for Core ML: 32,128,256; a language model's context."
+        ),
     ] = None,
     ios: Annotated[
         int | None, typer.Option(help="Oldest iOS for Core ML: 16, 17 or 18; the precision sets the least.")
