@@ -45,7 +45,6 @@ from edgeq.runtime.generation.engine_process import GENAI, LLAMA_CPP, ONNX_RUNTI
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.tokenizer import PromptTokenizer
 from edgeq.runtime.perplexity import Logits, compare_on
-from edgeq.targets.base import LoweringInput
 from edgeq.targets.cpu import lower_for_cpu
 from edgeq.targets.onnx_file import save_onnx
 
@@ -206,7 +205,7 @@ def peer(model: Path, folder: Path) -> Path:
 
 def ours(name: str, exported: ExportedLanguageModel, data: LanguageData, folder: Path, model: Path) -> Path:
     done = quantize_model(exported.canonical, data.sets, recipe_of(name), SilentProgress())
-    source = LoweringInput(exported.canonical, done.plan, done.graph, done.weights, done.precision)
+    source = done.lowering_input(exported.canonical)
     folder.mkdir(exist_ok=True)
     save_onnx(lower_for_cpu(source).model, folder / "model.onnx")
     for file in ("tokenizer.json", "tokenizer_config.json"):

@@ -33,7 +33,6 @@ from edgeq.runtime.generation.sampling import Sampling
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.tokenizer import PromptTokenizer
 from edgeq.runtime.perplexity import agreement_length, compare_on, greedy
-from edgeq.targets.base import LoweringInput
 from edgeq.targets.cpu import lower_for_cpu
 from edgeq.targets.onnx_file import save_onnx
 from edgeq.types import Array, FloatArray
@@ -170,9 +169,7 @@ class Bench:
         exported, path = self.exported, self.folder / "model.onnx"
         started = time.process_time()
         done = quantize_model(exported.canonical, self.data.sets, recipe, SilentProgress())
-        lowering = lower_for_cpu(
-            LoweringInput(exported.canonical, done.plan, done.graph, done.weights, done.precision)
-        )
+        lowering = lower_for_cpu(done.lowering_input(exported.canonical))
         seconds = time.process_time() - started
         save_onnx(lowering.model, path)
         session = DecoderSession(path, exported.settings.cache, exported.settings.context_length)

@@ -44,7 +44,7 @@ from edgeq.quantize.batches import Batches
 from edgeq.quantize.recipes import BUILT_IN, Recipe, load_recipe
 from edgeq.report.plots import Point, Series, check_plot_path, trade_off_plot
 from edgeq.runtime.session import VariantSession
-from edgeq.targets.base import LoweringInput, LoweringOptions
+from edgeq.targets.base import LoweringOptions
 from edgeq.targets.cpu import TARGET
 from edgeq.types import Array
 
@@ -137,9 +137,7 @@ class Bench:
         started = time.process_time()
         found = quantize_model(self.exported.canonical, self.data, recipe, SilentProgress())
         seconds = time.process_time() - started
-        source = LoweringInput(
-            self.exported.canonical, found.plan, found.graph, found.weights, found.precision
-        )
+        source = found.lowering_input(self.exported.canonical)
         [spec] = TARGET.variants(recipe)
         with tempfile.TemporaryDirectory() as folder:
             path = TARGET.lower(spec, source, LoweringOptions(), Path(folder)).model

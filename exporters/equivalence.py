@@ -12,6 +12,7 @@ import numpy as np
 
 from edgeq.errors import ModelError, OutputError
 from edgeq.graph.canonical import SEQUENCE
+from edgeq.onnx_runtime import session_options
 from edgeq.types import Array, Feeds, Outputs, TensorSpec
 
 if TYPE_CHECKING:
@@ -57,8 +58,6 @@ def run_graph(canonical: CanonicalModel) -> Callable[[Feeds], Outputs]:
     import onnx_ir as ir
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors come as exceptions
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.onnx"
         try:
@@ -69,7 +68,7 @@ def run_graph(canonical: CanonicalModel) -> Callable[[Feeds], Outputs]:
                 f"cannot write the graph to the temporary folder `{tempfile.gettempdir()}`: {error}",
                 hint="free some space there, or set TMPDIR to another folder",
             ) from error
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
     names = [spec.name for spec in canonical.outputs]
 
     def run(feeds: Feeds) -> Outputs:

@@ -10,6 +10,7 @@ from edgeq.errors import ModelError
 from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
 from edgeq.exporters.facts import detect_task, parse_task, read_config
 from edgeq.exporters.text_encoder import OUTPUTS
+from edgeq.onnx_runtime import session_options
 from edgeq.types import Feeds, Outputs, Role, SourceInfo, Task, TensorSpec
 
 if TYPE_CHECKING:
@@ -183,10 +184,8 @@ def _positions(folder: Path, tokenizer: Any) -> int:
 def _run_file(path: Path, picked: Mapping[str, str]) -> Callable[[Feeds], Outputs]:
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors come as exceptions
     try:
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
     except (
         Exception
     ) as error:  # onnxruntime raises a family of its own for broken files and unknown operators

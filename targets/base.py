@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.types import Feeds, FloatArray, Outputs, Precision, SourceInfo, TensorSpec, Verification
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.static_weight import StaticWeight
     from edgeq.quantize.plan import QuantizationPlan
     from edgeq.quantize.recipes import Recipe
     from edgeq.quantize.streaming import StoredTensor
@@ -33,6 +35,7 @@ class VariantSpec:
         runtime: program that runs it.
         execution_provider: the provider or compute unit.
         architecture: CPU it is made for, `arm64` or `x86-64`.
+        level: graph optimizations that its sessions of ONNX Runtime are to be opened with, here and in the app.
         one_partition: the target promises that the accelerator takes the whole graph in one piece.
         refusal: why this engine cannot honour the recipe; None where it can. Such a variant is not built.
     """
@@ -43,6 +46,7 @@ class VariantSpec:
     runtime: str
     execution_provider: str
     architecture: str
+    level: OptimizationLevel = DEFAULT_LEVEL
     one_partition: bool = False
     refusal: str | None = None
 
@@ -77,6 +81,7 @@ class LoweringInput:
         equalized: the canonical graph with the plan's equalizations applied; None for floating point.
         weights: codes of the weight-only layers and tables (`plan.weights`), by initializer name. They belong to
             `graph()`.
+        static: codes of the static int8 layers (`plan.linears`), by initializer name of `graph()`.
         precision: the family of the recipe: its narrowest weights, or how its floats are stored.
         palettes: lookup tables of the palettized weights, by initializer name, for targets that take them.
         calibration: feeds that show which values the model reaches, for targets that compute in float16.
@@ -91,6 +96,7 @@ class LoweringInput:
     calibration: Iterable[Feeds] = ()
     about: SourceInfo | None = None
     palettes: Mapping[str, Palette] = field(default_factory=dict)
+    static: Mapping[str, StaticWeight] = field(default_factory=dict)
 
     def graph(self) -> ir.Model:
         """The graph to lower: equalized where there is a plan."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgeq.errors import UnsupportedError
+from edgeq.onnx_runtime import OptimizationLevel, ordered_options
+from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.types import Precision
 
@@ -65,15 +67,16 @@ def _quantized(source: LoweringInput, plan: QuantizationPlan) -> Lowering:
     linears = [
         LinearQDQ(item.name, item.input_range, item.bias_shift) for item in plan.linears if item.quantized
     ]
-    model = fuse_integer_linears(quantize_linears(source.graph(), linears))
+    model = fuse_integer_linears(quantize_linears(source.graph(), linears, source.static))
     in_blocks = {item.name for item in plan.weights}
     rows = [item.name for item in plan.embeddings if item.quantized and item.name not in in_blocks]
     lowering = fuse_projections(lower_weights(quantize_embeddings(model, rows), source.weights))
     return replace(lowering, model=store_fp16(lowering.model, plan.fp16))
 
 
-def write_cpu_variant(source: LoweringInput, path: Path) -> Lowered:
+def write_cpu_variant(source: LoweringInput, path: Path, level: OptimizationLevel) -> Lowered:
     """Lower, save, read back, and check on the optimized graph that what was quantized runs in integers."""
+    from edgeq.graph.overflow import find_saturating
     from edgeq.graph.passes.weight_only import verify_weight_only
     from edgeq.targets.kernels import count_kernels
     from edgeq.targets.onnx_file import save_onnx
@@ -92,8 +95,11 @@ def write_cpu_variant(source: LoweringInput, path: Path) -> Lowered:
         inputs=source.canonical.inputs,
         outputs=source.canonical.outputs,
         opset=opset,
-        placement=kernels.to_json(),
-        requirements={"onnxruntime": f">={MIN_ONNXRUNTIME_BLOCKS if lowering.nodes else MIN_ONNXRUNTIME}"},
+        placement=kernels.to_json() | {CAN_SATURATE: [layer.node for layer in find_saturating(path)]},
+        requirements={
+            "onnxruntime": f">={MIN_ONNXRUNTIME_BLOCKS if lowering.nodes else MIN_ONNXRUNTIME}",
+            "session_options": ordered_options(level),
+        },
         notes=notes,
     )
 
@@ -133,7 +139,7 @@ class CpuTarget:
         self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path
     ) -> Lowered:
         """Write the variant."""
-        return write_cpu_variant(source, folder / "model.onnx")
+        return write_cpu_variant(source, folder / "model.onnx", spec.level)
 
     def open(self, spec: VariantSpec, model: Path, signature: HasSignature, *, pad_id: int = 0) -> Session:
         """ONNX Runtime's CPU provider."""

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError
+from edgeq.onnx_runtime import session_options
 
 if TYPE_CHECKING:
     import onnx
@@ -78,8 +79,8 @@ def optimized_kernels(model: Path) -> KernelSummary:
 
     with TemporaryDirectory(prefix="edgeq-") as folder:
         optimized = Path(folder) / "optimized.onnx"
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # errors come as exceptions
+        # What an app's session runs: its own kernels.
+        options = session_options(exact=False)
         options.optimized_model_filepath = str(optimized)
         try:
             ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

@@ -9,7 +9,9 @@ import numpy as np
 
 from edgeq.errors import UnsupportedError
 from edgeq.graph.canonical import BATCH, SEQUENCE
-from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions
+from edgeq.onnx_runtime import ordered_options
+from edgeq.runtime.executors import CAN_SATURATE
+from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, VariantSpec
 from edgeq.types import Precision, TensorSpec
 
 if TYPE_CHECKING:
@@ -93,13 +95,14 @@ def separate_scalars(model: ir.Model) -> None:
 
 
 def write_nnapi_variant(
-    source: LoweringInput, precision: Precision, options: LoweringOptions, path: Path
+    spec: VariantSpec, source: LoweringInput, options: LoweringOptions, path: Path
 ) -> Lowered:
     """Lower, save and predict the placement."""
+    from edgeq.graph.overflow import find_saturating
     from edgeq.targets.onnx_file import output_specs, save_onnx
     from edgeq.targets.placement.predict import predict
 
-    model, inputs = lower_for_nnapi(source, precision, options.seq_len)
+    model, inputs = lower_for_nnapi(source, source.precision, options.seq_len)
     outputs = output_specs(model, source.canonical.outputs)
     save_onnx(model, path)
     report = predict(path, target="android")
@@ -109,13 +112,13 @@ def write_nnapi_variant(
         inputs=inputs,
         outputs=outputs,
         opset=NNAPI_OPSET,
-        placement=_placement_json(report),
+        placement=_placement_json(report) | {CAN_SATURATE: [layer.node for layer in find_saturating(path)]},
         requirements={
             "onnxruntime": f">={MIN_ONNXRUNTIME}",
             "abi": ["arm64-v8a"],
             "min_android_api": report.as_shipped.min_android_api or 29,
-            "session_options": {"graph_optimization_level": "ORT_ENABLE_BASIC"},
-            "nnapi_flags": ["USE_FP16"] if precision is Precision.FP16 else [],
+            "session_options": ordered_options(spec.level),
+            "nnapi_flags": ["USE_FP16"] if source.precision is Precision.FP16 else [],
         },
     )
 

@@ -72,6 +72,7 @@ class AndroidTarget:
                 "onnxruntime",
                 "NnapiExecutionProvider",
                 "arm64",
+                level="ORT_ENABLE_BASIC",
                 one_partition=True,
                 refusal=nnapi_refusal(recipe),
             ),
@@ -86,8 +87,8 @@ class AndroidTarget:
         """Write one variant."""
         path = folder / "model.onnx"
         if spec.engine == "nnapi":
-            return write_nnapi_variant(source, source.precision, options, path)
-        lowered = write_cpu_variant(source, path)
+            return write_nnapi_variant(spec, source, options, path)
+        lowered = write_cpu_variant(source, path, spec.level)
         phone = {"abi": ["arm64-v8a"], "min_android_api": MIN_ANDROID_API}
         return replace(lowered, requirements={**lowered.requirements, **phone})
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeq.errors import UnsupportedError
+from edgeq.graph.static_weight import StaticWeight
 from edgeq.quantize.plan import LinearDecision, QuantizationPlan
 from edgeq.quantize.sites import find_sites
 from edgeq.quantize.weight_only.base import QuantizedWeight
@@ -32,22 +34,32 @@ class PlannedGraph:
     activations: dict[str, ActivationQuant]
 
 
-def from_static_plan(equalized: ir.Model, plan: QuantizationPlan) -> PlannedGraph:
+def from_static_plan(
+    equalized: ir.Model, plan: QuantizationPlan, static: Mapping[str, StaticWeight]
+) -> PlannedGraph:
     """W8A8: int8 inputs and per-channel int8 weights of the planned layers, int8 embedding tables.
 
     Args:
         equalized: the canonical graph after the plan's equalizations.
         plan: decided on that graph.
+        static: codes of the planned layers, by initializer; what is not there is rounded to nearest.
     """
     sites = find_sites(equalized)
     planned = {item.name: item for item in plan.linears if item.quantized}
     tables = {item.name for item in plan.embeddings if item.quantized}
     weights: dict[str, WeightDecision] = {
-        site.weight: Int8Weight() for site in sites.linears if site.name in planned
+        site.weight: Int8Weight(codes=_codes(static.get(site.weight)))
+        for site in sites.linears
+        if site.name in planned
     }
     weights |= {site.table: Int8Weight() for site in sites.embeddings if site.name in tables}
     activations = {name: ActivationQuant.from_range(*item.input_range) for name, item in planned.items()}
     return PlannedGraph(_shift_biases(equalized, list(planned.values())), weights, activations)
+
+
+def _codes(weight: StaticWeight | None) -> Codes | None:
+    """Output channels as rows."""
+    return None if weight is None else Codes(np.ascontiguousarray(weight.codes.T), weight.scale[:, None])
 
 
 def _shift_biases(model: ir.Model, decisions: list[LinearDecision]) -> ir.Model:

@@ -141,7 +141,7 @@ def _planned(source: LoweringInput) -> PlannedGraph:
                 f"the Core ML lowering got precision {source.precision} without a plan for it"
             )
         return PlannedGraph(graph, {}, {})
-    static = from_static_plan(graph, source.plan)
+    static = from_static_plan(graph, source.plan, source.static)
     codes = {name: from_quantized_weight(weight) for name, weight in source.weights.items()}
     palettes = {name: PaletteWeight.of(palette) for name, palette in source.palettes.items()}
     return replace(static, weights={**static.weights, **codes, **palettes})

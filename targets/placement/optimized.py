@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeq.onnx_runtime import OptimizationLevel, session_options
+
 if TYPE_CHECKING:
     import onnx
 
@@ -50,13 +52,8 @@ def outputs_as_loaded(
         return {value.name: (value.type, tuple(value.shape)) for value in session.get_outputs()}
 
 
-def _session_options(level: str) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
+def _session_options(level: OptimizationLevel) -> Any:
+    options = session_options(exact=False, level=level, threads=1)
     options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 

@@ -24,7 +24,17 @@ LAYERS = (
     ("runtime", "quantize"),
     ("bundle",),
     ("graph", "calibration"),
-    ("numerics", "metrics", "config", "files", "caches", "progress", "allocator"),
+    (
+        "onnx_runtime",
+        "numerics",
+        "saturation",
+        "metrics",
+        "config",
+        "files",
+        "caches",
+        "progress",
+        "allocator",
+    ),
     ("types", "errors"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

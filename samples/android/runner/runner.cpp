@@ -3,7 +3,8 @@
 //
 //     runner MODEL FOLDER
 //
-// FOLDER/request.txt has one line per input:   BATCH DTYPE RANK DIM... FILE NAME
+// FOLDER/request.txt says how the session is to be opened:   option graph_optimization_level LEVEL
+// and has one line per input:                                BATCH DTYPE RANK DIM... FILE NAME
 // FOLDER/response.txt gets "onnxruntime VERSION" and one such line per output. FILE lies in FOLDER, little-endian,
 // C order. toolkit/edgeq/runtime/raw_exchange.py is the other side.
 
@@ -62,6 +63,33 @@ struct Input {
 
 using Batches = std::map<int, std::vector<Input>>;
 
+// What the bundle orders for this variant: numbers recorded at one level are not those of another.
+struct Request {
+  GraphOptimizationLevel level = ORT_ENABLE_ALL;
+  Batches batches;
+};
+
+struct Level {
+  const char* name;
+  GraphOptimizationLevel onnx;
+};
+
+constexpr Level kLevels[] = {
+    {"ORT_DISABLE_ALL", ORT_DISABLE_ALL},
+    {"ORT_ENABLE_BASIC", ORT_ENABLE_BASIC},
+    {"ORT_ENABLE_EXTENDED", ORT_ENABLE_EXTENDED},
+    {"ORT_ENABLE_ALL", ORT_ENABLE_ALL},
+};
+
+GraphOptimizationLevel read_option(std::istream& words) {
+  std::string key, value;
+  words >> key >> value;
+  if (key != "graph_optimization_level") throw std::runtime_error("unknown option " + key);
+  for (const Level& level : kLevels)
+    if (value == level.name) return level.onnx;
+  throw std::runtime_error("unknown level " + value);
+}
+
 std::vector<char> read_file(const std::string& path, size_t size) {
   std::vector<char> data(size);
   std::ifstream stream(path, std::ios::binary);
@@ -70,12 +98,17 @@ std::vector<char> read_file(const std::string& path, size_t size) {
   return data;
 }
 
-Batches read_request(const std::string& folder) {
+Request read_request(const std::string& folder) {
   std::ifstream stream(folder + "/request.txt");
   if (!stream) throw std::runtime_error("no " + folder + "/request.txt");
-  Batches batches;
+  Request request;
   for (std::string line; std::getline(stream, line);) {
     std::istringstream words(line);
+    if (line.rfind("option ", 0) == 0) {
+      words.ignore(7);
+      request.level = read_option(words);
+      continue;
+    }
     int batch = 0;
     size_t rank = 0;
     std::string dtype, file, name;
@@ -86,9 +119,9 @@ Batches read_request(const std::string& folder) {
     if (!std::getline(words, name)) throw std::runtime_error("malformed request line: " + line);
     const Type& type = find_type(dtype);
     auto data = read_file(folder + "/" + file, count_elements(shape) * type.bytes);
-    batches[batch].push_back({name, &type, std::move(shape), std::move(data)});
+    request.batches[batch].push_back({name, &type, std::move(shape), std::move(data)});
   }
-  return batches;
+  return request;
 }
 
 void write_output(const std::string& folder, std::ostream& response, int batch, size_t index, const std::string& name,
@@ -123,16 +156,18 @@ void run_batch(Ort::Session& session, const std::vector<std::string>& output_nam
 }
 
 void run(const char* model, const std::string& folder) {
-  Batches batches = read_request(folder);
+  Request request = read_request(folder);
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "edgeq");
-  Ort::Session session(env, model, Ort::SessionOptions{});
+  Ort::SessionOptions options;
+  options.SetGraphOptimizationLevel(request.level);
+  Ort::Session session(env, model, options);
   Ort::AllocatorWithDefaultOptions allocator;
   std::vector<std::string> names;
   for (size_t i = 0; i < session.GetOutputCount(); ++i)
     names.emplace_back(session.GetOutputNameAllocated(i, allocator).get());
   std::ofstream response(folder + "/response.txt");
   response << "onnxruntime " << OrtGetApiBase()->GetVersionString() << '\n';
-  for (auto& [batch, inputs] : batches) run_batch(session, names, inputs, folder, response, batch);
+  for (auto& [batch, inputs] : request.batches) run_batch(session, names, inputs, folder, response, batch);
   if (!response.flush()) throw std::runtime_error("cannot write response.txt");
 }
 

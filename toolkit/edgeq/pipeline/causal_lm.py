@@ -44,7 +44,7 @@ from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.targets import get_target
-from edgeq.targets.base import GraphTarget, Lowered, LoweringInput, LoweringOptions, VariantSpec
+from edgeq.targets.base import GraphTarget, Lowered, LoweringOptions, VariantSpec
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
@@ -241,13 +241,7 @@ class _LanguageExport:
         return TargetResult(target_name, bundle, {spec.id: measured}, fp32_bytes, archive)
 
     def _lower(self, target: GraphTarget, spec: VariantSpec, writer: BundleWriter) -> Lowered:
-        source = LoweringInput(
-            self.exported.canonical,
-            self.quantized.plan,
-            self.quantized.graph,
-            self.quantized.weights,
-            self.quantized.precision,
-        )
+        source = self.quantized.lowering_input(self.exported.canonical)
         folder = writer.path(f"model/{spec.id}/model.onnx").parent
         with self.progress.stage(f"lowering for {target.name}", 1) as stage:
             lowered = target.lower(spec, source, LoweringOptions(), folder)

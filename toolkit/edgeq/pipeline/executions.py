@@ -7,8 +7,16 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
+from edgeq.onnx_runtime import ordered_level
 from edgeq.pipeline.sessions import open_variant
-from edgeq.runtime.executors import architecture_of, level_of, open_executor
+from edgeq.runtime.executors import (
+    CAN_SATURATE,
+    architecture_of,
+    at_level,
+    level_of,
+    native_environment,
+    open_executor,
+)
 from edgeq.runtime.session import VariantSession, execute_through
 from edgeq.types import Feeds, Outputs, Verification
 
@@ -72,16 +80,17 @@ def executions(
             yield _of_session(one, place)
         return
     executor = open_executor(cast("Place", place), cpu=cpu, target_arch=architecture_of(variant), adb=adb)
-    level = level_of(executor, variant)
+    proves, level = level_of(executor, variant), ordered_level(variant.requirements)
     if place == "native":
-        run = _each(VariantSession(path, variant, pad_id=pad_id).run)
-        yield Execution(place, level, executor.environment, run)
+        run = _each(VariantSession(path, variant, pad_id=pad_id, level=level).run)
+        environment = native_environment(level, safe=variant.placement.get(CAN_SATURATE) == [])
+        yield Execution(place, proves, environment, run)
         return
     yield Execution(
         place,
-        level,
-        executor.environment,
-        lambda batches: execute_through(executor, path, variant, batches, pad_id=pad_id),
+        proves,
+        executor.environment | at_level(level),
+        lambda batches: execute_through(executor, path, variant, batches, pad_id=pad_id, level=level),
         BATCHES_PER_START,
     )
 

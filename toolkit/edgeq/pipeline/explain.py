@@ -131,19 +131,19 @@ def _measure(
 
 
 def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> dict[str, FloatArray]:
-    """Weight-only layers as the first variant that holds them has them."""
+    """Quantized layers as the first variant that holds them has them."""
     from edgeq.graph.read_blocks import read_block_weights
+    from edgeq.graph.read_static import read_static_weights
 
-    names = {item.name for item in plan.weights}
-    if not names:
-        return {}
+    names = {item.name for item in plan.weights} | {item.name for item in plan.linears if item.quantized}
     for variant in bundle.variants:
         if variant.runtime == "onnxruntime":
-            found = read_block_weights(bundle.file(variant.model))
+            path = bundle.file(variant.model)
+            found = read_static_weights(path) | read_block_weights(path)
             if names <= set(found):
                 return {name: found[name] for name in names}
     raise UnsupportedError(
-        "no variant of this bundle holds its weight-only layers in a form that can be read here"
+        "no variant of this bundle holds its quantized layers in a form that can be read here"
     )
 
 

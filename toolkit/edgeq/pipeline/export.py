@@ -32,7 +32,6 @@ from edgeq.targets import get_target
 from edgeq.targets.base import (
     GraphTarget,
     Lowered,
-    LoweringInput,
     LoweringOptions,
     Target,
     VariantSpec,
@@ -276,15 +275,8 @@ class _Export:
         return TargetResult(target_name, bundle, measured, fp32_bytes, archive)
 
     def _lower(self, target: Target, folder: Path) -> dict[str, tuple[VariantSpec, Lowered]]:
-        source = LoweringInput(
-            self.exported.canonical,
-            self.quantized.plan,
-            self.quantized.graph,
-            self.quantized.weights,
-            self.quantized.precision,
-            CalibrationFeeds(self.data),
-            self.exported.source,
-            self.quantized.palettes,
+        source = self.quantized.lowering_input(
+            self.exported.canonical, calibration=CalibrationFeeds(self.data), about=self.exported.source
         )
         specs = self.plan.variants[target.name]
         written = {}
@@ -365,7 +357,7 @@ def _sensitivity(
     from edgeq.pipeline.sensitivity import sensitivity
 
     assert quantized.plan is not None
-    weights = {item.name: quantized.weights[item.initializer].dequantize() for item in quantized.plan.weights}
+    weights = quantized.rounded_weights()
     return sensitivity(exported.canonical, quantized.graph, quantized.plan, weights, data, progress)
 
 

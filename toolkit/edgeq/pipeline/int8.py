@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeq.graph.static_weight import StaticWeight
 from edgeq.metrics import OutputComparison
 from edgeq.pipeline.data import DataSets
 from edgeq.progress import Progress, Stage
@@ -56,7 +57,10 @@ def _summary(result: StaticInt8Result) -> str:
     chosen = result.plan.settings
     layers = sum(item.quantized for item in result.plan.linears)
     bias = ", bias correction" if chosen["bias_correction"] else ""
-    return f"{layers} layers, alpha {chosen['alpha']:g}, {chosen['range_method']} ranges{bias}"
+    return (
+        f"{layers} layers, alpha {chosen['alpha']:g}, {chosen['range_method']} ranges, {chosen['rounding']} rounding"
+        f"{bias}"
+    )
 
 
 class _Observer:
@@ -68,7 +72,7 @@ class _Observer:
         self.cache = CalibrationCache(notify=progress.notice)
         self.passes = 0
 
-    def __call__(self, model: ir.Model, tensors: Sequence[str]) -> Statistics:
+    def __call__(self, model: ir.Model, tensors: Sequence[str], *, gram: bool = False) -> Statistics:
         from edgeq.quantize.calibrate import calibrate
 
         self.passes += 1
@@ -81,7 +85,9 @@ class _Observer:
                 self.stage.advance(samples - done)
             done = samples
 
-        return calibrate(model, tensors, self.data.calibration, cache=self.cache, on_progress=advance)
+        return calibrate(
+            model, tensors, self.data.calibration, cache=self.cache, gram=gram, on_progress=advance
+        )
 
     def on_trial(self, trial: Trial) -> None:
         self.stage.note = f"{trial.setting}: held-out error {trial.error:.4f}"
@@ -105,8 +111,10 @@ class _Scorer:
             self.batches.append(feeds)
             self.expected.append(outputs)
 
-    def __call__(self, equalized: ir.Model, plan: QuantizationPlan) -> float:
-        session = self._session(simulate(equalized, plan))
+    def __call__(
+        self, equalized: ir.Model, plan: QuantizationPlan, weights: Mapping[str, StaticWeight]
+    ) -> float:
+        session = self._session(simulate(equalized, plan, weights))
         comparisons = [OutputComparison(spec) for spec in self.canonical.outputs]
         for feeds, expected in zip(self.batches, self.expected, strict=True):
             found = session.run(feeds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,14 +16,16 @@ from edgeq.quantize.layers import MIN_TABLE_ROWS, ModelLayers, find_layers
 from edgeq.quantize.plan import EmbeddingDecision, LinearDecision, QuantizationPlan
 from edgeq.quantize.recipes import LayerSpec, Recipe
 from edgeq.quantize.recipes.schema import StaticOptions, is_quantized, is_row_int8
+from edgeq.quantize.sites import find_sites
 from edgeq.quantize.streaming.weight_store import QuantizedWeights
 from edgeq.quantize.weight_only import INPUT_METHODS
-from edgeq.types import Precision
+from edgeq.types import Feeds, FloatArray, Precision, SourceInfo
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.static_weight import StaticWeight
     from edgeq.pipeline.data import DataSets
     from edgeq.pipeline.weight_only import QuantizedLayer
     from edgeq.progress import Progress
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from edgeq.quantize.static_int8 import StaticInt8Result, Trial
     from edgeq.quantize.weight_only import QuantizedWeight
     from edgeq.quantize.weight_only.palette import Palette
+    from edgeq.targets.base import LoweringInput
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +46,7 @@ class Quantized:
         plan: decisions per layer; None when everything stays in float.
         graph: the canonical graph, equalized where the plan says so.
         weights: codes of the weight-only layers, by initializer.
+        static: codes of the static int8 layers, by initializer of `graph`.
         palettes: tables and indices of the palettized layers, by initializer.
         trials: what the static int8 search tried.
         clipping: share of the calibration values outside the chosen ranges, by tensor.
@@ -58,6 +62,40 @@ class Quantized:
     clipping: Mapping[str, float] = field(default_factory=dict)
     is_calibrated: bool = False
     palettes: Mapping[str, Palette] = field(default_factory=dict)
+    static: Mapping[str, StaticWeight] = field(default_factory=dict)
+
+    def lowering_input(
+        self, canonical: CanonicalModel, *, calibration: Iterable[Feeds] = (), about: SourceInfo | None = None
+    ) -> LoweringInput:
+        """What a target is given of it.
+
+        Args:
+            canonical: the model that was quantized.
+            calibration: feeds that show which values it reaches.
+            about: where it comes from.
+        """
+        from edgeq.targets.base import LoweringInput
+
+        return LoweringInput(
+            canonical,
+            self.plan,
+            self.graph,
+            self.weights,
+            self.precision,
+            calibration,
+            about,
+            self.palettes,
+            self.static,
+        )
+
+    def rounded_weights(self) -> dict[str, FloatArray]:
+        """Linear layers as their codes stand for, `[in, out]`, by layer name; no tables of int8 rows."""
+        assert self.plan is not None
+        found = {item.name: self.weights[item.initializer].dequantize() for item in self.plan.weights}
+        for site in find_sites(self.graph).linears:
+            if site.weight in self.static and site.name not in found:
+                found[site.name] = self.static[site.weight].dequantize()
+        return found
 
 
 def quantize_model(
@@ -118,6 +156,7 @@ def quantize_model(
         clipping={} if static is None else static.clipping,
         is_calibrated=static is not None or _looks_at_inputs([*jobs, *palette_jobs]),
         palettes={layer.decision.initializer: layer.palette for layer in palettes},
+        static={} if static is None else static.weights,
     )
 
 
@@ -156,7 +195,7 @@ def _settled(recipe: Recipe, static: StaticInt8Result | None) -> Recipe:
     if static is None:
         return recipe
     chosen = static.plan.settings
-    options = StaticOptions(chosen["alpha"], chosen["range_method"], chosen["bias_correction"])
+    options = StaticOptions(**{item.name: chosen[item.name] for item in fields(StaticOptions)})
     return replace(recipe, static_int8=options)
 
 

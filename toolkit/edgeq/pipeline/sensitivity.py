@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgeq.pipeline.data import DataSets
     from edgeq.progress import Progress
 
-SENSITIVITY_VERSION = 1
+SENSITIVITY_VERSION = 2
 FILE_NAME = "sensitivity.json"
 
 
@@ -46,7 +46,7 @@ def sensitivity(
         canonical: the original.
         equalized: the graph the plan refers to.
         plan: the decisions.
-        weights: weight-only layers as their codes stand for, by layer name, `[in, out]`.
+        weights: linear layers as their codes stand for, by layer name, `[in, out]`.
         data: the search part is run; the calibration part says what the inputs look like.
         progress: one stage.
     """
@@ -88,10 +88,9 @@ def candidates_of(
             form = format_name(item.bits, item.block_size, item.symmetric)
             found.append(Candidate(site.name, form, weights[site.name]))
         elif site.name in static:
-            rounded = int8_per_channel(layer_weight(graph, site))
-            found.append(Candidate(site.name, "static int8", rounded, static[site.name]))
+            found.append(Candidate(site.name, "static int8", weights[site.name], static[site.name]))
         elif site.name in tables:
-            found.append(Candidate(site.name, "int8 rows", int8_per_channel(layer_weight(graph, site))))
+            found.append(Candidate(site.name, "int8 rows", int8_rows(layer_weight(graph, site))))
     return found
 
 
@@ -101,12 +100,12 @@ def format_name(bits: int, block_size: int, symmetric: bool) -> str:
     return f"int{bits} {block}{'' if symmetric else ' asym'}"
 
 
-def int8_per_channel(weight: FloatArray) -> FloatArray:
-    """A weight `[in, out]` rounded to int8 with one scale per output channel."""
-    from edgeq.graph.passes.static_qdq import quantize_per_channel
+def int8_rows(table: FloatArray) -> FloatArray:
+    """A table `[columns, rows]` rounded to int8 with one scale per row."""
+    from edgeq.graph.passes.static_qdq import quantize_rows
 
-    codes, scale = quantize_per_channel(weight, axis=1)
-    return np.asarray(codes * scale, np.float32)
+    codes, scale = quantize_rows(table.T)
+    return np.asarray((codes * scale[:, None]).T, np.float32)
 
 
 def _causes(

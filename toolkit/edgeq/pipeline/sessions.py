@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeq.onnx_runtime import ordered_level
 from edgeq.targets import TARGETS, get_target
 from edgeq.targets.base import Session, VariantSpec
 
@@ -48,6 +49,7 @@ def variant_spec(variant: Variant) -> VariantSpec:
         runtime=variant.runtime,
         execution_provider=variant.execution_provider,
         architecture="arm64",
+        level=ordered_level(variant.requirements),
     )
 
 

@@ -330,11 +330,11 @@ class _Tuner:
     def _run(self, judge: Judge, specs: Mapping[str, LayerSpec]) -> tuple[int, Array]:
         """Quantize as an export would, layer after layer, and run the file."""
         from edgeq.runtime.session import Signature, VariantSession
-        from edgeq.targets.base import LoweringInput, LoweringOptions
+        from edgeq.targets.base import LoweringOptions
 
         canonical = self.exported.canonical
         found = quantize_model(canonical, self.data.sets, self._recipe(specs, ""), SilentProgress())
-        source = LoweringInput(canonical, found.plan, found.graph, found.weights, found.precision)
+        source = found.lowering_input(canonical)
         with TemporaryDirectory(prefix="edgeq-") as folder:
             lowered = cast("GraphTarget", self.target).lower(
                 self.spec, source, LoweringOptions(), Path(folder)

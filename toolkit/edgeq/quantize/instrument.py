@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError, OutputError
+from edgeq.onnx_runtime import session_options
 from edgeq.types import Array, Feeds
 
 if TYPE_CHECKING:
@@ -51,13 +52,10 @@ def session_of(model: ir.Model | Path | str, tensors: Sequence[str], threads: in
     import onnxruntime as ort
 
     graph = with_outputs(model if isinstance(model, ir.Model) else ir.load(model), tensors)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options = session_options(threads=threads)
     # An arena keeps the largest block of every shape it ever saw; shapes vary here.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
-    if threads is not None:
-        options.intra_op_num_threads = threads
     with tempfile.TemporaryDirectory(prefix="edgeq-calibration-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.onnx"
         _save(graph, path)

@@ -41,6 +41,10 @@ class LinearDecision:
         output_low: lowest output per channel, `[out]`; with `output_high` for targets that must quantize outputs.
         output_high: highest output per channel, `[out]`.
         bias_shift: added to the bias against the mean error of quantization, `[out]`.
+        rounding: how the int8 codes were chosen, `nearest` or `error-feedback`.
+        largest_pair: largest sum of two neighbouring codes of one sign; up to `saturation.PAIR_LIMIT` integer sums are
+            exact on every CPU. None for a layer that stays in float.
+        widening: scales over those that 8 bits alone would need, mean over channels: what exact sums cost.
     """
 
     name: str
@@ -50,6 +54,9 @@ class LinearDecision:
     output_low: FloatArray
     output_high: FloatArray
     bias_shift: FloatArray | None = None
+    rounding: str = "nearest"
+    largest_pair: int | None = None
+    widening: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +186,9 @@ def _linear_json(item: LinearDecision) -> dict[str, Any]:
         "output_low": _base64(item.output_low),
         "output_high": _base64(item.output_high),
         "bias_shift": None if item.bias_shift is None else _base64(item.bias_shift),
+        "rounding": item.rounding,
+        "largest_pair": item.largest_pair,
+        "widening": item.widening,
     }
 
 
@@ -192,6 +202,10 @@ def _linear_from(item: Mapping[str, Any]) -> LinearDecision:
         output_low=_vector(item["output_low"]),
         output_high=_vector(item["output_high"]),
         bias_shift=None if item["bias_shift"] is None else _vector(item["bias_shift"]),
+        # Plans of older bundles lack these.
+        rounding=item.get("rounding", "nearest"),
+        largest_pair=item.get("largest_pair"),
+        widening=item.get("widening", 1.0),
     )
 
 

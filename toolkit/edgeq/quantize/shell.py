@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeq.onnx_runtime import session_options
 from edgeq.quantize.layers import ModelLayers
 from edgeq.quantize.plan import LinearDecision
 from edgeq.quantize.sites import EmbeddingSite, LinearSite
@@ -42,10 +43,8 @@ class Shell:
         import onnxruntime as ort
 
         model = _round_inputs(self.model.clone(), static) if static else self.model
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # errors come as exceptions
         data = ir.to_proto(model).SerializeToString()
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(data, session_options(), providers=["CPUExecutionProvider"])
 
     def run(
         self, session: InferenceSession, feeds: Feeds, changed: Mapping[str, FloatArray] | None = None

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from edgeq.errors import ConfigError
+from edgeq.graph.static_weight import NEAREST, StaticWeight, nearest_codes
 from edgeq.quantize.equalize import SiteGroup, equalize_groups, group_sites
+from edgeq.quantize.error_feedback import FEEDBACK, feedback_codes
+from edgeq.quantize.gram_parts import in_parts
 from edgeq.quantize.observers import ranges
 from edgeq.quantize.observers.histogram import Histogram
 from edgeq.quantize.plan import EmbeddingDecision, Equalization, LinearDecision, QuantizationPlan
 from edgeq.quantize.sites import LinearSite, Sites, find_sites, weight_of
+from edgeq.quantize.weight_only.base import LayerStats
 from edgeq.types import FloatArray
 
 if TYPE_CHECKING:
@@ -32,6 +36,9 @@ RANGE_METHODS: Mapping[str, RangeMethod] = {
 }
 """Range method by name, as recipes spell it."""
 
+ROUNDINGS = (NEAREST, FEEDBACK)
+"""How int8 codes are chosen, as recipes spell it."""
+
 ALPHAS = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
 """SmoothQuant strengths tried by the search; below 0.5 a post-LN encoder collapses (docs/quantization.md)."""
 
@@ -43,6 +50,7 @@ class StaticInt8Settings:
     Attributes:
         alpha: equalization strength in [0, 1]; 0 means none.
         range_method: a key of `RANGE_METHODS`.
+        rounding: one of `ROUNDINGS`.
         bias_correction: add the mean quantization error back to the biases.
         exclude: layer names that stay in float.
         embeddings: quantize embedding tables to int8.
@@ -50,6 +58,7 @@ class StaticInt8Settings:
 
     alpha: float | None = None
     range_method: str | None = None
+    rounding: str | None = None
     bias_correction: bool | None = None
     exclude: tuple[str, ...] = ()
     embeddings: bool = True
@@ -61,18 +70,22 @@ class StaticInt8Settings:
             raise ConfigError(
                 f"unknown range method `{self.range_method}`; known: {', '.join(RANGE_METHODS)}"
             )
+        if self.rounding is not None and self.rounding not in ROUNDINGS:
+            raise ConfigError(f"unknown rounding `{self.rounding}`; known: {', '.join(ROUNDINGS)}")
 
 
 class Observe(Protocol):
-    """Runs calibration over a graph and returns statistics of the named tensors."""
+    """Runs calibration over a graph and returns statistics of the named tensors, with X^T X if `gram` says so."""
 
-    def __call__(self, model: ir.Model, tensors: Sequence[str]) -> Statistics: ...  # noqa: D102
+    def __call__(self, model: ir.Model, tensors: Sequence[str], *, gram: bool = False) -> Statistics: ...  # noqa: D102
 
 
 class Evaluate(Protocol):
     """The error of a plan on held-out calibration samples; smaller is better."""
 
-    def __call__(self, equalized: ir.Model, plan: QuantizationPlan) -> float: ...  # noqa: D102
+    def __call__(  # noqa: D102
+        self, equalized: ir.Model, plan: QuantizationPlan, weights: Mapping[str, StaticWeight]
+    ) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +101,19 @@ class StaticInt8Result:
     """A plan, the equalized graph it refers to, and what was tried on the way.
 
     Attributes:
+        weights: codes of the quantized layers, by initializer of `equalized`.
         clipping: share of the calibration values outside the range chosen for each quantized input, by tensor.
     """
 
     plan: QuantizationPlan
     equalized: ir.Model
     trials: tuple[Trial, ...]
+    weights: Mapping[str, StaticWeight]
     clipping: Mapping[str, float] = field(default_factory=dict)
 
 
 class StaticInt8Quantizer:
-    """Chooses equalization, ranges and bias correction, one after the other, by held-out error.
+    """Chooses equalization, ranges, rounding and bias correction, one after the other, by held-out error.
 
     Args:
         model: the canonical graph.
@@ -134,8 +149,9 @@ class StaticInt8Quantizer:
         sites = find_sites(equalized)
         after = self.observe(equalized, (*self._inputs_of(sites), *self._outputs_of(sites)))
         plan = self._choose_ranges(equalized, equalizations, sites, after, alpha)
-        plan = self._choose_bias_correction(equalized, sites, plan, after)
-        return StaticInt8Result(plan, equalized, tuple(self.trials), _clipping(sites, plan, after))
+        plan, weights = self._choose_rounding(equalized, sites, plan)
+        plan = self._choose_bias_correction(equalized, sites, plan, weights, after)
+        return StaticInt8Result(plan, equalized, tuple(self.trials), weights, _clipping(sites, plan, after))
 
     def _quantized(self) -> list[LinearSite]:
         return [site for site in self.sites.linears if site.name not in self.settings.exclude]
@@ -171,7 +187,7 @@ class StaticInt8Quantizer:
             low = float(min(0.0, (found.channel_min / scale).min()))
             high = float(max(0.0, (found.channel_max / scale).max()))
             decisions.append(_decision(site, (low, high), "trial"))
-        return self.evaluate(equalized, QuantizationPlan(equalizations, tuple(decisions), ()))
+        return self.evaluate(equalized, QuantizationPlan(equalizations, tuple(decisions), ()), {})
 
     def _equalized(
         self, statistics: Statistics, groups: Sequence[SiteGroup], alpha: float
@@ -208,7 +224,7 @@ class StaticInt8Quantizer:
         method = self._best(
             ("min-max", "percentile", "mse"),
             lambda name: f"{name} ranges",
-            lambda name: self.evaluate(equalized, plan_for(name)),
+            lambda name: self.evaluate(equalized, plan_for(name), {}),
         )
         return plan_for(method)
 
@@ -239,20 +255,59 @@ class StaticInt8Quantizer:
             EmbeddingDecision(site.name, self.settings.embeddings, reason) for site in sites.embeddings
         )
 
+    def _choose_rounding(
+        self, equalized: ir.Model, sites: Sites, plan: QuantizationPlan
+    ) -> tuple[QuantizationPlan, dict[str, StaticWeight]]:
+        quantized = _by_weight(sites, {decision.name for decision in plan.linears if decision.quantized})
+        found: dict[str, dict[str, StaticWeight]] = {}
+        if self.settings.rounding != FEEDBACK:
+            found[NEAREST] = {
+                name: nearest_codes(weight_of(equalized, group[0])) for name, group in quantized.items()
+            }
+        if self.settings.rounding != NEAREST:
+            found[FEEDBACK] = self._round_in_turn(equalized, quantized)
+        chosen = self.settings.rounding or self._best(
+            tuple(found),
+            lambda name: f"rounding: {name}",
+            lambda name: self.evaluate(equalized, plan, found[name]),
+        )
+        return _with_weights(equalized, sites, plan, found[chosen], chosen), found[chosen]
+
+    def _round_in_turn(
+        self, equalized: ir.Model, quantized: Mapping[str, Sequence[LinearSite]]
+    ) -> dict[str, StaticWeight]:
+        """Codes by error feedback; layers that read the same inputs share their X^T X and its factor."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for name, readers in quantized.items():
+            groups.setdefault(tuple(dict.fromkeys(site.input for site in readers)), []).append(name)
+        found: dict[str, StaticWeight] = {}
+        for part in in_parts(groups, lambda inputs: _gram_bytes(quantized[groups[inputs][0]][0], inputs)):
+            wanted = tuple(dict.fromkeys(tensor for inputs in part for tensor in inputs))
+            statistics = self.observe(equalized, wanted, gram=True)
+            for inputs in part:
+                stats = _layer_stats(statistics, inputs)
+                for name in groups[inputs]:
+                    found[name] = feedback_codes(weight_of(equalized, quantized[name][0]), stats)
+        return found
+
     def _choose_bias_correction(
-        self, equalized: ir.Model, sites: Sites, plan: QuantizationPlan, statistics: Statistics
+        self,
+        equalized: ir.Model,
+        sites: Sites,
+        plan: QuantizationPlan,
+        weights: Mapping[str, StaticWeight],
+        statistics: Statistics,
     ) -> QuantizationPlan:
-        """Add `E[float output] - E[quantized output]` per channel to the bias (Nagel et al., 2019, section 4.2)."""
+        """Add the mean error that a layer's own rounded weight makes to its bias (Nagel et al., 2019, section 4.2)."""
         if self.settings.bias_correction is False:
             return plan
-        from edgeq.quantize.simulate import simulate
-
-        observed = self.observe(simulate(equalized, plan), self._outputs_of(sites))
-        outputs = {site.name: site.output for site in sites.linears}
+        by_name = {site.name: site for site in sites.linears}
         corrected = tuple(
             decision
             if not decision.quantized
-            else replace(decision, bias_shift=_mean_error(statistics, observed, outputs[decision.name]))
+            else replace(
+                decision, bias_shift=_mean_error(equalized, by_name[decision.name], weights, statistics)
+            )
             for decision in plan.linears
         )
         settings: dict[str, Any] = {**plan.settings, "bias_correction": True}
@@ -260,7 +315,9 @@ class StaticInt8Quantizer:
         if self.settings.bias_correction:
             return candidate
         plans = {"no bias correction": plan, "bias correction": candidate}
-        return plans[self._best(tuple(plans), str, lambda name: self.evaluate(equalized, plans[name]))]
+        return plans[
+            self._best(tuple(plans), str, lambda name: self.evaluate(equalized, plans[name], weights))
+        ]
 
     def _best(
         self,
@@ -296,8 +353,59 @@ def _clipping(sites: Sites, plan: QuantizationPlan, statistics: Statistics) -> d
     }
 
 
-def _mean_error(exact: Statistics, quantized: Statistics, tensor: str) -> FloatArray:
-    shift: FloatArray = (exact[tensor].channel_mean - quantized[tensor].channel_mean).astype(np.float32)
+def _by_weight(sites: Sites, quantized: Collection[str]) -> dict[str, list[LinearSite]]:
+    """Quantized layers by the initializer they read, in graph order."""
+    found: dict[str, list[LinearSite]] = {}
+    for site in sites.linears:
+        if site.name in quantized:
+            found.setdefault(site.weight, []).append(site)
+    return found
+
+
+def _gram_bytes(site: LinearSite, inputs: Sequence[str]) -> int:
+    return 8 * site.shape[0] ** 2 * len(inputs)
+
+
+def _layer_stats(statistics: Statistics, inputs: Sequence[str]) -> LayerStats:
+    """What calibration saw of all inputs that one weight is multiplied with."""
+    found = statistics[inputs[0]]
+    for name in inputs[1:]:
+        found = found.merge(statistics[name])
+    return LayerStats(found.channel_mean_square.astype(np.float32), found.rows, found.gram)
+
+
+def _with_weights(
+    equalized: ir.Model,
+    sites: Sites,
+    plan: QuantizationPlan,
+    weights: Mapping[str, StaticWeight],
+    rounding: str,
+) -> QuantizationPlan:
+    """The plan with what was found about its weights."""
+    by_name = {site.name: site for site in sites.linears}
+
+    def described(decision: LinearDecision) -> LinearDecision:
+        if not decision.quantized:
+            return decision
+        site = by_name[decision.name]
+        codes = weights[site.weight]
+        # Seven digits: the plan's bytes must not hang on the last bits of a sum.
+        widening = float(f"{codes.widening(weight_of(equalized, site)):.7g}")
+        return replace(decision, rounding=codes.rounding, largest_pair=codes.largest_pair, widening=widening)
+
+    return replace(
+        plan,
+        linears=tuple(described(decision) for decision in plan.linears),
+        settings={**plan.settings, "rounding": rounding},
+    )
+
+
+def _mean_error(
+    equalized: ir.Model, site: LinearSite, weights: Mapping[str, StaticWeight], statistics: Statistics
+) -> FloatArray:
+    """`E[x] (W - Q)`, `[out]`: errors of the layers before are theirs to correct."""
+    error = weight_of(equalized, site) - weights[site.weight].dequantize()
+    shift: FloatArray = (statistics[site.input].channel_mean @ error).astype(np.float32)
     return shift
 
 

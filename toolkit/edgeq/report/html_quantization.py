@@ -11,6 +11,7 @@ import numpy as np
 from edgeq.report.charts import bar, interval
 from edgeq.report.markup import Child, Html, bullets, el, join, table
 from edgeq.report.words import calibration_title, float_parts, plain
+from edgeq.saturation import PAIR_LIMIT
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Manifest
@@ -24,6 +25,7 @@ SETTING_TITLES = {
     "method": "method",
     "alpha": "equalization strength alpha",
     "range_method": "range method",
+    "rounding": "rounding of weights",
     "bias_correction": "bias correction",
 }
 
@@ -73,6 +75,8 @@ def _choice(setting: str) -> str:
         return "equalization"
     if setting.endswith("ranges"):
         return "ranges"
+    if setting.startswith("rounding"):
+        return "rounding of weights"
     return "bias correction" if setting.endswith("bias correction") else "other"
 
 
@@ -212,10 +216,20 @@ def _ranges(plan: QuantizationPlan) -> Html | None:
         "output low>",
         "output high>",
         "bias shift>",
+        "rounding",
+        "largest pair>",
+        "scales>",
     ]
     body = table(columns, [_range_row(item, extent) for item in quantized])
     summary = el("summary", f"{len(quantized)} quantized layers, in graph order")
-    return join([el("h3", "Ranges"), el("p", note, class_="muted"), el("details", summary, body, open="")])
+    return join(
+        [
+            el("h3", "Ranges"),
+            el("p", note, class_="muted"),
+            el("details", summary, body, open=""),
+            _exactness(quantized),
+        ]
+    )
 
 
 def _range_row(item: LinearDecision, extent: float) -> list[Child]:
@@ -230,7 +244,27 @@ def _range_row(item: LinearDecision, extent: float) -> list[Child]:
         f"{float(item.output_low.min(initial=np.inf)):.4g}",
         f"{float(item.output_high.max(initial=-np.inf)):.4g}",
         shift,
+        item.rounding,
+        "" if item.largest_pair is None else item.largest_pair,
+        f"{item.widening:.2f}x",
     ]
+
+
+def _exactness(quantized: Sequence[LinearDecision]) -> Html:
+    pairs = [item.largest_pair for item in quantized if item.largest_pair is not None]
+    heading = el("h3", "Integer sums")
+    if len(pairs) < len(quantized) or max(pairs) > PAIR_LIMIT:
+        words = (
+            f"{len(quantized) - sum(pair <= PAIR_LIMIT for pair in pairs)} of {len(quantized)} layers may saturate in "
+            "16 bits on x86-64 processors without VNNI."
+        )
+        return join([heading, el("p", words, class_="warn")])
+    widening = float(np.exp(np.mean([np.log(item.widening) for item in quantized])))
+    words = (
+        f"Exact on every CPU: no two neighbouring codes of one sign add up to more than {max(pairs)}, and {PAIR_LIMIT} "
+        f"products of 255 still fit into 16 bits. The scales are {widening:.2f} times as wide for it."
+    )
+    return join([heading, el("p", words, class_="good")])
 
 
 def _equalizations(items: Sequence[Equalization]) -> Html | None:

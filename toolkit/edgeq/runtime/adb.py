@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeq.errors import ConfigError, EdgeqError, ModelError
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.runtime.raw_exchange import read_response, write_request
 from edgeq.types import Feeds, Outputs, Verification
 
@@ -100,8 +101,15 @@ class AdbExecutor:
             "provider": "CPUExecutionProvider",
         }
 
-    def run(self, model_path: Path, batches: Sequence[Feeds]) -> list[Outputs]:
+    def run(
+        self, model_path: Path, batches: Sequence[Feeds], level: OptimizationLevel = DEFAULT_LEVEL
+    ) -> list[Outputs]:
         """Outputs by name of every batch, in order.
+
+        Args:
+            model_path: a `.onnx` file.
+            batches: its inputs by name.
+            level: graph optimizations.
 
         Raises:
             ModelError: the runner on the phone refuses the model or its inputs.
@@ -109,7 +117,7 @@ class AdbExecutor:
         """
         with tempfile.TemporaryDirectory(prefix="edgeq-adb-") as name, self._remote_folder() as remote:
             local = Path(name)
-            write_request(local / "exchange", batches)
+            write_request(local / "exchange", batches, level)
             self._push(model_path, local / "exchange", remote)
             self._execute(model_path, remote)
             self._device.call("pull", f"{remote}/exchange", str(local / "result"))

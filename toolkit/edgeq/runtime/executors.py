@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from edgeq.errors import ModelError, UnsupportedError
+from edgeq.onnx_runtime import (
+    ARITHMETIC_TITLES,
+    DEFAULT_LEVEL,
+    OptimizationLevel,
+    arithmetic,
+    session_options,
+)
 from edgeq.runtime.host import cpu_name, host_architecture
 from edgeq.types import Feeds, Outputs, Verification
 
@@ -19,6 +26,8 @@ if TYPE_CHECKING:
 
 Place: TypeAlias = Literal["native", "arm64", "adb"]
 PLACES: tuple[Place, ...] = ("native", "arm64", "adb")
+CAN_SATURATE = "can_saturate"
+"""Key of a variant's `placement`: its layers whose integer sums are not exact on every CPU."""
 
 
 class Executor(Protocol):
@@ -32,8 +41,15 @@ class Executor(Protocol):
     def environment(self) -> dict[str, str]:
         """What ran: onnxruntime version, architecture, cpu, provider."""
 
-    def run(self, model_path: Path, batches: Sequence[Feeds]) -> list[Outputs]:
+    def run(
+        self, model_path: Path, batches: Sequence[Feeds], level: OptimizationLevel = DEFAULT_LEVEL
+    ) -> list[Outputs]:
         """Outputs by name of every batch, in order.
+
+        Args:
+            model_path: a `.onnx` file.
+            batches: its inputs by name.
+            level: graph optimizations.
 
         Raises:
             ModelError: the runtime refuses the model or its inputs.
@@ -89,6 +105,29 @@ def level_of(executor: Executor, variant: Variant) -> Verification:
     return executor.verification
 
 
+def native_environment(level: OptimizationLevel = DEFAULT_LEVEL, *, safe: bool = False) -> dict[str, str]:
+    """What runs sessions of this process: onnxruntime version, architecture, cpu, provider, integer arithmetic.
+
+    Args:
+        level: graph optimizations of the sessions.
+        safe: the graph's weights cannot overflow 16 bits.
+    """
+    from importlib.metadata import version
+
+    return {
+        "onnxruntime": version("onnxruntime"),
+        "architecture": host_architecture(),
+        "cpu": cpu_name(),
+        "provider": "CPUExecutionProvider",
+        "arithmetic": ARITHMETIC_TITLES[arithmetic(level=level, safe=safe)],
+    } | at_level(level)
+
+
+def at_level(level: OptimizationLevel) -> dict[str, str]:
+    """The part of an environment that says at which level sessions were opened, where it is not the usual one."""
+    return {} if level == DEFAULT_LEVEL else {"optimization": level}
+
+
 def require_emulation_host() -> None:
     """This machine can emulate ARM64.
 
@@ -134,26 +173,25 @@ class NativeExecutor:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What ran: onnxruntime version, architecture, cpu, provider."""
-        from importlib.metadata import version
+        """See `native_environment`."""
+        return native_environment()
 
-        return {
-            "onnxruntime": version("onnxruntime"),
-            "architecture": host_architecture(),
-            "cpu": cpu_name(),
-            "provider": "CPUExecutionProvider",
-        }
+    def run(
+        self, model_path: Path, batches: Sequence[Feeds], level: OptimizationLevel = DEFAULT_LEVEL
+    ) -> list[Outputs]:
+        """Outputs by name of every batch, in order; integer sums are exact on every CPU.
 
-    def run(self, model_path: Path, batches: Sequence[Feeds]) -> list[Outputs]:
-        """Outputs by name of every batch, in order.
+        Args:
+            model_path: a `.onnx` file.
+            batches: its inputs by name.
+            level: graph optimizations.
 
         Raises:
             ModelError: ONNX Runtime refuses the model or its inputs.
         """
         import onnxruntime as ort
 
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # errors come as exceptions
+        options = session_options(level=level)
         try:
             session = ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
             names = [output.name for output in session.get_outputs()]

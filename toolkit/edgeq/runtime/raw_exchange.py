@@ -2,6 +2,7 @@
 
 A folder with one line per tensor in `request.txt` and, written by the runner, `response.txt`:
 
+    option graph_optimization_level LEVEL     (request only, first line)
     onnxruntime VERSION                       (response only, first line)
     BATCH DTYPE RANK DIM... FILE NAME         (NAME to the end of the line)
 
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeq.errors import EdgeqError
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.types import Array, Feeds, Outputs
 
 REQUEST = "request.txt"
@@ -26,8 +28,8 @@ DTYPES = tuple(
 )
 
 
-def write_request(folder: Path, batches: Sequence[Feeds]) -> None:
-    """Write the inputs of every batch into a new `folder`.
+def write_request(folder: Path, batches: Sequence[Feeds], level: OptimizationLevel = DEFAULT_LEVEL) -> None:
+    """Write how the session is to be opened, and the inputs of every batch, into a new `folder`.
 
     Raises:
         EdgeqError: an input has a type the exchange does not know.
@@ -38,7 +40,8 @@ def write_request(folder: Path, batches: Sequence[Feeds]) -> None:
         for batch, feeds in enumerate(batches)
         for index, (name, value) in enumerate(feeds.items())
     ]
-    (folder / REQUEST).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    head = f"option graph_optimization_level {level}"
+    (folder / REQUEST).write_text("".join(f"{line}\n" for line in (head, *lines)), encoding="utf-8")
 
 
 def read_response(folder: Path, count: int) -> tuple[str, list[Outputs]]:

@@ -13,6 +13,7 @@ import numpy as np
 from edgeq.bundle.manifest import Manifest, Variant
 from edgeq.bundle.reader import Bundle, open_bundle
 from edgeq.errors import DataError, UnsupportedError, UsageError
+from edgeq.onnx_runtime import ordered_level
 from edgeq.runtime.executors import Executor, NativeExecutor, architecture_of, level_of
 from edgeq.runtime.postprocess import Answer, Context, answers
 from edgeq.runtime.session import VariantSession, execute_through
@@ -108,7 +109,8 @@ class Runtime:
 
     def _open_onnx(self, threads: int | None) -> VariantSession:
         path = self.bundle.file(self.variant.model)
-        return VariantSession(path, self.variant, threads=threads, pad_id=self._pad_id)
+        level = ordered_level(self.variant.requirements)
+        return VariantSession(path, self.variant, threads=threads, pad_id=self._pad_id, level=level)
 
     def __enter__(self) -> Self:
         return self
@@ -191,7 +193,8 @@ class Runtime:
                 f"`{self.variant.id}` runs on {self.variant.runtime}, which only --on native offers"
             )
         path = self.bundle.file(self.variant.model)
-        [outputs] = execute_through(executor, path, self.variant, [feeds], pad_id=self._pad_id)
+        level = ordered_level(self.variant.requirements)
+        [outputs] = execute_through(executor, path, self.variant, [feeds], pad_id=self._pad_id, level=level)
         return outputs
 
     def answer(self, text: Sequence[Sample]) -> list[Answer]:

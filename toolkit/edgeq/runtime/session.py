@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.errors import ModelError
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, session_options
 from edgeq.runtime.adapter import FeedAdapter, HasSignature, Signature
 from edgeq.types import Array, Feeds, Outputs
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, SessionOptions
 
     from edgeq.runtime.executors import Executor
 
 __all__ = ["Signature", "VariantSession", "execute_through"]
-
-# Errors come as exceptions; the log would only repeat them.
-_FATAL_ONLY = 4
 
 
 def execute_through(
@@ -28,8 +26,17 @@ def execute_through(
     batches: Sequence[Feeds],
     *,
     pad_id: int = 0,
+    level: OptimizationLevel = DEFAULT_LEVEL,
 ) -> list[Outputs]:
     """Run canonical feeds through an executor (this machine, an emulated core, a phone), in one go.
+
+    Args:
+        executor: where.
+        model_path: a `.onnx` file.
+        signature: its inputs and outputs.
+        batches: canonical feeds.
+        pad_id: what token ids are padded with.
+        level: graph optimizations.
 
     Raises:
         DataError: feeds do not fit the signature.
@@ -37,7 +44,7 @@ def execute_through(
     """
     adapter = FeedAdapter(signature, pad_id=pad_id)
     pieces = [adapter.pieces(feeds) for feeds in batches]
-    results = iter(executor.run(model_path, [piece for group in pieces for piece in group]))
+    results = iter(executor.run(model_path, [piece for group in pieces for piece in group], level))
     return [
         adapter.join([next(results) for _ in group], feeds)
         for group, feeds in zip(pieces, batches, strict=True)
@@ -55,6 +62,8 @@ class VariantSession:
         threads: intra-op threads; None lets ONNX Runtime choose.
         spin: let idle threads spin for a moment, as ONNX Runtime does by itself. Sessions that are timed side by
             side must not: the threads of one would take the cores of the next.
+        level: graph optimizations, as the variant orders them.
+        exact: exact integer sums also where this CPU's own kernels saturate; False times what an app would run.
         pad_id: what token ids are padded with. It matters to models that derive positions from it (RoBERTa).
 
     Raises:
@@ -69,12 +78,15 @@ class VariantSession:
         threads: int | None = None,
         pad_id: int = 0,
         spin: bool = True,
+        level: OptimizationLevel = DEFAULT_LEVEL,
+        exact: bool = True,
     ) -> None:
         self._adapter = FeedAdapter(signature, pad_id=pad_id)
         self.inputs = signature.inputs
         self.outputs = signature.outputs
         self._path = model_path
-        self._session = _load(model_path, threads, spin)
+        options = session_options(exact=exact, level=level, threads=threads, spin=spin)
+        self._session = _load(model_path, options)
         self._check_declared()
 
     @property
@@ -112,14 +124,9 @@ class VariantSession:
         return dict(zip(names, values, strict=True))
 
 
-def _load(model_path: Path, threads: int | None, spin: bool) -> InferenceSession:
+def _load(model_path: Path, options: SessionOptions) -> InferenceSession:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-    if threads is not None:
-        options.intra_op_num_threads = threads
     if not model_path.is_file():
         raise ModelError(f"there is no model at `{model_path}`")
     try:

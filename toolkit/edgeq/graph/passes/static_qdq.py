@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph.edit import Editor, attribute, bias_input, constant_of
+from edgeq.graph.static_weight import StaticWeight, nearest_codes
 from edgeq.numerics import IntDtype, affine_params, quantize_affine, symmetric_scale
+from edgeq.saturation import CODE_LIMIT
 from edgeq.types import Array, FloatArray
 
 
@@ -32,30 +35,33 @@ class LinearQDQ:
     bias_shift: FloatArray | None = None
 
 
+_NEAREST: Mapping[str, StaticWeight] = MappingProxyType({})
+
+
 def quantize_linears(
     model: ir.Model,
     linears: Sequence[LinearQDQ],
+    weights: Mapping[str, StaticWeight] = _NEAREST,
     *,
     activation_dtype: IntDtype = "uint8",
-    weight_bits: int = 8,
 ) -> ir.Model:
     """Insert Q/DQ around the inputs of MatMuls and int8 per-channel weights behind a DQ; returns an edited clone.
 
     Args:
         model: a graph whose MatMul weights are `[in, out]` initializers.
         linears: what to quantize.
-        activation_dtype: uint8 for x86 with VNNI; int8 has the same grid, shifted by 128.
-        weight_bits: 8, or 7 for CPUs whose U8S8 products saturate in 16 bits.
+        weights: codes by initializer; what is not there is rounded to nearest.
+        activation_dtype: uint8 is what x86-64 kernels take; int8 has the same grid, shifted by 128.
     """
     model = model.clone()
     editor = Editor(model)
     nodes = {node.name: node for node in model.graph}
     inputs: dict[tuple[str, tuple[float, float]], tuple[ir.Value, ir.Value, ir.Value]] = {}
-    weights: dict[str, tuple[ir.Value, ir.Value, ir.Value, int]] = {}
+    done: dict[str, tuple[ir.Value, ir.Value, ir.Value, int]] = {}
     for item in linears:
         node = nodes[item.name]
         _quantize_input(editor, node, item, activation_dtype, inputs)
-        _quantize_weight(editor, node, weight_bits, weights)
+        _quantize_weight(editor, node, weights, done)
         if item.bias_shift is not None:
             shift_bias(editor, node, item.bias_shift)
     return editor.finish()
@@ -92,17 +98,21 @@ def _quantize_input(
 
 
 def _quantize_weight(
-    editor: Editor, node: ir.Node, bits: int, done: dict[str, tuple[ir.Value, ir.Value, ir.Value, int]]
+    editor: Editor,
+    node: ir.Node,
+    weights: Mapping[str, StaticWeight],
+    done: dict[str, tuple[ir.Value, ir.Value, ir.Value, int]],
 ) -> None:
     value = node.inputs[1]
     assert value is not None and value.name is not None and value.const_value is not None
     if value.name not in done:
         axis = 0 if attribute(node, "transB", 0) else 1
-        codes, scale = quantize_per_channel(value.const_value.numpy(), axis, bits)
+        data = value.const_value.numpy()
+        found = weights.get(value.name) or nearest_codes(data if axis else data.T)
         done[value.name] = (
-            editor.constant(codes, f"{value.name}.quantized"),
-            editor.constant(scale, f"{value.name}.scale"),
-            editor.constant(np.zeros(scale.shape, np.int8), f"{value.name}.zero_point"),
+            editor.constant(found.codes if axis else found.codes.T, f"{value.name}.quantized"),
+            editor.constant(found.scale, f"{value.name}.scale"),
+            editor.constant(np.zeros(found.scale.shape, np.int8), f"{value.name}.zero_point"),
             axis,
         )
     codes_value, scale_value, zero_value, axis = done[value.name]
@@ -117,13 +127,11 @@ def _quantize_weight(
     node.replace_input_with(1, restored)
 
 
-def quantize_per_channel(weight: Array, axis: int, bits: int = 8) -> tuple[Array, FloatArray]:
-    """Symmetric int8 codes and one scale per output channel (`axis`)."""
-    other = tuple(dim for dim in range(weight.ndim) if dim != axis)
-    scale = symmetric_scale(np.abs(weight).max(axis=other), bits)
-    codes = quantize_affine(weight, scale, np.zeros(scale.shape, np.int8), "int8", axis)
-    limit = 2 ** (bits - 1) - 1
-    return np.clip(codes, -limit, limit), scale
+def quantize_rows(table: Array) -> tuple[Array, FloatArray]:
+    """Symmetric int8 codes and one scale per row of a table that is looked up, not multiplied."""
+    scale = symmetric_scale(np.abs(table).max(axis=1), 8)
+    codes = quantize_affine(table, scale, np.zeros(scale.shape, np.int8), "int8", axis=0)
+    return np.maximum(codes, -CODE_LIMIT), scale
 
 
 def shift_bias(editor: Editor, node: ir.Node, shift: FloatArray) -> None:
@@ -167,7 +175,7 @@ def _row_table(
     assert table is not None and table.name is not None and table.const_value is not None
     if table.name in done:
         return {}
-    codes, scale = quantize_per_channel(table.const_value.numpy(), axis=0)
+    codes, scale = quantize_rows(table.const_value.numpy())
     return {
         table.name: (
             editor.constant(codes, f"{table.name}.quantized"),

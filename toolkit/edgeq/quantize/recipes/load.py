@@ -52,6 +52,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "method": (str,),
     "alpha": (float, int, type(None)),
     "range_method": (str, type(None)),
+    "rounding": (str, type(None)),
     "bias_correction": (bool, type(None)),
     "seq_len": (int, list, type(None)),
     "calib_samples": (int, type(None)),
@@ -65,6 +66,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "bits": (4, 6, 8),
     "block_size": (-1, 16, 32, 64, 128, 256),
     "range_method": ("min-max", "percentile", "mse", "entropy", None),
+    "rounding": ("nearest", "error-feedback", None),
 }
 
 

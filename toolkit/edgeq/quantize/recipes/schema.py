@@ -181,11 +181,13 @@ class StaticOptions:
     Attributes:
         alpha: equalization strength, 0 for none.
         range_method: min-max, percentile, mse or entropy.
+        rounding: nearest or error-feedback.
         bias_correction: add the mean error of quantization back to the biases.
     """
 
     alpha: float | None = None
     range_method: str | None = None
+    rounding: str | None = None
     bias_correction: bool | None = None
 
 

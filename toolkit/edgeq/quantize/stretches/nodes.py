@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeq.errors import ModelError
 from edgeq.graph.streamed_tensor import StreamedTensor
+from edgeq.onnx_runtime import session_options
 from edgeq.quantize.stretches.values import Values
 from edgeq.quantize.stretches.weights import Weight
 from edgeq.types import Array
@@ -145,11 +146,8 @@ class OrtStretch:
     def _load(self, known: Values) -> Any:
         import onnxruntime as ort
 
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
+        options = session_options(threads=self._threads)
         options.enable_cpu_mem_arena = False
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
         proto = self._proto(known, options)
         try:
             return ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])

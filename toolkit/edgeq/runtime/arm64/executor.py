@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeq.errors import EdgeqError, ModelError
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.runtime.arm64 import runner_script
 from edgeq.runtime.arm64.clients import last_lines
 from edgeq.runtime.arm64.cores import Core, emulator_model
@@ -58,8 +59,15 @@ class EmulatedArm64Executor:
             "provider": "CPUExecutionProvider",
         }
 
-    def run(self, model_path: Path, batches: Sequence[Feeds]) -> list[Outputs]:
+    def run(
+        self, model_path: Path, batches: Sequence[Feeds], level: OptimizationLevel = DEFAULT_LEVEL
+    ) -> list[Outputs]:
         """Outputs of every batch, in order.
+
+        Args:
+            model_path: a `.onnx` file.
+            batches: its inputs by name.
+            level: graph optimizations.
 
         Raises:
             ModelError: the ARM64 runtime refuses the model or its inputs.
@@ -67,7 +75,7 @@ class EmulatedArm64Executor:
         """
         with tempfile.TemporaryDirectory(prefix="edgeq-arm64-") as name:
             folder = Path(name)
-            _write_request(folder, model_path, batches)
+            _write_request(folder, model_path, batches, level)
             self._start(folder, model_path)
             return _read_response(folder, len(batches))
 
@@ -78,7 +86,7 @@ class EmulatedArm64Executor:
             ModelError: the ARM64 runtime refuses the model.
         """
         with tempfile.TemporaryDirectory(prefix="edgeq-arm64-") as name:
-            _write_request(Path(name), model_path, [], optimized_path)
+            _write_request(Path(name), model_path, [], DEFAULT_LEVEL, optimized_path)
             self._start(Path(name), model_path)
 
     def _start(self, folder: Path, model_path: Path) -> None:
@@ -123,10 +131,15 @@ class EmulatedArm64Executor:
 
 
 def _write_request(
-    folder: Path, model_path: Path, batches: Sequence[Feeds], optimized: Path | None = None
+    folder: Path,
+    model_path: Path,
+    batches: Sequence[Feeds],
+    level: OptimizationLevel,
+    optimized: Path | None = None,
 ) -> None:
     request = {
         "model": str(model_path.resolve()),
+        "level": level,
         "threads": min(CPU_COUNT, os.cpu_count() or 1),
         "optimized": str(optimized.resolve()) if optimized else None,
         "inputs": [list(feeds) for feeds in batches],

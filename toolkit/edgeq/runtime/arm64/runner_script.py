@@ -3,7 +3,7 @@
     python runner_script.py FOLDER
 
 FOLDER holds `inputs.npz` with arrays named `BATCH.INDEX`, and `request.json`:
-    {"model": path, "threads": N, "inputs": [[name, ...] per batch],
+    {"model": path, "threads": N, "level": graph optimization level, "inputs": [[name, ...] per batch],
      "optimized": path to save the optimized model to, or null}
 The program writes `outputs.npz` in the same way, and `response.json`:
     {"outputs": [name, ...], "onnxruntime": version, "machine": "aarch64"}
@@ -24,6 +24,7 @@ def main(folder: Path) -> None:
     options = ort.SessionOptions()
     options.intra_op_num_threads = request["threads"]
     options.log_severity_level = 3
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, request["level"])
     if request["optimized"]:
         options.optimized_model_filepath = request["optimized"]
     session = ort.InferenceSession(request["model"], options, providers=["CPUExecutionProvider"])

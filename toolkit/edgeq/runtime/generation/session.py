@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from edgeq.errors import DataError, ModelError
+from edgeq.onnx_runtime import session_options
 from edgeq.runtime.generation.settings import CacheShape
 from edgeq.types import Array, FloatArray
 
 PREFILL_CHUNK = 128
 """Tokens of a prompt run at once: bounds the logits held, and is long enough for the matrix kernels."""
-
-_ERRORS_ONLY = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +44,7 @@ class DecoderSession:
         cache: shape of the cache.
         context_length: most tokens of a sequence.
         threads: intra-op threads; None lets ONNX Runtime choose.
-        options: an `onnxruntime.SessionOptions` to start from, such as one that profiles.
+        options: an `onnxruntime.SessionOptions` to use instead, such as one that profiles.
 
     Raises:
         ModelError: ONNX Runtime cannot load the model, or it is no such graph.
@@ -233,10 +232,7 @@ def _load(model_path: Path, threads: int | None, options: Any) -> Any:
 
     if not model_path.is_file():
         raise ModelError(f"there is no model at `{model_path}`")
-    options = onnxruntime.SessionOptions() if options is None else options
-    options.log_severity_level = _ERRORS_ONLY
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options = session_options(threads=threads) if options is None else options
     try:
         return onnxruntime.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
