@@ -3,10 +3,12 @@
     python benchmarks/minilm.py --calib texts.tsv --sts sts13-a.tsv sts13-b.tsv [--json results.json]
 
 Fidelity: Spearman x100 over all pairs of the STS files, with a 95 % bootstrap interval of the difference to the
-original, and the cosine of every sentence's embedding to the original's. `alone = batch` is the lowest cosine between a
-sentence alone and the same sentence in a padded batch. `fp32` is the plain float32 export, as ONNX Runtime optimizes it
-by itself; the peers are made from the same file. Speed: interleaved rounds, median of the ratios to it, thread spinning
-off for all.
+original, and the cosine of every sentence's embedding to the original's, with the kernels that an app gets on this CPU.
+`exact` is the share of sentences whose embedding is bit for bit that of exact integer sums: on x86-64 without VNNI the
+kernels saturate in 16 bits where weights let them, and a second row then shows the same file with exact sums.
+`alone = batch` is the lowest cosine between a sentence alone and the same sentence in a padded batch. `fp32` is the
+plain float32 export, as ONNX Runtime optimizes it by itself; the peers are made from the same file. Speed: interleaved
+rounds, median of the ratios to it, thread spinning off for all.
 """
 
 from __future__ import annotations
@@ -17,18 +19,20 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgeq.calibration import load_samples
 from edgeq.comparison import batch_invariance
 from edgeq.metrics import cosines, spearman
+from edgeq.onnx_runtime import kernels_saturate, ordered_level
 from edgeq.pipeline.measure import bench_feeds
 from edgeq.quantize.batches import batches_of
-from edgeq.runtime.adapter import Signature
+from edgeq.runtime.adapter import HasSignature, Signature
 from edgeq.runtime.host import cpu_name
 from edgeq.runtime.runtime import load, load_preprocessor
 from edgeq.runtime.session import VariantSession
@@ -43,11 +47,21 @@ PEER_CALIBRATION = 256
 
 @dataclass(frozen=True)
 class Contender:
-    """A model file and a session over it."""
+    """A model file, a session over it as an app opens it, and one with exact integer sums."""
 
     name: str
     path: Path
     session: VariantSession
+    exact: VariantSession
+
+
+def contender(name: str, path: Path, signature: HasSignature, requirements: Mapping[str, Any]) -> Contender:
+    """Sessions at the level that a variant orders."""
+    level = ordered_level(requirements)
+    own, exact = (
+        VariantSession(path, signature, spin=False, level=level, exact=exact) for exact in (False, True)
+    )
+    return Contender(name, path, own, exact)
 
 
 @dataclass(frozen=True)
@@ -194,21 +208,27 @@ def fidelity(
     original = encode(contenders[0].session, texts, preprocessor)
     probe = preprocessor(texts[:16])
     rows = []
-    for contender in contenders:
-        vectors = encode(contender.session, texts, preprocessor)
-        similarity = cosines(original, vectors)
-        rows.append(
-            {
-                "name": contender.name,
-                "mb": contender.path.stat().st_size / 1e6,
-                "spearman": correlation(vectors, pairs),
-                "difference_interval": interval(vectors, original, pairs),
-                "cosine_mean": float(similarity.mean()),
-                "cosine_p01": float(np.percentile(similarity, 1)),
-                "cosine_min": float(similarity.min()),
-                "alone_equals_batch": batch_invariance(contender.session.run, probe, OUTPUT),
-            }
-        )
+    for item in contenders:
+        own, exact = (encode(session, texts, preprocessor) for session in (item.session, item.exact))
+        same = float((own == exact).all(axis=1).mean())
+        found = [(item.name, item.session, own, same)]
+        if same < 1:
+            found.append((f"{item.name}, exact sums", item.exact, exact, 1.0))
+        for name, session, vectors, share in found:
+            similarity = cosines(original, vectors)
+            rows.append(
+                {
+                    "name": name,
+                    "mb": item.path.stat().st_size / 1e6,
+                    "spearman": correlation(vectors, pairs),
+                    "difference_interval": interval(vectors, original, pairs),
+                    "cosine_mean": float(similarity.mean()),
+                    "cosine_p01": float(np.percentile(similarity, 1)),
+                    "cosine_min": float(similarity.min()),
+                    "exact": share,
+                    "alone_equals_batch": batch_invariance(session.run, probe, OUTPUT),
+                }
+            )
     return rows
 
 
@@ -222,10 +242,10 @@ def speed(
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """Latency ratio to the first contender and median milliseconds, per case."""
     feeds = preprocessor(texts)
-    found: dict[str, dict[str, tuple[float, float]]] = {contender.name: {} for contender in contenders}
+    found: dict[str, dict[str, tuple[float, float]]] = {item.name: {} for item in contenders}
     for batch, tokens in CASES:
         case = bench_feeds(feeds, tokens, batch)
-        runs = {contender.name: runner(contender.session, case) for contender in contenders}
+        runs = {item.name: runner(item.session, case) for item in contenders}
         for name, timing in interleave(
             runs, baseline=contenders[0].name, rounds=60, budget_s=budget_s
         ).items():
@@ -256,27 +276,32 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     assert preprocessor is not None
     signature = Signature(runtime.inputs, runtime.outputs)
     fp32_path = plain_export(arguments.model, folder)
-    contenders = [Contender("fp32", fp32_path, VariantSession(fp32_path, signature, spin=False))]
+    contenders = [contender("fp32", fp32_path, signature, {})]
     path = runtime.bundle.file(runtime.variants[0].model)
-    contenders.append(Contender("edgeq cpu-fp32", path, VariantSession(path, signature, spin=False)))
+    contenders.append(contender("edgeq cpu-fp32", path, signature, {}))
     int8 = load(android)
     for variant in int8.bundle.variants:
         path = int8.bundle.file(variant.model)
-        contenders.append(Contender(f"edgeq {variant.id}", path, VariantSession(path, variant, spin=False)))
+        contenders.append(contender(f"edgeq {variant.id}", path, variant, variant.requirements))
     for peer, path in stock_models(fp32_path, folder, arguments.calib, preprocessor).items():
-        contenders.append(Contender(peer, path, VariantSession(path, signature, spin=False)))
+        contenders.append(contender(peer, path, signature, {}))
     pairs = read_pairs(arguments.sts)
     judged = preprocessor.with_max_length(128)
     rows = fidelity(contenders, pairs, judged)
-    print(f"{len(pairs.scores)} pairs; {cpu_name()}, {platform.machine()}")
-    print("| | MB | STS Spearman | difference, 95 % interval | cosine mean / p1 / min | alone = batch |")
-    print("|---|---|---|---|---|---|")
+    kernels = "saturate in 16 bits" if kernels_saturate() else "are exact"
+    print(
+        f"{len(pairs.scores)} pairs; {cpu_name()}, {platform.machine()}, whose uint8 x int8 kernels {kernels}"
+    )
+    print(
+        "| | MB | STS Spearman | difference, 95 % interval | cosine mean / p1 / min | exact | alone = batch |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for row in rows:
         low, high = row["difference_interval"]  # type: ignore[misc]
         print(
             f"| {row['name']} | {row['mb']:.1f} | {row['spearman']:.2f} | {low:+.2f} to {high:+.2f} | "
             f"{row['cosine_mean']:.4f} / {row['cosine_p01']:.4f} / {row['cosine_min']:.4f} | "
-            f"{row['alone_equals_batch']:.4f} |"
+            f"{row['exact']:.0%} | {row['alone_equals_batch']:.4f} |"
         )
     dynamic = [c for c in contenders if c.session.static_length is None]
     times = speed(dynamic, preprocessor, pairs.first[:64], arguments.budget)

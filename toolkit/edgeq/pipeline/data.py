@@ -32,6 +32,8 @@ class DataSets:
         held_out: metrics and gates come from these, which nothing was fitted to.
         golden: single held-out samples that travel in the bundle, with their feeds.
         texts: the calibration texts, for the coverage report; empty for ready tensors.
+        general: texts of other kinds than the user's, on which static int8 is judged as well while it chooses between
+            settings: what fits one kind of text best loses on others. Empty where the user's are the built-in ones.
     """
 
     calibration: Batches | FeedBatches
@@ -40,6 +42,7 @@ class DataSets:
     held_out: tuple[Feeds, ...]
     golden: tuple[tuple[tuple[Sample, ...], Feeds], ...]
     texts: tuple[Sample, ...] = ()
+    general: tuple[Feeds, ...] = ()
 
     @property
     def held_out_samples(self) -> int:
@@ -81,7 +84,21 @@ def divide(
         held_out=tuple(feeds for feeds, _ in batches_of(held_out, judge, EVALUATION_BATCH)),
         golden=tuple(((sample,), judge([sample])) for sample in _spread(held_out, judge)),
         texts=rest,
+        general=tuple(
+            feeds for feeds, _ in batches_of(_general(data.source, samples), judge, EVALUATION_BATCH)
+        ),
     )
+
+
+def _general(source: str, samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Built-in texts in the form of the user's; none where those are the user's."""
+    from edgeq.calibration import BUILT_IN, load_samples
+
+    if source == BUILT_IN:
+        return ()
+    texts = load_samples(None, count=SEARCH_SAMPLES).samples
+    are_pairs = not all(isinstance(sample, str) for sample in samples)
+    return _paired(texts) if are_pairs else texts
 
 
 def _parts(
@@ -131,6 +148,11 @@ def for_task(samples: Sequence[Sample], task: Task) -> tuple[Sample, ...]:
     """Question answering reads pairs: single texts are paired, shorter one first."""
     if task is not Task.QUESTION_ANSWERING or any(not isinstance(sample, str) for sample in samples):
         return tuple(samples)
+    return _paired(samples)
+
+
+def _paired(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Each text with the next one, shorter one first."""
     texts = [str(sample) for sample in samples]
     shifted = texts[1:] + texts[:1]
     pairs = (sorted(pair, key=len) for pair in zip(texts, shifted, strict=True))

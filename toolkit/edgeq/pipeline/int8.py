@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -46,11 +47,16 @@ def quantize_int8(
         progress.stage("quantizing: calibration", data.calibration_samples) as stage,
     ):
         observer = _Observer(data, progress, stage)
-        scorer = _Scorer(canonical, data.search, Path(folder))
+        scorer = _Scorer(canonical, _alternating(data.search, data.general), Path(folder))
         quantizer = StaticInt8Quantizer(canonical.model, settings, observer, scorer, observer.on_trial)
         result = quantizer.run()
         stage.note = _summary(result)
     return result
+
+
+def _alternating(first: Sequence[Feeds], second: Sequence[Feeds]) -> list[Feeds]:
+    """Batches of both kinds in turn: whoever stops early has seen both."""
+    return [feeds for pair in zip_longest(first, second) for feeds in pair if feeds is not None]
 
 
 def _summary(result: StaticInt8Result) -> str:

@@ -12,6 +12,7 @@ comes closest to the original layer's output on the original inputs (the asymmet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
@@ -235,8 +236,15 @@ def _solve(
     return keep_best(target, candidates, hessian.gram)
 
 
-def why_not(stats: LayerStats | None, in_features: int) -> str | None:
+def why_not(
+    stats: LayerStats | None, in_features: int, tokens_per_channel: float = MIN_TOKENS_PER_CHANNEL
+) -> str | None:
     """Why GPTQ cannot run on these statistics; None where it can.
+
+    Args:
+        stats: of the layer's input.
+        in_features: K.
+        tokens_per_channel: calibration tokens needed for each.
 
     Raises:
         DataError: the statistics belong to another layer.
@@ -250,7 +258,7 @@ def why_not(stats: LayerStats | None, in_features: int) -> str | None:
         return "X^T X is NaN or infinite"
     if not np.diag(stats.gram).any():
         return "every calibration input of this layer is zero"
-    needed = MIN_TOKENS_PER_CHANNEL * in_features
+    needed = math.ceil(tokens_per_channel * in_features)
     if stats.tokens < needed:
         return f"{stats.tokens} calibration tokens for {in_features} inputs; at least {needed} are needed"
     return None
