@@ -12,8 +12,11 @@ import typer
 
 from edgeq.cli.output import Out
 from edgeq.errors import ConfigError, GateError, UsageError
+from edgeq.report.words import saturation_text
+from edgeq.runtime.executors import CAN_SATURATE
 
 if TYPE_CHECKING:
+    from edgeq.graph.overflow import SaturatingLayer
     from edgeq.targets.placement.report import PlacementReport, Prediction
     from edgeq.targets.placement.usability import Comparison
 
@@ -54,6 +57,7 @@ def check(
 
     Follows the support checks of ONNX Runtime's NNAPI and Core ML providers, for the model as shipped and
     after ONNX Runtime's own level-1 optimizations. Whether a vendor's driver agrees, no desktop can know.
+    Also names int8 layers whose sums saturate on x86-64 processors without VNNI.
 
     Example: `edgeq check model.onnx --target android --dim batch=1 --dim sequence=128`
     """
@@ -98,9 +102,11 @@ class _Result:
     subject: _Subject
     report: PlacementReport
     comparison: Comparison | None
+    saturating: Sequence[SaturatingLayer]
 
     def to_json(self) -> dict[str, Any]:
         document = self.report.to_json()
+        document[CAN_SATURATE] = [layer.to_json() for layer in self.saturating]
         if self.comparison:
             document["usability_checker"] = self.comparison.to_json()
         return document
@@ -180,6 +186,7 @@ def _free_dims(subject: _Subject) -> tuple[str, ...]:
 def _check_one(
     subject: _Subject, target: str, dims: Mapping[str, int], options: Mapping[str, Any], *, explain: bool
 ) -> _Result:
+    from edgeq.graph.overflow import find_saturating
     from edgeq.targets.placement.predict import predict
     from edgeq.targets.placement.usability import compare_with_usability_checker
 
@@ -187,7 +194,7 @@ def _check_one(
     comparison = (
         compare_with_usability_checker(subject.path, target=target, dims=dims, **options) if explain else None
     )
-    return _Result(subject, report, comparison)
+    return _Result(subject, report, comparison, find_saturating(subject.path))
 
 
 def _show(out: Out, result: _Result, *, named: bool, explain: bool) -> None:
@@ -199,6 +206,8 @@ def _show(out: Out, result: _Result, *, named: bool, explain: bool) -> None:
     if report.optimized:
         forms.append(("after level-1 optimization", report.optimized))
     out.table(title, ("graph", "nodes taken", "partitions", "needs", "full"), [_row(*form) for form in forms])
+    if result.saturating:
+        out.warn(saturation_text([layer.node for layer in result.saturating]))
     if report.optimized_skipped:
         out.notice(f"no prediction after optimization: {report.optimized_skipped}")
     if not (result.subject.promises or explain):

@@ -101,6 +101,7 @@ def _machine_rows(found: Diagnosis) -> list[list[str]]:
     rows = [[name, version] for name, version in found.versions.items()]
     rows += [["platform", found.platform], ["cpu", found.cpu]]
     rows += [[f"  {name}", f"{_yes(has)}: {_why(name)}"] for name, has in found.cpu_features.items()]
+    rows.append(["  uint8 x int8 sums", _sums(saturate=found.kernels_saturate)])
     rows += [[f"extra {name}", _installed(name, has)] for name, has in found.extras.items()]
     rows += [
         ["cache", f"{found.cache} ({_size(found.cache_bytes)} used, {_size(found.free_bytes)} free)"],
@@ -114,6 +115,12 @@ def _package_row(package: Package) -> list[str]:
     version = package.version or "missing"
     mark = "" if package.satisfied or package.version is None else " (does not fit)"
     return [package.name, f"{version}{mark}", package.required, package.extra or "edgeq"]
+
+
+def _sums(*, saturate: bool) -> str:
+    if not saturate:
+        return "exact (tried)"
+    return "saturate in 16 bits (tried); edgeq asks ONNX Runtime for exact ones, and what it writes cannot saturate"
 
 
 def _yes(has: bool | None) -> str:

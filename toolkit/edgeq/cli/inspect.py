@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,8 @@ import typer
 
 from edgeq.cli.output import Out
 from edgeq.errors import GateError
+from edgeq.report.words import saturation_text
+from edgeq.runtime.executors import CAN_SATURATE
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Gate, Manifest, Variant
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from edgeq.types import TensorSpec
 
 _MOST_REASONS = 8
+RUNNABLE = "onnxruntime"
 
 
 def register(app: typer.Typer) -> None:
@@ -41,12 +45,29 @@ def inspect(
 
     out = Out(json_mode=json_mode)
     with open_bundle(bundle_path, force=True, verify=verify) as bundle:
-        out.result(_document(bundle, verified=verify), _summary(bundle, verified=verify))
+        saturating = {variant.id: _can_saturate(bundle, variant) for variant in bundle.variants}
+        document = _document(bundle, verified=verify) | {CAN_SATURATE: saturating}
+        out.result(document, _summary(bundle, verified=verify))
         _print_tables(out, bundle.manifest)
+        for name, layers in saturating.items():
+            if layers:
+                out.warn(f"{name}: {saturation_text(layers)}")
         if bundle.manifest.status is Status.FAILED and not force:
             raise GateError(
                 f"`{bundle_path}` failed its quality gate", hint="every command needs --force for it"
             )
+
+
+def _can_saturate(bundle: Bundle, variant: Variant) -> list[str] | None:
+    """Layers whose integer sums are not exact on every CPU; None where nothing here can tell."""
+    recorded = variant.placement.get(CAN_SATURATE)
+    if recorded is not None:
+        return [str(name) for name in recorded]
+    if variant.runtime != RUNNABLE or find_spec("onnx_ir") is None:
+        return None
+    from edgeq.graph.overflow import find_saturating
+
+    return [layer.node for layer in find_saturating(bundle.file(variant.model))]
 
 
 def _document(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
@@ -150,6 +171,7 @@ def _placement_rows(manifest: Manifest) -> list[list[str]]:
         [variant.id, key, _plain(value)]
         for variant in manifest.variants
         for key, value in variant.placement.items()
+        if value not in ([], {})
     ]
 
 

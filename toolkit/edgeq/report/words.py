@@ -145,6 +145,17 @@ def plain(value: Any) -> str:
     return str(value)
 
 
+def saturation_text(layers: Sequence[str], shown: int = 8) -> str:
+    """What layers whose sums can leave 16 bits mean, in one sentence; empty without any."""
+    if not layers:
+        return ""
+    named = ", ".join(layers[:shown]) + (f" and {len(layers) - shown} more" if len(layers) > shown else "")
+    return (
+        f"integer sums of {_count(len(layers), 'layer')} can saturate on x86-64 processors without VNNI, where apps "
+        f"then get other numbers: {named}"
+    )
+
+
 def source_title(source: SourceInfo) -> str:
     """The model's id; the last part of a local path, which would say more about a machine than about the model."""
     model = source.model

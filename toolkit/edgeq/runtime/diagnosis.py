@@ -1,4 +1,4 @@
-"""What `edgeq doctor` finds out about this machine; reads metadata only, imports no framework."""
+"""What `edgeq doctor` finds out about this machine: metadata, and one integer product that it tries."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class Diagnosis:
         platform: operating system and architecture.
         cpu: its name.
         cpu_features: None where the system does not tell.
+        kernels_saturate: this CPU's own kernels add uint8 x int8 products in 16 bits.
         packages: what edgeq can use.
         extras: installed completely or not, by name.
         cache: edgeq's cache folder.
@@ -64,6 +65,7 @@ class Diagnosis:
     platform: str
     cpu: str
     cpu_features: dict[str, bool | None]
+    kernels_saturate: bool
     packages: tuple[Package, ...]
     extras: dict[str, bool]
     cache: str
@@ -76,6 +78,7 @@ class Diagnosis:
 def diagnose(cache: Path | None = None) -> Diagnosis:
     """Look at this machine."""
     from edgeq.caches import cache_folder
+    from edgeq.onnx_runtime import kernels_saturate
     from edgeq.runtime.adb import attached_devices
 
     folder = cache_folder(cache)
@@ -85,6 +88,7 @@ def diagnose(cache: Path | None = None) -> Diagnosis:
         platform=f"{platform.system()} {platform.release()} {host_architecture()}",
         cpu=cpu_name(),
         cpu_features=cpu_features(),
+        kernels_saturate=kernels_saturate(),
         packages=packages,
         extras=_extras(packages),
         cache=str(folder),
