@@ -84,21 +84,21 @@ def divide(
         held_out=tuple(feeds for feeds, _ in batches_of(held_out, judge, EVALUATION_BATCH)),
         golden=tuple(((sample,), judge([sample])) for sample in _spread(held_out, judge)),
         texts=rest,
-        general=tuple(
-            feeds for feeds, _ in batches_of(_general(data.source, samples), judge, EVALUATION_BATCH)
-        ),
+        general=_general(data.source, samples, judge),
     )
 
 
-def _general(source: str, samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Built-in texts in the form of the user's; none where those are the user's."""
+def _general(source: str, samples: Sequence[Sample], judge: TextPreprocessor) -> tuple[Feeds, ...]:
+    """Batches of built-in texts in the form of the user's; none where those are the user's."""
     from edgeq.calibration import BUILT_IN, load_samples
 
     if source == BUILT_IN:
         return ()
     texts = load_samples(None, count=SEARCH_SAMPLES).samples
     are_pairs = not all(isinstance(sample, str) for sample in samples)
-    return _paired(texts) if are_pairs else texts
+    return tuple(
+        feeds for feeds, _ in batches_of(_paired(texts) if are_pairs else texts, judge, EVALUATION_BATCH)
+    )
 
 
 def _parts(
