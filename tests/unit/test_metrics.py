@@ -11,9 +11,12 @@ from scipy import stats
 
 from edgeq.metrics import (
     EXACT_DB,
+    KNOWN_METRICS,
     OutputComparison,
     cosines,
     kl_divergences,
+    largest,
+    largest_difference,
     relative_errors,
     spearman,
     sqnr_db,
@@ -112,3 +115,42 @@ def test_shapes_that_differ_cannot_be_compared() -> None:
 def test_nothing_compared_is_no_success() -> None:
     with pytest.raises(ValueError, match="nothing was compared"):
         OutputComparison(EMBEDDING).metrics()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", ["reference", "candidate"])
+@pytest.mark.parametrize("first", [True, False])
+def test_one_value_that_is_not_finite_makes_every_metric_nan(bad: float, place: str, first: bool) -> None:
+    """`max` drops a NaN that does not come first, a mean over many rows hides one, a clip keeps an infinity."""
+    comparison = OutputComparison(TensorSpec("logits", "float32", ("b", 4), Role.LOGITS))
+    good = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    damaged = good.copy()
+    damaged[7, 2] = bad
+    pair = (damaged, good) if place == "reference" else (good, damaged)
+    for a, b in [pair, (good, good)] if first else [(good, good), pair]:
+        comparison.add(a, b, None)
+    found = comparison.metrics()
+    assert found.pop("n") == 100
+    assert set(found) == set(KNOWN_METRICS) and np.isnan(list(found.values())).all()
+
+
+def test_padding_may_hold_anything() -> None:
+    comparison = OutputComparison(TensorSpec("h", "float32", ("b", "s", 4), Role.LAST_HIDDEN_STATE))
+    a = np.ones((1, 3, 4), np.float32)
+    b = a.copy()
+    b[0, 2] = np.nan
+    comparison.add(a, b, np.array([[1, 1, 0]]))
+    assert comparison.metrics()["max_abs"] == 0
+
+
+@pytest.mark.parametrize("values", [[np.nan, 1.0], [1.0, np.nan]])
+def test_the_largest_of_numbers_keeps_a_nan(values: list[float]) -> None:
+    assert np.isnan(largest(values))
+    assert largest([1.0, 3.0, 2.0]) == 3.0
+
+
+def test_the_largest_difference_of_what_is_not_finite_is_nan() -> None:
+    a = np.array([1.0, np.inf], np.float32)
+    assert np.isnan(largest_difference(a, a))
+    assert largest_difference(np.array([1.0, -2.0]), np.array([1.5, 1.0])) == 3.0
+    assert largest_difference(np.zeros(0), np.zeros(0)) == 0.0

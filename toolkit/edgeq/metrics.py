@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,19 @@ EXACT_DB = 200.0
 """SQNR reported for outputs that are equal, where the ratio would be infinite (JSON has no infinity)."""
 
 Float64Array = npt.NDArray[np.float64]
+
+
+def largest(values: Iterable[float]) -> float:
+    """The largest of some numbers, NaN where any of them is: `max` would drop a NaN that does not come first."""
+    return float(np.max(np.fromiter(values, np.float64)))
+
+
+def largest_difference(reference: Array, candidate: Array) -> float:
+    """`max |reference - candidate|`; NaN where either holds a value that is not finite, 0 for empty arrays."""
+    if not (np.isfinite(reference).all() and np.isfinite(candidate).all()):
+        return math.nan
+    difference = np.abs(reference.astype(np.float64) - candidate.astype(np.float64))
+    return float(difference.max(initial=0.0))
 
 
 def cosines(reference: Array, candidate: Array) -> Float64Array:
@@ -85,7 +98,7 @@ class OutputComparison:
     cosine: list[float] = field(default_factory=list)
     relative: list[float] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
-    agreed: list[bool] = field(default_factory=list)
+    agreed: list[float] = field(default_factory=list)
     max_abs: float = 0.0
     signal: float = 0.0
     noise: float = 0.0
@@ -106,18 +119,27 @@ class OutputComparison:
             self._add_rows(a, b)
 
     def _add_rows(self, a: Array, b: Array) -> None:
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            self._add_not_finite(len(a))
+            return
         self.cosine.extend(cosines(a, b).tolist())
         self.relative.extend(relative_errors(a, b).tolist())
         difference = a.astype(np.float64) - b.astype(np.float64)
-        self.max_abs = max(self.max_abs, float(np.abs(difference).max(initial=0.0)))
+        self.max_abs = largest((self.max_abs, largest_difference(a, b)))
         self.signal += float(np.sum(np.square(a.astype(np.float64))))
         self.noise += float(np.sum(np.square(difference)))
         if self.spec.role in LOGIT_ROLES:
-            self.agreed.extend((a.argmax(axis=1) == b.argmax(axis=1)).tolist())
+            self.agreed.extend((a.argmax(axis=1) == b.argmax(axis=1)).astype(float).tolist())
             self.kl.extend(kl_divergences(a, b).tolist())
 
+    def _add_not_finite(self, rows: int) -> None:
+        """Rows that nothing can be said of make every metric NaN: a mean must not hide them."""
+        for values in (self.cosine, self.relative, self.kl, self.agreed):
+            values.extend([math.nan] * rows)
+        self.max_abs = self.signal = self.noise = math.nan
+
     def metrics(self) -> dict[str, float]:
-        """Every metric by name; `n` rows."""
+        """Every metric by name; `n` rows. All are NaN once a value was not finite."""
         if not self.cosine:
             raise ValueError(f"`{self.spec.name}`: nothing was compared")
         found = {
@@ -138,6 +160,8 @@ class OutputComparison:
 
 def sqnr_db(signal: float, noise: float) -> float:
     """Signal to quantization noise ratio in dB, at most `EXACT_DB`."""
+    if math.isnan(signal) or math.isnan(noise):
+        return math.nan
     if noise <= 0:
         return EXACT_DB
     return min(EXACT_DB, 10 * math.log10(signal / noise)) if signal > 0 else -EXACT_DB

@@ -11,12 +11,17 @@ import onnxruntime as ort
 
 def main(model: str, folder: Path) -> None:
     batches: dict[int, dict[str, np.ndarray]] = {}
-    for line in (folder / "request.txt").read_text().splitlines():
+    head, *lines = (folder / "request.txt").read_text().splitlines()
+    word, key, level = head.split(" ")
+    assert (word, key) == ("option", "graph_optimization_level")
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    for line in lines:
         batch, dtype, rank, *rest = line.split(" ")
         dims, (file, *name) = [int(dim) for dim in rest[: int(rank)]], rest[int(rank) :]
         value = np.frombuffer((folder / file).read_bytes(), dtype).reshape(dims)
         batches.setdefault(int(batch), {})[" ".join(name)] = value
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     lines = [f"onnxruntime {ort.__version__}"]
     for batch, feeds in batches.items():

@@ -12,8 +12,6 @@ import typer
 
 from edgeq.cli.output import Out
 from edgeq.errors import ConfigError, GateError, UsageError
-from edgeq.report.words import saturation_text
-from edgeq.runtime.executors import CAN_SATURATE
 
 if TYPE_CHECKING:
     from edgeq.graph.overflow import SaturatingLayer
@@ -105,6 +103,8 @@ class _Result:
     saturating: Sequence[SaturatingLayer]
 
     def to_json(self) -> dict[str, Any]:
+        from edgeq.runtime.executors import CAN_SATURATE
+
         document = self.report.to_json()
         document[CAN_SATURATE] = [layer.to_json() for layer in self.saturating]
         if self.comparison:
@@ -207,6 +207,8 @@ def _show(out: Out, result: _Result, *, named: bool, explain: bool) -> None:
         forms.append(("after level-1 optimization", report.optimized))
     out.table(title, ("graph", "nodes taken", "partitions", "needs", "full"), [_row(*form) for form in forms])
     if result.saturating:
+        from edgeq.report.words import saturation_text
+
         out.warn(saturation_text([layer.node for layer in result.saturating]))
     if report.optimized_skipped:
         out.notice(f"no prediction after optimization: {report.optimized_skipped}")

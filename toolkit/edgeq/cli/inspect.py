@@ -11,8 +11,6 @@ import typer
 
 from edgeq.cli.output import Out
 from edgeq.errors import GateError
-from edgeq.report.words import saturation_text
-from edgeq.runtime.executors import CAN_SATURATE
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Gate, Manifest, Variant
@@ -46,12 +44,9 @@ def inspect(
     out = Out(json_mode=json_mode)
     with open_bundle(bundle_path, force=True, verify=verify) as bundle:
         saturating = {variant.id: _can_saturate(bundle, variant) for variant in bundle.variants}
-        document = _document(bundle, verified=verify) | {CAN_SATURATE: saturating}
-        out.result(document, _summary(bundle, verified=verify))
+        out.result(_document(bundle, saturating, verified=verify), _summary(bundle, verified=verify))
         _print_tables(out, bundle.manifest)
-        for name, layers in saturating.items():
-            if layers:
-                out.warn(f"{name}: {saturation_text(layers)}")
+        _warn_of_saturation(out, saturating)
         if bundle.manifest.status is Status.FAILED and not force:
             raise GateError(
                 f"`{bundle_path}` failed its quality gate", hint="every command needs --force for it"
@@ -60,6 +55,8 @@ def inspect(
 
 def _can_saturate(bundle: Bundle, variant: Variant) -> list[str] | None:
     """Layers whose integer sums are not exact on every CPU; None where nothing here can tell."""
+    from edgeq.runtime.executors import CAN_SATURATE
+
     recorded = variant.placement.get(CAN_SATURATE)
     if recorded is not None:
         return [str(name) for name in recorded]
@@ -70,8 +67,23 @@ def _can_saturate(bundle: Bundle, variant: Variant) -> list[str] | None:
     return [layer.node for layer in find_saturating(bundle.file(variant.model))]
 
 
-def _document(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
-    facts = {"path": str(bundle.path), "size_bytes": _total_bytes(bundle.manifest), "verified": verified}
+def _warn_of_saturation(out: Out, saturating: Mapping[str, list[str] | None]) -> None:
+    from edgeq.report.words import saturation_text
+
+    for name, layers in saturating.items():
+        if layers:
+            out.warn(f"{name}: {saturation_text(layers)}")
+
+
+def _document(
+    bundle: Bundle, saturating: Mapping[str, list[str] | None], *, verified: bool
+) -> dict[str, Any]:
+    facts = {
+        "path": str(bundle.path),
+        "size_bytes": _total_bytes(bundle.manifest),
+        "verified": verified,
+        "can_saturate": dict(saturating),
+    }
     return {"bundle": facts, **bundle.manifest.to_json()}
 
 

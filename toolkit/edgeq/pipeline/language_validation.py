@@ -10,7 +10,7 @@ import numpy as np
 from edgeq.bundle.manifest import Gate
 from edgeq.comparison import judge
 from edgeq.errors import ModelError, UnsupportedError
-from edgeq.metrics import OutputComparison
+from edgeq.metrics import OutputComparison, largest, largest_difference
 from edgeq.pipeline.language_data import judged_windows, texts_of
 from edgeq.pipeline.sessions import ONNX_RUNTIME, variant_spec
 from edgeq.pipeline.validation import LIVE_SAMPLES, ValidationReport, ValidationRequest, VariantReport
@@ -150,8 +150,8 @@ def _golden(variant: Variant, cases: Sequence[GoldenCase], outputs: Sequence[Out
 def _drift(variant: Variant, cases: Sequence[GoldenCase], outputs: Sequence[Outputs]) -> float:
     """Largest difference from the logits the bundle recorded."""
     pairs = zip(cases, outputs, strict=True)
-    return max(
-        float(np.abs(case.outputs[variant.id]["logits"] - found["logits"]).max()) for case, found in pairs
+    return largest(
+        largest_difference(case.outputs[variant.id]["logits"], found["logits"]) for case, found in pairs
     )
 
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgeq.bundle.manifest import Gate
 from edgeq.comparison import PARITY, GateRequest, check_gate_metrics, judge
 from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
-from edgeq.metrics import OutputComparison
+from edgeq.metrics import OutputComparison, largest, largest_difference
 from edgeq.pipeline.executions import Execution, executions
 from edgeq.pipeline.live import LIVE_SAMPLES, Live, open_live
 from edgeq.pipeline.sessions import not_executable
@@ -278,11 +276,11 @@ def _drift(
     cases: Sequence[GoldenCase],
     specs: Sequence[TensorSpec],
 ) -> dict[str, float]:
-    largest = {}
+    differences = {}
     for spec in specs:
         pairs = [_same_shape(spec.name, *triple) for triple in zip(cases, recorded, found, strict=True)]
-        largest[spec.name] = max(float(np.abs(a - b).max()) for a, b in pairs)
-    return largest
+        differences[spec.name] = largest(largest_difference(a, b) for a, b in pairs)
+    return differences
 
 
 def _judged(

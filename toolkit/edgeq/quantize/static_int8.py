@@ -330,7 +330,8 @@ class StaticInt8Quantizer:
             trial = Trial(describe(choice), error_of(choice))
             self.trials.append(trial)
             self.on_trial(trial)
-            scored.append((trial.error, len(scored), choice))
+            # A setting that gives NaN is the worst there is, not one that compares with nothing.
+            scored.append((np.nan_to_num(trial.error, nan=np.inf), len(scored), choice))
         return min(scored)[2]
 
 

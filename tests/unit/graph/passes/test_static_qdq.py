@@ -14,10 +14,12 @@ from edgeq.graph.passes.static_qdq import (
     LinearQDQ,
     quantize_embeddings,
     quantize_linears,
-    quantize_per_channel,
+    quantize_rows,
 )
+from edgeq.graph.static_weight import StaticWeight
 from edgeq.numerics import affine_params
 from edgeq.runtime.session import Signature, VariantSession
+from edgeq.saturation import pair_safe_scale
 from edgeq.targets.kernels import optimized_kernels
 from edgeq.types import TensorSpec
 
@@ -59,7 +61,7 @@ def run(model: ir.Model, x: np.ndarray, folder: Path) -> np.ndarray:
 def error_bound(x: np.ndarray, weight: np.ndarray, low: float, high: float) -> np.ndarray:
     """Half a step of the input times the weights, half a step of the weights times the input, and both."""
     step_x = float(affine_params(low, high, "uint8", False)[0])
-    step_w = np.abs(weight).max(axis=0) / 127
+    step_w = pair_safe_scale(weight)
     return (
         step_x / 2 * np.abs(weight).sum(axis=0)
         + step_w / 2 * np.abs(x).sum(axis=1, keepdims=True)
@@ -104,19 +106,22 @@ def test_bias_shift_is_added(bias: bool, tmp_path: Path) -> None:
     assert np.allclose(shifted - plain, shift, atol=1e-5)  # float32 addition of values below 30
 
 
-def test_codes_golden() -> None:
-    codes, scale = quantize_per_channel(np.array([[1.0, -4.0], [-0.5, 2.0]], np.float32), axis=1)
+def test_rows_golden() -> None:
+    codes, scale = quantize_rows(np.array([[1.0, -0.5], [-4.0, 2.0]], np.float32))
     assert (
-        codes.tolist() == [[127, -127], [-64, 64]] and codes.dtype == np.int8
+        codes.tolist() == [[127, -64], [-127, 64]] and codes.dtype == np.int8
     )  # -63.5 and 63.5 round to even
     assert np.allclose(scale, [1 / 127, 4 / 127])
 
 
-def test_seven_bits_for_cpus_that_saturate() -> None:
-    codes, _ = quantize_per_channel(
-        np.random.default_rng(0).normal(size=(K, N)).astype(np.float32), axis=1, bits=7
-    )
-    assert np.abs(codes).max() == 63
+def test_given_codes_are_taken_as_they_are() -> None:
+    rng = np.random.default_rng(8)
+    codes = rng.integers(-60, 60, (K, N)).astype(np.int8)
+    given = StaticWeight(codes, rng.uniform(0.01, 0.02, N).astype(np.float32))
+    model = linear_model(rng.normal(size=(K, N)).astype(np.float32), None)
+    found = quantize_linears(model, [LinearQDQ("linear", (-1.0, 1.0))], {"w": given}).graph.initializers
+    assert np.array_equal(found["w.quantized"].const_value.numpy(), given.codes)
+    assert np.array_equal(found["w.scale"].const_value.numpy(), given.scale)
 
 
 def test_every_layer_fuses_into_an_integer_kernel(exported: Callable[..., Any], tmp_path: Path) -> None:

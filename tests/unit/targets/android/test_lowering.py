@@ -16,10 +16,17 @@ from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.targets.android.nnapi import lower_for_nnapi, write_nnapi_variant
 from edgeq.targets.android.target import TARGET
-from edgeq.targets.base import LoweringInput, LoweringOptions
+from edgeq.targets.base import LoweringInput, LoweringOptions, VariantSpec
 from edgeq.types import Precision, Role
 
 SEQ = 32
+
+
+def nnapi(precision: str) -> VariantSpec:
+    """The NNAPI variant of a recipe."""
+    return next(spec for spec in TARGET.variants(load_recipe(precision)) if spec.engine == "nnapi")
+
+
 # GELU's tanh form is off by at most 5e-4 per activation; two layers of a normalized encoder pass on a little more.
 GELU_FORM = 5e-3
 
@@ -41,9 +48,8 @@ def test_float_lowering_is_one_partition_with_the_same_outputs(
     architecture: str, task: str, exported: Callable[..., Any], tmp_path: Path
 ) -> None:
     model = exported(architecture, task)
-    lowered = write_nnapi_variant(
-        LoweringInput(model.canonical), Precision.FP32, LoweringOptions(SEQ), tmp_path / "model.onnx"
-    )
+    source = LoweringInput(model.canonical)
+    lowered = write_nnapi_variant(nnapi("fp32"), source, LoweringOptions(SEQ), tmp_path / "model.onnx")
     assert lowered.placement["full"], lowered.notes
     session = VariantSession(
         lowered.model, Signature(lowered.inputs, lowered.outputs), pad_id=model.preprocessor.pad_id
@@ -81,12 +87,9 @@ def test_padding_does_not_change_the_result(exported: Callable[..., Any], tmp_pa
     model = exported("bert", "sentence-embedding")
     results = []
     for length in (SEQ, 48):
-        lowered = write_nnapi_variant(
-            LoweringInput(model.canonical),
-            Precision.FP32,
-            LoweringOptions(length),
-            tmp_path / f"{length}.onnx",
-        )
+        source = LoweringInput(model.canonical)
+        path = tmp_path / f"{length}.onnx"
+        lowered = write_nnapi_variant(nnapi("fp32"), source, LoweringOptions(length), path)
         session = VariantSession(lowered.model, Signature(lowered.inputs, lowered.outputs))
         results.append(session.run(model.preprocessor(["one text"]))["sentence_embedding"])
     # exp(-10000) is zero in float32: padding weighs exactly nothing, what is left is summation order.
@@ -99,9 +102,9 @@ def test_fp16_is_half_the_file_and_one_partition_after_level_1(
     model = exported("bert", "sentence-embedding")
     sizes = {}
     for precision in (Precision.FP32, Precision.FP16):
-        lowered = write_nnapi_variant(
-            LoweringInput(model.canonical), precision, LoweringOptions(SEQ), tmp_path / f"{precision}.onnx"
-        )
+        source = LoweringInput(model.canonical, precision=precision)
+        path = tmp_path / f"{precision}.onnx"
+        lowered = write_nnapi_variant(nnapi(precision), source, LoweringOptions(SEQ), path)
         assert lowered.placement["full"]
         sizes[precision] = lowered.model.stat().st_size
     assert sizes[Precision.FP16] < sizes[Precision.FP32]
@@ -129,5 +132,5 @@ def test_a_graph_that_nnapi_would_cut_is_not_shipped(exported: Callable[..., Any
     softmax.replace_input_with(0, erf)
     source = LoweringInput(replace(model.canonical, model=graph))
     with pytest.raises(UnsupportedError, match=r"in 2 partitions, not all in one: Erf") as caught:
-        write_nnapi_variant(source, Precision.FP32, LoweringOptions(SEQ), tmp_path / "model.onnx")
+        write_nnapi_variant(nnapi("fp32"), source, LoweringOptions(SEQ), tmp_path / "model.onnx")
     assert "--variants cpu" in str(caught.value.hint)

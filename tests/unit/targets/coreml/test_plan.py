@@ -53,7 +53,7 @@ def test_static_plan(graph: Any, lower: Any) -> None:
         (LinearDecision("dense", True, "quantized", (-3.0, 3.0), edge, edge, shift),),
         (EmbeddingDecision("embed", True, "quantized"),),
     )
-    planned = from_static_plan(model, plan)
+    planned = from_static_plan(model, plan, {})
     interpreter, lowered = lower(planned.model, weights=planned.weights, activations=planned.activations)
     assert lowered.compressed == ("dense", "table", "w")
     ids = np.array([[1, 5, 79, 0]])
