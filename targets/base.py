@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -154,6 +154,21 @@ class Lowered:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A variant computed in another way that is as right as its own: what differs is kernel noise.
+
+    Attributes:
+        kind: what is other, in the plural where several may be run (`draws of last bits`).
+        run: outputs of every feeds, in order.
+        most_cases: how many golden cases are worth its time; None for all.
+    """
+
+    kind: str
+    run: Callable[[Sequence[Feeds]], list[Outputs]]
+    most_cases: int | None = None
+
+
 class Session(Protocol):
     """A written variant, ready for canonical feeds `[batch, sequence]` of any size it can be fitted to."""
 
@@ -176,6 +191,13 @@ class Session(Protocol):
     @property
     def also(self) -> tuple[Session, ...]:
         """The same variant run in the other ways that this machine has (on the CPU only, say); often none."""
+
+    def twins(self, seeds: int) -> Iterator[Twin]:
+        """Ways to compute the same variant that differ in rounding alone, one open at a time.
+
+        Args:
+            seeds: draws of random last bits.
+        """
 
     def run(self, feeds: Feeds) -> Outputs:
         """All outputs, of the feeds' own batch and length."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edgeq import __version__
 from edgeq.runtime.adapter import FeedAdapter, HasSignature, Signature
 from edgeq.runtime.host import cpu_name, host_architecture
+from edgeq.targets.base import Twin
 from edgeq.targets.coreml.interpreter.machine import MilInterpreter
 from edgeq.targets.coreml.interpreter.program import Operation, Package, read_package
 from edgeq.types import Feeds, Outputs, TensorSpec, Verification
@@ -37,11 +38,20 @@ class PackageSession:
         signature: its inputs and outputs, as the manifest declares them.
         pad_id: what token ids are padded with.
         units: what Core ML may use on a Mac: `all`, where it places each operator itself, or the `cpu` only.
+        runner: an interpreter to use instead, on a Mac too.
     """
 
-    def __init__(self, path: Path, signature: HasSignature, *, pad_id: int = 0, units: Units = "all") -> None:
+    def __init__(
+        self,
+        path: Path,
+        signature: HasSignature,
+        *,
+        pad_id: int = 0,
+        units: Units = "all",
+        runner: MilInterpreter | None = None,
+    ) -> None:
         self._path, self._signature, self._pad_id, self._units = path, signature, pad_id, units
-        self._runner = _runner(path, units)
+        self._runner = runner or _runner(path, units)
         package = self._runner.package if isinstance(self._runner, MilInterpreter) else read_package(path)
         self._adapters = {
             length: FeedAdapter(_at(signature, length), pad_id=pad_id) for length in lengths_of(package)
@@ -81,6 +91,16 @@ class PackageSession:
         nor that a rounding error is less than half of 2^-11 on average.
         """
         return UNIT_ROUNDOFF * math.sqrt(self._rounded)
+
+    def twins(self, seeds: int) -> Iterator[Twin]:
+        """The program in float32 throughout, and draws of float16's last bits in every result."""
+        yield self._twin("float32 throughout", MilInterpreter(self._path, rounding=False))
+        for seed in range(seeds):
+            yield self._twin("draws of float16 last bits", MilInterpreter(self._path, seed=seed))
+
+    def _twin(self, kind: str, runner: MilInterpreter) -> Twin:
+        session = PackageSession(self._path, self._signature, pad_id=self._pad_id, runner=runner)
+        return Twin(kind, lambda batches: [session.run(feeds) for feeds in batches])
 
     def run(self, feeds: Feeds) -> Outputs:
         """All outputs, `[batch, ...]`; per-token ones of the feeds' own length.

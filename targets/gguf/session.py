@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from edgeq.numerics import FP16_STEP
 from edgeq.runtime.generation.llama_cpp import PACKAGE, LlamaCppModel, package_version
 from edgeq.runtime.host import cpu_name, host_architecture
+from edgeq.targets.base import Twin
 from edgeq.types import Feeds, Outputs, Verification
 
 
@@ -44,6 +45,10 @@ class GgufSession:
             "cpu": cpu_name(),
             "provider": "CPU",
         }
+
+    def twins(self, seeds: int) -> Iterator[Twin]:
+        """None: llama.cpp cannot be made to round otherwise, and says nothing of what it does."""
+        return iter(())
 
     @property
     def rounding_noise(self) -> float:

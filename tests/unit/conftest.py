@@ -167,7 +167,9 @@ class Tiny:
         outputs = {name: session.run(feeds) for name, session in sessions.items()}
         tolerance = Gate("cpu-fp32", "sentence_embedding", "max_abs", "<=", 1e-5, "float32 rounding")
         return write_golden(
-            writer.folder, [GoldenCase("case-000", samples, feeds, reference, outputs)], [tolerance]
+            writer.folder,
+            [GoldenCase("case-000", samples, feeds, reference, outputs)],
+            {"case-000": [tolerance]},
         )
 
     def build(

@@ -115,7 +115,7 @@ class OutputComparison:
             raise ValueError(
                 f"`{self.spec.name}`: shapes {reference.shape} and {candidate.shape} cannot be compared"
             )
-        for a, b in _row_blocks(self.spec, reference, candidate, mask):
+        for a, b in row_blocks(self.spec, reference, candidate, mask):
             self._add_rows(a, b)
 
     def _add_rows(self, a: Array, b: Array) -> None:
@@ -167,10 +167,17 @@ def sqnr_db(signal: float, noise: float) -> float:
     return min(EXACT_DB, 10 * math.log10(signal / noise)) if signal > 0 else -EXACT_DB
 
 
-def _row_blocks(
+def row_blocks(
     spec: TensorSpec, reference: Array, candidate: Array, mask: Array | None
 ) -> list[tuple[Array, Array]]:
-    """Pairs of `[rows, channels]`: one for the batch, or one per sample where rows differ in length."""
+    """Pairs of `[rows, channels]`: one for the batch, or one per sample where rows differ in length.
+
+    Args:
+        spec: decides by its role what `[batch, sequence]` means.
+        reference: an output.
+        candidate: the same shape.
+        mask: `[batch, sequence]`, nonzero at real tokens; None when nothing is padded.
+    """
     if reference.ndim == 3:
         keep = np.ones(reference.shape[:2], bool) if mask is None else mask.astype(bool)
         return [(reference[keep], candidate[keep])]

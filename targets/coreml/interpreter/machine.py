@@ -43,6 +43,8 @@ class MilInterpreter:
         path: the `.mlpackage`.
         rounding: round float16 values as Core ML stores them; False computes the same program in float32
             throughout, which separates rounding from mistakes.
+        seed: of random last bits: each float16 result is moved by up to half a float16 step before it is rounded, as
+            other accumulators may move it. None moves nothing.
 
     Raises:
         IntegrityError: the package is damaged.
@@ -51,9 +53,10 @@ class MilInterpreter:
 
     verification = Verification.SIMULATED
 
-    def __init__(self, path: Path, *, rounding: bool = True) -> None:
+    def __init__(self, path: Path, *, rounding: bool = True, seed: int | None = None) -> None:
         self.package = read_package(path)
         self.rounding = rounding
+        self._noise = None if seed is None else np.random.default_rng(seed)
         self._constants: dict[str, Constant] = {}
         self._steps: list[Operation] = []
         for operation in self.package.operations:
@@ -146,12 +149,18 @@ class MilInterpreter:
                 f"`{name}` ({operation.kind}) has shape {value.shape}, declared {kind.shape}"
             )
         if kind.dtype == "fp16" and self.rounding:
-            return round_half(value)
+            return round_half(value if self._noise is None else _moved(value, self._noise))
         return (
             value.astype(np.float32)
             if kind.dtype in ("fp16", "fp32") and value.dtype != np.float32
             else value
         )
+
+
+def _moved(value: Array, noise: np.random.Generator) -> Array:
+    """Each value by up to half a float16 step of its own, uniformly."""
+    spread = noise.uniform(-(2.0**-11), 2.0**-11, value.shape)
+    return np.asarray(value * (1 + spread), np.float32)
 
 
 def _check(operation: Operation) -> None:

@@ -1,14 +1,15 @@
 """Golden cases: real samples in every stage from text to outputs, so that an app can find where it differs.
 
 `golden/golden.json` lists, per case, the texts and their token ids before padding; one `.npz` per case holds
-`inputs/<name>`, `reference/<output>` (the original model) and `outputs/<variant>/<output>` (the bundle).
+`inputs/<name>`, `reference/<output>` (the original model) and `outputs/<variant>/<output>` (the bundle). Where
+per-token outputs would be large, `positions` says which tokens' are there.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -18,10 +19,11 @@ import numpy as np
 from edgeq.bundle.manifest import Gate, GoldenEntry
 from edgeq.errors import IntegrityError
 from edgeq.files import atomic_write_text, contained_path, reproducible_zip_info
-from edgeq.types import Array, Feeds, Outputs, Sample
+from edgeq.types import Array, Feeds, Outputs, Sample, TensorSpec
 
 GOLDEN_FOLDER = "golden"
 GOLDEN_INDEX = "golden/golden.json"
+POSITIONS = "positions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class GoldenCase:
         samples: texts or pairs of texts; empty when the model does not take text.
         feeds: canonical inputs, `[batch, sequence]` int64 for text.
         reference: outputs of the original model.
-        outputs: outputs of each variant, by variant id.
+        outputs: outputs of each variant that takes these inputs, by variant id.
+        positions: tokens whose outputs are recorded, where those of all would be too large; None for all.
     """
 
     id: str
@@ -41,6 +44,24 @@ class GoldenCase:
     feeds: Feeds
     reference: Outputs
     outputs: dict[str, Outputs] = field(default_factory=dict)
+    positions: Array | None = None
+
+    def kept(self, spec: TensorSpec, output: Array) -> Array:
+        """The part of a fresh output that is recorded: per-token vectors at `positions`, anything else whole."""
+        if self.positions is None or not is_per_token_vector(spec):
+            return output
+        kept: Array = output[:, self.positions]
+        return kept
+
+    def mask(self, spec: TensorSpec) -> Array | None:
+        """`[batch, recorded positions]` of an output, nonzero where a token is real; None without a mask.
+
+        The mask of a decoding step covers the past too and pads nothing.
+        """
+        mask, ids = self.feeds.get("attention_mask"), self.feeds.get("input_ids")
+        if mask is None or (ids is not None and ids.shape != mask.shape):
+            return None
+        return self.kept(spec, mask)
 
     @property
     def token_ids(self) -> list[list[int]]:
@@ -57,22 +78,27 @@ class GoldenCase:
         return [[int(token) for token in row[kept.astype(bool)]] for row, kept in pairs]
 
 
+def is_per_token_vector(spec: TensorSpec) -> bool:
+    """Whether an output is `[batch, sequence, channels]`."""
+    return len(spec.shape) == 3
+
+
 def write_golden(
-    folder: Path, cases: Sequence[GoldenCase], tolerances: Sequence[Gate] = ()
+    folder: Path, cases: Sequence[GoldenCase], tolerances: Mapping[str, Sequence[Gate]]
 ) -> tuple[GoldenEntry, ...]:
     """Write `golden/` under the bundle folder and return the manifest's entries.
 
     Args:
         folder: the bundle's folder (`writer.folder`).
         cases: at least one.
-        tolerances: how far a device may be from the recorded outputs, the same for every case.
+        tolerances: how far a device may be from the recorded outputs, by case id.
     """
     (folder / GOLDEN_FOLDER).mkdir(parents=True, exist_ok=True)
     entries = []
     for case in cases:
         path = f"{GOLDEN_FOLDER}/{case.id}.npz"
         write_npz(contained_path(folder, path), _arrays(case))
-        entries.append(GoldenEntry(case.id, path, tuple(tolerances)))
+        entries.append(GoldenEntry(case.id, path, tuple(tolerances[case.id])))
     index = {"cases": [_describe(case) for case in cases]}
     atomic_write_text(folder / GOLDEN_INDEX, json.dumps(index, indent=2, ensure_ascii=False) + "\n")
     return tuple(entries)
@@ -113,7 +139,7 @@ def _arrays(case: GoldenCase) -> dict[str, Array]:
     arrays |= {f"reference/{name}": array for name, array in case.reference.items()}
     for variant, outputs in case.outputs.items():
         arrays |= {f"outputs/{variant}/{name}": array for name, array in outputs.items()}
-    return arrays
+    return arrays if case.positions is None else arrays | {POSITIONS: case.positions}
 
 
 def _describe(case: GoldenCase) -> dict[str, Any]:
@@ -136,6 +162,7 @@ def _case(case_id: str, samples: tuple[Sample, ...], path: Path) -> GoldenCase:
     feeds: dict[str, Array] = {}
     reference: Outputs = {}
     outputs: dict[str, Outputs] = {}
+    positions = None
     with np.load(path, allow_pickle=False) as archive:
         for key in archive.files:
             stage, _, name = key.partition("/")
@@ -143,7 +170,9 @@ def _case(case_id: str, samples: tuple[Sample, ...], path: Path) -> GoldenCase:
                 feeds[name] = archive[key]
             elif stage == "reference":
                 reference[name] = archive[key]
+            elif key == POSITIONS:
+                positions = archive[key]
             else:
                 variant, _, output = name.partition("/")
                 outputs.setdefault(variant, {})[output] = archive[key]
-    return GoldenCase(case_id, samples, feeds, reference, outputs)
+    return GoldenCase(case_id, samples, feeds, reference, outputs, positions)

@@ -120,7 +120,8 @@ def _rows(report: ValidationReport, output: str) -> list[tuple[str, ...]]:
             rows.append((name, *(shown.format(metrics[name]) for metrics in found)))
             rows.append((f"{name} of the original", *(shown.format(m[f"{name}_original"]) for m in found)))
     rows += [
-        ("max-abs from recorded", *(f"{variant.drift[output]:.2g}" for variant in report.variants)),
+        ("max-abs from recorded", *(f"{variant.drift[output].max_abs:.2g}" for variant in report.variants)),
+        ("RMS from recorded", *(f"{variant.drift[output].rms:.2%}" for variant in report.variants)),
         ("verification", *(str(variant.verification) for variant in report.variants)),
         ("gates", *(_verdict(mine) for mine in gates)),
     ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeq import __version__
 from edgeq.bundle.golden import write_golden
@@ -27,6 +27,7 @@ from edgeq.bundle.manifest import (
     Variant,
 )
 from edgeq.files import atomic_write_text
+from edgeq.pipeline.kernel_noise import Noise, case_tolerances
 from edgeq.pipeline.measure import Measured, metrics_of
 from edgeq.pipeline.sensitivity import FILE_NAME, to_document
 from edgeq.report.html import write_report
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
 TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "coremltools", "numpy")
 RAM_STEP_MB = 32
 """Memory is rounded up to this, so that noise of a megabyte does not change a bundle's bytes."""
-GOLDEN_FLOOR = 1e-4
-"""Share of the output scale that float32 itself may differ between CPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,7 @@ class BundleParts:
 
     Attributes:
         written: spec and result of every variant, most preferred first.
+        noise: kernel noise of every variant by output, which golden cases tolerate.
         recipe: the export's settings, re-runnable.
         calibration: where activation ranges come from; None for floating point.
         trials: settings the search tried, for the report, as are the rest.
@@ -73,6 +73,7 @@ class BundleParts:
     written: Mapping[str, tuple[VariantSpec, Lowered]]
     measured: Mapping[str, Measured]
     golden: Sequence[GoldenCase]
+    noise: Mapping[str, Mapping[str, Noise]]
     gates: Sequence[Gate]
     recipe: Recipe
     precision: str
@@ -88,7 +89,8 @@ def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
     """Write everything beside the model files, and commit."""
     exported = parts.exported
     exported.preprocessor.save(writer.path("tokenizer/tokenizer.json").parent)
-    entries = write_golden(writer.folder, parts.golden, _tolerances(parts))
+    tolerances = {case.id: case_tolerances(case, parts.noise) for case in parts.golden}
+    entries = write_golden(writer.folder, parts.golden, tolerances)
     atomic_write_text(writer.path("recipe.yaml"), parts.recipe.to_yaml())
     if parts.plan is not None:
         atomic_write_text(writer.path("plan.json"), json.dumps(parts.plan.to_json(), indent=1) + "\n")
@@ -168,30 +170,6 @@ def _memory(values: Measured) -> dict[str, int]:
 def min_ram_mb(needed: int) -> int:
     """Bytes as `min_ram_mb` of a variant: whole steps, one at least."""
     return max(-(-needed // (RAM_STEP_MB << 20)), 1) * RAM_STEP_MB
-
-
-def _tolerances(parts: BundleParts) -> list[Gate]:
-    """How far another device may be from the recorded outputs: no farther than quantization itself already moved them.
-
-    A bundle whose x86 and phone outputs differ by more than its own quantization error behaves differently there.
-    """
-    gates = []
-    for name in parts.written:
-        for spec in parts.exported.canonical.outputs:
-            own = max(
-                _max_abs(case.reference[spec.name], case.outputs[name][spec.name]) for case in parts.golden
-            )
-            scale = max(float(abs(case.reference[spec.name]).max()) for case in parts.golden)
-            bound = max(own, GOLDEN_FLOOR * scale)
-            source = (
-                f"own largest error on the golden cases, {own:.3g}, or {GOLDEN_FLOOR:g} of the output scale"
-            )
-            gates.append(Gate(name, spec.name, "max_abs", "<=", float(f"{bound:.4g}"), source))
-    return gates
-
-
-def _max_abs(a: Any, b: Any) -> float:
-    return float(abs(a - b).max())
 
 
 def _quantization(parts: BundleParts, writer: BundleWriter) -> Quantization | None:

@@ -280,7 +280,8 @@ class _LanguageExport:
 
         self._write_files(writer, lowered.model.parent)
         golden = language_golden(self.exported, spec.id, lowered.model, self.data)
-        entries = write_golden(writer.folder, golden, language_tolerances(spec.id, golden))
+        tolerances = language_tolerances(spec.id, golden)
+        entries = write_golden(writer.folder, golden, dict.fromkeys((case.id for case in golden), tolerances))
         manifest = Manifest(
             name=bundle_name(str(self.request.model)),
             target=target,

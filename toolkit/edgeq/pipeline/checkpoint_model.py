@@ -211,7 +211,8 @@ class _CheckpointExport:
 
         self._write_files(spec, writer)
         golden = self._golden(spec.id, run)
-        entries = write_golden(writer.folder, golden, golden_tolerances(spec.id, golden))
+        tolerances = golden_tolerances(spec.id, golden)
+        entries = write_golden(writer.folder, golden, dict.fromkeys((case.id for case in golden), tolerances))
         manifest = Manifest(
             name=bundle_name(str(self.request.model)),
             target=self.target.name,

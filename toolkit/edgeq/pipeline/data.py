@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeq.errors import DataError
+from edgeq.pipeline.golden_samples import GoldenSample, golden_feeds, golden_samples
 from edgeq.pipeline.ready_feeds import ready_feeds
 from edgeq.quantize.batches import Batches, FeedBatches, batches_of
 from edgeq.types import Array, Feeds, Sample, Task
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 SEARCH_SAMPLES = 64
 HELD_OUT_SAMPLES = 128
-GOLDEN_SAMPLES = 8
 EVALUATION_BATCH = 16
 
 
@@ -30,7 +30,7 @@ class DataSets:
         calibration_samples: how many samples they hold.
         search: choices between settings are made on these.
         held_out: metrics and gates come from these, which nothing was fitted to.
-        golden: single held-out samples that travel in the bundle, with their feeds.
+        golden: what golden vectors are made of; they travel in the bundle.
         texts: the calibration texts, for the coverage report; empty for ready tensors.
         general: texts of other kinds than the user's, on which static int8 is judged as well while it chooses between
             settings: what fits one kind of text best loses on others. Empty where the user's are the built-in ones.
@@ -40,7 +40,7 @@ class DataSets:
     calibration_samples: int
     search: tuple[Feeds, ...]
     held_out: tuple[Feeds, ...]
-    golden: tuple[tuple[tuple[Sample, ...], Feeds], ...]
+    golden: tuple[GoldenSample, ...]
     texts: tuple[Sample, ...] = ()
     general: tuple[Feeds, ...] = ()
 
@@ -82,7 +82,7 @@ def divide(
         calibration_samples=len(rest),
         search=tuple(feeds for feeds, _ in batches_of(search, judge, EVALUATION_BATCH)),
         held_out=tuple(feeds for feeds, _ in batches_of(held_out, judge, EVALUATION_BATCH)),
-        golden=tuple(((sample,), judge([sample])) for sample in _spread(held_out, judge)),
+        golden=golden_samples(held_out, preprocessor, (judge.max_length, preprocessor.max_length)),
         texts=rest,
         general=_general(data.source, samples, judge),
     )
@@ -126,13 +126,12 @@ def _divide_feeds(
     held_out, search, rest = (
         _rows(whole, [int(str(index)) for index in part]) for part in _parts(indices, calibration_samples)
     )
-    golden = tuple(((), _rows(held_out, [index])) for index in range(min(GOLDEN_SAMPLES, _length(held_out))))
     return DataSets(
         calibration=FeedBatches(rest),
         calibration_samples=_length(rest),
         search=tuple(feeds for feeds, _ in FeedBatches(search, EVALUATION_BATCH)),
         held_out=tuple(feeds for feeds, _ in FeedBatches(held_out, EVALUATION_BATCH)),
-        golden=golden,
+        golden=golden_feeds(held_out),
     )
 
 
@@ -157,12 +156,3 @@ def _paired(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     shifted = texts[1:] + texts[:1]
     pairs = (sorted(pair, key=len) for pair in zip(texts, shifted, strict=True))
     return tuple((question, context) for question, context in pairs)
-
-
-def _spread(samples: Sequence[Sample], preprocessor: TextPreprocessor) -> list[Sample]:
-    """A few samples over the whole span of lengths, shortest first."""
-    lengths = preprocessor.token_lengths(samples)
-    order = sorted(range(len(samples)), key=lambda index: (lengths[index], index))
-    count = min(GOLDEN_SAMPLES, len(order))
-    picked = [order[round(step * (len(order) - 1) / max(count - 1, 1))] for step in range(count)]
-    return [samples[index] for index in dict.fromkeys(picked)]

@@ -22,6 +22,7 @@ from edgeq.pipeline.choices import (
     static_length,
 )
 from edgeq.pipeline.data import DataSets, divide, wanted_samples
+from edgeq.pipeline.kernel_noise import Noise, measure_noise, noise_gates
 from edgeq.pipeline.measure import Measured, golden_cases, measure_variants, open_session
 from edgeq.pipeline.parity import parity_gates
 from edgeq.pipeline.peers import CalibrationFeeds, find_peer, onnx_first
@@ -33,6 +34,7 @@ from edgeq.targets.base import (
     GraphTarget,
     Lowered,
     LoweringOptions,
+    Session,
     Target,
     VariantSpec,
     check_graph,
@@ -40,6 +42,7 @@ from edgeq.targets.base import (
 from edgeq.types import Task
 
 if TYPE_CHECKING:
+    from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.reader import Bundle
     from edgeq.calibration import CalibrationData
     from edgeq.exporters.base import ExportedModel, ModelFacts
@@ -259,20 +262,28 @@ class _Export:
                 self.progress,
                 find_peer(done, self.exported.preprocessor.pad_id, self.quantized.plan is not None),
             )
-            gates = self._gates(measured)
+            golden, noise = self._golden(sessions)
+            gates = [*self._gates(measured), *noise_gates(noise)]
             fp32_bytes = fp32_model.stat().st_size
             with self.progress.stage(f"writing {destination.name}"):
-                parts = self._parts(
-                    target_name,
-                    written,
-                    measured,
-                    gates,
-                    golden_cases(self.exported.reference, sessions, self.data),
-                    fp32_bytes,
-                )
+                parts = self._parts(target_name, written, measured, gates, golden, noise, fp32_bytes)
                 bundle = write_bundle(writer, parts)
         archive = archived(destination, self.request)
         return TargetResult(target_name, bundle, measured, fp32_bytes, archive)
+
+    def _golden(
+        self, sessions: Mapping[str, Session]
+    ) -> tuple[list[GoldenCase], dict[str, dict[str, Noise]]]:
+        """Golden cases, and the kernel noise of every variant by output."""
+        outputs = self.exported.canonical.outputs
+        with self.progress.stage("recording golden cases, measuring kernel noise") as stage:
+            cases = golden_cases(self.exported.reference, sessions, outputs, self.data)
+            noise = {
+                name: measure_noise(session, name, outputs, cases, stage)
+                for name, session in sessions.items()
+            }
+            stage.note = f"{len(cases)} cases"
+        return cases, noise
 
     def _lower(self, target: Target, folder: Path) -> dict[str, tuple[VariantSpec, Lowered]]:
         source = self.quantized.lowering_input(
@@ -314,7 +325,8 @@ class _Export:
         written: Mapping[str, Any],
         measured: Mapping[str, Measured],
         gates: list[Gate],
-        golden: list[Any],
+        golden: list[GoldenCase],
+        noise: Mapping[str, Mapping[str, Noise]],
         fp32_bytes: int,
     ) -> BundleParts:
         calibration = None
@@ -330,6 +342,7 @@ class _Export:
             written=written,
             measured=measured,
             golden=golden,
+            noise=noise,
             gates=gates,
             recipe=_recipe(self.request, self.quantized, self.options),
             precision=self.request.recipe.name,

@@ -10,7 +10,8 @@ import numpy as np
 from edgeq.bundle.manifest import Gate
 from edgeq.comparison import judge
 from edgeq.errors import ModelError, UnsupportedError
-from edgeq.metrics import OutputComparison, largest, largest_difference
+from edgeq.metrics import OutputComparison
+from edgeq.pipeline.drift import Drift, drift_of, worst
 from edgeq.pipeline.language_data import judged_windows, texts_of
 from edgeq.pipeline.sessions import ONNX_RUNTIME, variant_spec
 from edgeq.pipeline.validation import LIVE_SAMPLES, ValidationReport, ValidationRequest, VariantReport
@@ -147,11 +148,12 @@ def _golden(variant: Variant, cases: Sequence[GoldenCase], outputs: Sequence[Out
     return comparison.metrics()
 
 
-def _drift(variant: Variant, cases: Sequence[GoldenCase], outputs: Sequence[Outputs]) -> float:
-    """Largest difference from the logits the bundle recorded."""
+def _drift(variant: Variant, cases: Sequence[GoldenCase], outputs: Sequence[Outputs]) -> Drift:
+    """How far all cases together are from the logits the bundle recorded."""
+    spec = next(spec for spec in variant.outputs if spec.name == "logits")
     pairs = zip(cases, outputs, strict=True)
-    return largest(
-        largest_difference(case.outputs[variant.id]["logits"], found["logits"]) for case, found in pairs
+    return worst(
+        [drift_of(spec, case, case.outputs[variant.id]["logits"], found["logits"]) for case, found in pairs]
     )
 
 
@@ -204,14 +206,14 @@ def _judged(
     request: ValidationRequest,
     golden: Mapping[str, float],
     found: Mapping[str, float],
-    drift: float,
+    drift: Drift,
 ) -> list[Gate]:
     """Tolerances on the recorded logits; then the user's gates, or those stored in the bundle on live text.
 
     The stored floors were set on thousands of tokens: the few of the golden cases cannot be held to them.
     """
     tolerances = {gate.metric: gate for entry in bundle.manifest.golden for gate in entry.tolerances}
-    gates = [judge(tolerances["max_abs"], {"max_abs": drift})] if "max_abs" in tolerances else []
+    gates = [judge(tolerances["max_abs"], {"max_abs": drift.max_abs})] if "max_abs" in tolerances else []
     if request.gates:
         asked = [
             Gate(variant.id, "logits", gate.metric, gate.op, gate.threshold, "--gate")

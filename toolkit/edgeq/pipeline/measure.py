@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeq.bundle.golden import GoldenCase
+from edgeq.bundle.golden import GoldenCase, is_per_token_vector
 from edgeq.bundle.manifest import Metric
 from edgeq.comparison import PARITY, Run, batch_invariance, compare_outputs
 from edgeq.errors import ModelError
 from edgeq.pipeline.data import DataSets
+from edgeq.pipeline.kernel_noise import kept_of
 from edgeq.pipeline.parity import Parity, ParityProbe
 from edgeq.progress import Progress
 from edgeq.runtime.footprint import measure_ram_bytes
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.runtime.timing import Timing, interleave
-from edgeq.types import Array, Feeds, Outputs, Role, Verification
+from edgeq.types import Array, Feeds, Role, TensorSpec, Verification
 
 if TYPE_CHECKING:
     from edgeq.graph.canonical import CanonicalModel
@@ -31,6 +32,8 @@ ORIGINAL_FP32 = "fp32"
 BENCH_TOKENS = 128
 INVARIANCE_SAMPLES = 16
 RAM_PROBES = 3
+GOLDEN_VALUES = 1 << 19
+"""Values of one output that a golden case records, 2 MB; of more, those of some tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +188,37 @@ def _invariance(canonical: CanonicalModel, session: Session, data: DataSets) -> 
     return batch_invariance(session.run, batch, output.name)
 
 
-def golden_cases(reference: Run, sessions: Mapping[str, Session], data: DataSets) -> list[GoldenCase]:
-    """Golden samples through the original and every variant."""
+def golden_cases(
+    reference: Run, sessions: Mapping[str, Session], specs: Sequence[TensorSpec], data: DataSets
+) -> list[GoldenCase]:
+    """Golden samples through the original and every variant that takes their length."""
     cases = []
-    for index, (samples, feeds) in enumerate(data.golden):
-        outputs: dict[str, Outputs] = {name: session.run(feeds) for name, session in sessions.items()}
-        cases.append(GoldenCase(f"case-{index:02d}", samples, feeds, reference(feeds), outputs))
+    for sample in data.golden:
+        takes = {name: session for name, session in sessions.items() if takes_length(session, sample.feeds)}
+        if not takes:
+            continue
+        case = GoldenCase(sample.id, sample.samples, sample.feeds, {}, {}, _positions(specs, sample.feeds))
+        recorded = {name: kept_of(case, specs, session.run(case.feeds)) for name, session in takes.items()}
+        expected = kept_of(case, specs, reference(case.feeds))
+        cases.append(replace(case, reference=expected, outputs=recorded))
     return cases
+
+
+def takes_length(session: Session, feeds: Feeds) -> bool:
+    """Whether a variant's static sequence, if it has one, holds these feeds."""
+    longest = max((array.shape[1] for array in feeds.values() if array.ndim > 1), default=1)
+    return session.static_length is None or longest <= session.static_length
+
+
+def _positions(specs: Sequence[TensorSpec], feeds: Feeds) -> Array | None:
+    """Tokens to record, evenly spread, where all of them would take more than `GOLDEN_VALUES` per output."""
+    batch, tokens = next(iter(feeds.values())).shape[:2]
+    widths = [spec.shape[-1] for spec in specs if is_per_token_vector(spec)]
+    widest = max((width for width in widths if isinstance(width, int)), default=1)
+    room = max(GOLDEN_VALUES // (batch * widest), 2)
+    if not widths or tokens <= room:
+        return None
+    return np.unique(np.linspace(0, tokens - 1, room).round().astype(np.int64))
 
 
 def metrics_of(measured: Mapping[str, Measured], environment: str) -> list[Metric]:

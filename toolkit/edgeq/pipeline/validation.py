@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.bundle.manifest import Gate
 from edgeq.comparison import PARITY, GateRequest, check_gate_metrics, judge
 from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
-from edgeq.metrics import OutputComparison, largest, largest_difference
+from edgeq.pipeline.drift import Drift, case_drifts, worst
 from edgeq.pipeline.executions import Execution, executions
+from edgeq.pipeline.kernel_noise import GOLDEN, golden_metrics, is_golden, kept_of
 from edgeq.pipeline.live import LIVE_SAMPLES, Live, open_live
 from edgeq.pipeline.sessions import not_executable
 from edgeq.pipeline.tokenization import TokenizationReport, replay_tokenization
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtime.executors import PLACES
-from edgeq.types import Array, Outputs, Task, TensorSpec, Verification
+from edgeq.types import Task, TensorSpec, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -55,7 +57,7 @@ class VariantReport:
         verification: how real the execution was.
         environment: where.
         outputs: metrics by output against the original, over the golden cases or, with `against`, live.
-        drift: per output, largest difference from the outputs recorded in the bundle.
+        drift: per output, how far all golden cases together are from the outputs recorded in the bundle.
         gates: with their values.
         recorded: the same metrics of the outputs that the export recorded on its own machine, over the golden cases.
     """
@@ -64,7 +66,7 @@ class VariantReport:
     verification: Verification
     environment: Mapping[str, str]
     outputs: Mapping[str, Mapping[str, float]]
-    drift: Mapping[str, float]
+    drift: Mapping[str, Drift]
     gates: tuple[Gate, ...]
     source: str
     recorded: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -81,7 +83,8 @@ class VariantReport:
                     "name": name,
                     "metrics": dict(metrics),
                     "recorded": dict(self.recorded.get(name, {})),
-                    "max_abs_from_recorded": self.drift[name],
+                    "max_abs_from_recorded": self.drift[name].max_abs,
+                    "rms_from_recorded": self.drift[name].rms,
                 }
                 for name, metrics in self.outputs.items()
             ],
@@ -217,70 +220,62 @@ def _validate_variant(
     live: Live | None,
     stage: Any,
 ) -> VariantReport:
-    specs = _recorded_outputs(variant, cases)
-    outputs = list(execution.outputs(case.feeds for case in cases))
-    golden = _compare([case.reference for case in cases], outputs, cases, specs)
-    recorded = [case.outputs[variant.id] for case in cases]
-    drift = _drift(recorded, outputs, cases, specs)
+    mine = [case for case in cases if variant.id in case.outputs]
+    specs = _recorded_outputs(variant, mine)
+    outputs = list(execution.outputs(case.feeds for case in mine))
+    recorded = [case.outputs[variant.id] for case in mine]
+    drifts = case_drifts(specs, mine, recorded, outputs)
+    golden = golden_metrics(
+        specs, mine, [kept_of(case, specs, found) for case, found in zip(mine, outputs, strict=True)]
+    )
     stage.advance(len(cases))
-    found, source = golden, f"{len(cases)} golden cases"
+    found, source = golden, f"{len(mine)} golden cases"
     if live is not None:
         found, source = live.compare(execution, specs, stage.advance), live.source
-    gates = _judged(bundle, variant, request, golden, found, drift, live is not None)
-    before = _compare([case.reference for case in cases], recorded, cases, specs)
+    gates = [
+        *_tolerances(bundle, variant, mine, drifts),
+        *_judged(bundle, variant, request, golden, found, drifts, is_live=live is not None),
+    ]
+    before = golden_metrics(specs, mine, recorded)
+    drift = {name: worst(items) for name, items in drifts.items()}
     return VariantReport(
         variant.id, execution.level, execution.environment, found, drift, tuple(gates), source, before
     )
 
 
 def _recorded_outputs(variant: Variant, cases: Sequence[GoldenCase]) -> tuple[TensorSpec, ...]:
-    """Outputs that every golden case holds, of the original and of the variant."""
+    """Outputs that every golden case of a variant holds, of the original and of the variant."""
     found = tuple(
         spec
         for spec in variant.outputs
-        if all(
-            spec.name in case.reference and spec.name in case.outputs.get(variant.id, {}) for case in cases
-        )
+        if cases
+        and all(spec.name in case.reference and spec.name in case.outputs[variant.id] for case in cases)
     )
     if not found:
         raise DataError(f"the golden cases hold no output of `{variant.id}` to compare with")
     return found
 
 
-def _compare(
-    reference: Sequence[Outputs],
-    found: Sequence[Outputs],
-    cases: Sequence[GoldenCase],
-    specs: Sequence[TensorSpec],
-) -> dict[str, dict[str, float]]:
-    comparisons = [OutputComparison(spec) for spec in specs]
-    for expected, got, case in zip(reference, found, cases, strict=True):
-        for comparison in comparisons:
-            a, b = _same_shape(comparison.spec.name, case, expected, got)
-            comparison.add(a, b, case.feeds.get("attention_mask"))
-    return {comparison.spec.name: comparison.metrics() for comparison in comparisons}
+def _tolerances(
+    bundle: Bundle, variant: Variant, cases: Sequence[GoldenCase], drifts: Mapping[str, Sequence[Drift]]
+) -> list[Gate]:
+    """Every tolerance of every golden case; of each output and metric the one that is nearest to its bound, or over."""
+    entries = {entry.id: entry for entry in bundle.manifest.golden}
+    judged: dict[tuple[str, str], list[Gate]] = {}
+    for index, case in enumerate(cases):
+        found = {output: items[index].metrics() for output, items in drifts.items()}
+        for gate in entries[case.id].tolerances:
+            if gate.variant == variant.id:
+                named = replace(gate, derived_from=f"golden case {case.id}: {gate.derived_from}")
+                judged.setdefault((gate.output, gate.metric), []).append(judge_stored(named, found))
+    return [max(gates, key=_closeness) for gates in judged.values()]
 
 
-def _same_shape(name: str, case: GoldenCase, a: Outputs, b: Outputs) -> tuple[Array, Array]:
-    if a[name].shape != b[name].shape:
-        raise IntegrityError(
-            f"the golden case `{case.id}` holds `{name}` of shape {list(a[name].shape)}, expected "
-            f"{list(b[name].shape)}"
-        )
-    return a[name], b[name]
-
-
-def _drift(
-    recorded: Sequence[Outputs],
-    found: Sequence[Outputs],
-    cases: Sequence[GoldenCase],
-    specs: Sequence[TensorSpec],
-) -> dict[str, float]:
-    differences = {}
-    for spec in specs:
-        pairs = [_same_shape(spec.name, *triple) for triple in zip(cases, recorded, found, strict=True)]
-        differences[spec.name] = largest(largest_difference(a, b) for a, b in pairs)
-    return differences
+def _closeness(gate: Gate) -> float:
+    """How near a value is to its bound; above 0 beyond it, and infinite for NaN."""
+    assert gate.value is not None
+    beyond = gate.value - gate.threshold if gate.op == "<=" else gate.threshold - gate.value
+    return math.inf if math.isnan(beyond) else beyond
 
 
 def _judged(
@@ -289,18 +284,21 @@ def _judged(
     request: ValidationRequest,
     golden: Mapping[str, Mapping[str, float]],
     found: Mapping[str, Mapping[str, float]],
-    drift: Mapping[str, float],
+    drifts: Mapping[str, Sequence[Drift]],
+    *,
     is_live: bool,
 ) -> list[Gate]:
-    """Tolerances on the recorded outputs, and quality gates: the user's, or those stored in the bundle.
+    """Bounds on all golden cases together, and quality gates: the user's, or those stored in the bundle.
 
-    Gates derived from one set of texts do not bind other texts; of the stored ones only floors judge live data.
+    Gates derived from one set of texts do not bind other texts: of those measured on held-out samples only floors
+    judge live data, and golden cases are held to what was measured on them.
     """
-    tolerances = {
-        (gate.variant, gate.output): gate for entry in bundle.manifest.golden for gate in entry.tolerances
+    stored = [gate for gate in bundle.manifest.gates if gate.variant == variant.id]
+    together = {
+        output: worst(items).metrics() | {f"{GOLDEN}{name}": value for name, value in golden[output].items()}
+        for output, items in drifts.items()
     }
-    distances = {output: {"max_abs": value} for output, value in drift.items()}
-    gates = [_judge_stored(gate, distances) for gate in tolerances.values() if gate.variant == variant.id]
+    gates = [judge_stored(gate, together) for gate in stored if is_golden(gate)]
     if request.gates:
         return gates + [
             judge(Gate(variant.id, output, item.metric, item.op, item.threshold, "--gate"), metrics)
@@ -308,15 +306,16 @@ def _judged(
             for item in request.gates
             if item.metric in metrics
         ]
-    stored = [gate for gate in bundle.manifest.gates if gate.variant == variant.id]
     # The ONNX variant that the other gates compare with is in another bundle.
     floors = [
-        gate for gate in stored if not gate.derived_from.startswith("measured") and gate.metric != PARITY
+        gate
+        for gate in stored
+        if not is_golden(gate) and not gate.derived_from.startswith("measured") and gate.metric != PARITY
     ]
-    return gates + [_judge_stored(gate, found if is_live else golden) for gate in floors]
+    return gates + [judge_stored(gate, found if is_live else golden) for gate in floors]
 
 
-def _judge_stored(gate: Gate, metrics: Mapping[str, Mapping[str, float]]) -> Gate:
+def judge_stored(gate: Gate, metrics: Mapping[str, Mapping[str, float]]) -> Gate:
     """A gate of the manifest, which names what its maker liked."""
     measured = metrics.get(gate.output, {})
     if gate.metric not in measured:

@@ -1,0 +1,139 @@
+"""Bundles that are right must pass: `edgeq validate` under everything that may differ between two correct machines.
+
+    python benchmarks/false_alarms.py BUNDLE [BUNDLE ...] [--seeds 5] [--arm64]
+
+Draws of last bits that the export did not see, 1 to 4 threads, three optimization levels, and with --arm64 the ARM64
+kernels (edgeq doctor --setup arm64). Prints how near each run came to the bounds of the golden cases: 100 % is at one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import onnx_ir as ir
+from mutations import rehash
+
+import edgeq.pipeline.executions as executions
+from edgeq.bundle.manifest import Gate
+from edgeq.bundle.reader import open_bundle
+from edgeq.graph.passes.rounding_noise import with_rounding_noise
+from edgeq.onnx_runtime import LEVELS, kernels_saturate, ordered_options
+from edgeq.pipeline.validation import ValidationRequest, run_validation
+from edgeq.runtime.host import cpu_name
+from edgeq.runtime.session import VariantSession
+
+FIRST_SEED = 1000
+
+
+def nearness(gate: Gate) -> float:
+    """How much of a bound is used: the distance from a perfect match over the distance that is allowed."""
+    assert gate.value is not None
+    if gate.op == "<=":
+        return gate.value / gate.threshold
+    return (1 - gate.value) / (1 - gate.threshold)
+
+
+def judge(folder: Path, variant: str, place: str = "native") -> tuple[bool, float, str]:
+    """Whether a bundle passes, the bound it came nearest to, and its name."""
+    report = run_validation(ValidationRequest(folder, variants=(variant,), on=place))
+    gates = [gate for item in report.variants for gate in item.gates if "golden" not in gate.metric]
+    worst = max(gates, key=nearness)
+    return report.passed, nearness(worst), f"{worst.metric} ({'; '.join(report.failures) or 'passed'})"
+
+
+@contextmanager
+def edited(source: Path, edit: Callable[[Path], None]) -> Iterator[Path]:
+    """A copy of a bundle after an edit, hashes rewritten."""
+    with tempfile.TemporaryDirectory(prefix="edgeq-alarms-", dir=source.parent) as name:
+        folder = Path(name) / "bundle"
+        shutil.copytree(source, folder)
+        edit(folder)
+        rehash(folder)
+        yield folder
+
+
+def noisy(model: str, seed: int) -> Callable[[Path], None]:
+    """Last bits of another draw in one variant."""
+
+    def edit(folder: Path) -> None:
+        noise = with_rounding_noise(ir.load(folder / model), seed)
+        ir.save(noise, folder / "noisy.onnx")
+        (folder / "noisy.onnx").replace(folder / model)
+
+    return edit
+
+
+def at_level(variant: str, level: str) -> Callable[[Path], None]:
+    """Another optimization level in a variant's order."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "edgeq.json"
+        document = json.loads(path.read_text("utf-8"))
+        for item in document["variants"]:
+            if item["id"] == variant:
+                item["requirements"]["session_options"] = ordered_options(level)  # type: ignore[arg-type]
+        path.write_text(json.dumps(document), "utf-8")
+
+    return edit
+
+
+def with_threads(source: Path, variant: str, threads: int) -> tuple[bool, float, str]:
+    """Validation with so many intra-op threads."""
+    before = executions.VariantSession
+    executions.VariantSession = partial(VariantSession, threads=threads)  # type: ignore[assignment,misc]
+    try:
+        return judge(source, variant)
+    finally:
+        executions.VariantSession = before  # type: ignore[misc]
+
+
+def runs(
+    source: Path, variant: str, model: str, seeds: int, *, arm64: bool
+) -> Iterator[tuple[str, tuple[bool, float, str]]]:
+    """Every way to run one variant."""
+    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+        with edited(source, noisy(model, seed)) as folder:
+            yield f"last bits, draw {seed}", judge(folder, variant)
+    for threads in (1, 2, 3, 4):
+        yield f"{threads} threads", with_threads(source, variant, threads)
+    for level in LEVELS[1:]:
+        with edited(source, at_level(variant, level)) as folder:
+            yield level, judge(folder, variant)
+    if arm64:
+        yield "ARM64 kernels, emulated", judge(source, variant, "arm64")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundles", nargs="+", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--arm64", action="store_true")
+    arguments = parser.parse_args()
+    kernels = "saturate in 16 bits" if kernels_saturate() else "are exact"
+    print(f"{cpu_name()}, whose own uint8 x int8 kernels {kernels}\n")
+    print("| bundle, variant | run | passed | nearest to a bound |\n|---|---|---|---|")
+    alarms = 0
+    for source in arguments.bundles:
+        with open_bundle(source) as bundle:
+            found = [(item.id, item.model) for item in bundle.variants if item.runtime == "onnxruntime"]
+        for variant, model in found:
+            for how, (passed, near, name) in runs(
+                source, variant, model, arguments.seeds, arm64=arguments.arm64
+            ):
+                alarms += not passed
+                verdict = "yes" if passed else "**NO**"
+                print(f"| {source.name}, {variant} | {how} | {verdict} | {near:.0%}: {name} |", flush=True)
+    print(f"\n{alarms} false alarms")
+    sys.exit(bool(alarms))
+
+
+if __name__ == "__main__":
+    main()

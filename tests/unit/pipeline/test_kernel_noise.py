@@ -1,0 +1,165 @@
+"""Tolerances follow from what twins were seen to do, case by case, and catch what goes beyond."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeq.bundle.golden import GoldenCase
+from edgeq.comparison import judge
+from edgeq.errors import ModelError
+from edgeq.pipeline.drift import case_drifts, worst
+from edgeq.pipeline.kernel_noise import (
+    FLOAT32_FLOOR,
+    MARGIN,
+    RMS_MARGIN,
+    SEEDS,
+    CaseNoise,
+    Noise,
+    case_tolerances,
+    is_golden,
+    measure_noise,
+    noise_gates,
+)
+from edgeq.progress import SilentStage
+from edgeq.targets.base import Twin
+from edgeq.types import Feeds, Outputs, Role, TensorSpec
+
+SPEC = TensorSpec("e", "float32", ("batch", 8), Role.SENTENCE_EMBEDDING)
+RNG = np.random.default_rng(0)
+ROWS = [RNG.normal(size=(1, 8)).astype(np.float32) for _ in range(5)]
+
+
+def cases() -> list[GoldenCase]:
+    feeds = [{"input_ids": np.full((1, 3), i), "attention_mask": np.ones((1, 3), np.int64)} for i in range(5)]
+    return [
+        GoldenCase(f"c{i}", (), feeds[i], {"e": ROWS[i] + np.float32(0.01)}, {"v": {"e": ROWS[i]}})
+        for i in range(5)
+    ]
+
+
+@dataclass
+class Fake:
+    """A session whose twins move each case by a given amount."""
+
+    moves: list[list[float]]
+    most_cases: int | None = None
+    kinds: list[str] = field(default_factory=lambda: ["draws of last bits"])
+
+    def twins(self, seeds: int) -> Iterator[Twin]:
+        for index, moves in enumerate(self.moves):
+            kind = self.kinds[min(index, len(self.kinds) - 1)]
+            yield Twin(kind, lambda batches, moves=moves: self.run(batches, moves), self.most_cases)
+
+    def run(self, batches: list[Feeds], moves: list[float]) -> list[Outputs]:
+        places = [int(feeds["input_ids"][0, 0]) for feeds in batches]
+        return [{"e": ROWS[place] * np.float32(1) + np.float32(moves[place])} for place in places]
+
+
+def noise_of(session: Any) -> Noise:
+    return measure_noise(session, "v", [SPEC], cases(), SilentStage())["e"]
+
+
+def test_each_case_tolerates_its_own_noise_with_a_margin() -> None:
+    found = noise_of(Fake([[0.001, 0.002, 0.003, 0.004, 0.005], [0.002, 0.001, 0.002, 0.002, 0.002]]))
+    bounds = [found.tolerances("v", "e", f"c{i}")[0].threshold for i in range(5)]
+    floor = FLOAT32_FLOOR * max(float(np.abs(row).max()) for row in ROWS)
+    expected = [MARGIN * moved + floor for moved in (0.002, 0.002, 0.003, 0.004, 0.005)]
+    assert bounds == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_case_that_a_draw_did_not_move_gets_the_median_s_noise() -> None:
+    found = noise_of(Fake([[0.0, 0.002, 0.003, 0.004, 0.005], [0.001, 0.002, 0.003, 0.004, 0.005]]))
+    assert not found.cases["c0"].is_steady and found.cases["c1"].is_steady
+    lowest, middle = (found.tolerances("v", "e", name)[0].threshold for name in ("c0", "c2"))
+    assert lowest == middle
+
+
+def test_bounds_of_all_cases_together() -> None:
+    found = noise_of(Fake([[0.002] * 5]))
+    rms, quality = found.gates("v", "e")
+    assert rms.threshold == pytest.approx(RMS_MARGIN * found.rms + FLOAT32_FLOOR, rel=1e-3)
+    assert (quality.metric, quality.op, quality.passed) == ("golden_cosine_mean", ">=", True)
+    assert quality.threshold < quality.value < 1
+    assert all(is_golden(gate) for gate in (rms, quality))
+
+
+def test_the_undamaged_passes_and_what_moves_more_does_not() -> None:
+    session = Fake([[0.002] * 5])
+    mine, noise = cases(), {"v": {"e": noise_of(session)}}
+
+    def verdicts(moves: list[float]) -> list[bool | None]:
+        outputs = session.run([case.feeds for case in mine], moves)
+        drifts = case_drifts([SPEC], mine, [case.outputs["v"] for case in mine], outputs)["e"]
+        own = [
+            judge(gate, drift.metrics()).passed
+            for case, drift in zip(mine, drifts, strict=True)
+            for gate in case_tolerances(case, noise)
+        ]
+        rms = next(gate for gate in noise_gates(noise) if gate.metric == "drift_rms")
+        return [*own, judge(rms, worst(drifts).metrics()).passed]
+
+    assert all(verdicts([0.0] * 5)) and all(verdicts([0.002] * 5))
+    assert not all(verdicts([0.0, 0.0, 0.005, 0.0, 0.0]))
+    # No case is beyond its own bound, but all together are.
+    together = verdicts([0.0035] * 5)
+    assert all(together[:-1]) and not together[-1]
+
+
+def test_a_twin_may_run_the_first_cases_only() -> None:
+    found = noise_of(
+        Fake([[0.002] * 5, [0.004] * 5], most_cases=2, kinds=["draws of last bits", "ARM64 kernels"])
+    )
+    assert found.cases["c0"].max_abs == pytest.approx(0.004, rel=1e-3)
+    assert found.cases["c4"].max_abs == 0 and len(found.quality) == 1
+    assert found.sources == ("draws of last bits", "ARM64 kernels")
+
+
+def test_without_twins_float_noise_alone_is_tolerated() -> None:
+    found = noise_of(Fake([]))
+    assert found.tolerances("v", "e", "c0")[0].threshold == pytest.approx(
+        FLOAT32_FLOOR * found.scale, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("place", [0, 4])
+def test_nan_fails_the_export(place: int) -> None:
+    moves = [0.001] * 5
+    moves[place] = math.nan
+    with pytest.raises(ModelError, match="`v` returns NaN or infinite values in `e`"):
+        noise_of(Fake([[0.001] * 5, moves]))
+
+
+def test_single_numbers_have_no_cosine_bound() -> None:
+    noise = Noise({"c": CaseNoise(0.1, 0.0)}, 0.01, 1.0, False, [{"n": 1.0}], ("thread counts",))
+    assert [gate.metric for gate in noise.tolerances("v", "e", "c")] == ["max_abs"]
+    assert [gate.metric for gate in noise.gates("v", "e")] == ["drift_rms"]
+    assert [gate.metric for gate in replace(noise, has_cosine=True).tolerances("v", "e", "c")][
+        1
+    ] == "cosine_min"
+
+
+def test_real_sessions_have_the_twins_that_the_docs_name(exported: Any, tmp_path: Any) -> None:
+    import onnx_ir as ir
+
+    from edgeq.quantize.recipes import load_recipe
+    from edgeq.targets.cpu import TARGET
+
+    model = exported("bert", "sentence-embedding")
+    ir.save(model.canonical.model, tmp_path / "m.onnx")
+    [spec] = TARGET.variants(load_recipe("fp32"))
+    session = TARGET.open(spec, tmp_path / "m.onnx", model.canonical)
+    kinds = []
+    for twin in session.twins(SEEDS):
+        kinds.append(twin.kind)
+        if twin.kind != "ARM64 kernels":
+            [found] = twin.run([model.preprocessor(["a text"])])
+            assert found["sentence_embedding"].shape[0] == 1
+    assert kinds[:4] == ["thread counts"] * 2 + ["optimization levels"] * 2
+    assert kinds[4 : 4 + SEEDS] == ["draws of last bits"] * SEEDS
+    assert kinds[4 + SEEDS :] in ([], ["ARM64 kernels"])

@@ -1,0 +1,247 @@
+"""How far outputs of one file may lie apart on machines that all compute it correctly: measured, not assumed.
+
+Every variant runs its golden cases again as its twins compute them (`Session.twins`): other thread counts and
+optimization levels, float values off by their last bit in front of each quantizer, which moves some codes by one, and
+the ARM64 kernels where their lane is set up. The largest distance, with a margin, is what a golden case tolerates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeq.bundle.golden import GoldenCase
+from edgeq.bundle.manifest import Gate
+from edgeq.errors import ModelError
+from edgeq.metrics import LOWER_IS_BETTER, OutputComparison, largest
+from edgeq.pipeline.drift import COSINE, MAX_ABS, RMS, Drift, case_drifts, worst
+from edgeq.types import Outputs, TensorSpec
+
+if TYPE_CHECKING:
+    from edgeq.progress import Stage
+    from edgeq.targets.base import Session
+
+SEEDS = 4
+"""Draws of last bits."""
+MARGIN = 2.0
+"""Of extremes: other seeds and machines find larger ones than these runs did (benchmarks/false_alarms.py)."""
+RMS_MARGIN = 1.3
+"""Of the root mean square, which hundreds of values make steadier than their extremes."""
+STEADY = 0.1
+"""A draw that moves a case by less than this share of what another does has moved hardly any code."""
+FLOAT32_FLOOR = 1e-5
+"""Share of the output scale that float32 sums in another order may differ by; x86-64 and ARM64 differ by 3e-7."""
+
+
+GOLDEN = "golden_"
+"""Before the name of a metric that is measured on the golden cases, not on held-out samples."""
+KEPT = ("cosine_mean", "kl_mean")
+"""Metrics against the original that the golden cases are held to."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseNoise:
+    """The largest distance of one output in one golden case from what is recorded.
+
+    Attributes:
+        max_abs: of one value.
+        cosine_loss: 1 - cosine of a row.
+        is_steady: every draw of last bits moved it; where some moved nothing, others may move it further than these.
+    """
+
+    max_abs: float
+    cosine_loss: float
+    is_steady: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The distance between the outputs of a variant and of its twins, of one output.
+
+    Attributes:
+        cases: by case id.
+        rms: over all cases of one twin, relative; the largest.
+        scale: largest recorded value.
+        has_cosine: rows have more than one value.
+        quality: metrics against the original over the golden cases, as recorded and as each twin has them.
+        sources: kinds of twins that were run.
+    """
+
+    cases: Mapping[str, CaseNoise]
+    rms: float
+    scale: float
+    has_cosine: bool
+    quality: Sequence[Mapping[str, float]]
+    sources: tuple[str, ...]
+
+    def tolerances(self, variant: str, output: str, case_id: str) -> list[Gate]:
+        """Bounds on one golden case: how far another machine may be from what is recorded.
+
+        A case in which some draws happened to move nothing is given the noise of the median case at least.
+        """
+        own = self.cases[case_id]
+        moved = self._noise_of(own, lambda case: case.max_abs)
+        bound = MARGIN * moved + FLOAT32_FLOOR * self.scale
+        found = [Gate(variant, output, MAX_ABS, "<=", _short(bound), self._source(moved, MARGIN))]
+        if self.has_cosine:
+            lost = self._noise_of(own, lambda case: case.cosine_loss)
+            lowest = round(1 - MARGIN * lost - FLOAT32_FLOOR, 7)
+            found.append(Gate(variant, output, COSINE, ">=", lowest, self._source(lost, MARGIN)))
+        return found
+
+    def _noise_of(self, own: CaseNoise, value_of: Callable[[CaseNoise], float]) -> float:
+        ordered = sorted(value_of(case) for case in self.cases.values())
+        return value_of(own) if own.is_steady else max(value_of(own), ordered[len(ordered) // 2])
+
+    def gates(self, variant: str, output: str) -> list[Gate]:
+        """Bounds on all golden cases together: on the distance from what is recorded, and from the original."""
+        bound = RMS_MARGIN * self.rms + FLOAT32_FLOOR
+        source = self._source(self.rms, RMS_MARGIN)
+        # What is recorded is at no distance from itself.
+        found = [Gate(variant, output, RMS, "<=", _short(bound), source, 0.0, True)]
+        return found + [self._kept(variant, output, metric) for metric in KEPT if metric in self.quality[0]]
+
+    def _kept(self, variant: str, output: str, metric: str) -> Gate:
+        recorded = self.quality[0][metric]
+        spread = largest(abs(twin[metric] - recorded) for twin in self.quality)
+        away = MARGIN * spread + FLOAT32_FLOOR
+        op, bound = ("<=", recorded + away) if metric in LOWER_IS_BETTER else (">=", recorded - away)
+        source = (
+            f"measured {recorded:.6g} on the golden cases, {spread:.2g} of it kernel noise, times {MARGIN:g}"
+        )
+        return Gate(variant, output, f"{GOLDEN}{metric}", op, round(bound, 7), source, recorded, True)
+
+    def _source(self, value: float, margin: float) -> str:
+        return f"kernel noise {value:.3g} ({', '.join(self.sources)}), times {margin:g}"
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def measure_noise(
+    session: Session, variant: str, specs: Sequence[TensorSpec], cases: Sequence[GoldenCase], stage: Stage
+) -> dict[str, Noise]:
+    """The noise of one variant, by output.
+
+    Args:
+        session: the variant as it was recorded.
+        variant: its id.
+        specs: its outputs.
+        cases: golden cases with its outputs.
+        stage: moved by one for each twin.
+
+    Raises:
+        ModelError: an output is NaN or infinite.
+    """
+    mine = [case for case in cases if variant in case.outputs]
+    recorded = [case.outputs[variant] for case in mine]
+    runs = _Runs(specs, mine, recorded)
+    for twin in session.twins(SEEDS):
+        runs.add(twin.kind, twin.run([case.feeds for case in mine[: twin.most_cases]]))
+        stage.advance()
+    found = {spec.name: runs.noise(spec) for spec in specs}
+    for output, noise in found.items():
+        if math.isnan(noise.rms):
+            raise ModelError(
+                f"variant `{variant}` returns NaN or infinite values in `{output}` on golden samples"
+            )
+    return found
+
+
+class _Runs:
+    """What the twins of one variant made of its golden cases."""
+
+    def __init__(
+        self, specs: Sequence[TensorSpec], cases: Sequence[GoldenCase], recorded: Sequence[Outputs]
+    ) -> None:
+        self.specs, self.cases, self.recorded = specs, cases, recorded
+        self.drifts: dict[str, list[list[Drift]]] = {spec.name: [] for spec in specs}
+        self.quality = [golden_metrics(specs, cases, recorded)]
+        self.sources: list[str] = []
+
+    def add(self, kind: str, outputs: Sequence[Outputs]) -> None:
+        """Outputs of one twin, of the first cases or of all."""
+        some = self.cases[: len(outputs)]
+        for name, drifts in case_drifts(self.specs, some, self.recorded[: len(some)], outputs).items():
+            self.drifts[name].append(drifts)
+        if len(some) == len(self.cases):
+            kept = [kept_of(case, self.specs, found) for case, found in zip(some, outputs, strict=True)]
+            self.quality.append(golden_metrics(self.specs, some, kept))
+        self.sources.append(kind)
+
+    def _is_steady(self, spec: TensorSpec, index: int) -> bool:
+        """Whether no draw moved a case much less than another did."""
+        twins = zip(self.sources, self.drifts[spec.name], strict=True)
+        moved = [
+            drifts[index].max_abs for kind, drifts in twins if "last bits" in kind and index < len(drifts)
+        ]
+        return bool(moved) and min(moved) > STEADY * max(moved)
+
+    def noise(self, spec: TensorSpec) -> Noise:
+        """Of one output."""
+        twins = self.drifts[spec.name]
+        by_case = [
+            worst([twin[index] for twin in twins if index < len(twin)]) for index in range(len(self.cases))
+        ]
+        return Noise(
+            cases={
+                case.id: CaseNoise(item.max_abs, 1 - item.cosine, self._is_steady(spec, index))
+                for index, (case, item) in enumerate(zip(self.cases, by_case, strict=True))
+            },
+            rms=largest([0.0, *(worst(twin).rms for twin in twins)]),
+            scale=largest(abs(outputs[spec.name]).max(initial=0.0) for outputs in self.recorded),
+            has_cosine=any(outputs[spec.name].shape[-1] > 1 for outputs in self.recorded),
+            quality=[found[spec.name] for found in self.quality],
+            sources=tuple(_counted(self.sources)),
+        )
+
+
+def is_golden(gate: Gate) -> bool:
+    """Whether a gate of the manifest bounds the golden cases, not held-out samples."""
+    return gate.metric == RMS or gate.metric.startswith(GOLDEN)
+
+
+def noise_gates(noise: Mapping[str, Mapping[str, Noise]]) -> list[Gate]:
+    """The gates on all golden cases together, of every variant and output."""
+    return [
+        gate
+        for variant, by_output in noise.items()
+        for output, item in by_output.items()
+        for gate in item.gates(variant, output)
+    ]
+
+
+def case_tolerances(case: GoldenCase, noise: Mapping[str, Mapping[str, Noise]]) -> list[Gate]:
+    """The tolerances of one golden case, of every variant that it holds, by output."""
+    return [
+        gate
+        for variant in case.outputs
+        for output, item in noise[variant].items()
+        for gate in item.tolerances(variant, output, case.id)
+    ]
+
+
+def golden_metrics(
+    specs: Sequence[TensorSpec], cases: Sequence[GoldenCase], recorded: Sequence[Outputs]
+) -> dict[str, dict[str, float]]:
+    """Metrics by output of some outputs, as cases record them, against the original's."""
+    comparisons = [OutputComparison(spec) for spec in specs]
+    for case, outputs in zip(cases, recorded, strict=True):
+        for comparison in comparisons:
+            spec = comparison.spec
+            comparison.add(case.reference[spec.name], outputs[spec.name], case.mask(spec))
+    return {comparison.spec.name: comparison.metrics() for comparison in comparisons}
+
+
+def kept_of(case: GoldenCase, specs: Sequence[TensorSpec], outputs: Outputs) -> Outputs:
+    """The part of some outputs that a case records."""
+    return {spec.name: case.kept(spec, outputs[spec.name]) for spec in specs}
+
+
+def _counted(sources: Sequence[str]) -> list[str]:
+    """`4 draws of last bits`, in the order of the first of each kind."""
+    counts: Mapping[str, int] = {kind: sources.count(kind) for kind in dict.fromkeys(sources)}
+    return [kind if count == 1 else f"{count} {kind}" for kind, count in counts.items()]
