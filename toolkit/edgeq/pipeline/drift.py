@@ -58,12 +58,21 @@ def drift_of(spec: TensorSpec, case: GoldenCase, recorded: Array, found: Array) 
     Raises:
         IntegrityError: the shapes differ.
     """
+    require_shape(spec, case, recorded, found)
+    return worst([_of_rows(a, b) for a, b in row_blocks(spec, recorded, found, case.mask(spec))])
+
+
+def require_shape(spec: TensorSpec, case: GoldenCase, recorded: Array, found: Array) -> None:
+    """What a case holds and what a variant returns must have one shape.
+
+    Raises:
+        IntegrityError: the case is damaged, or of another model.
+    """
     if recorded.shape != found.shape:
         raise IntegrityError(
             f"the golden case `{case.id}` holds `{spec.name}` of shape {list(recorded.shape)}, expected "
             f"{list(found.shape)}"
         )
-    return worst([_of_rows(a, b) for a, b in row_blocks(spec, recorded, found, case.mask(spec))])
 
 
 def _of_rows(recorded: Array, found: Array) -> Drift:

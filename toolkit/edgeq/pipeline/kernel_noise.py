@@ -16,7 +16,7 @@ from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.manifest import Gate
 from edgeq.errors import ModelError
 from edgeq.metrics import LOWER_IS_BETTER, OutputComparison, largest
-from edgeq.pipeline.drift import COSINE, MAX_ABS, RMS, Drift, case_drifts, worst
+from edgeq.pipeline.drift import COSINE, MAX_ABS, RMS, Drift, case_drifts, require_shape, worst
 from edgeq.types import Outputs, TensorSpec
 
 if TYPE_CHECKING:
@@ -232,7 +232,9 @@ def golden_metrics(
     for case, outputs in zip(cases, recorded, strict=True):
         for comparison in comparisons:
             spec = comparison.spec
-            comparison.add(case.reference[spec.name], outputs[spec.name], case.mask(spec))
+            expected, found = case.reference[spec.name], outputs[spec.name]
+            require_shape(spec, case, expected, found)
+            comparison.add(expected, found, case.mask(spec))
     return {comparison.spec.name: comparison.metrics() for comparison in comparisons}
 
 
