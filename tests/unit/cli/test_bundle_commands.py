@@ -126,6 +126,19 @@ def test_inspect_shows_everything(tiny_bundle: Path) -> None:
         assert part in result.stdout
 
 
+def test_inspect_names_layers_that_can_saturate(tiny: Any, tmp_path: Path) -> None:
+    def edit(manifest: Any) -> Any:
+        first, second = manifest.variants
+        return replace(manifest, variants=(replace(first, placement={"can_saturate": ["head"]}), second))
+
+    tiny.build(tmp_path / "bundle", edit)
+    found = _json(edgeq("inspect", tmp_path / "bundle", "--json"))["bundle"]["can_saturate"]
+    assert found == {"cpu-fp32": ["head"], "nnapi-fp32": []}
+    shown = edgeq("inspect", tmp_path / "bundle")
+    assert "cpu-fp32: integer sums of 1 layer can saturate" in shown.stderr
+    assert "nnapi-fp32: integer" not in shown.stderr
+
+
 def test_inspect_shows_a_failed_bundle_and_says_so(tiny: Any, tmp_path: Path) -> None:
     tiny.build_failed(tmp_path / "bundle")
     result = edgeq("inspect", tmp_path / "bundle")

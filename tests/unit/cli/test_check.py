@@ -147,3 +147,24 @@ def test_only_the_variant_built_for_the_accelerator_must_be_full(capsys, tiny_bu
     assert "`cpu-fp32` is not built for this accelerator" in error
     assert "`nnapi-fp32` is not one full partition" in error
     assert "`cpu-fp32` is not one full partition" not in error
+
+
+@pytest.mark.parametrize(("code", "layers"), [(100, ["sums"]), (64, [])])
+def test_layers_that_can_saturate_are_named(capsys, tmp_path, code, layers):
+    weight = numpy_helper.from_array(np.full((3, 3), code, np.int8), "w")
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], "round"),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["i"], "sums"),
+        helper.make_node("Cast", ["i"], ["y"], "cast", to=onnx.TensorProto.FLOAT),
+    ]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 3]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])
+    path = tmp_path / "model.onnx"
+    opsets = [helper.make_opsetid("", 17)]
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+    assert run(["check", str(path), "--target", "android", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["can_saturate"]
+    assert [layer["node"] for layer in found] == layers
+    assert run(["check", str(path), "--target", "android"]) == 0
+    printed = capsys.readouterr()
+    assert ("saturate" in printed.out + printed.err) == bool(layers)

@@ -71,6 +71,7 @@ def _report(out: Out, baseline: str, found: Sequence[VariantBench] | Sequence[En
     if engines:
         title = f"medians, and ratio to {baseline} in the same rounds: above 1 is faster"
         out.report(title, columns_of(engines), [row_of(item) for item in engines])
+        _warn_of_saturation(out, engines)
         return
     variants = [item for item in found if isinstance(item, VariantBench)]
     columns = ("", *(f"{case.batch}x{case.tokens} ms" for case in variants[0].cases), "load ms", "RSS MiB")
@@ -84,3 +85,15 @@ def _report(out: Out, baseline: str, found: Sequence[VariantBench] | Sequence[En
         for item in variants
     ]
     out.report(f"median latency, and ratio to {baseline} in the same rounds", columns, rows)
+    _warn_of_saturation(out, variants)
+
+
+def _warn_of_saturation(out: Out, found: Sequence[VariantBench] | Sequence[EngineBench]) -> None:
+    """Times are those an app gets; here are the contenders whose results are then not exact."""
+    from edgeq.report.words import saturated_text
+
+    for item in found:
+        if item.saturates is None:
+            out.warn(f"{item.id}: nothing here can tell whether its integer sums are exact on this CPU")
+        elif item.saturates:
+            out.warn(f"{item.id}: {saturated_text(item.saturates)}")

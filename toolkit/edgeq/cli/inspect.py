@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,10 +39,11 @@ def inspect(
     """
     from edgeq.bundle.manifest import Status
     from edgeq.bundle.reader import open_bundle
+    from edgeq.pipeline.saturating import saturating_layers
 
     out = Out(json_mode=json_mode)
     with open_bundle(bundle_path, force=True, verify=verify) as bundle:
-        saturating = {variant.id: _can_saturate(bundle, variant) for variant in bundle.variants}
+        saturating = {variant.id: saturating_layers(bundle, variant) for variant in bundle.variants}
         out.result(_document(bundle, saturating, verified=verify), _summary(bundle, verified=verify))
         _print_tables(out, bundle.manifest)
         _warn_of_saturation(out, saturating)
@@ -51,20 +51,6 @@ def inspect(
             raise GateError(
                 f"`{bundle_path}` failed its quality gate", hint="every command needs --force for it"
             )
-
-
-def _can_saturate(bundle: Bundle, variant: Variant) -> list[str] | None:
-    """Layers whose integer sums are not exact on every CPU; None where nothing here can tell."""
-    from edgeq.runtime.executors import CAN_SATURATE
-
-    recorded = variant.placement.get(CAN_SATURATE)
-    if recorded is not None:
-        return [str(name) for name in recorded]
-    if variant.runtime != RUNNABLE or find_spec("onnx_ir") is None:
-        return None
-    from edgeq.graph.overflow import find_saturating
-
-    return [layer.node for layer in find_saturating(bundle.file(variant.model))]
 
 
 def _warn_of_saturation(out: Out, saturating: Mapping[str, list[str] | None]) -> None:

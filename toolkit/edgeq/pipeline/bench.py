@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import DataError, UnsupportedError, UsageError
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, kernels_saturate, ordered_level
 from edgeq.pipeline.language_bench import (
     NEW_TOKENS,
     PROMPT_TOKENS,
@@ -19,6 +20,7 @@ from edgeq.pipeline.language_bench import (
     peer_specs,
 )
 from edgeq.pipeline.measure import bench_feeds
+from edgeq.pipeline.saturating import saturating_in, saturating_layers
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtime.adapter import HasSignature, Signature
 from edgeq.runtime.footprint import measure_ram_bytes
@@ -80,17 +82,31 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class VariantBench:
-    """One contender."""
+    """One contender, as an app runs it: at the level its bundle orders, with this CPU's own kernels.
+
+    Attributes:
+        id: of the variant, or the file's name.
+        cases: times.
+        rss_mb: growth of peak memory to load and run it.
+        load_ms: time to open it.
+        saturates: layers whose integer sums saturate in these kernels; None where nothing here can tell.
+    """
 
     id: str
     cases: tuple[Case, ...]
     rss_mb: float
     load_ms: float
+    saturates: tuple[str, ...] | None = ()
 
     def to_json(self) -> dict[str, Any]:
         """As `bench --json` prints it."""
-        cases = [case.to_json() for case in self.cases]
-        return {"id": self.id, "cases": cases, "rss_mb": self.rss_mb, "load_ms": self.load_ms}
+        return {
+            "id": self.id,
+            "cases": [case.to_json() for case in self.cases],
+            "rss_mb": self.rss_mb,
+            "load_ms": self.load_ms,
+            "saturates": None if self.saturates is None else list(self.saturates),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +116,8 @@ class _Contender:
     signature: HasSignature
     session: VariantSession
     load_ms: float
+    level: OptimizationLevel
+    saturates: tuple[str, ...] | None
 
 
 def run_bench(
@@ -155,7 +173,7 @@ def _bench_encoder(
     cases = _time(contenders, baseline, _real_tokens(bundle), limit, progress)
     memory = _memory(contenders, limit, progress)
     return baseline, [
-        VariantBench(name, tuple(cases[name]), memory[name], item.load_ms)
+        VariantBench(name, tuple(cases[name]), memory[name], item.load_ms, item.saturates)
         for name, item in contenders.items()
     ]
 
@@ -172,7 +190,8 @@ def _memory(contenders: Mapping[str, _Contender], limit: int, progress: Progress
     found = {}
     with progress.stage("measuring memory", len(contenders)) as stage:
         for name, item in contenders.items():
-            found[name] = measure_ram_bytes(item.path, item.signature.inputs, tokens=limit) / 2**20
+            bytes_ = measure_ram_bytes(item.path, item.signature.inputs, tokens=limit, level=item.level)
+            found[name] = bytes_ / 2**20
             stage.advance()
     return found
 
@@ -180,7 +199,15 @@ def _memory(contenders: Mapping[str, _Contender], limit: int, progress: Progress
 def _variants(bundle: Bundle, prefix: str, threads: int | None) -> list[_Contender]:
     pad_id = bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0
     return [
-        _load(f"{prefix}{variant.id}", bundle.file(variant.model), variant, threads, pad_id)
+        _load(
+            f"{prefix}{variant.id}",
+            bundle.file(variant.model),
+            variant,
+            threads,
+            pad_id,
+            ordered_level(variant.requirements),
+            saturating_layers(bundle, variant) if kernels_saturate() else [],
+        )
         for variant in bundle.variants
         if variant.runtime == ONNX_RUNTIME
     ]
@@ -198,15 +225,27 @@ def _others(request: BenchRequest, mine: Sequence[_Contender], stack: ExitStack)
     if path.suffix != ".onnx":
         raise DataError(f"`{path}` is neither a bundle nor an .onnx file")
     free = next((item for item in mine if item.session.static_length is None), mine[0])
-    return [
-        _load(path.name, path, Signature(free.signature.inputs, free.signature.outputs), request.threads, 0)
-    ]
+    signature = Signature(free.signature.inputs, free.signature.outputs)
+    saturates = saturating_in(path) if kernels_saturate() else []
+    return [_load(path.name, path, signature, request.threads, 0, DEFAULT_LEVEL, saturates)]
 
 
-def _load(name: str, path: Path, signature: HasSignature, threads: int | None, pad_id: int) -> _Contender:
+def _load(
+    name: str,
+    path: Path,
+    signature: HasSignature,
+    threads: int | None,
+    pad_id: int,
+    level: OptimizationLevel,
+    saturates: Sequence[str] | None,
+) -> _Contender:
     started = time.perf_counter()
-    session = VariantSession(path, signature, threads=threads, pad_id=pad_id, spin=False)
-    return _Contender(name, path, signature, session, (time.perf_counter() - started) * 1e3)
+    session = VariantSession(
+        path, signature, threads=threads, pad_id=pad_id, spin=False, level=level, exact=False
+    )
+    load_ms = (time.perf_counter() - started) * 1e3
+    layers = None if saturates is None else tuple(saturates)
+    return _Contender(name, path, signature, session, load_ms, level, layers)
 
 
 def _real_tokens(bundle: Bundle) -> Feeds:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import DataError, UnsupportedError
+from edgeq.onnx_runtime import kernels_saturate
+from edgeq.pipeline.saturating import saturating_in
 from edgeq.runtime.generation.bench import GenerationSpeed, check_lengths, prompt_of, race
 from edgeq.runtime.generation.engine_process import (
     GENAI,
@@ -54,6 +56,7 @@ class EngineBench:
         load_ms: time to open the model.
         rss_mb: growth of peak memory to load, read and write, in a process of its own.
         kv_bytes_per_token: growth of the cache.
+        saturates: layers whose integer sums saturate in this CPU's kernels; None where nothing here can tell.
     """
 
     id: str
@@ -62,10 +65,16 @@ class EngineBench:
     load_ms: float
     rss_mb: float
     kv_bytes_per_token: int
+    saturates: tuple[str, ...] | None = ()
 
     def to_json(self) -> dict[str, Any]:
         """As `bench --json` prints it."""
-        rest = {"load_ms": self.load_ms, "rss_mb": self.rss_mb, "kv_bytes_per_token": self.kv_bytes_per_token}
+        rest = {
+            "load_ms": self.load_ms,
+            "rss_mb": self.rss_mb,
+            "kv_bytes_per_token": self.kv_bytes_per_token,
+            "saturates": None if self.saturates is None else list(self.saturates),
+        }
         return {"id": self.id, "engine": self.engine, **asdict(self.speed), **rest}
 
 
@@ -137,7 +146,15 @@ def _found(name: str, process: EngineProcess, speed: GenerationSpeed, last: Answ
         1e3 * process.load_s,
         last.peak_bytes / 2**20,
         last.kv_bytes_per_token,
+        _saturates(process.spec) if kernels_saturate() else (),
     )
+
+
+def _saturates(spec: EngineSpec) -> tuple[str, ...] | None:
+    """Layers of an engine's graphs that saturate; llama.cpp's codes, at most 127 on both sides, cannot."""
+    graphs = {ONNX_RUNTIME: [spec.model], GENAI: sorted(spec.model.glob("*.onnx"))}.get(spec.engine, [])
+    found = [saturating_in(path) for path in graphs]
+    return None if None in found else tuple(name for layers in found if layers for name in layers)
 
 
 def variant_specs(

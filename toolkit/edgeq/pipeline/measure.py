@@ -125,14 +125,27 @@ def _speed_and_memory(
     tokens = min(BENCH_TOKENS, canonical.max_length)
     with progress.stage("measuring latency and memory", 1 + len(measurable)) as stage:
         if timed:
-            baseline = VariantSession(fp32_model, canonical, spin=False)
-            timings = _timings(baseline, timed, data, canonical.max_length)
+            baseline = VariantSession(fp32_model, canonical, spin=False, exact=False)
+            shipped: dict[str, Session | VariantSession] = {
+                name: _shipped(*written[name]) if name in measurable else session
+                for name, session in timed.items()
+            }
+            timings = _timings(baseline, shipped, data, canonical.max_length)
         stage.advance()
         ram = {}
         for name, lowered in measurable.items():
-            ram[name] = measure_ram_bytes(lowered.model, lowered.inputs, tokens=tokens, probes=RAM_PROBES)
+            level = written[name][0].level
+            ram[name] = measure_ram_bytes(
+                lowered.model, lowered.inputs, tokens=tokens, probes=RAM_PROBES, level=level
+            )
             stage.advance()
     return timings, ram
+
+
+def _shipped(spec: VariantSpec, lowered: Lowered) -> VariantSession:
+    """A session with the kernels that an app gets."""
+    signature = Signature(lowered.inputs, lowered.outputs)
+    return VariantSession(lowered.model, signature, spin=False, level=spec.level, exact=False)
 
 
 def is_timed(session: Session) -> bool:
@@ -156,7 +169,7 @@ def _require_finite(fidelity: Mapping[str, Mapping[str, Mapping[str, float]]]) -
 
 
 def _timings(
-    fp32: VariantSession, sessions: Mapping[str, Session], data: DataSets, max_length: int
+    fp32: VariantSession, sessions: Mapping[str, Session | VariantSession], data: DataSets, max_length: int
 ) -> dict[str, Timing]:
     static = [length for session in sessions.values() if (length := session.static_length) is not None]
     feeds = bench_feeds(data.held_out[-1], min(BENCH_TOKENS, max_length, *static))

@@ -161,6 +161,7 @@ def _settings(
         "layouts": {name: layout.value for name, layout in (layouts or {}).items()},
         "mask": mask_input,
         "onnxruntime": ort.__version__,
+        "integer_sums": "exact",  # caches of before hold what saturating kernels made
     }
 
 

@@ -149,11 +149,22 @@ def saturation_text(layers: Sequence[str], shown: int = 8) -> str:
     """What layers whose sums can leave 16 bits mean, in one sentence; empty without any."""
     if not layers:
         return ""
-    named = ", ".join(layers[:shown]) + (f" and {len(layers) - shown} more" if len(layers) > shown else "")
     return (
         f"integer sums of {_count(len(layers), 'layer')} can saturate on x86-64 processors without VNNI, where apps "
-        f"then get other numbers: {named}"
+        f"then get other numbers: {_first(layers, shown)}"
     )
+
+
+def saturated_text(layers: Sequence[str], shown: int = 8) -> str:
+    """What was timed on a CPU whose kernels saturate, in one sentence."""
+    return (
+        "timed with this CPU's own kernels, as an app runs it; their integer sums of "
+        f"{_count(len(layers), 'layer')} saturate in 16 bits, so its results are not exact: {_first(layers, shown)}"
+    )
+
+
+def _first(names: Sequence[str], shown: int) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def source_title(source: SourceInfo) -> str:

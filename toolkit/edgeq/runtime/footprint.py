@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from edgeq.errors import ModelError
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.types import TensorSpec
 
 # Runs in a fresh interpreter: peak RSS with the model loaded and run once, over the peak before.
@@ -15,6 +16,7 @@ _PROBE = """
 import json, resource, sys
 import numpy as np
 import onnxruntime as ort
+from edgeq.onnx_runtime import session_options
 request = json.loads(sys.argv[1])
 def peak():
     # On Linux ru_maxrss starts at the parent's own peak; VmHWM belongs to this process alone.
@@ -24,8 +26,7 @@ def peak():
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 before = peak()
-options = ort.SessionOptions()
-options.log_severity_level = 3
+options = session_options(exact=False, level=request["level"])
 session = ort.InferenceSession(request["model"], options, providers=["CPUExecutionProvider"])
 session.run(None, {name: np.ones(shape, dtype) for name, dtype, shape in request["inputs"]})
 print(peak() - before)
@@ -34,21 +35,27 @@ PROBE_TIMEOUT_S = 300
 
 
 def measure_ram_bytes(
-    model: Path, inputs: tuple[TensorSpec, ...], *, tokens: int = 128, probes: int = 1
+    model: Path,
+    inputs: tuple[TensorSpec, ...],
+    *,
+    tokens: int = 128,
+    probes: int = 1,
+    level: OptimizationLevel = DEFAULT_LEVEL,
 ) -> int:
-    """Growth of peak RSS from loading the model and running one batch of 1.
+    """Growth of peak RSS from loading the model and running one batch of 1, with the kernels an app gets.
 
     Args:
         model: a `.onnx` file.
         inputs: its inputs; free dimensions become 1 (the first) and `tokens` (others).
         tokens: sequence length for free dimensions.
         probes: processes, of which the least counts: where the system happens to put blocks can cost some megabytes.
+        level: graph optimizations, as the variant orders them.
 
     Raises:
         ModelError: the process failed.
     """
     feeds = [(spec.name, spec.dtype, _sizes(spec, tokens)) for spec in inputs]
-    request = json.dumps({"model": str(model), "inputs": feeds})
+    request = json.dumps({"model": str(model), "inputs": feeds, "level": level})
     return min(_probe(model, request) for _ in range(probes))
 
 

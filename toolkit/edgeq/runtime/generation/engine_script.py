@@ -107,13 +107,13 @@ class _OnnxRuntime(_Engine):
         self._cache = CacheShape(**request["cache"])
 
     def load(self) -> None:
+        from edgeq.onnx_runtime import session_options
         from edgeq.runtime.generation.generator import OnnxTokens
         from edgeq.runtime.generation.session import DecoderSession
 
         request = self._request
-        session = DecoderSession(
-            Path(request["model"]), self._cache, request["context"], threads=request["threads"]
-        )
+        options = session_options(exact=False, threads=request["threads"])  # what an app runs is timed
+        session = DecoderSession(Path(request["model"]), self._cache, request["context"], options=options)
         self._tokens = OnnxTokens(session)
 
     def facts(self) -> dict[str, int]:
