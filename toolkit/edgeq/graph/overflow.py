@@ -57,8 +57,27 @@ class SaturatingLayer:
         return {"node": self.node, "op": self.op, "largest_pair": self.largest_pair}
 
 
-def find_saturating(model: ir.Model | Path) -> list[SaturatingLayer]:
-    """Layers that can saturate, in graph order; subgraphs included.
+@dataclass(frozen=True, slots=True, eq=False)
+class IntegerLayer:
+    """A layer that is, or becomes, a product of integers.
+
+    Attributes:
+        node: its name.
+        op: its operator.
+        activations: name of the tensor of its input codes.
+        weights: int8 codes as matrices `[K, N]`; empty where they are computed at run time.
+        largest_pair: largest sum of two neighbouring codes of one sign.
+    """
+
+    node: str
+    op: str
+    activations: str
+    weights: tuple[Array, ...]
+    largest_pair: int
+
+
+def integer_layers(model: ir.Model | Path) -> list[IntegerLayer]:
+    """Layers with int8 weights, in graph order; subgraphs included. uint8 weights are left out: their sums are exact.
 
     Raises:
         ModelError: the file is no ONNX model.
@@ -70,24 +89,47 @@ def find_saturating(model: ir.Model | Path) -> list[SaturatingLayer]:
             model = ir.load(model)
         except Exception as error:  # protobuf's and onnx_ir's exceptions share no base class
             raise ModelError(f"`{model}` cannot be read as an ONNX model: {error}") from error
-    found = []
-    for node in model.graph.all_nodes():
-        largest = max((_largest_pair(node, value) for value in _weights(node)), default=0)
-        if largest > PAIR_LIMIT:
-            found.append(SaturatingLayer(str(node.name), node.op_type, largest))
-    return found
+    return [layer for node in model.graph.all_nodes() for layer in _layers_of(node)]
 
 
-def _weights(node: ir.Node) -> Iterator[ir.Value]:
-    """The int8 factors of a node that is, or becomes, an integer product."""
-    places = INTEGER_OPERATORS.get(node.op_type, ())
-    for place in places:
+def find_saturating(model: ir.Model | Path) -> list[SaturatingLayer]:
+    """Layers that can saturate, in graph order; subgraphs included.
+
+    Raises:
+        ModelError: the file is no ONNX model.
+    """
+    largest: dict[tuple[str, str], int] = {}
+    for layer in integer_layers(model):
+        key = layer.node, layer.op
+        largest[key] = max(largest.get(key, 0), layer.largest_pair)
+    return [SaturatingLayer(*key, pair) for key, pair in largest.items() if pair > PAIR_LIMIT]
+
+
+def _layers_of(node: ir.Node) -> Iterator[IntegerLayer]:
+    import onnx_ir as ir
+
+    from edgeq.graph.edit import constant_of
+
+    for activations, value in _products(node):
+        name = (str(node.name), node.op_type, str(activations.name))
+        codes = constant_of(value)
+        if codes is None and value.dtype == ir.DataType.INT8:
+            yield IntegerLayer(*name, (), _UNKNOWN)  # computed at run time, they can be anything
+        elif codes is not None and codes.dtype == np.int8:
+            matrices = tuple(_matrices(codes, node))
+            yield IntegerLayer(*name, matrices, max((_pair_of(item, node) for item in matrices), default=0))
+
+
+def _products(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """The codes of both factors of a node that is, or becomes, an integer product."""
+    for place in INTEGER_OPERATORS.get(node.op_type, ()):
         if place < len(node.inputs) and (value := node.inputs[place]) is not None:
-            yield value
+            assert node.inputs[0] is not None
+            yield node.inputs[0], value
     if node.op_type in FLOAT_OPERATORS and len(node.inputs) > 1:
         sides = [_behind_dequantize(value) for value in node.inputs[:2]]
         if sides[0] is not None and sides[1] is not None:
-            yield sides[1]
+            yield sides[0], sides[1]
 
 
 def _behind_dequantize(value: ir.Value | None) -> ir.Value | None:
@@ -95,23 +137,6 @@ def _behind_dequantize(value: ir.Value | None) -> ir.Value | None:
     if producer is None or producer.op_type != DEQUANTIZE:
         return None
     return producer.inputs[0]
-
-
-def _largest_pair(node: ir.Node, value: ir.Value) -> int:
-    """Of the codes behind a value; 0 where they are uint8, whose kernels are exact."""
-    import onnx_ir as ir
-
-    from edgeq.graph.edit import constant_of
-
-    if value.dtype not in (None, ir.DataType.INT8):
-        return 0
-    codes = constant_of(value)
-    if codes is None:
-        # int8 codes that are computed at run time can be anything; of an unknown type they are not int8 codes.
-        return _UNKNOWN if value.dtype == ir.DataType.INT8 else 0
-    if codes.dtype != np.int8:
-        return 0
-    return max((_pair_of(matrix, node) for matrix in _matrices(codes, node)), default=0)
 
 
 def _matrices(codes: Array, node: ir.Node) -> Iterator[Array]:
