@@ -22,19 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from minilm import correlation, encode, read_pairs
 
 import edgeq.targets.android.nnapi_qdq as nnapi_qdq
 from edgeq.calibration import load_samples
 from edgeq.exporters import load_model, sample_model_path
-from edgeq.graph.overflow import integer_layers
 from edgeq.graph.static_weight import StaticWeight, nearest_codes
 from edgeq.metrics import cosines
 from edgeq.numerics import symmetric_scale
-from edgeq.onnx_runtime import kernels_saturate, session_options
+from edgeq.onnx_runtime import kernels_saturate
 from edgeq.pipeline.data import divide, wanted_samples
 from edgeq.pipeline.quantizing import Quantized, quantize_model
+from edgeq.pipeline.saturating import saturated_layers
 from edgeq.progress import SilentProgress
 from edgeq.quantize.recipes import load_recipe
 from edgeq.quantize.recipes.schema import StaticOptions
@@ -42,14 +41,12 @@ from edgeq.quantize.sites import find_sites, weight_of
 from edgeq.runtime.adapter import FeedAdapter, Signature
 from edgeq.runtime.host import cpu_name
 from edgeq.runtime.session import VariantSession
-from edgeq.saturation import saturating_product
 from edgeq.targets import get_target
 from edgeq.targets.base import LoweringOptions
 
 CALIBRATION = 256
 FEW = (24, 64, 256)
 SHARES = (0.0, 0.3, 0.5, 1.0)
-EMULATED_ROWS = 256
 LENGTH = 128
 
 Rounding = Callable[[np.ndarray], StaticWeight]
@@ -137,33 +134,6 @@ class Bench:
         return found
 
 
-def emulated(
-    path: Path, signature: Signature, feeds: Mapping[str, np.ndarray], level: Any
-) -> tuple[int, int]:
-    """Layers whose product of real activations leaves 16 bits, and all integer layers."""
-    import onnxruntime
-
-    layers = [layer for layer in integer_layers(path) if layer.weights]
-    model = onnx.load(str(path))
-    shown = {output.name for output in model.graph.output}
-    for name in dict.fromkeys(layer.activations for layer in layers):
-        if name not in shown:
-            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), session_options(level=level), providers=["CPUExecutionProvider"]
-    )
-    (piece,) = FeedAdapter(signature).pieces(feeds)
-    names = [layer.activations for layer in layers]
-    codes = dict(zip(names, session.run(names, piece), strict=True))
-    wrong = 0
-    for layer in layers:
-        (weight,) = layer.weights
-        rows = codes[layer.activations].reshape(-1, len(weight))[:EMULATED_ROWS]
-        exact = rows.astype(np.int64) @ weight.astype(np.int64)
-        wrong += not np.array_equal(saturating_product(rows, weight), exact)
-    return wrong, len(layers)
-
-
 def with_rounding(quantized: Quantized, rounding: Rounding | None) -> Quantized:
     """The same plan with other codes."""
     if rounding is None:
@@ -226,9 +196,11 @@ def rounding_table(bench: Bench, quantized: Quantized) -> dict[str, Any]:
     for name, rounding in ROUNDINGS.items():
         chosen = with_rounding(quantized, rounding)
         path, signature, level = bench.written("cpu", chosen)
-        wrong, layers = emulated(path, signature, feeds, level)
-        found[name] = bench.judged(path, signature, level) | {"saturating": wrong, "layers": layers}
-        print(row_of(name, f"x{widening(chosen):.3f}; {wrong} of {layers}", found[name]), flush=True)
+        (piece,) = FeedAdapter(signature).pieces(feeds)
+        saturated = saturated_layers(path, piece, level=level)
+        wrong = sum(saturated.values())
+        found[name] = bench.judged(path, signature, level) | {"saturating": wrong, "layers": len(saturated)}
+        print(row_of(name, f"x{widening(chosen):.3f}; {wrong} of {len(saturated)}", found[name]), flush=True)
     return found
 
 

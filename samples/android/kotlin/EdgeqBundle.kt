@@ -126,14 +126,21 @@ class EdgeqModel(bundle: EdgeqBundle, val variant: JSONObject, accelerate: Boole
 
     private fun options(accelerate: Boolean, strict: Boolean) = OrtSession.SessionOptions().apply {
         val needs = variant.optJSONObject("requirements") ?: JSONObject()
-        if (needs.optJSONObject("session_options")?.optString("graph_optimization_level") == "ORT_ENABLE_BASIC") {
-            setOptimizationLevel(OrtSession.SessionOptions.OptLevel.BASIC_OPT)
-        }
+        needs.optJSONObject("session_options")?.optString("graph_optimization_level")?.let { setOptimizationLevel(level(it)) }
         if (accelerate && variant.getString("execution_provider") == NNAPI) {
             val flags = needs.optJSONArray("nnapi_flags")?.strings() ?: emptyList()
             addNnapi(EnumSet.noneOf(NNAPIFlags::class.java).apply { flags.forEach { add(NNAPIFlags.valueOf(it)) } })
             if (strict) addConfigEntry("session.disable_cpu_ep_fallback", "1")
         }
+    }
+
+    /** A bundle was validated at the level it orders; another one computes something else. */
+    private fun level(name: String) = when (name) {
+        "ORT_DISABLE_ALL" -> OrtSession.SessionOptions.OptLevel.NO_OPT
+        "ORT_ENABLE_BASIC" -> OrtSession.SessionOptions.OptLevel.BASIC_OPT
+        "ORT_ENABLE_EXTENDED" -> OrtSession.SessionOptions.OptLevel.EXTENDED_OPT
+        "ORT_ENABLE_ALL", "" -> OrtSession.SessionOptions.OptLevel.ALL_OPT
+        else -> throw BundleException("optimization level $name is not known")
     }
 
     /**

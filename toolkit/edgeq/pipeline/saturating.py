@@ -6,7 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, session_options
 from edgeq.runtime.executors import CAN_SATURATE
+from edgeq.saturation import saturating_product
+from edgeq.types import Array, Feeds
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Variant
@@ -30,3 +35,51 @@ def saturating_in(model: Path) -> list[str] | None:
     from edgeq.graph.overflow import find_saturating
 
     return [layer.node for layer in find_saturating(model)]
+
+
+def saturated_layers(
+    model: Path, feeds: Feeds, *, level: OptimizationLevel = DEFAULT_LEVEL, rows: int = 256
+) -> dict[str, bool]:
+    """What kernels that add pairs in 16 bits would make of real activations, emulated on whatever CPU this is.
+
+    Args:
+        model: an ONNX file whose uint8 activations are tensors of its graph.
+        feeds: its own inputs.
+        level: of the session that computes the activations, with exact sums.
+        rows: of activations that are multiplied, at most.
+
+    Returns:
+        By the name of each integer layer with constant weights, in graph order: whether its product differs from the
+        exact one.
+
+    Raises:
+        ModelError: the file is no ONNX model.
+    """
+    import onnx
+    import onnxruntime
+
+    from edgeq.graph.overflow import integer_layers
+
+    layers = [layer for layer in integer_layers(model) if layer.weights]
+    names = list(dict.fromkeys(layer.activations for layer in layers))
+    graph = onnx.load(str(model))
+    outputs = {output.name for output in graph.graph.output}
+    graph.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None)
+        for name in names
+        if name not in outputs
+    )
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), session_options(level=level), providers=["CPUExecutionProvider"]
+    )
+    codes = dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    return {
+        layer.node: any(_differs(codes[layer.activations], weight, rows) for weight in layer.weights)
+        for layer in layers
+    }
+
+
+def _differs(activations: Array, weight: Array, rows: int) -> bool:
+    some = activations.reshape(-1, len(weight))[:rows]
+    exact = some.astype(np.int64) @ weight.astype(np.int64)
+    return not np.array_equal(saturating_product(some, weight), exact)
