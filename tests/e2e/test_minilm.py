@@ -199,3 +199,24 @@ def test_stock_static_quantization_does_saturate(export: dict[str, Any], tmp_pat
     assert len(find_saturating(tmp_path / "stock.onnx")) == 36
     found = saturated_layers(tmp_path / "stock.onnx", feeds)
     assert sum(found.values()) > 10
+
+
+def test_goldens_are_recorded_at_the_level_that_the_bundle_orders(export: dict[str, Any]) -> None:
+    """An app that obeys gets the recorded values; one that takes the default level for NNAPI's graph does not."""
+    from edgeq.bundle.reader import open_bundle
+    from edgeq.runtime.session import VariantSession
+
+    def distance(name: str, level: Any) -> float:
+        session = VariantSession(bundle.file(bundle.variant(name).model), bundle.variant(name), level=level)
+        cases = [case for case in bundle.golden_cases() if name in case.outputs]
+        return max(
+            float(np.abs(session.run(case.feeds)[key] - case.outputs[name][key]).max())
+            for case in cases
+            for key in case.outputs[name]
+        )
+
+    with open_bundle(Path(export["path"])) as bundle:
+        ordered = bundle.variant("nnapi-int8").requirements["session_options"]
+        assert ordered == {"graph_optimization_level": "ORT_ENABLE_BASIC"}
+        assert distance("nnapi-int8", "ORT_ENABLE_BASIC") < 1e-6 < distance("nnapi-int8", "ORT_ENABLE_ALL")
+        assert distance("cpu-int8", "ORT_ENABLE_ALL") < 1e-6
