@@ -11,11 +11,18 @@ import pytest
 from edgeq.comparison import Run
 from edgeq.errors import DataError, UnsupportedError
 from edgeq.pipeline.labelled import read_labelled
-from edgeq.types import Array, Feeds, Outputs, Sample, SourceInfo, Task
+from edgeq.tasks import Head, head_of
+from edgeq.types import Array, Feeds, Outputs, ProblemType, Role, Sample, SourceInfo, Task, TensorSpec
 
 
-def source(task: Task) -> SourceInfo:
-    return SourceInfo("m", None, (), None, task, "bert", 1, ("no", "yes"))
+def head(task: Task, output: str, *shape: int, problem: ProblemType | None = None) -> Head:
+    source = SourceInfo("m", None, (), None, task, "bert", 1, ("no", "yes"), problem)
+    return head_of(source, [TensorSpec(output, "float32", ("batch", *shape), Role(output))])
+
+
+CLASSIFIER = head(Task.SEQUENCE_CLASSIFICATION, "logits", 2)
+EMBEDDER = head(Task.SENTENCE_EMBEDDING, "sentence_embedding", 2)
+MASKS = head(Task.FILL_MASK, "logits", 7, 100)
 
 
 class Letters:
@@ -43,14 +50,15 @@ def test_accuracy_counts_right_labels_in_any_batch_order(tmp_path: Path) -> None
     lines = [f"{'yes' if i % 2 else 'no'}\t{'y' if i % 2 else 'n'}{'x' * (i % 7)}" for i in range(40)]
     wrong = ["yes\tnever"] * 10
     (tmp_path / "l.tsv").write_text("\n".join([*lines, *wrong]))
-    metric = read_labelled(tmp_path / "l.tsv", source(Task.SEQUENCE_CLASSIFICATION), "logits")
-    assert metric.name == "accuracy"
-    assert metric.measure(lambda many: map(says_yes, many), Letters()) == pytest.approx(40 / 50)
+    metric = read_labelled(tmp_path / "l.tsv", CLASSIFIER)
+    assert metric.metric.name == "accuracy"
+    answers = metric.predictions(lambda many: map(says_yes, many), Letters())
+    assert metric.result(answers, None, 0).value.value == pytest.approx(40 / 50)
 
 
 def test_spearman_is_one_for_the_right_order_and_minus_one_for_the_opposite(tmp_path: Path) -> None:
     (tmp_path / "p.tsv").write_text("\n".join(f"{i}\ta\t{'b' * (i + 1)}" for i in range(25)))
-    metric = read_labelled(tmp_path / "p.tsv", source(Task.SENTENCE_EMBEDDING), "e")
+    metric = read_labelled(tmp_path / "p.tsv", EMBEDDER)
 
     def embed(order: int) -> Run:
         """Second texts turn away from the first as they grow longer (order -1), or towards it (order 1)."""
@@ -58,12 +66,13 @@ def test_spearman_is_one_for_the_right_order_and_minus_one_for_the_opposite(tmp_
         def run(feeds: Feeds) -> Outputs:
             away = feeds["attention_mask"].sum(axis=1) / 50
             angle = np.where(feeds["input_ids"][:, 0] == ord("a"), 0.0, away if order < 0 else 1 - away)
-            return {"e": np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)}
+            return {"sentence_embedding": np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)}
 
         return run
 
-    assert metric.measure(lambda many: map(embed(1), many), Letters()) == pytest.approx(100)
-    assert metric.measure(lambda many: map(embed(-1), many), Letters()) == pytest.approx(-100)
+    right, wrong = (metric.predictions(lambda many, s=s: map(embed(s), many), Letters()) for s in (1, -1))
+    assert metric.result(right, None, 0).value.value == pytest.approx(100)
+    assert metric.result(wrong, None, 0).value.value == pytest.approx(-100)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +87,11 @@ def test_spearman_is_one_for_the_right_order_and_minus_one_for_the_opposite(tmp_
 def test_bad_lines(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "l.tsv").write_text(text)
     with pytest.raises(DataError, match=message):
-        read_labelled(tmp_path / "l.tsv", source(Task.SEQUENCE_CLASSIFICATION), "logits")
+        read_labelled(tmp_path / "l.tsv", CLASSIFIER)
 
 
 def test_a_missing_file_and_a_task_without_a_metric(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
-        read_labelled(tmp_path / "none", source(Task.SEQUENCE_CLASSIFICATION), "logits")
+        read_labelled(tmp_path / "none", CLASSIFIER)
     with pytest.raises(UnsupportedError, match="fill-mask"):
-        read_labelled(tmp_path / "none", source(Task.FILL_MASK), "logits")
+        read_labelled(tmp_path / "none", MASKS)
