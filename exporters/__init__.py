@@ -20,7 +20,6 @@ from edgeq.exporters.architecture import TextArchitecture
 from edgeq.exporters.base import ExportedModel, ModelFacts
 from edgeq.exporters.loading import inspect_model, load_model
 from edgeq.exporters.samples import sample_model_path
-from edgeq.exporters.text_encoder import output_roles
 
 ARCHITECTURES: dict[str, TextArchitecture] = {
     "albert": albert.ARCHITECTURE,
@@ -42,6 +41,5 @@ __all__ = [
     "TextArchitecture",
     "inspect_model",
     "load_model",
-    "output_roles",
     "sample_model_path",
 ]

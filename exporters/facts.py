@@ -11,7 +11,7 @@ from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.architecture import TextArchitecture
 from edgeq.exporters.base import ModelFacts
 from edgeq.exporters.sentence import read_object, read_sentence_model
-from edgeq.types import Task
+from edgeq.types import ProblemType, Task
 
 HEAD_SUFFIXES = {
     "ForSequenceClassification": Task.SEQUENCE_CLASSIFICATION,
@@ -96,6 +96,22 @@ def detect_task(config: Mapping[str, Any]) -> Task | None:
     """The task of the head that a config names; the bare encoder where it names none."""
     names = config.get("architectures") or ["Model"]
     return next((task for suffix, task in HEAD_SUFFIXES.items() if str(names[0]).endswith(suffix)), None)
+
+
+def read_problem_type(task: Task, config: Mapping[str, Any]) -> ProblemType | None:
+    """What the logits of a sequence classifier mean, where its config says so; None for other tasks.
+
+    Raises:
+        ModelError: the config says something transformers does not know.
+    """
+    named = config.get("problem_type")
+    if task is not Task.SEQUENCE_CLASSIFICATION or named is None:
+        return None
+    try:
+        return ProblemType(named)
+    except ValueError:
+        known = ", ".join(ProblemType)
+        raise ModelError(f"problem_type in config.json is {named!r:.60}, expected one of {known}") from None
 
 
 def _refuse_config(config: Mapping[str, Any], table: Mapping[str, TextArchitecture]) -> ModelError | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
 from edgeq.exporters.extras import TORCH_EXPORT, require_modules
-from edgeq.exporters.facts import read_facts
+from edgeq.exporters.facts import read_facts, read_problem_type
 from edgeq.exporters.sentence import build_sentence_head, read_sentence_model
 from edgeq.exporters.source import fetch, is_gguf_file, is_onnx_file, local_folder
 from edgeq.types import Role, SourceInfo, Task, TensorSpec
@@ -195,4 +195,5 @@ def _source(facts: ModelFacts, folders: list[Path], model: Any) -> SourceInfo:
         architecture=facts.architecture,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         labels=tuple(str(id2label[index]) for index in sorted(id2label)),
+        problem_type=read_problem_type(facts.task, model.config.to_dict()),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError
 from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
-from edgeq.exporters.facts import detect_task, parse_task, read_config
+from edgeq.exporters.facts import detect_task, parse_task, read_config, read_problem_type
 from edgeq.exporters.text_encoder import OUTPUTS
 from edgeq.onnx_runtime import session_options
 from edgeq.types import Feeds, Outputs, Role, SourceInfo, Task, TensorSpec
@@ -318,6 +318,7 @@ def _source(facts: ModelFacts, path: Path, folder: Path, model: ir.Model) -> Sou
         architecture=facts.architecture,
         parameters=_count_parameters(model),
         labels=_labels(_config(folder)) if labelled else (),
+        problem_type=read_problem_type(facts.task, _config(folder)),
     )
 
 

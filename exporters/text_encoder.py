@@ -28,11 +28,6 @@ OUTPUTS = {
 """Output names of each task; they are attributes of the transformers output objects, and roles."""
 
 
-def output_roles(task: Task | None) -> tuple[Role, ...]:
-    """What the outputs of a task are, which is known before anything is loaded."""
-    return tuple(Role(name) for name in OUTPUTS[task]) if task is not None else ()
-
-
 def input_specs(token_types: int) -> tuple[TensorSpec, ...]:
     """Inputs of an encoder that tells `token_types` kinds of tokens apart."""
     shape = (BATCH, SEQUENCE)

@@ -48,6 +48,18 @@ def tiny_model(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
+def trained_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`trained_model("score")`: folder of a small model that has learned something. Read it, never write to it."""
+    trained = _load_support("trained_models")
+
+    @cache
+    def build(kind: str) -> Path:
+        return Path(trained.build_trained_model(tmp_path_factory.mktemp(kind) / "model", kind, steps=120))
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def exported(tiny_model: Callable[..., Path]) -> Callable[..., Any]:
     """`exported("bert", Task.FILL_MASK)`: the ExportedModel of a tiny model, made once. Clone the graph to edit it."""
 

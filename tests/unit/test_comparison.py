@@ -18,9 +18,11 @@ from edgeq.comparison import (
     parse_gate,
 )
 from edgeq.errors import UsageError
+from edgeq.tasks import TASKS, Head, Kind
 from edgeq.types import Precision, Role, TensorSpec
 
-METRICS = {"out": {"n": 10.0, "cosine_mean": 0.98, "cosine_min": 0.95, "max_abs": 0.2}}
+METRICS = {"out": {"n": 10.0, "cosine_mean": 0.98, "cosine_p01": 0.96, "cosine_min": 0.95, "max_abs": 0.2}}
+EMBEDDING = TASKS[Kind.EMBEDDING]
 OUT = TensorSpec("out", "float32", ("batch", 2), Role.SENTENCE_EMBEDDING)
 
 
@@ -58,12 +60,14 @@ def test_bad_gates_are_refused(text: str, message: str) -> None:
 
 
 def test_the_floor_of_the_precision_holds_or_fails() -> None:
-    verdicts = {p: gates_for("v", p, METRICS, [], 10)[0].passed for p in (Precision.INT8, Precision.FP16)}
+    verdicts = {
+        p: gates_for("v", p, METRICS, [], 10, EMBEDDING)[0].passed for p in (Precision.INT8, Precision.FP16)
+    }
     assert verdicts == {Precision.INT8: True, Precision.FP16: False}
 
 
 def test_requested_gates_replace_the_floor() -> None:
-    gates = gates_for("v", Precision.INT8, METRICS, [parse_gate("max_abs<=0.1")], 10)
+    gates = gates_for("v", Precision.INT8, METRICS, [parse_gate("max_abs<=0.1")], 10, EMBEDDING)
     assert [(gate.metric, gate.passed) for gate in gates[:1]] == [("max_abs", False)]
     assert gates[0].derived_from == "--gate"
     assert "default floor" not in {gate.derived_from for gate in gates}
@@ -71,7 +75,9 @@ def test_requested_gates_replace_the_floor() -> None:
 
 def test_derived_gates_leave_the_margin() -> None:
     derived = [
-        gate for gate in gates_for("v", Precision.INT8, METRICS, [], 10) if "measured" in gate.derived_from
+        gate
+        for gate in gates_for("v", Precision.INT8, METRICS, [], 10, EMBEDDING)
+        if "measured" in gate.derived_from
     ]
     assert {gate.metric: gate.threshold for gate in derived} == pytest.approx(
         {"cosine_mean": 1 - GATE_MARGIN * 0.02, "cosine_min": 1 - GATE_MARGIN * 0.05}
@@ -81,9 +87,9 @@ def test_derived_gates_leave_the_margin() -> None:
 
 def test_a_gate_on_a_metric_the_task_lacks() -> None:
     with pytest.raises(UsageError, match="does not have"):
-        check_gate_metrics([parse_gate("top1_agreement>=0.9")], [Role.SENTENCE_EMBEDDING])
-    check_gate_metrics([parse_gate("top1_agreement>=0.9")], [Role.OTHER, Role.LOGITS])
-    check_gate_metrics([parse_gate("cosine>=0.9")], [Role.SENTENCE_EMBEDDING])
+        check_gate_metrics([parse_gate("top1_agreement>=0.9")], EMBEDDING.metrics)
+    check_gate_metrics([parse_gate("top1_agreement>=0.9")], TASKS[Kind.SINGLE_LABEL].metrics)
+    check_gate_metrics([parse_gate("cosine>=0.9")], EMBEDDING.metrics)
 
 
 def test_not_a_number_fails() -> None:
@@ -99,9 +105,9 @@ def test_candidates_are_kept_apart() -> None:
         lambda feeds: {"out": feeds["x"]},
         {"same": lambda feeds: {"out": feeds["x"]}, "other": lambda feeds: {"out": feeds["x"][::-1].copy()}},
         batches,
-        [OUT],
+        Head(EMBEDDING, (OUT,)),
     )
-    found = {name: by_output["out"].metrics() for name, by_output in compared.items()}
+    found = {name: comparison.metrics()["out"] for name, comparison in compared.items()}
     assert found["same"]["cosine_min"] == 1 and found["other"]["cosine_mean"] == 0
 
 

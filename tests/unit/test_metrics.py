@@ -131,7 +131,8 @@ def test_one_value_that_is_not_finite_makes_every_metric_nan(bad: float, place: 
         comparison.add(a, b, None)
     found = comparison.metrics()
     assert found.pop("n") == 100
-    assert set(found) == set(KNOWN_METRICS) and np.isnan(list(found.values())).all()
+    assert {"cosine_mean", "kl_mean", "max_abs"} < set(found) < set(KNOWN_METRICS)
+    assert np.isnan(list(found.values())).all()
 
 
 def test_padding_may_hold_anything() -> None:

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edgeq.bundle.manifest import Gate
 from edgeq.errors import UsageError
-from edgeq.metrics import (
-    KNOWN_METRICS,
-    LOGIT_METRICS,
-    LOGIT_ROLES,
-    LOWER_IS_BETTER,
-    OutputComparison,
-    cosines,
-)
-from edgeq.types import Feeds, Outputs, Precision, Role, TensorSpec
+from edgeq.metrics import KNOWN_METRICS, LOWER_IS_BETTER, SHARES, cosines
+from edgeq.tasks import Head, TaskEntry
+from edgeq.tasks.comparison import TaskComparison
+from edgeq.tasks.tokens import Tokens
+from edgeq.types import Feeds, Outputs, Precision
 
 Run = Callable[[Feeds], Outputs]
 """Runs canonical feeds and returns outputs by name."""
 
-DEFAULT_FLOORS: Mapping[Precision, float] = {
-    Precision.FP32: 0.9999,
-    Precision.FP16: 0.999,
-    Precision.INT8: 0.97,
-    Precision.INT4: 0.93,
-}
-"""Lowest mean cosine to the original a bundle may have when the user names no gate.
-
-int8: stock dynamic per-tensor int8 of all-MiniLM-L6-v2 reaches 0.954; a bundle below 0.97 has lost what edgeq is for.
-int4: plain round-to-nearest in blocks of 128 reaches 0.943 there.
-"""
 GATE_MARGIN = 2.0
 """Measured error may double (other texts, another CPU) before a derived gate fails."""
 PARITY = "relative_error_to_onnx"
@@ -46,21 +31,18 @@ def compare_outputs(
     reference: Run,
     candidates: Mapping[str, Run],
     batches: Iterable[Feeds],
-    outputs: Sequence[TensorSpec],
+    head: Head,
     on_batch: Callable[[int], None] = lambda _: None,
-) -> dict[str, dict[str, OutputComparison]]:
-    """Comparisons of every candidate with the reference, by candidate and output.
+) -> dict[str, TaskComparison]:
+    """Comparisons of every candidate with the reference.
 
     One batch is held at a time. Padding is not compared.
     """
-    comparisons = {name: {spec.name: OutputComparison(spec) for spec in outputs} for name in candidates}
+    comparisons = {name: head.compare() for name in candidates}
     for feeds in batches:
-        expected = reference(feeds)
-        mask = feeds.get("attention_mask")
+        expected, tokens = reference(feeds), Tokens.of_feeds(feeds)
         for name, run in candidates.items():
-            found = run(feeds)
-            for spec in outputs:
-                comparisons[name][spec.name].add(expected[spec.name], found[spec.name], mask)
+            comparisons[name].add(expected, run(feeds), tokens)
         on_batch(len(next(iter(feeds.values()))))
     return comparisons
 
@@ -122,7 +104,7 @@ def parse_gate(text: str) -> GateRequest:
             f"the gate `{text}` can hardly fail: {metric} is better when {'lower' if expected == '<=' else 'higher'}",
             hint=f"write {metric}{expected}{threshold:g}",
         )
-    bounded = metric.startswith("cosine") or metric == "top1_agreement"
+    bounded = metric.startswith("cosine") or metric in SHARES
     if bounded and not 0 <= threshold <= 1:
         raise UsageError(f"the gate `{text}` is out of range: {metric} lies between 0 and 1")
     return GateRequest(metric, op, threshold)
@@ -134,17 +116,19 @@ def gates_for(
     metrics: Mapping[str, Mapping[str, float]],
     requests: Sequence[GateRequest],
     samples: int,
+    entry: TaskEntry,
 ) -> list[Gate]:
-    """The gates of a variant with their verdicts: the user's (or the default floor), and one from what was measured.
+    """The gates of a variant with their verdicts: the user's (or the default floors), and those from what was measured.
 
     Args:
         variant: its id.
-        precision: decides the default floor.
+        precision: decides the default floors.
         metrics: measured, by output.
-        requests: from `--gate`, checked by `check_gate_metrics`; empty means the default floor.
+        requests: from `--gate`, checked by `check_gate_metrics`; empty means the default floors.
         samples: held-out samples they were measured on.
+        entry: of the model's kind.
     """
-    floors = list(requests) or [GateRequest("cosine_mean", ">=", DEFAULT_FLOORS[precision])]
+    floors = list(requests) or default_floors(entry, precision)
     source = "--gate" if requests else f"default floor for {precision}"
     gates = [
         judge(Gate(variant, output, floor.metric, floor.op, floor.threshold, source), found)
@@ -155,9 +139,14 @@ def gates_for(
     for output, found in metrics.items():
         gates += [
             judge(_derived(variant, output, metric, found[metric], samples), found)
-            for metric in ("cosine_mean", "cosine_min")
+            for metric in entry.derived
         ]
     return gates
+
+
+def default_floors(entry: TaskEntry, precision: Precision) -> list[GateRequest]:
+    """On the mean and on the tail, where the user names no gate."""
+    return [GateRequest(floor.metric, floor.op, floor.thresholds[precision]) for floor in entry.floors]
 
 
 def _derived(variant: str, output: str, metric: str, value: float, samples: int) -> Gate:
@@ -167,14 +156,12 @@ def _derived(variant: str, output: str, metric: str, value: float, samples: int)
     return Gate(variant, output, metric, ">=", threshold, derived_from)
 
 
-def check_gate_metrics(requests: Sequence[GateRequest], roles: Iterable[Role]) -> None:
-    """Refuse, before any work, a gate on a metric that no output of a model has.
+def check_gate_metrics(requests: Sequence[GateRequest], available: Collection[str]) -> None:
+    """Refuse a gate on a metric that a model does not have.
 
     Raises:
         UsageError: names the metrics there are.
     """
-    has_logits = any(role in LOGIT_ROLES for role in roles)
-    available = [name for name in KNOWN_METRICS if has_logits or name not in LOGIT_METRICS]
     for request in requests:
         if request.metric not in available:
             raise UsageError(

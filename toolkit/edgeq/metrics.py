@@ -59,12 +59,13 @@ def relative_errors(reference: Array, candidate: Array) -> Float64Array:
 
 def kl_divergences(reference: Array, candidate: Array) -> Float64Array:
     """KL(reference || candidate) in nats of each row's softmax, `[rows]`."""
-    log_p, log_q = _log_softmax(reference), _log_softmax(candidate)
+    log_p, log_q = log_softmax(reference), log_softmax(candidate)
     result: Float64Array = np.sum(np.exp(log_p) * (log_p - log_q), axis=1)
     return np.maximum(result, 0.0)
 
 
-def _log_softmax(logits: Array) -> Float64Array:
+def log_softmax(logits: Array) -> Float64Array:
+    """Log of the softmax of each row, `[rows, channels]`."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     result: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
@@ -189,7 +190,22 @@ def row_blocks(
 
 
 LOWER_IS_BETTER = frozenset(
-    {"max_abs", "relative_error_mean", "relative_error_p95", "kl_mean", "spearman_drop", "size_bytes"}
+    {
+        "max_abs",
+        "relative_error_mean",
+        "relative_error_p95",
+        "kl_mean",
+        "kl_p99",
+        "probability_error_mean",
+        "probability_error_p99",
+        "regret_mean",
+        "score_error_mean",
+        "score_error_p99",
+        "score_error_max",
+        "span_regret_mean",
+        "spearman_drop",
+        "size_bytes",
+    }
 )
 KNOWN_METRICS: Sequence[str] = (
     "cosine_mean",
@@ -201,7 +217,21 @@ KNOWN_METRICS: Sequence[str] = (
     "max_abs",
     "top1_agreement",
     "kl_mean",
+    "kl_p99",
+    "probability_error_mean",
+    "probability_error_p99",
+    "regret_mean",
+    "decision_agreement",
+    "label_agreement_min",
+    "score_error_mean",
+    "score_error_p99",
+    "score_error_max",
+    "rank_correlation",
+    "span_agreement",
+    "span_regret_mean",
 )
-"""What `--gate` may name."""
-LOGIT_METRICS = frozenset({"top1_agreement", "kl_mean"})
-"""Those that only outputs with one of `LOGIT_ROLES` have."""
+"""What `--gate` may name; which of them a model has, its task says."""
+SHARES = frozenset({"top1_agreement", "decision_agreement", "label_agreement_min", "span_agreement"})
+"""Metrics between 0 and 1 besides cosines."""
+TAIL_METRICS = frozenset({"cosine_p01", "kl_p99", "probability_error_p99", "score_error_p99"})
+"""Percentiles over rows: what a mean hides."""

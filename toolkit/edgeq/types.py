@@ -41,6 +41,14 @@ class Task(StrEnum):
     TEXT_GENERATION = "text-generation"
 
 
+class ProblemType(StrEnum):
+    """What the numbers of a sequence classification head mean, as transformers' `problem_type` says."""
+
+    SINGLE_LABEL = "single_label_classification"
+    MULTI_LABEL = "multi_label_classification"
+    REGRESSION = "regression"
+
+
 class Role(StrEnum):
     """What an input or output of a model means."""
 
@@ -99,7 +107,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """Where a model came from."""
+    """Where a model came from; `problem_type` as its config has it, None where that does not say."""
 
     model: str
     revision: str | None
@@ -109,6 +117,7 @@ class SourceInfo:
     architecture: str
     parameters: int
     labels: tuple[str, ...] = ()
+    problem_type: ProblemType | None = None
 
 
 class Preprocessor(Protocol):

@@ -7,8 +7,9 @@ import pytest
 
 from edgeq.errors import DataError, UsageError
 from edgeq.pipeline.budget import Budget, parse_budget
-from edgeq.pipeline.judges import read_pairs, spearman_drop
+from edgeq.pipeline.judges import spearman_drop
 from edgeq.quantize.bootstrap import Estimate
+from edgeq.tasks.labelled import read_pairs
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,11 @@ from edgeq.pipeline.kernel_noise import (
 )
 from edgeq.progress import SilentStage
 from edgeq.targets.base import Twin
+from edgeq.tasks import TASKS, Head, Kind
 from edgeq.types import Feeds, Outputs, Role, TensorSpec
 
 SPEC = TensorSpec("e", "float32", ("batch", 8), Role.SENTENCE_EMBEDDING)
+HEAD = Head(TASKS[Kind.EMBEDDING], (SPEC,))
 RNG = np.random.default_rng(0)
 ROWS = [RNG.normal(size=(1, 8)).astype(np.float32) for _ in range(5)]
 
@@ -62,7 +64,7 @@ class Fake:
 
 
 def noise_of(session: Any) -> Noise:
-    return measure_noise(session, "v", [SPEC], cases(), SilentStage())["e"]
+    return measure_noise(session, "v", HEAD, cases(), SilentStage())["e"]
 
 
 def test_each_case_tolerates_its_own_noise_with_a_margin() -> None:
@@ -136,7 +138,7 @@ def test_nan_fails_the_export(place: int) -> None:
 
 
 def test_single_numbers_have_no_cosine_bound() -> None:
-    noise = Noise({"c": CaseNoise(0.1, 0.0)}, 0.01, 1.0, False, [{"n": 1.0}], ("thread counts",))
+    noise = Noise({"c": CaseNoise(0.1, 0.0)}, 0.01, 1.0, False, [{"n": 1.0}], ("thread counts",), ())
     assert [gate.metric for gate in noise.tolerances("v", "e", "c")] == ["max_abs"]
     assert [gate.metric for gate in noise.gates("v", "e")] == ["drift_rms"]
     assert [gate.metric for gate in replace(noise, has_cosine=True).tolerances("v", "e", "c")][

@@ -10,12 +10,19 @@ import pytest
 
 from edgeq.comparison import Run
 from edgeq.errors import DataError, UnsupportedError
-from edgeq.pipeline.labelled import read_labelled
-from edgeq.types import Array, Feeds, Outputs, Sample, SourceInfo, Task
+from edgeq.pipeline.labelled import Labelled, LabelledResult, read_labelled
+from edgeq.tasks import Head, head_of
+from edgeq.types import Array, Feeds, Outputs, ProblemType, Role, Sample, SourceInfo, Task, TensorSpec
 
 
-def source(task: Task) -> SourceInfo:
-    return SourceInfo("m", None, (), None, task, "bert", 1, ("no", "yes"))
+def head(task: Task, output: str, *shape: int, problem: ProblemType | None = None) -> Head:
+    source = SourceInfo("m", None, (), None, task, "bert", 1, ("no", "yes"), problem)
+    return head_of(source, [TensorSpec(output, "float32", ("batch", *shape), Role(output))])
+
+
+CLASSIFIER = head(Task.SEQUENCE_CLASSIFICATION, "logits", 2)
+EMBEDDER = head(Task.SENTENCE_EMBEDDING, "sentence_embedding", 2)
+MASKS = head(Task.FILL_MASK, "logits", 7, 100)
 
 
 class Letters:
@@ -43,14 +50,15 @@ def test_accuracy_counts_right_labels_in_any_batch_order(tmp_path: Path) -> None
     lines = [f"{'yes' if i % 2 else 'no'}\t{'y' if i % 2 else 'n'}{'x' * (i % 7)}" for i in range(40)]
     wrong = ["yes\tnever"] * 10
     (tmp_path / "l.tsv").write_text("\n".join([*lines, *wrong]))
-    metric = read_labelled(tmp_path / "l.tsv", source(Task.SEQUENCE_CLASSIFICATION), "logits")
-    assert metric.name == "accuracy"
-    assert metric.measure(lambda many: map(says_yes, many), Letters()) == pytest.approx(40 / 50)
+    metric = read_labelled(tmp_path / "l.tsv", CLASSIFIER)
+    assert metric.metric.name == "accuracy"
+    answers = metric.predictions(lambda many: map(says_yes, many), Letters())
+    assert metric.result(answers, None, 0).value.value == pytest.approx(40 / 50)
 
 
 def test_spearman_is_one_for_the_right_order_and_minus_one_for_the_opposite(tmp_path: Path) -> None:
     (tmp_path / "p.tsv").write_text("\n".join(f"{i}\ta\t{'b' * (i + 1)}" for i in range(25)))
-    metric = read_labelled(tmp_path / "p.tsv", source(Task.SENTENCE_EMBEDDING), "e")
+    metric = read_labelled(tmp_path / "p.tsv", EMBEDDER)
 
     def embed(order: int) -> Run:
         """Second texts turn away from the first as they grow longer (order -1), or towards it (order 1)."""
@@ -58,12 +66,13 @@ def test_spearman_is_one_for_the_right_order_and_minus_one_for_the_opposite(tmp_
         def run(feeds: Feeds) -> Outputs:
             away = feeds["attention_mask"].sum(axis=1) / 50
             angle = np.where(feeds["input_ids"][:, 0] == ord("a"), 0.0, away if order < 0 else 1 - away)
-            return {"e": np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)}
+            return {"sentence_embedding": np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)}
 
         return run
 
-    assert metric.measure(lambda many: map(embed(1), many), Letters()) == pytest.approx(100)
-    assert metric.measure(lambda many: map(embed(-1), many), Letters()) == pytest.approx(-100)
+    right, wrong = (metric.predictions(lambda many, s=s: map(embed(s), many), Letters()) for s in (1, -1))
+    assert metric.result(right, None, 0).value.value == pytest.approx(100)
+    assert metric.result(wrong, None, 0).value.value == pytest.approx(-100)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +87,96 @@ def test_spearman_is_one_for_the_right_order_and_minus_one_for_the_opposite(tmp_
 def test_bad_lines(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "l.tsv").write_text(text)
     with pytest.raises(DataError, match=message):
-        read_labelled(tmp_path / "l.tsv", source(Task.SEQUENCE_CLASSIFICATION), "logits")
+        read_labelled(tmp_path / "l.tsv", CLASSIFIER)
 
 
 def test_a_missing_file_and_a_task_without_a_metric(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
-        read_labelled(tmp_path / "none", source(Task.SEQUENCE_CLASSIFICATION), "logits")
+        read_labelled(tmp_path / "none", CLASSIFIER)
     with pytest.raises(UnsupportedError, match="fill-mask"):
-        read_labelled(tmp_path / "none", source(Task.FILL_MASK), "logits")
+        read_labelled(tmp_path / "none", MASKS)
+
+
+MULTI = head(Task.SEQUENCE_CLASSIFICATION, "logits", 2, problem=ProblemType.MULTI_LABEL)
+SCORE = head(Task.SEQUENCE_CLASSIFICATION, "logits", 1)
+
+
+def write(path: Path, lines: Sequence[str]) -> Path:
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_an_index_is_taken_for_a_label_and_a_name_comes_first(tmp_path: Path) -> None:
+    read = read_labelled(write(tmp_path / "l", ["1\ta", "yes\tb", "0\tc", "no\td"] * 5), CLASSIFIER)
+    assert read.gold.tolist() == [1, 1, 0, 0] * 5
+    numbered = Head(CLASSIFIER.entry, CLASSIFIER.outputs, ("1", "0"))
+    read = read_labelled(write(tmp_path / "n", ["1\ta", "0\tb"] * 10), numbered)
+    assert read.gold.tolist() == [0, 1] * 10
+
+
+@pytest.mark.parametrize("label", ["2", "-1", "1.0", "\u00b2", ""])
+def test_an_index_beyond_the_labels_is_none(label: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 1 .* expected a label"):
+        read_labelled(write(tmp_path / "l", [f"{label}\ta text"] * 20), CLASSIFIER)
+
+
+def test_micro_f1_of_any_number_of_labels(tmp_path: Path) -> None:
+    lines = ["no,yes\tboth", "\tnone", "1\tsecond", "no\tfirst"] * 5
+    read = read_labelled(write(tmp_path / "l", lines), MULTI)
+    assert read.gold.tolist() == [[True, True], [False, False], [False, True], [True, False]] * 5
+    assert read.result(read.gold, None, 0).value.value == 1
+    # Of 20 labels one in four is missed: precision 1, recall 3 / 4.
+    missed = read.gold.copy()
+    missed[::4, 0] = False
+    assert read.result(missed, None, 0).value.value == pytest.approx(2 * 0.75 / 1.75)
+
+
+def test_the_rank_of_one_score(tmp_path: Path) -> None:
+    read = read_labelled(write(tmp_path / "l", [f"{i}\tquestion\ttext {i}" for i in range(25)]), SCORE)
+    order = read.metric.predict(np.arange(25)[:, None] ** 2)
+    assert read.samples[3] == ("question", "text 3")
+    assert [read.result(sign * order, None, 0).value.value for sign in (1, -1)] == pytest.approx([100, -100])
+
+
+@pytest.mark.parametrize(
+    "task", [Task.TOKEN_CLASSIFICATION, Task.QUESTION_ANSWERING, Task.FEATURE_EXTRACTION]
+)
+def test_kinds_without_a_labelled_metric_say_why(task: Task, tmp_path: Path) -> None:
+    output = {Task.QUESTION_ANSWERING: "start_logits", Task.FEATURE_EXTRACTION: "last_hidden_state"}
+    with pytest.raises(UnsupportedError, match="label"):
+        read_labelled(tmp_path / "none", head(task, output.get(task, "logits"), 7, 2))
+
+
+def lost(wrong: int, count: int) -> LabelledResult:
+    """Of an original that is always right."""
+    gold = np.zeros(count, np.int64)
+    answers = gold.copy()
+    answers[:wrong] = 1
+    metric = CLASSIFIER.entry.labelled
+    assert metric is not None
+    return Labelled(metric, "logits", ("x",) * count, gold).result(answers, gold, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "count", "passes"),
+    [
+        (0, 100, True),
+        (8, 1000, True),  # certain, but below a point
+        (2, 100, True),  # two points that chance can make
+        (30, 1000, False),
+        (12, 100, False),
+    ],
+)
+def test_a_loss_fails_where_it_is_certain_and_material(wrong: int, count: int, passes: bool) -> None:
+    found = lost(wrong, count)
+    gate = found.gate("v", "logits")
+    assert gate is not None and gate.passed is passes and gate.metric == "accuracy_drop"
+    assert gate.value == pytest.approx(100 * wrong / count)
+
+
+def test_without_an_original_there_is_no_verdict_but_an_interval() -> None:
+    found = lost(12, 100)
+    alone = LabelledResult("accuracy", found.value)
+    assert alone.gate("v", "logits") is None
+    assert set(alone.metrics()) == {"accuracy", "accuracy_low", "accuracy_high"}
+    assert alone.value.low < 0.88 < alone.value.high

@@ -137,3 +137,37 @@ def test_groups_of_batches_keep_their_order() -> None:
     outputs = Execution("adb", Verification.EXECUTED, {}, run, group=3).outputs(batches)
     assert int(next(outputs)["out"]) == 0 and sizes == [3]
     assert [int(found["out"]) for found in outputs] == [1, 2, 3, 4, 5, 6] and sizes == [3, 3, 1]
+
+
+def test_labels_without_an_original_are_reported_with_bounds(tiny_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("\n".join(f"{i % 5}\tthe cat\t{'a dog ' * (i % 5 + 1)}" for i in range(25)))
+    report = validate(tiny_bundle, labels=path)
+    found = report.variants[0].outputs["sentence_embedding"]
+    assert report.passed and found["spearman_low"] <= found["spearman"] <= found["spearman_high"]
+    assert "spearman_original" not in found
+
+
+@pytest.mark.parametrize(("threshold", "passed"), [(-100.0, True), (100.1, False)])
+def test_a_bundle_that_promises_a_labelled_metric_is_held_to_it(
+    threshold: float, passed: bool, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    def promise(document: dict[str, Any]) -> None:
+        document["gates"].append(document["gates"][0] | {"metric": "spearman", "threshold": threshold})
+
+    sign(tiny_bundle, promise)
+    assert validate(tiny_bundle).passed, "without labels there is nothing to hold it to"
+    path = tmp_path / "pairs.tsv"
+    path.write_text("\n".join(f"{i % 5}\tthe cat\t{'a dog ' * (i % 5 + 1)}" for i in range(25)))
+    assert validate(tiny_bundle, labels=path).passed is passed
+
+
+def test_the_floor_on_a_tail_does_not_judge_golden_cases(tiny_bundle: Path) -> None:
+    def demand(metric: str) -> Callable[[dict[str, Any]], None]:
+        floor = {"metric": metric, "threshold": 1.5, "derived_from": "default floor for fp32"}
+        return lambda document: document.update(gates=[document["gates"][0] | floor])
+
+    sign(tiny_bundle, demand("cosine_p01"))
+    assert validate(tiny_bundle).passed
+    sign(tiny_bundle, demand("cosine_mean"))
+    assert not validate(tiny_bundle).passed

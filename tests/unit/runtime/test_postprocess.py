@@ -116,3 +116,17 @@ def test_a_step_that_cannot_read_its_output_is_named(
     outputs = {f"out{index}": np.zeros(shape, np.float32) for index, shape in enumerate(shapes)}
     with pytest.raises(IntegrityError, match=f"the step `{kind}` cannot read the output `out"):
         answers([PostprocessStep(kind, tuple(outputs))], outputs, _context(tiny))
+
+
+def test_one_number_is_a_score_and_several_are_named(tiny: Any) -> None:
+    step = PostprocessStep(PostprocessKind.SCORE, ("logits",))
+    found = answers([step], {"logits": np.float32([[-3.5], [2]])}, _context(tiny))
+    assert found == [{"score": -3.5}, {"score": 2.0}]
+    found = answers([step], {"logits": np.float32([[1, 2], [3, 4]])}, _context(tiny))
+    assert found[1] == {"values": {"neg": 3.0, "pos": 4.0}}
+
+
+def test_labels_by_themselves_do_not_share_a_probability(tiny: Any) -> None:
+    step = PostprocessStep(PostprocessKind.SIGMOID, ("logits",))
+    first, _ = answers([step], {"logits": np.float32([[9, 9], [0, 0]])}, _context(tiny))
+    assert min(first["scores"].values()) > 0.99

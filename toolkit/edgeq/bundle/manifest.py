@@ -37,7 +37,7 @@ class PostprocessKind(StrEnum):
 
     `softmax`, `sigmoid`: probabilities over the last axis. `argmax_label`: the label of the largest logit,
     per text or per token. `answer_span`: the best start and end of an answer in the second text of a
-    pair. `top_tokens`: the likeliest words at the mask token.
+    pair. `top_tokens`: the likeliest words at the mask token. `score`: the numbers themselves.
     """
 
     SOFTMAX = "softmax"
@@ -45,6 +45,7 @@ class PostprocessKind(StrEnum):
     ARGMAX_LABEL = "argmax_label"
     ANSWER_SPAN = "answer_span"
     TOP_TOKENS = "top_tokens"
+    SCORE = "score"
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,6 +216,11 @@ def _show_answer(out: Out, sample: Sample, answer: dict[str, Any]) -> None:
         )
     elif "label" in answer:
         out.table(_shorten(sample), ["label"], [[answer["label"]]])
+    if "values" in answer:
+        rows = [[name, f"{value:.4f}"] for name, value in answer["values"].items()]
+        out.table(_shorten(sample), ["value", "score"], rows)
+    elif "score" in answer and "answer" not in answer:
+        out.table(_shorten(sample), ["score"], [[f"{answer['score']:.4f}"]])
     if "tokens" in answer:
         rows = [[item["token"], item["label"]] for item in answer["tokens"]]
         out.table(_shorten(sample), ["token", "label"], rows)

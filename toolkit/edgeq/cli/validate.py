@@ -10,7 +10,11 @@ import typer
 from edgeq.cli.options import Force, Json, Quiet
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgeq.pipeline.labelled import LabelledResult
     from edgeq.pipeline.validation import ValidationReport
+    from edgeq.quantize.bootstrap import Estimate
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +32,8 @@ def validate(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Labelled lines by tabs, for the task's own metric: score, text, text, or label, text."
+            help="Labelled lines by tabs, for the task's own metric: score, text, text, or label (or its index), "
+            "text, or labels by commas, text. With --against it decides, unless --data names texts too."
         ),
     ] = None,
     on: Annotated[str, typer.Option(help="Where to execute: native, arm64 or adb.")] = "native",
@@ -86,6 +91,8 @@ def _print(out: Any, report: ValidationReport, on: str) -> None:
         title = f"`{output}` against the original, on {report.variants[0].source}"
         rows = [*_rows(report, output), *(_side_by_side(report, output) if on != "native" else [])]
         out.report(title, ("", *(report.title(variant) for variant in report.variants)), rows)
+    if any(variant.labelled and variant.labelled.drop is None for variant in report.variants):
+        out.notice("the labelled metric is compared with nothing; --against ORIGINAL shows what is lost")
     if report.tokenization is not None:
         same = report.tokenization.cases - len(report.tokenization.different)
         out.notice(f"{same} of {report.tokenization.cases} golden texts give the recorded token ids")
@@ -94,15 +101,31 @@ def _print(out: Any, report: ValidationReport, on: str) -> None:
     out.result(report.to_json(), "passed" if report.passed else "failed")
 
 
+_ROWS = (
+    ("cosine_mean", "cosine mean", "{:.4f}"),
+    ("cosine_p01", "cosine 1st percentile", "{:.4f}"),
+    ("cosine_min", "cosine min", "{:.4f}"),
+    ("score_error_mean", "score error mean, in spreads", "{:.4f}"),
+    ("score_error_p99", "score error 99th percentile", "{:.4f}"),
+    ("rank_correlation", "rank correlation", "{:.4f}"),
+    ("span_agreement", "same answer span", "{:.1%}"),
+    ("decision_agreement", "same decisions at 0.5", "{:.1%}"),
+    ("label_agreement_min", "same decisions, worst label", "{:.1%}"),
+    ("probability_error_mean", "probability error mean", "{:.4f}"),
+    ("probability_error_p99", "probability error 99th percentile", "{:.4f}"),
+    ("sqnr_db", "SQNR, dB", "{:.1f}"),
+    ("max_abs", "max-abs", "{:.3g}"),
+)
+"""Metrics that any kind of model may have, in the order of the table."""
+
+
 def _rows(report: ValidationReport, output: str) -> list[tuple[str, ...]]:
     found = [variant.outputs[output] for variant in report.variants]
     gates = [[gate for gate in variant.gates if gate.output == output] for variant in report.variants]
     rows = [
-        ("cosine mean", *(f"{metrics['cosine_mean']:.4f}" for metrics in found)),
-        ("cosine 1st percentile", *(f"{metrics['cosine_p01']:.4f}" for metrics in found)),
-        ("cosine min", *(f"{metrics['cosine_min']:.4f}" for metrics in found)),
-        ("SQNR, dB", *(f"{metrics['sqnr_db']:.1f}" for metrics in found)),
-        ("max-abs", *(f"{metrics['max_abs']:.3g}" for metrics in found)),
+        (title, *(shown.format(metrics[name]) for metrics in found))
+        for name, title, shown in _ROWS
+        if name in found[0]
     ]
     if "perplexity" in found[0]:
         rows += [
@@ -115,16 +138,45 @@ def _rows(report: ValidationReport, output: str) -> list[tuple[str, ...]]:
         ]
     if "top1_agreement" in found[0]:
         rows.append(("top-1 agreement", *(f"{metrics['top1_agreement']:.1%}" for metrics in found)))
-    for name, shown in (("spearman", "{:.2f}"), ("accuracy", "{:.1%}")):
-        if name in found[0]:
-            rows.append((name, *(shown.format(metrics[name]) for metrics in found)))
-            rows.append((f"{name} of the original", *(shown.format(m[f"{name}_original"]) for m in found)))
+    if "kl_mean" in found[0] and "perplexity" not in found[0]:
+        rows += [
+            ("KL mean, nats", *(f"{metrics['kl_mean']:.5f}" for metrics in found)),
+            ("KL 99th percentile", *(f"{metrics['kl_p99']:.5f}" for metrics in found)),
+        ]
+    rows += _labelled_rows([variant.labelled for variant in report.variants], found)
     rows += [
         ("max-abs from recorded", *(f"{variant.drift[output].max_abs:.2g}" for variant in report.variants)),
         ("RMS from recorded", *(f"{variant.drift[output].rms:.2%}" for variant in report.variants)),
         ("verification", *(str(variant.verification) for variant in report.variants)),
         ("gates", *(_verdict(mine) for mine in gates)),
     ]
+    return rows
+
+
+def _labelled_rows(
+    results: Sequence[LabelledResult | None], found: Sequence[Mapping[str, float]]
+) -> list[tuple[str, ...]]:
+    """The metric with its 95 % bounds; with an original, its own and what is lost."""
+    given = [result for result in results if result is not None]
+    if not given or given[0].name not in found[0]:
+        return []
+    name = given[0].name
+    shown = "{:.2f}" if name == "spearman" else "{:.1%}"
+
+    def estimate(value: Estimate, form: str) -> str:
+        low, high = form.format(value.low), form.format(value.high)
+        return f"{form.format(value.value)} ({low} to {high})"
+
+    title = name.replace("_", " ")
+    rows = [(f"{title}, 95 % bounds", *(estimate(result.value, shown) for result in given))]
+    compared = [(result.original, result.drop) for result in given]
+    originals = [shown.format(original.value) for original, _ in compared if original is not None]
+    drops = [estimate(drop, "{:.2f}") for _, drop in compared if drop is not None]
+    if drops:
+        rows += [
+            (f"{title} of the original", *originals),
+            (f"{title} lost, points", *drops),
+        ]
     return rows
 
 
@@ -136,8 +188,11 @@ def _side_by_side(report: ValidationReport, output: str) -> list[tuple[str, ...]
         for variant in report.variants
     ]
     return [
-        ("as recorded: cosine mean", *(f"{metrics['cosine_mean']:.4f}" for metrics in recorded)),
-        ("as recorded: max-abs", *(f"{metrics['max_abs']:.3g}" for metrics in recorded)),
+        *(
+            (f"as recorded: {title}", *(shown.format(metrics[name]) for metrics in recorded))
+            for name, title, shown in _ROWS
+            if name in recorded[0] and name in ("cosine_mean", "score_error_mean", "max_abs")
+        ),
         ("differs by more than its own error", *("YES" if flag else "no" for flag in flags)),
     ]
 

@@ -17,8 +17,6 @@ from edgeq.bundle.manifest import (
     ExcludedNode,
     Gate,
     Manifest,
-    PostprocessKind,
-    PostprocessStep,
     PreprocessKind,
     PreprocessStep,
     Quantization,
@@ -32,7 +30,6 @@ from edgeq.pipeline.measure import Measured, metrics_of
 from edgeq.pipeline.sensitivity import FILE_NAME, to_document
 from edgeq.report.html import write_report
 from edgeq.report.model_card import write_model_card
-from edgeq.types import Role, Task
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -46,6 +43,7 @@ if TYPE_CHECKING:
     from edgeq.quantize.static_int8 import Trial
     from edgeq.runtime.text import TextPreprocessor
     from edgeq.targets.base import Lowered, VariantSpec
+    from edgeq.tasks import Head
 
 TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "coremltools", "numpy")
 RAM_STEP_MB = 32
@@ -70,6 +68,7 @@ class BundleParts:
     name: str
     target: str
     exported: ExportedModel
+    head: Head
     written: Mapping[str, tuple[VariantSpec, Lowered]]
     measured: Mapping[str, Measured]
     golden: Sequence[GoldenCase]
@@ -106,7 +105,7 @@ def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
         quantization=_quantization(parts, writer),
         tokenizer=tokenizer_info(exported.preprocessor),
         preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, exported.preprocessor.input_names),),
-        postprocess=_postprocess(exported),
+        postprocess=parts.head.entry.postprocess(parts.head.outputs),
         golden=entries,
         gates=tuple(parts.gates),
         metrics=tuple(metrics_of(parts.measured, environment())),
@@ -204,27 +203,6 @@ def tokenizer_info(preprocessor: TextPreprocessor, path: str = "tokenizer") -> T
         pad_id=preprocessor.pad_id,
         special_ids=preprocessor.special_token_ids,
     )
-
-
-def _postprocess(exported: ExportedModel) -> tuple[PostprocessStep, ...]:
-    """The step from outputs to answers that the task has."""
-    by_role = {spec.role: spec.name for spec in exported.canonical.outputs}
-    logits = (by_role.get(Role.LOGITS, ""),)
-    match exported.source.task:
-        case Task.SEQUENCE_CLASSIFICATION:
-            return (
-                PostprocessStep(PostprocessKind.SOFTMAX, logits),
-                PostprocessStep(PostprocessKind.ARGMAX_LABEL, logits),
-            )
-        case Task.TOKEN_CLASSIFICATION:
-            return (PostprocessStep(PostprocessKind.ARGMAX_LABEL, logits),)
-        case Task.QUESTION_ANSWERING:
-            spans = (by_role[Role.START_LOGITS], by_role[Role.END_LOGITS])
-            return (PostprocessStep(PostprocessKind.ANSWER_SPAN, spans),)
-        case Task.FILL_MASK:
-            return (PostprocessStep(PostprocessKind.TOP_TOKENS, logits, 5),)
-        case _:
-            return ()
 
 
 def bundle_name(model: str) -> str:

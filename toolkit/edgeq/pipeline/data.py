@@ -75,7 +75,7 @@ def divide(
     judge = preprocessor.with_max_length(min(max_length, preprocessor.max_length))
     if data.feeds is not None:
         return _divide_feeds(data.feeds, preprocessor, calibration_samples, judge.max_length)
-    samples = for_task(data.samples, task)
+    samples = for_task(data.samples, task, preprocessor)
     held_out, search, rest = _parts(samples, calibration_samples)
     return DataSets(
         calibration=batches_of(rest, preprocessor),
@@ -143,11 +143,32 @@ def _length(feeds: Feeds) -> int:
     return len(next(iter(feeds.values())))
 
 
-def for_task(samples: Sequence[Sample], task: Task) -> tuple[Sample, ...]:
-    """Question answering reads pairs: single texts are paired, shorter one first."""
+def for_task(samples: Sequence[Sample], task: Task, preprocessor: TextPreprocessor) -> tuple[Sample, ...]:
+    """Question answering reads pairs: single texts are paired, shorter one first. Fill-mask reads texts with a mask."""
+    if task is Task.FILL_MASK:
+        return masked(samples, preprocessor)
     if task is not Task.QUESTION_ANSWERING or any(not isinstance(sample, str) for sample in samples):
         return tuple(samples)
     return _paired(samples)
+
+
+def masked(samples: Sequence[Sample], preprocessor: TextPreprocessor) -> tuple[Sample, ...]:
+    """Single texts with one word each replaced by the mask token; as they are where there is none, or one already."""
+    ids = preprocessor.special_token_ids
+    if "mask_token" not in ids:
+        return tuple(samples)
+    token = preprocessor.id_to_token(ids["mask_token"])
+    if ids["mask_token"] not in preprocessor([token])["input_ids"]:
+        return tuple(samples)
+    return tuple(_with_mask(sample, token, index) for index, sample in enumerate(samples))
+
+
+def _with_mask(sample: Sample, token: str, index: int) -> Sample:
+    """Another word from text to text, so that masks stand everywhere."""
+    if not isinstance(sample, str) or token in sample or not (words := sample.split()):
+        return sample
+    place = index % len(words)
+    return " ".join([*words[:place], token, *words[place + 1 :]])
 
 
 def _paired(samples: Sequence[Sample]) -> tuple[Sample, ...]:

@@ -39,6 +39,7 @@ from edgeq.targets.base import (
     VariantSpec,
     check_graph,
 )
+from edgeq.tasks import Head, head_of, possible_metrics
 from edgeq.types import Task
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
     Raises:
         EdgeqError: whatever would make the export fail later: model, data, options, output.
     """
-    from edgeq.exporters import inspect_model, output_roles, sample_model_path
+    from edgeq.exporters import inspect_model, sample_model_path
     from edgeq.exporters.extras import GRAPHS, require_modules
 
     progress = progress or SilentProgress()
@@ -160,7 +161,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
         request = replace(request, recipe=recipe)
     else:
         require_language_model(targets, facts)
-        check_gate_metrics(request.gates, output_roles(facts.task))
+        check_gate_metrics(request.gates, possible_metrics(facts.task))
     data = _load_data(request, progress)
     for notice in data.notices:
         progress.notice(notice)
@@ -200,6 +201,8 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
         )
         size = exported.source.parameters / 1e6
         stage.note = f"{exported.source.architecture}, {size:.1f} M parameters, equal to the original"
+    head = head_of(exported.source, exported.canonical.outputs, exported.preprocessor.special_token_ids)
+    check_gate_metrics(request.gates, head.entry.metrics)
     for name in plan.destinations:
         check_graph(get_target(name), exported.canonical.model)
     seq_len = static_length(request, exported)
@@ -217,7 +220,7 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
     if request.sensitivity and quantized.plan is not None:
         effects = _sensitivity(exported, quantized, data, progress)
     options = LoweringOptions(seq_len, all_lengths(request, exported), request.ios)
-    export = _Export(plan, request, exported, data, quantized, options, progress, effects)
+    export = _Export(plan, request, exported, head, data, quantized, options, progress, effects)
     results: dict[str, TargetResult] = {}
     for name in onnx_first(plan.destinations):
         results[name] = export.write(name, list(results.values()))
@@ -231,6 +234,7 @@ class _Export:
     plan: ExportPlan
     request: ExportRequest
     exported: ExportedModel
+    head: Head
     data: DataSets
     quantized: Quantized
     options: LoweringOptions
@@ -254,6 +258,7 @@ class _Export:
             }
             measured = measure_variants(
                 self.exported.canonical,
+                self.head,
                 fp32_model,
                 self.exported.reference,
                 written,
@@ -275,11 +280,10 @@ class _Export:
         self, sessions: Mapping[str, Session]
     ) -> tuple[list[GoldenCase], dict[str, dict[str, Noise]]]:
         """Golden cases, and the kernel noise of every variant by output."""
-        outputs = self.exported.canonical.outputs
         with self.progress.stage("recording golden cases, measuring kernel noise") as stage:
-            cases = golden_cases(self.exported.reference, sessions, outputs, self.data)
+            cases = golden_cases(self.exported.reference, sessions, self.head, self.data)
             noise = {
-                name: measure_noise(session, name, outputs, cases, stage)
+                name: measure_noise(session, name, self.head, cases, stage)
                 for name, session in sessions.items()
             }
             stage.note = f"{len(cases)} cases"
@@ -309,12 +313,12 @@ class _Export:
         return path
 
     def _gates(self, measured: Mapping[str, Measured]) -> list[Gate]:
-        samples = self.data.held_out_samples
+        asked = self.request.gates, self.data.held_out_samples, self.head.entry
         return [
             gate
             for name, values in measured.items()
             for gate in (
-                *gates_for(name, self.quantized.precision, values.fidelity, self.request.gates, samples),
+                *gates_for(name, self.quantized.precision, values.fidelity, *asked),
                 *parity_gates(name, values.parity),
             )
         ]
@@ -339,6 +343,7 @@ class _Export:
             name=_model_name(self.request),
             target=target,
             exported=self.exported,
+            head=self.head,
             written=written,
             measured=measured,
             golden=golden,

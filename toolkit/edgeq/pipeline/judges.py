@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from edgeq.comparison import Run
-from edgeq.errors import DataError, UsageError
+from edgeq.errors import UsageError
 from edgeq.metrics import Float64Array, OutputComparison, cosines, spearman
 from edgeq.quantize.batches import Batches
 from edgeq.quantize.bootstrap import Estimate, Indices, bootstrap
 from edgeq.quantize.cache import feeds_digest
+from edgeq.tasks.labelled import LabelledPairs
 from edgeq.types import Array, Feeds, Outputs, Role, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.graph.canonical import CanonicalModel
     from edgeq.types import Preprocessor
-
-MIN_PAIRS = 20
 
 
 class Judge(Protocol):
@@ -86,51 +83,6 @@ class FidelityJudge:
                 return np.asarray(comparison.agreed, np.float64)
             case _:
                 return np.asarray(comparison.cosine, np.float64)
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledPairs:
-    """Pairs of texts with a gold score each."""
-
-    scores: tuple[float, ...]
-    pairs: tuple[tuple[str, str], ...]
-
-    def part(self, indices: Sequence[int]) -> LabelledPairs:
-        """Some of them."""
-        return LabelledPairs(tuple(self.scores[i] for i in indices), tuple(self.pairs[i] for i in indices))
-
-
-def read_pairs(path: Path) -> LabelledPairs:
-    """Read `score <tab> text <tab> text` lines; a first line without a number is a header.
-
-    Raises:
-        DataError: the file cannot be read, a line has fewer columns or no number, or there are too few pairs.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"`{path}` cannot be read as text: {error}") from error
-    rows = [(number, line.split("\t")) for number, line in enumerate(lines, start=1) if line.strip()]
-    if rows and not _is_number(rows[0][1][0]):
-        rows = rows[1:]
-    for number, cells in rows:
-        if len(cells) < 3 or not _is_number(cells[0]):
-            raise DataError(f"line {number} of `{path}` is {cells[:3]!r}; expected score, text, text by tabs")
-    if len(rows) < MIN_PAIRS:
-        raise DataError(f"`{path}` has {len(rows)} labelled pairs; at least {MIN_PAIRS} are needed")
-    scores = tuple(float(cells[0]) for _, cells in rows)
-    if len(set(scores)) == 1:
-        raise DataError(
-            f"every pair of `{path}` has the score {scores[0]:g}; a rank correlation needs different ones"
-        )
-    return LabelledPairs(scores, tuple((cells[1], cells[2]) for _, cells in rows))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return bool(np.isfinite(float(text)))
-    except ValueError:
-        return False
 
 
 class SpearmanJudge:

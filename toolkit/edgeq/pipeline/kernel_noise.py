@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING
 from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.manifest import Gate
 from edgeq.errors import ModelError
-from edgeq.metrics import LOWER_IS_BETTER, OutputComparison, largest
+from edgeq.metrics import LOWER_IS_BETTER, largest
 from edgeq.pipeline.drift import COSINE, MAX_ABS, RMS, Drift, case_drifts, require_shape, worst
+from edgeq.tasks.comparison import compare_all
+from edgeq.tasks.tokens import Tokens
 from edgeq.types import Outputs, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.progress import Stage
     from edgeq.targets.base import Session
+    from edgeq.tasks import Head
 
 SEEDS = 4
 """Draws of last bits."""
@@ -37,8 +40,6 @@ FLOAT32_FLOOR = 1e-5
 
 GOLDEN = "golden_"
 """Before the name of a metric that is measured on the golden cases, not on held-out samples."""
-KEPT = ("cosine_mean", "kl_mean")
-"""Metrics against the original that the golden cases are held to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Noise:
         has_cosine: rows have more than one value.
         quality: metrics against the original over the golden cases, as recorded and as each twin has them.
         sources: kinds of twins that were run.
+        kept: metrics of `quality` that the golden cases are held to.
     """
 
     cases: Mapping[str, CaseNoise]
@@ -75,6 +77,7 @@ class Noise:
     has_cosine: bool
     quality: Sequence[Mapping[str, float]]
     sources: tuple[str, ...]
+    kept: tuple[str, ...]
 
     def tolerances(self, variant: str, output: str, case_id: str) -> list[Gate]:
         """Bounds on one golden case: how far another machine may be from what is recorded.
@@ -101,7 +104,9 @@ class Noise:
         source = self._source(self.rms, RMS_MARGIN)
         # What is recorded is at no distance from itself.
         found = [Gate(variant, output, RMS, "<=", _short(bound), source, 0.0, True)]
-        return found + [self._kept(variant, output, metric) for metric in KEPT if metric in self.quality[0]]
+        return found + [
+            self._kept(variant, output, metric) for metric in self.kept if metric in self.quality[0]
+        ]
 
     def _kept(self, variant: str, output: str, metric: str) -> Gate:
         recorded = self.quality[0][metric]
@@ -122,14 +127,14 @@ def _short(value: float) -> float:
 
 
 def measure_noise(
-    session: Session, variant: str, specs: Sequence[TensorSpec], cases: Sequence[GoldenCase], stage: Stage
+    session: Session, variant: str, head: Head, cases: Sequence[GoldenCase], stage: Stage
 ) -> dict[str, Noise]:
     """The noise of one variant, by output.
 
     Args:
         session: the variant as it was recorded.
         variant: its id.
-        specs: its outputs.
+        head: its outputs, and what they are held to.
         cases: golden cases with its outputs.
         stage: moved by one for each twin.
 
@@ -138,11 +143,11 @@ def measure_noise(
     """
     mine = [case for case in cases if variant in case.outputs]
     recorded = [case.outputs[variant] for case in mine]
-    runs = _Runs(specs, mine, recorded)
+    runs = _Runs(head, mine, recorded)
     for twin in session.twins(SEEDS):
         runs.add(twin.kind, twin.run([case.feeds for case in mine[: twin.most_cases]]))
         stage.advance()
-    found = {spec.name: runs.noise(spec) for spec in specs}
+    found = {spec.name: runs.noise(spec) for spec in head.outputs}
     for output, noise in found.items():
         if math.isnan(noise.rms):
             raise ModelError(
@@ -154,12 +159,10 @@ def measure_noise(
 class _Runs:
     """What the twins of one variant made of its golden cases."""
 
-    def __init__(
-        self, specs: Sequence[TensorSpec], cases: Sequence[GoldenCase], recorded: Sequence[Outputs]
-    ) -> None:
-        self.specs, self.cases, self.recorded = specs, cases, recorded
-        self.drifts: dict[str, list[list[Drift]]] = {spec.name: [] for spec in specs}
-        self.quality = [golden_metrics(specs, cases, recorded)]
+    def __init__(self, head: Head, cases: Sequence[GoldenCase], recorded: Sequence[Outputs]) -> None:
+        self.head, self.specs, self.cases, self.recorded = head, head.outputs, cases, recorded
+        self.drifts: dict[str, list[list[Drift]]] = {spec.name: [] for spec in head.outputs}
+        self.quality = [golden_metrics(head, cases, recorded)]
         self.sources: list[str] = []
 
     def add(self, kind: str, outputs: Sequence[Outputs]) -> None:
@@ -169,7 +172,7 @@ class _Runs:
             self.drifts[name].append(drifts)
         if len(some) == len(self.cases):
             kept = [kept_of(case, self.specs, found) for case, found in zip(some, outputs, strict=True)]
-            self.quality.append(golden_metrics(self.specs, some, kept))
+            self.quality.append(golden_metrics(self.head, some, kept))
         self.sources.append(kind)
 
     def _is_steady(self, spec: TensorSpec, index: int) -> bool:
@@ -196,6 +199,7 @@ class _Runs:
             has_cosine=any(outputs[spec.name].shape[-1] > 1 for outputs in self.recorded),
             quality=[found[spec.name] for found in self.quality],
             sources=tuple(_counted(self.sources)),
+            kept=self.head.entry.kept,
         )
 
 
@@ -225,17 +229,16 @@ def case_tolerances(case: GoldenCase, noise: Mapping[str, Mapping[str, Noise]]) 
 
 
 def golden_metrics(
-    specs: Sequence[TensorSpec], cases: Sequence[GoldenCase], recorded: Sequence[Outputs]
+    head: Head, cases: Sequence[GoldenCase], recorded: Sequence[Outputs]
 ) -> dict[str, dict[str, float]]:
     """Metrics by output of some outputs, as cases record them, against the original's."""
-    comparisons = [OutputComparison(spec) for spec in specs]
     for case, outputs in zip(cases, recorded, strict=True):
-        for comparison in comparisons:
-            spec = comparison.spec
-            expected, found = case.reference[spec.name], outputs[spec.name]
-            require_shape(spec, case, expected, found)
-            comparison.add(expected, found, case.mask(spec))
-    return {comparison.spec.name: comparison.metrics() for comparison in comparisons}
+        for spec in head.outputs:
+            require_shape(spec, case, case.reference[spec.name], outputs[spec.name])
+    batches = zip(cases, recorded, strict=True)
+    return compare_all(
+        head.compare(), ((case.reference, outputs, Tokens.of_case(case)) for case, outputs in batches)
+    )
 
 
 def kept_of(case: GoldenCase, specs: Sequence[TensorSpec], outputs: Outputs) -> Outputs:

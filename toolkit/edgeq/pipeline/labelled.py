@@ -1,50 +1,98 @@
-"""The task's own metric on labelled data: rank correlation for embeddings, accuracy for classifiers."""
+"""The task's own metric on labelled data, of a variant and of the original, with what chance leaves open."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from edgeq.errors import DataError, UnsupportedError
-from edgeq.metrics import cosines, spearman
+from edgeq.bundle.manifest import Gate
+from edgeq.errors import UnsupportedError
 from edgeq.pipeline.data import EVALUATION_BATCH
-from edgeq.pipeline.judges import read_pairs
 from edgeq.quantize.batches import batches_of
-from edgeq.types import Array, Feeds, Outputs, Sample, SourceInfo, Task
+from edgeq.quantize.bootstrap import Estimate, bootstrap
+from edgeq.types import Array, Feeds, Outputs, Sample
 
 if TYPE_CHECKING:
+    from edgeq.tasks import Head
+    from edgeq.tasks.labelled import LabelledMetric
     from edgeq.types import Preprocessor
 
-MIN_LABELLED = 20
+MATERIAL = 1.0
+"""Points of a hundred; a smaller loss is not held against a variant, however certain it is."""
 
 Runs: TypeAlias = Callable[[Iterable[Feeds]], Iterable[Outputs]]
 """Runs batches and gives their outputs in order."""
 
 
 @dataclass(frozen=True, slots=True)
-class TaskMetric:
-    """Labelled samples and what they are scored by.
+class LabelledResult:
+    """The metric of one variant.
 
     Attributes:
-        name: `spearman` (points, x 100) or `accuracy` (a share).
-        output: the model output it is computed from.
-        samples: texts; for `spearman` all first texts, then all second ones.
-        gold: scores, or label indices.
+        name: of the metric.
+        value: with its bounds.
+        original: the original's; None where there is none to compare with.
+        drop: points of a hundred that the variant loses, sample by sample; None without an original.
     """
 
     name: str
+    value: Estimate
+    original: Estimate | None = None
+    drop: Estimate | None = None
+
+    def metrics(self) -> dict[str, float]:
+        """By name, as `validate` prints them."""
+        found = {
+            self.name: self.value.value,
+            f"{self.name}_low": self.value.low,
+            f"{self.name}_high": self.value.high,
+        }
+        if self.original is not None and self.drop is not None:
+            found |= {
+                f"{self.name}_original": self.original.value,
+                f"{self.name}_drop": self.drop.value,
+                f"{self.name}_drop_low": self.drop.low,
+                f"{self.name}_drop_high": self.drop.high,
+            }
+        return found
+
+    def gate(self, variant: str, output: str) -> Gate | None:
+        """Fails where the loss is both certain and material; None without an original."""
+        if self.drop is None:
+            return None
+        drop = self.drop
+        is_worse = drop.low > 0 and drop.value > MATERIAL
+        rule = (
+            f"{drop.n} labelled samples, paired bootstrap: fails where the drop is above {MATERIAL:g} point and its "
+            f"95 % lower bound ({drop.low:.2f}) above 0"
+        )
+        return Gate(variant, output, f"{self.name}_drop", "<=", MATERIAL, rule, drop.value, not is_worse)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Labelled samples and what they are scored by.
+
+    Attributes:
+        metric: reads and scores.
+        output: the model output it is computed from.
+        samples: texts, in the order that the metric wants.
+        gold: what is right.
+    """
+
+    metric: LabelledMetric
     output: str
     samples: tuple[Sample, ...]
-    gold: tuple[float, ...]
+    gold: Array
 
-    def measure(
+    def predictions(
         self, runs: Runs, preprocessor: Preprocessor, advance: Callable[[int], None] = lambda _: None
-    ) -> float:
-        """The metric of a model on all samples.
+    ) -> Array:
+        """What a model answers, one prediction per gold value.
 
         Args:
             runs: the model, batches to outputs in their order.
@@ -59,58 +107,48 @@ class TaskMetric:
         found = np.concatenate(parts)
         rows = np.empty_like(found)
         rows[batches.order] = found
-        return self._score(rows)
+        return self.metric.predict(rows)
 
-    def _score(self, rows: Array) -> float:
-        gold = np.asarray(self.gold)
-        if self.name == "accuracy":
-            return float(np.mean(rows.argmax(axis=1) == gold))
-        return 100 * spearman(cosines(rows[: len(gold)], rows[len(gold) :]), gold)
+    def result(self, predictions: Array, original: Array | None, seed: int) -> LabelledResult:
+        """The metric, and where there is an original what is lost against it on the same samples."""
+
+        def estimate(answers: Array) -> Estimate:
+            return bootstrap(lambda rows: self._score(answers, rows), len(self.gold), seed)
+
+        if original is None:
+            return LabelledResult(self.metric.name, estimate(predictions))
+
+        def lost(rows: Array) -> float:
+            return self.metric.to_points * (self._score(original, rows) - self._score(predictions, rows))
+
+        drop = bootstrap(lost, len(self.gold), seed)
+        return LabelledResult(self.metric.name, estimate(predictions), estimate(original), drop)
+
+    def _score(self, predictions: Array, rows: Array) -> float:
+        return self.metric.score(predictions[rows], self.gold[rows])
 
 
-def read_labelled(path: Path, source: SourceInfo, output: str) -> TaskMetric:
-    """Read labelled data for a model's task.
+def read_labelled(path: Path, head: Head) -> Labelled:
+    """Read labelled data for a model's kind.
 
     Args:
-        path: tab-separated lines: score, text, text for embeddings; label, text (and a second text) for classifiers.
-        source: its task and labels.
-        output: name of the model's output.
+        path: lines by tabs; their form depends on the kind.
+        head: the model's.
 
     Raises:
         DataError: a line does not have that form, a label is unknown, or there are too few lines.
-        UnsupportedError: the task has no metric here.
+        UnsupportedError: the kind has no metric here.
     """
-    match source.task:
-        case Task.SENTENCE_EMBEDDING:
-            pairs = read_pairs(path)
-            texts = [first for first, _ in pairs.pairs] + [second for _, second in pairs.pairs]
-            return TaskMetric("spearman", output, tuple(texts), pairs.scores)
-        case Task.SEQUENCE_CLASSIFICATION:
-            return _read_classes(path, source.labels, output)
-        case task:
-            raise UnsupportedError(
-                f"labelled data are read for embeddings and classifiers; this model does {task}"
-            )
-
-
-def _read_classes(path: Path, labels: Sequence[str], output: str) -> TaskMetric:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"`{path}` cannot be read as text: {error}") from error
-    samples: list[Sample] = []
-    gold: list[float] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        label, *texts = line.split("\t")
-        if label not in labels or not 1 <= len(texts) <= 2:
-            raise DataError(
-                f"line {number} of `{path}` is {line[:60]!r}; expected a label and one or two texts, by tabs",
-                hint=f"labels: {', '.join(labels)}",
-            )
-        samples.append(texts[0] if len(texts) == 1 else (texts[0], texts[1]))
-        gold.append(float(labels.index(label)))
-    if len(samples) < MIN_LABELLED:
-        raise DataError(f"`{path}` has {len(samples)} labelled texts; at least {MIN_LABELLED} are needed")
-    return TaskMetric("accuracy", output, tuple(samples), tuple(gold))
+    spec = head.outputs[0]
+    metric, width = head.entry.labelled, spec.shape[-1]
+    if metric is None:
+        raise UnsupportedError(
+            f"labelled data are not read for {head.entry.kind}: {head.entry.no_labels}",
+            hint="edgeq validate --against ORIGINAL compares outputs on your texts",
+        )
+    if len(spec.shape) != 2 or not isinstance(width, int):
+        raise UnsupportedError(
+            f"labelled data judge one row per text; `{spec.name}` has the shape {list(spec.shape)}"
+        )
+    samples, gold = metric.read(path, head.labels, width)
+    return Labelled(metric, spec.name, samples, gold)

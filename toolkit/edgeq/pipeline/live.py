@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeq.comparison import Run
 from edgeq.errors import DataError, ModelError
-from edgeq.metrics import OutputComparison
 from edgeq.pipeline.data import EVALUATION_BATCH, for_task
-from edgeq.pipeline.labelled import TaskMetric, read_labelled
+from edgeq.pipeline.labelled import Labelled, LabelledResult, read_labelled
 from edgeq.progress import Progress
-from edgeq.types import Feeds, TensorSpec
+from edgeq.tasks.tokens import Tokens
+from edgeq.types import Array, Feeds, Outputs, Sample, Task, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
     from edgeq.pipeline.executions import Execution
     from edgeq.pipeline.validation import ValidationRequest
     from edgeq.runtime.text import TextPreprocessor
+    from edgeq.tasks import Head
 
 LIVE_SAMPLES = 128
 
@@ -32,96 +33,133 @@ class Live:
         reference: the original.
         batches: feeds to compare on.
         source: where the texts come from, for people.
-        preprocessor: the bundle's, cut to what every variant takes.
-        labelled: labelled samples for the task's own metric.
-        original_score: the original's.
     """
 
     model: str
     reference: Run
     batches: tuple[Feeds, ...]
     source: str
-    preprocessor: TextPreprocessor
-    labelled: TaskMetric | None = None
-    original_score: float | None = None
 
     @property
     def samples(self) -> int:
         """Samples that `compare` runs, for a progress bar."""
-        count = sum(len(feeds["input_ids"]) for feeds in self.batches)
-        return count + (len(self.labelled.samples) if self.labelled else 0)
+        return sum(len(feeds["input_ids"]) for feeds in self.batches)
 
     def compare(
-        self, execution: Execution, specs: Sequence[TensorSpec], advance: Callable[[int], None]
+        self, execution: Execution, head: Head, advance: Callable[[int], None]
     ) -> dict[str, dict[str, float]]:
         """Metrics by output, all of them of this execution.
 
         Raises:
             ModelError: the original's outputs have other shapes.
         """
-        comparisons = {spec.name: OutputComparison(spec) for spec in specs}
+        comparison = head.compare()
         for feeds, found in zip(self.batches, execution.outputs(self.batches), strict=True):
             expected = self.reference(feeds)
-            for name, comparison in comparisons.items():
-                if expected[name].shape != found[name].shape:
-                    raise ModelError(
-                        f"`{self.model}` returns `{name}` of shape {list(expected[name].shape)}, the bundle "
-                        f"{list(found[name].shape)}: it is not the model the bundle was made from",
-                        hint="edgeq inspect BUNDLE names the source",
-                    )
-                comparison.add(expected[name], found[name], feeds.get("attention_mask"))
+            for spec in head.outputs:
+                self._require_shape(spec, expected, found)
+            comparison.add(expected, found, Tokens.of_feeds(feeds))
             advance(len(feeds["input_ids"]))
-        metrics = {name: comparison.metrics() for name, comparison in comparisons.items()}
-        if self.labelled is not None and self.original_score is not None:
-            score = self.labelled.measure(execution.outputs, self.preprocessor, advance)
-            metrics[self.labelled.output] |= {
-                self.labelled.name: score,
-                f"{self.labelled.name}_original": self.original_score,
-            }
-        return metrics
+        return comparison.metrics()
+
+    def _require_shape(self, spec: TensorSpec, expected: Outputs, found: Outputs) -> None:
+        if expected[spec.name].shape != found[spec.name].shape:
+            raise ModelError(
+                f"`{self.model}` returns `{spec.name}` of shape {list(expected[spec.name].shape)}, the bundle "
+                f"{list(found[spec.name].shape)}: it is not the model the bundle was made from",
+                hint="edgeq inspect BUNDLE names the source",
+            )
 
 
-def open_live(bundle: Bundle, request: ValidationRequest, progress: Progress) -> Live:
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Labelled samples that every variant answers.
+
+    Attributes:
+        labelled: the samples.
+        preprocessor: the bundle's, cut to what every variant takes.
+        original: the original's answers; None where no original was named.
+        seed: of the bootstrap.
+    """
+
+    labelled: Labelled
+    preprocessor: TextPreprocessor
+    original: Array | None
+    seed: int
+
+    @property
+    def samples(self) -> int:
+        """Samples that `examine` runs, for a progress bar."""
+        return len(self.labelled.samples)
+
+    def examine(self, execution: Execution, advance: Callable[[int], None]) -> LabelledResult:
+        """The metric of one execution."""
+        answers = self.labelled.predictions(execution.outputs, self.preprocessor, advance)
+        return self.labelled.result(answers, self.original, self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparands:
+    """What a bundle is validated with besides its golden cases; None where the user named nothing."""
+
+    live: Live | None = None
+    examination: Examination | None = None
+
+    @property
+    def samples(self) -> int:
+        """Samples of both."""
+        return sum(part.samples for part in (self.live, self.examination) if part is not None)
+
+
+def open_comparands(bundle: Bundle, head: Head, request: ValidationRequest, progress: Progress) -> Comparands:
     """Read the texts, then load the original, so that bad data cost no time.
 
     Raises:
         DataError: the bundle has no tokenizer, or the data cannot be used.
         EdgeqError: the original cannot be loaded.
     """
-    from edgeq.calibration import load_samples
     from edgeq.exporters import load_model
-    from edgeq.quantize.batches import batches_of
     from edgeq.runtime.runtime import load_preprocessor
 
-    source = bundle.manifest.source
+    if request.against is None and request.labels is None:
+        return Comparands()
     preprocessor = load_preprocessor(bundle)
     if preprocessor is None:
-        raise DataError("the bundle has no tokenizer; live comparison needs one")
-    labelled = None
-    if request.labels is not None:
-        labelled = read_labelled(request.labels, source, bundle.variants[0].outputs[0].name)
-    data = load_samples(request.data, column=request.data_column, count=LIVE_SAMPLES, seed=request.seed)
-    if data.feeds is not None:
-        raise DataError(f"`{request.data}` holds tensors, expected texts to compare on")
+        raise DataError("the bundle has no tokenizer; texts need one")
     judge = preprocessor.with_max_length(_shortest(bundle, preprocessor))
-    batches = batches_of(for_task(data.samples, source.task), judge, EVALUATION_BATCH)
+    labelled = None if request.labels is None else read_labelled(request.labels, head)
+    if request.against is None:
+        assert labelled is not None
+        return Comparands(examination=Examination(labelled, judge, None, request.seed))
+    batches, source = _batches(request, bundle.manifest.source.task, labelled, judge)
     with progress.stage("loading the original"):
-        original = load_model(str(request.against), task=str(source.task))
-    score = None
-    if labelled is not None:
-        count = len(labelled.samples)
-        with progress.stage(f"the original on {len(labelled.gold)} labelled samples", count) as stage:
-            runs = (lambda many: map(original.reference, many)), judge, stage.advance
-            score = labelled.measure(*runs)
-    return Live(
-        model=str(request.against),
-        reference=original.reference,
-        batches=tuple(feeds for feeds, _ in batches),
-        source=f"{len(data.samples)} samples of {data.source}",
-        preprocessor=judge,
-        labelled=labelled,
-        original_score=score,
-    )
+        original = load_model(str(request.against), task=str(bundle.manifest.source.task)).reference
+    live = Live(str(request.against), original, batches, source)
+    if labelled is None:
+        return Comparands(live)
+    count = len(labelled.samples)
+    with progress.stage(f"the original on {len(labelled.gold)} labelled samples", count) as stage:
+        answers = labelled.predictions(lambda many: map(original, many), judge, stage.advance)
+    return Comparands(live, Examination(labelled, judge, answers, request.seed))
+
+
+def _batches(
+    request: ValidationRequest, task: Task, labelled: Labelled | None, judge: TextPreprocessor
+) -> tuple[tuple[Feeds, ...], str]:
+    """Texts to compare outputs on: the user's, else the labelled ones, else the built-in ones."""
+    from edgeq.calibration import load_samples
+    from edgeq.quantize.batches import batches_of
+
+    samples: tuple[Sample, ...]
+    if labelled is not None and request.data is None:
+        samples, source = labelled.samples[:LIVE_SAMPLES], str(request.labels)
+    else:
+        data = load_samples(request.data, column=request.data_column, count=LIVE_SAMPLES, seed=request.seed)
+        if data.feeds is not None:
+            raise DataError(f"`{request.data}` holds tensors, expected texts to compare on")
+        samples, source = for_task(data.samples, task, judge), data.source
+    batches = tuple(feeds for feeds, _ in batches_of(samples, judge, EVALUATION_BATCH))
+    return batches, f"{len(samples)} samples of {source}"
 
 
 def _shortest(bundle: Bundle, preprocessor: TextPreprocessor) -> int:

@@ -20,12 +20,13 @@ from edgeq.progress import Progress
 from edgeq.runtime.footprint import measure_ram_bytes
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.runtime.timing import Timing, interleave
-from edgeq.types import Array, Feeds, Role, TensorSpec, Verification
+from edgeq.types import Array, Feeds, Role, Verification
 
 if TYPE_CHECKING:
     from edgeq.graph.canonical import CanonicalModel
     from edgeq.pipeline.parity import Peer
     from edgeq.targets.base import Lowered, Session, Target, VariantSpec
+    from edgeq.tasks import Head
 
 ONNX_RUNTIME = "onnxruntime"
 ORIGINAL_FP32 = "fp32"
@@ -70,6 +71,7 @@ def open_session(target: Target, spec: VariantSpec, lowered: Lowered, pad_id: in
 
 def measure_variants(
     canonical: CanonicalModel,
+    head: Head,
     fp32_model: Path,
     reference: Run,
     written: Mapping[str, tuple[VariantSpec, Lowered]],
@@ -86,21 +88,18 @@ def measure_variants(
             if peer is not None and spec.runtime != ONNX_RUNTIME
         }
         runs: dict[str, Run] = {name: probes.get(name, session.run) for name, session in sessions.items()}
-        compared = compare_outputs(reference, runs, data.held_out, canonical.outputs, stage.advance)
-        fidelity = {
-            name: {output: comparison.metrics() for output, comparison in by_output.items()}
-            for name, by_output in compared.items()
-        }
+        compared = compare_outputs(reference, runs, data.held_out, head, stage.advance)
+        fidelity = {name: comparison.metrics() for name, comparison in compared.items()}
         _require_finite(fidelity)
     timings, ram = _speed_and_memory(canonical, fp32_model, written, sessions, data, progress)
     return {
         name: Measured(
             fidelity[name],
-            _invariance(canonical, session, data),
+            _invariance(head, session, data),
             timings.get(name),
             ram.get(name),
             session.verification,
-            {output: comparison.cosine for output, comparison in compared[name].items()},
+            compared[name].cosines(),
             describe_environment(session.environment),
             probes[name].parities() if name in probes else {},
         )
@@ -186,31 +185,32 @@ def bench_feeds(feeds: Feeds, tokens: int, batch: int = 1) -> dict[str, Array]:
     return {name: filled[name] for name in feeds}
 
 
-def _invariance(canonical: CanonicalModel, session: Session, data: DataSets) -> float | None:
+def _invariance(head: Head, session: Session, data: DataSets) -> float | None:
     output = next(
         (
             spec
-            for spec in canonical.outputs
+            for spec in head.outputs
             if len(spec.shape) == 2 and spec.role not in (Role.START_LOGITS, Role.END_LOGITS)
         ),
         None,
     )
-    if output is None or session.static_length is not None:
+    if output is None or not head.entry.has_cosine or session.static_length is not None:
         return None
     batch = {name: array[:INVARIANCE_SAMPLES] for name, array in data.held_out[-1].items()}
     return batch_invariance(session.run, batch, output.name)
 
 
 def golden_cases(
-    reference: Run, sessions: Mapping[str, Session], specs: Sequence[TensorSpec], data: DataSets
+    reference: Run, sessions: Mapping[str, Session], head: Head, data: DataSets
 ) -> list[GoldenCase]:
     """Golden samples through the original and every variant that takes their length."""
+    specs = head.outputs
     cases = []
     for sample in data.golden:
         takes = {name: session for name, session in sessions.items() if takes_length(session, sample.feeds)}
         if not takes:
             continue
-        case = GoldenCase(sample.id, sample.samples, sample.feeds, {}, {}, _positions(specs, sample.feeds))
+        case = GoldenCase(sample.id, sample.samples, sample.feeds, {}, {}, _positions(head, sample.feeds))
         recorded = {name: kept_of(case, specs, session.run(case.feeds)) for name, session in takes.items()}
         expected = kept_of(case, specs, reference(case.feeds))
         cases.append(replace(case, reference=expected, outputs=recorded))
@@ -223,15 +223,17 @@ def takes_length(session: Session, feeds: Feeds) -> bool:
     return session.static_length is None or longest <= session.static_length
 
 
-def _positions(specs: Sequence[TensorSpec], feeds: Feeds) -> Array | None:
-    """Tokens to record, evenly spread, where all of them would take more than `GOLDEN_VALUES` per output."""
+def _positions(head: Head, feeds: Feeds) -> Array | None:
+    """Tokens to record where all of them would take more than `GOLDEN_VALUES` per output: spread, and some masks."""
     batch, tokens = next(iter(feeds.values())).shape[:2]
-    widths = [spec.shape[-1] for spec in specs if is_per_token_vector(spec)]
+    widths = [spec.shape[-1] for spec in head.outputs if is_per_token_vector(spec)]
     widest = max((width for width in widths if isinstance(width, int)), default=1)
     room = max(GOLDEN_VALUES // (batch * widest), 2)
     if not widths or tokens <= room:
         return None
-    return np.unique(np.linspace(0, tokens - 1, room).round().astype(np.int64))
+    masks = np.flatnonzero((feeds["input_ids"] == head.mask_id).any(axis=0))[: room // 2]
+    spread = np.linspace(0, tokens - 1, room - len(masks)).round().astype(np.int64)
+    return np.union1d(spread, masks)
 
 
 def metrics_of(measured: Mapping[str, Measured], environment: str) -> list[Metric]:

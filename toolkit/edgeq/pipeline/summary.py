@@ -79,17 +79,35 @@ def _size(variant: Variant, result: TargetResult) -> str:
     return f"{variant.size_bytes / 1e6:.1f} MB ({variant.size_bytes / result.fp32_bytes:.0%} of fp32)"
 
 
+_FIDELITY = (
+    ("cosine_mean", "cosine mean / p1 / min", "{cosine_mean:.4f} / {cosine_p01:.4f} / {cosine_min:.4f}"),
+    ("score_error_mean", "score error mean / p99", "{score_error_mean:.4f} / {score_error_p99:.4f}"),
+    ("rank_correlation", "rank correlation", "{rank_correlation:.4f}"),
+    (
+        "decision_agreement",
+        "same decisions, of the worst label",
+        "{decision_agreement:.1%}, {label_agreement_min:.1%}",
+    ),
+    (
+        "probability_error_mean",
+        "probability error mean / p99",
+        "{probability_error_mean:.4f} / {probability_error_p99:.4f}",
+    ),
+    ("span_agreement", "same answer span", "{span_agreement:.1%}"),
+)
+"""Rows of whatever kind of model has the first metric."""
+
+
 def _fidelity_rows(found: list[Measured]) -> list[tuple[str, ...]]:
     rows = []
     for output in found[0].fidelity:
         prefix = "" if len(found[0].fidelity) == 1 else f"{output}: "
         metrics = [values.fidelity[output] for values in found]
-        rows.append(
-            (
-                f"{prefix}cosine mean / p1 / min",
-                *(f"{m['cosine_mean']:.4f} / {m['cosine_p01']:.4f} / {m['cosine_min']:.4f}" for m in metrics),
-            )
-        )
+        rows += [
+            (f"{prefix}{title}", *(shown.format(**values) for values in metrics))
+            for needed, title, shown in _FIDELITY
+            if needed in metrics[0]
+        ]
         if "perplexity" in metrics[0]:
             rows += [
                 (

@@ -14,7 +14,7 @@ from edgeq.errors import GateError, UnsupportedError, UsageError
 from edgeq.pipeline.budget import SIZE, SPEARMAN_DROP, Budget
 from edgeq.pipeline.candidates import CandidateStore, format_of
 from edgeq.pipeline.choices import require_encoder
-from edgeq.pipeline.judges import FidelityJudge, Judge, SpearmanJudge, read_pairs
+from edgeq.pipeline.judges import FidelityJudge, Judge, SpearmanJudge
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.pipeline.request import DEFAULT_GRAM_SAMPLES
 from edgeq.pipeline.tune_data import TuneData, divide_pairs, divide_texts, wanted_texts
@@ -28,7 +28,8 @@ from edgeq.quantize.search import Point, Unit, best_within, demotions, first_acc
 if TYPE_CHECKING:
     from edgeq.exporters.base import ExportedModel
     from edgeq.targets.base import GraphTarget, Target, VariantSpec
-    from edgeq.types import Array
+    from edgeq.tasks.labelled import read_pairs
+from edgeq.types import Array
 
 DEFAULT_CALIB_SAMPLES = DEFAULT_GRAM_SAMPLES
 REPAIRS = 3

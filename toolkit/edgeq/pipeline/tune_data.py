@@ -14,8 +14,8 @@ from edgeq.types import Feeds
 
 if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData
-    from edgeq.pipeline.judges import LabelledPairs
     from edgeq.runtime.text import TextPreprocessor
+    from edgeq.tasks.labelled import LabelledPairs
     from edgeq.types import Sample
 
 REPORT_SAMPLES = 128

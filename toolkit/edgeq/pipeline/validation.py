@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING, Any
 from edgeq.bundle.manifest import Gate
 from edgeq.comparison import PARITY, GateRequest, check_gate_metrics, judge
 from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
+from edgeq.metrics import TAIL_METRICS
 from edgeq.pipeline.drift import Drift, case_drifts, worst
 from edgeq.pipeline.executions import Execution, executions
 from edgeq.pipeline.kernel_noise import GOLDEN, golden_metrics, is_golden, kept_of
-from edgeq.pipeline.live import LIVE_SAMPLES, Live, open_live
+from edgeq.pipeline.live import LIVE_SAMPLES, Comparands, open_comparands
 from edgeq.pipeline.sessions import not_executable
 from edgeq.pipeline.tokenization import TokenizationReport, replay_tokenization
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtime.executors import PLACES
+from edgeq.tasks import LABELLED_METRICS, head_of
 from edgeq.types import Task, TensorSpec, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
+    from edgeq.pipeline.labelled import LabelledResult
     from edgeq.runtime.adb import AdbOptions
+    from edgeq.tasks import Head
 
 __all__ = ["LIVE_SAMPLES", "ValidationReport", "ValidationRequest", "VariantReport", "run_validation"]
 
@@ -60,6 +64,7 @@ class VariantReport:
         drift: per output, how far all golden cases together are from the outputs recorded in the bundle.
         gates: with their values.
         recorded: the same metrics of the outputs that the export recorded on its own machine, over the golden cases.
+        labelled: the task's own metric, where labelled samples were given.
     """
 
     id: str
@@ -70,6 +75,7 @@ class VariantReport:
     gates: tuple[Gate, ...]
     source: str
     recorded: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    labelled: LabelledResult | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As `validate --json` prints it."""
@@ -168,17 +174,28 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
         if bundle.manifest.source.task is Task.TEXT_GENERATION:
             from edgeq.pipeline.language_validation import validate_language_model
 
+            if request.labels is not None:
+                raise UnsupportedError("labelled data are not read for language models")
             return validate_language_model(bundle, variants, skipped, cases, request, progress)
-        check_gate_metrics(request.gates, (spec.role for variant in variants for spec in variant.outputs))
+        head = _head(bundle, variants[0])
+        check_gate_metrics(request.gates, head.entry.metrics)
         tokenization = _tokenization(bundle, cases)
-        live = open_live(bundle, request, progress) if request.against else None
-        total = len(cases) + (live.samples if live else 0)
+        comparands = open_comparands(bundle, head, request, progress)
+        total = len(cases) + comparands.samples
         reports = []
         for variant in variants:
             for execution in executions(bundle, variant, request.on, cpu=request.cpu, adb=request.adb):
                 with progress.stage(f"validating {variant.id} on {execution.place}", total) as stage:
-                    reports.append(_validate_variant(bundle, variant, execution, cases, request, live, stage))
+                    reports.append(
+                        _validate_variant(bundle, variant, execution, cases, request, comparands, stage)
+                    )
         return ValidationReport(tuple(reports), skipped, tokenization)
+
+
+def _head(bundle: Bundle, variant: Variant) -> Head:
+    tokenizer = bundle.manifest.tokenizer
+    special = {} if tokenizer is None else tokenizer.special_ids
+    return head_of(bundle.manifest.source, variant.outputs, special)
 
 
 def _tokenization(bundle: Bundle, cases: Sequence[GoldenCase]) -> TokenizationReport | None:
@@ -191,8 +208,6 @@ def _tokenization(bundle: Bundle, cases: Sequence[GoldenCase]) -> TokenizationRe
 def _check(request: ValidationRequest) -> None:
     if request.on not in PLACES:
         raise UsageError(f"unknown place `{request.on}`", hint=f"--on takes {', '.join(PLACES)}")
-    if request.labels and not request.against:
-        raise UsageError("--labels needs --against: the task's metric is compared with the original's")
     if request.data and not request.against:
         raise UsageError(
             "--data needs --against: without the original there is nothing to compare new texts with"
@@ -217,30 +232,56 @@ def _validate_variant(
     execution: Execution,
     cases: Sequence[GoldenCase],
     request: ValidationRequest,
-    live: Live | None,
+    comparands: Comparands,
     stage: Any,
 ) -> VariantReport:
     mine = [case for case in cases if variant.id in case.outputs]
     specs = _recorded_outputs(variant, mine)
+    head = replace(_head(bundle, variant), outputs=specs)
     outputs = list(execution.outputs(case.feeds for case in mine))
     recorded = [case.outputs[variant.id] for case in mine]
     drifts = case_drifts(specs, mine, recorded, outputs)
     golden = golden_metrics(
-        specs, mine, [kept_of(case, specs, found) for case, found in zip(mine, outputs, strict=True)]
+        head, mine, [kept_of(case, specs, found) for case, found in zip(mine, outputs, strict=True)]
     )
     stage.advance(len(cases))
     found, source = golden, f"{len(mine)} golden cases"
-    if live is not None:
-        found, source = live.compare(execution, specs, stage.advance), live.source
+    if comparands.live is not None:
+        found, source = comparands.live.compare(execution, head, stage.advance), comparands.live.source
     gates = [
         *_tolerances(bundle, variant, mine, drifts),
-        *_judged(bundle, variant, request, golden, found, drifts, is_live=live is not None),
+        *_judged(bundle, variant, request, golden, found, drifts, comparands),
     ]
-    before = golden_metrics(specs, mine, recorded)
+    labelled = None
+    if comparands.examination is not None:
+        labelled = comparands.examination.examine(execution, stage.advance)
+        output = comparands.examination.labelled.output
+        found = {**found, output: {**found[output], **labelled.metrics()}}
+        gates += _labelled_gates(bundle, variant, output, labelled)
+    before = golden_metrics(head, mine, recorded)
     drift = {name: worst(items) for name, items in drifts.items()}
     return VariantReport(
-        variant.id, execution.level, execution.environment, found, drift, tuple(gates), source, before
+        variant.id,
+        execution.level,
+        execution.environment,
+        found,
+        drift,
+        tuple(gates),
+        source,
+        before,
+        labelled,
     )
+
+
+def _labelled_gates(bundle: Bundle, variant: Variant, output: str, result: LabelledResult) -> list[Gate]:
+    """The loss against the original, and what the bundle itself promises of the metric."""
+    lost = result.gate(variant.id, output)
+    promised = [
+        judge_stored(gate, {output: result.metrics()})
+        for gate in bundle.manifest.gates
+        if (gate.variant, gate.output, gate.metric) == (variant.id, output, result.name)
+    ]
+    return promised if lost is None else [lost, *promised]
 
 
 def _recorded_outputs(variant: Variant, cases: Sequence[GoldenCase]) -> tuple[TensorSpec, ...]:
@@ -285,15 +326,20 @@ def _judged(
     golden: Mapping[str, Mapping[str, float]],
     found: Mapping[str, Mapping[str, float]],
     drifts: Mapping[str, Sequence[Drift]],
-    *,
-    is_live: bool,
+    comparands: Comparands,
 ) -> list[Gate]:
     """Bounds on all golden cases together, and quality gates: the user's, or those stored in the bundle.
 
     Gates derived from one set of texts do not bind other texts: of those measured on held-out samples only floors
-    judge live data, and golden cases are held to what was measured on them.
+    judge live data, and golden cases are held to what was measured on them. The floor on a tail does not judge golden
+    cases, which are chosen to be rare. Where labelled samples compare with the original and no other texts were named,
+    they decide, not how far outputs are apart.
     """
-    stored = [gate for gate in bundle.manifest.gates if gate.variant == variant.id]
+    stored = [
+        gate
+        for gate in bundle.manifest.gates
+        if gate.variant == variant.id and gate.metric not in LABELLED_METRICS
+    ]
     together = {
         output: worst(items).metrics() | {f"{GOLDEN}{name}": value for name, value in golden[output].items()}
         for output, items in drifts.items()
@@ -312,7 +358,11 @@ def _judged(
         for gate in stored
         if not is_golden(gate) and not gate.derived_from.startswith("measured") and gate.metric != PARITY
     ]
-    return gates + [judge_stored(gate, found if is_live else golden) for gate in floors]
+    if comparands.live is None:
+        return gates + [judge_stored(gate, golden) for gate in floors if gate.metric not in TAIL_METRICS]
+    if comparands.examination is not None and request.data is None:
+        return gates
+    return gates + [judge_stored(gate, found) for gate in floors]
 
 
 def judge_stored(gate: Gate, metrics: Mapping[str, Mapping[str, float]]) -> Gate:

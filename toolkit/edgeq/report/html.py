@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.files import atomic_write_text
+from edgeq.metrics import LOWER_IS_BETTER
 from edgeq.report.charts import Spread, bar, histogram, spreads
 from edgeq.report.html_quantization import calibration_section, layers_section, search_section
 from edgeq.report.markup import Child, Html, bullets, el, join, page, section, table
 from edgeq.report.style import CSS
 from edgeq.report.words import (
     CPU,
-    TASK_TITLES,
     VERIFICATION_MEANINGS,
     caveats,
     gate_text,
@@ -26,6 +26,7 @@ from edgeq.report.words import (
     runtime_title,
     shape_text,
     source_title,
+    task_title,
 )
 from edgeq.types import Verification
 
@@ -98,17 +99,21 @@ def _header(manifest: Manifest, title: str, links: Html) -> Html:
     pill = el(
         "span", "gates passed" if passed else "below its gate", class_=f"pill {'good' if passed else 'bad'}"
     )
-    does = TASK_TITLES.get(source.task, source.task)
+    does = task_title(manifest)
     count = f"{source.parameters / 1e6:.1f} million parameters"
     sub = f"{does}. {source.architecture}, {count}, from {source_title(source)}."
     return el("header", el("h1", title, " ", pill), el("p", sub, class_="sub"), _tiles(manifest), links)
+
+
+KIND_TILES = ("decision_agreement", "score_error_mean", "rank_correlation", "span_agreement")
+"""Of kinds whose answers have no top-1, or whose outputs have no direction."""
 
 
 def _tiles(manifest: Manifest) -> Html:
     """The preferred variant at a glance."""
     first = manifest.variants[0]
     tiles = [(megabytes(first.size_bytes), f"{first.id}, the preferred variant")]
-    for name in ("top1_agreement", "cosine_mean", "cosine_min"):
+    for name in ("top1_agreement", "cosine_mean", "cosine_min", *KIND_TILES):
         found = _worst(manifest, first.id, name)
         if found is not None:
             tiles.append((metric_value(name, found.value), f"{metric_title(name)}, {found.n} held-out rows"))
@@ -131,9 +136,10 @@ def _accelerated(manifest: Manifest) -> list[Variant]:
 
 
 def _worst(manifest: Manifest, variant: str, name: str) -> Metric | None:
-    """A metric over all outputs, the lowest."""
+    """A metric over all outputs, the worst."""
     found = [metric for metric in manifest.metrics if (metric.variant, metric.metric) == (variant, name)]
-    return min(found, key=lambda metric: metric.value, default=None)
+    worst = max if name in LOWER_IS_BETTER else min
+    return worst(found, key=lambda metric: metric.value, default=None)
 
 
 Section = tuple[str, str, Child]
@@ -145,6 +151,14 @@ SUMMARY_METRICS = {
     "cosine_mean": "cosine mean",
     "cosine_p01": "1st pct.",
     "cosine_min": "lowest",
+    "kl_p99": "KL, 99th pct.",
+    "score_error_mean": "score error",
+    "score_error_p99": "99th pct.",
+    "rank_correlation": "rank corr.",
+    "probability_error_mean": "prob. error",
+    "probability_error_p99": "99th pct.",
+    "decision_agreement": "decisions",
+    "span_agreement": "spans",
     "batch_invariance_min": "batching",
 }
 """Columns of the summary, where anything has them; `batching` is the lowest cosine of a row alone and in a batch."""

@@ -17,7 +17,6 @@ from edgeq.report.snippets import (
     swift_lines,
 )
 from edgeq.report.words import (
-    TASK_TITLES,
     VERIFICATION_MEANINGS,
     calibration_title,
     caveats,
@@ -31,6 +30,7 @@ from edgeq.report.words import (
     runtime_title,
     shape_text,
     source_title,
+    task_title,
 )
 from edgeq.types import Role, Task, Verification
 
@@ -83,12 +83,12 @@ def _front_matter(manifest: Manifest) -> list[str]:
 
 def _title(manifest: Manifest) -> list[str]:
     source = manifest.source
-    does = TASK_TITLES.get(source.task, str(source.task))
     maker = manifest.created_by.get("edgeq", "of unknown version")
     lines = [
         f"# {prose(manifest.name)} for {prose(manifest.target)}",
         "",
-        f"{does}. Architecture {prose(source.architecture)}, {source.parameters / 1e6:.1f} million parameters. "
+        f"{task_title(manifest)}. Architecture {prose(source.architecture)}, "
+        f"{source.parameters / 1e6:.1f} million parameters. "
         f"Made by edgeq {prose(maker)} from {prose(source_title(source))}.",
         "",
     ]
@@ -178,6 +178,8 @@ def _contract(manifest: Manifest) -> list[str]:
     labels = manifest.source.labels
     if labels:
         steps.append(f"- labels, by index: {_names(labels)}")
+    if manifest.source.problem_type is not None:
+        steps.append(f"- problem type: {code(manifest.source.problem_type)}")
     return [*lines, *steps, "", "A free dimension has a name, a static one a number.", ""]
 
 

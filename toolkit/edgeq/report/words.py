@@ -7,6 +7,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from edgeq.calibration import BUILT_IN
+from edgeq.metrics import SHARES
+from edgeq.tasks import head_of
 from edgeq.types import Task, Verification
 
 if TYPE_CHECKING:
@@ -22,6 +24,17 @@ METRIC_TITLES: Mapping[str, str] = {
     "sqnr_db": "SQNR, dB",
     "max_abs": "largest absolute difference",
     "top1_agreement": "top-1 agreement",
+    "probability_error_mean": "probability error, mean",
+    "probability_error_p99": "probability error, 99th percentile",
+    "regret_mean": "probability lost by other first choices, mean",
+    "decision_agreement": "same decisions at 0.5",
+    "label_agreement_min": "same decisions at 0.5, worst label",
+    "score_error_mean": "score error in spreads of the scores, mean",
+    "score_error_p99": "score error in spreads of the scores, 99th percentile",
+    "score_error_max": "score error in spreads of the scores, largest",
+    "rank_correlation": "rank correlation with the original",
+    "span_agreement": "same answer span",
+    "span_regret_mean": "score lost by other answer spans, mean",
     "kl_mean": "KL divergence, mean, nats",
     "kl_p99": "KL divergence, 99th percentile, nats",
     "kl_se": "KL divergence, standard error of the mean",
@@ -44,7 +57,6 @@ VERIFICATION_MEANINGS: Mapping[Verification, str] = {
 TASK_TITLES: Mapping[Task, str] = {
     Task.FEATURE_EXTRACTION: "Turns a text into one vector per token",
     Task.SENTENCE_EMBEDDING: "Turns a text into one vector; close meanings give close vectors",
-    Task.SEQUENCE_CLASSIFICATION: "Gives a text a label",
     Task.TOKEN_CLASSIFICATION: "Gives each token of a text a label",
     Task.QUESTION_ANSWERING: "Finds the answer to a question in a text",
     Task.FILL_MASK: "Guesses the word behind a mask",
@@ -63,6 +75,14 @@ NNAPI = "NnapiExecutionProvider"
 FLOATS = frozenset({"fp32", "fp16"})
 
 
+def task_title(manifest: Manifest) -> str:
+    """What a model does; of a sequence classifier its head decides."""
+    source = manifest.source
+    if source.task is Task.SEQUENCE_CLASSIFICATION:
+        return head_of(source, manifest.variants[0].outputs).entry.does
+    return TASK_TITLES.get(source.task, str(source.task))
+
+
 def megabytes(size_bytes: int) -> str:
     """`23.07 MB` (10^6 bytes), `41.2 kB` below 0.1 MB."""
     return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} kB"
@@ -77,7 +97,7 @@ def metric_value(name: str, value: float) -> str:
     """A value with the digits that mean something for its metric."""
     if name == "sqnr_db":
         return f"{value:.1f}"
-    if name == "top1_agreement":
+    if name in SHARES:
         return f"{100 * value:.2f} %"
     if name.startswith("cosine") or name == "batch_invariance_min":
         return f"{value:.6f}"

@@ -52,6 +52,7 @@ def _check_shapes(step: PostprocessStep, outputs: Outputs, feeds: Feeds) -> None
         is_right = {
             PostprocessKind.ANSWER_SPAN: per_token and len(shape) == 2,
             PostprocessKind.TOP_TOKENS: per_token and len(shape) == 3,
+            PostprocessKind.SCORE: len(shape) == 2,
         }.get(step.step, len(shape) == 2 or (per_token and len(shape) == 3))
         if not is_right:
             raise IntegrityError(
@@ -85,8 +86,8 @@ def _probabilities(step: PostprocessStep, outputs: Outputs, context: Context) ->
     return [{"token_scores": [_named(token, context.labels) for token in row]} for row in kept]
 
 
-def _named(probabilities: Array, labels: Sequence[str]) -> dict[str, float]:
-    return {_label(labels, index): float(value) for index, value in enumerate(probabilities)}
+def _named(values: Array, labels: Sequence[str]) -> dict[str, float]:
+    return {_label(labels, index): float(value) for index, value in enumerate(values)}
 
 
 def _label(labels: Sequence[str], index: int) -> str:
@@ -138,6 +139,13 @@ def _best_span(start: Array, end: Array, ids: Array, allowed: Array, context: Co
     return {"answer": text, "start": int(first), "end": int(last), "score": float(scores[first, last])}
 
 
+def _scores(step: PostprocessStep, outputs: Outputs, context: Context) -> list[Answer]:
+    rows = outputs[step.outputs[0]]
+    if rows.shape[1] == 1:
+        return [{"score": float(row[0])} for row in rows]
+    return [{"values": _named(row, context.labels)} for row in rows]
+
+
 def _top_tokens(step: PostprocessStep, outputs: Outputs, context: Context) -> list[Answer]:
     mask_id = context.preprocessor.special_token_ids.get("mask_token") if context.preprocessor else None
     rows = zip(outputs[step.outputs[0]], context.feeds["input_ids"], strict=True)
@@ -160,4 +168,5 @@ _STEPS: dict[PostprocessKind, Callable[[PostprocessStep, Outputs, Context], list
     PostprocessKind.ARGMAX_LABEL: _argmax_label,
     PostprocessKind.ANSWER_SPAN: _answer_span,
     PostprocessKind.TOP_TOKENS: _top_tokens,
+    PostprocessKind.SCORE: _scores,
 }

@@ -1,0 +1,62 @@
+"""Vectors of texts or tokens: what counts is their direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgeq.metrics import cosines
+from edgeq.tasks.comparison import Rows
+from edgeq.tasks.entry import Floor, Kind, TaskEntry
+from edgeq.tasks.labelled import LabelledMetric, Samples, rank_points, read_pairs
+from edgeq.tasks.steps import no_steps
+from edgeq.types import Array, Precision
+
+VECTOR_METRICS = (
+    "cosine_mean",
+    "cosine_p01",
+    "cosine_min",
+    "relative_error_mean",
+    "relative_error_p95",
+    "sqnr_db",
+    "max_abs",
+)
+FLOORS = (
+    Floor(
+        "cosine_mean",
+        {Precision.FP32: 0.9999, Precision.FP16: 0.999, Precision.INT8: 0.97, Precision.INT4: 0.93},
+    ),
+    Floor(
+        "cosine_p01",
+        {Precision.FP32: 0.9995, Precision.FP16: 0.995, Precision.INT8: 0.85, Precision.INT4: 0.65},
+    ),
+)
+
+
+def _read(path: Path, _labels: Sequence[str], _width: int) -> Samples:
+    """All first texts, then all second ones."""
+    pairs = read_pairs(path)
+    texts = [first for first, _ in pairs.pairs] + [second for _, second in pairs.pairs]
+    return tuple(texts), np.asarray(pairs.scores)
+
+
+def _similarities(rows: Array) -> Array:
+    half = len(rows) // 2
+    return cosines(rows[:half], rows[half:])
+
+
+SPEARMAN = LabelledMetric("spearman", "score, text, text", 1.0, _read, _similarities, rank_points)
+
+EMBEDDING = TaskEntry(
+    kind=Kind.EMBEDDING,
+    does="Turns a text into vectors; close meanings give close vectors",
+    metrics=VECTOR_METRICS,
+    floors=FLOORS,
+    kept=("cosine_mean",),
+    derived=("cosine_mean", "cosine_min"),
+    compare=Rows,
+    postprocess=no_steps,
+    labelled=SPEARMAN,
+)

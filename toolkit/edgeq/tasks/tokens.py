@@ -1,0 +1,47 @@
+"""Which positions of a batch count: those of real tokens, those at the mask token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeq.bundle.golden import GoldenCase, is_per_token_vector
+from edgeq.types import Array, Feeds, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of one batch.
+
+    Attributes:
+        ids: `[batch, sequence]`; None for models that take none.
+        mask: `[batch, sequence]`, nonzero at real tokens; None when nothing is padded.
+        positions: where per-token vectors are recorded; None for everywhere.
+    """
+
+    ids: Array | None
+    mask: Array | None
+    positions: Array | None = None
+
+    @classmethod
+    def of_feeds(cls, feeds: Feeds) -> Tokens:
+        """Of a batch whose outputs are whole."""
+        return cls(feeds.get("input_ids"), feeds.get("attention_mask"))
+
+    @classmethod
+    def of_case(cls, case: GoldenCase) -> Tokens:
+        """Of a golden case, which may record some positions only."""
+        return cls(case.feeds.get("input_ids"), case.feeds.get("attention_mask"), case.positions)
+
+    def mask_of(self, spec: TensorSpec) -> Array | None:
+        """Real tokens at the recorded positions of an output."""
+        return self._kept(spec, self.mask)
+
+    def ids_of(self, spec: TensorSpec) -> Array | None:
+        """Token ids at the recorded positions of an output."""
+        return self._kept(spec, self.ids)
+
+    def _kept(self, spec: TensorSpec, tokens: Array | None) -> Array | None:
+        if tokens is None or self.positions is None or not is_per_token_vector(spec):
+            return tokens
+        kept: Array = tokens[:, self.positions]
+        return kept
