@@ -22,7 +22,6 @@ from edgeq.bundle.manifest import (
 )
 from edgeq.errors import ModelError
 from edgeq.files import atomic_write_text
-from edgeq.numerics import FP16_STEP
 from edgeq.pipeline.assemble import (
     bundle_name,
     environment,
@@ -32,6 +31,7 @@ from edgeq.pipeline.assemble import (
     tool_versions,
 )
 from edgeq.pipeline.language_data import LanguageData, divide_language
+from edgeq.pipeline.language_noise import LLAMA_CPP, own_error_bounds
 from edgeq.pipeline.language_quality import GOLDEN_TOKENS, golden_prompts, language_gates
 from edgeq.pipeline.measure import Measured, describe_environment, metrics_of
 from edgeq.quantize.recipes.schema import ExportOptions
@@ -211,8 +211,9 @@ class _CheckpointExport:
 
         self._write_files(spec, writer)
         golden = self._golden(spec.id, run)
-        tolerances = golden_tolerances(spec.id, golden)
-        entries = write_golden(writer.folder, golden, dict.fromkeys((case.id for case in golden), tolerances))
+        bounds = own_error_bounds(spec.id, golden, LLAMA_CPP)
+        gates = [*gates, *bounds.gates]
+        entries = write_golden(writer.folder, golden, bounds.tolerances)
         manifest = Manifest(
             name=bundle_name(str(self.request.model)),
             target=self.target.name,
@@ -242,7 +243,9 @@ class _CheckpointExport:
         """Prompts from an empty cache."""
         limit = min(GOLDEN_TOKENS, self.original.settings.context_length)
         cases = []
-        for index, (prompt, text) in enumerate(golden_prompts(self.data, limit)):
+        for index, (prompt, text) in enumerate(
+            golden_prompts(self.data, limit, self.original.settings.vocabulary)
+        ):
             ids = np.asarray(prompt, np.int64)
             cases.append(
                 GoldenCase(
@@ -286,20 +289,3 @@ class _CheckpointExport:
             calibration=Calibration(found.source, found.sha256, self.data.texts, self.request.seed),
             bits_per_weight=round(bits, 2),
         )
-
-
-def golden_tolerances(variant: str, cases: Sequence[GoldenCase]) -> list[Gate]:
-    """How far another run may be from the recorded logits: each is as far from the original as the recorded one.
-
-    Runtimes of such files round the inputs of every layer, so two runs differ by two such errors, not by none; and
-    they keep keys and values in float16.
-    """
-    own = max(
-        float(np.abs(case.reference["logits"] - case.outputs[variant]["logits"]).max()) for case in cases
-    )
-    scale = max(float(np.abs(case.reference["logits"]).max()) for case in cases)
-    bound = 2 * max(own, FP16_STEP * scale)
-    source = (
-        f"twice the own largest error on the golden cases, {own:.3g}, or a float16 step of the output scale"
-    )
-    return [Gate(variant, "logits", "max_abs", "<=", float(f"{bound:.4g}"), source)]

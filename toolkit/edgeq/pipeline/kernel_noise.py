@@ -21,7 +21,7 @@ from edgeq.types import Outputs, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.progress import Stage
-    from edgeq.targets.base import Session
+    from edgeq.targets.base import HasTwins
 
 SEEDS = 4
 """Draws of last bits."""
@@ -122,7 +122,7 @@ def _short(value: float) -> float:
 
 
 def measure_noise(
-    session: Session, variant: str, specs: Sequence[TensorSpec], cases: Sequence[GoldenCase], stage: Stage
+    session: HasTwins, variant: str, specs: Sequence[TensorSpec], cases: Sequence[GoldenCase], stage: Stage
 ) -> dict[str, Noise]:
     """The noise of one variant, by output.
 

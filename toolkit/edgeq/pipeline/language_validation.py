@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -10,11 +12,20 @@ import numpy as np
 from edgeq.bundle.manifest import Gate
 from edgeq.comparison import judge
 from edgeq.errors import ModelError, UnsupportedError
-from edgeq.metrics import OutputComparison
-from edgeq.pipeline.drift import Drift, drift_of, worst
+from edgeq.onnx_runtime import ordered_level
+from edgeq.pipeline.drift import MAX_ABS, Drift, case_drifts, worst
+from edgeq.pipeline.kernel_noise import golden_metrics, is_golden, kept_of
 from edgeq.pipeline.language_data import judged_windows, texts_of
 from edgeq.pipeline.sessions import ONNX_RUNTIME, variant_spec
-from edgeq.pipeline.validation import LIVE_SAMPLES, ValidationReport, ValidationRequest, VariantReport
+from edgeq.pipeline.validation import (
+    LIVE_SAMPLES,
+    ValidationReport,
+    ValidationRequest,
+    VariantReport,
+    case_gates,
+    judge_stored,
+    together,
+)
 from edgeq.runtime.executors import architecture_of, open_executor
 from edgeq.runtime.generation.generator import bundle_tokenizer
 from edgeq.runtime.generation.session import DecoderSession
@@ -51,7 +62,8 @@ def validate_language_model(
     reports = []
     for variant in variants:
         with progress.stage(f"validating {variant.id} on {request.on}", len(cases)) as stage:
-            reports.append(_validate(bundle, variant, cases, request, progress))
+            mine = [case for case in cases if variant.id in case.outputs]
+            reports.append(_validate(bundle, variant, mine, request, progress))
             stage.advance(len(cases))
     return ValidationReport(tuple(reports), skipped)
 
@@ -67,7 +79,8 @@ def _validate(
         return _validate_file(bundle, variant, cases, request, progress)
     architecture = architecture_of(variant)
     executor = open_executor(request.on, cpu=request.cpu, target_arch=architecture)  # type: ignore[arg-type]
-    outputs = executor.run(bundle.file(variant.model), [case.feeds for case in cases])
+    level = ordered_level(variant.requirements)
+    outputs = executor.run(bundle.file(variant.model), [case.feeds for case in cases], level)
     live = None
     if request.against is not None:
         from edgeq.exporters.causal_lm import load_original
@@ -126,35 +139,38 @@ def _report(
     verification: Verification,
     environment: Mapping[str, str],
 ) -> VariantReport:
-    golden, drift = _golden(variant, cases, outputs), _drift(variant, cases, outputs)
-    found, source = live or (golden, f"{len(cases)} golden cases")
-    gates = _judged(bundle, variant, request, golden, found, drift)
+    specs = [spec for spec in variant.outputs if spec.name == "logits"]
+    recorded = [case.outputs[variant.id] for case in cases]
+    drifts = case_drifts(specs, cases, recorded, outputs)
+    found = [kept_of(case, specs, output) for case, output in zip(cases, outputs, strict=True)]
+    golden = golden_metrics(specs, cases, found)
+    metrics, source = live or (golden["logits"], f"{len(cases)} golden cases")
+    gates = [
+        *_finite(variant, drifts),
+        *case_gates(bundle, variant, cases, drifts),
+        *_judged(bundle, variant, request, golden, metrics, drifts),
+    ]
     return VariantReport(
         variant.id,
         verification,
         environment,
-        {"logits": found},
-        {"logits": drift},
+        {"logits": metrics},
+        {"logits": worst(drifts["logits"])},
         tuple(gates),
         source,
+        golden_metrics(specs, cases, recorded),
     )
 
 
-def _golden(variant: Variant, cases: Sequence[GoldenCase], outputs: Sequence[Outputs]) -> dict[str, float]:
-    spec = next(spec for spec in variant.outputs if spec.name == "logits")
-    comparison = OutputComparison(spec)
-    for case, found in zip(cases, outputs, strict=True):
-        comparison.add(case.reference["logits"], found["logits"], None)
-    return comparison.metrics()
-
-
-def _drift(variant: Variant, cases: Sequence[GoldenCase], outputs: Sequence[Outputs]) -> Drift:
-    """How far all cases together are from the logits the bundle recorded."""
-    spec = next(spec for spec in variant.outputs if spec.name == "logits")
-    pairs = zip(cases, outputs, strict=True)
-    return worst(
-        [drift_of(spec, case, case.outputs[variant.id]["logits"], found["logits"]) for case, found in pairs]
-    )
+def _finite(variant: Variant, drifts: Mapping[str, Sequence[Drift]]) -> list[Gate]:
+    """A gate that only values that are not finite break, whatever tolerances a bundle has; none where all are."""
+    distance = worst(drifts["logits"]).max_abs
+    if math.isfinite(distance):
+        return []
+    source = "NaN or infinite logits"
+    return [
+        Gate(variant.id, "logits", MAX_ABS, "<=", sys.float_info.max, source, value=distance, passed=False)
+    ]
 
 
 def _live(
@@ -204,16 +220,17 @@ def _judged(
     bundle: Bundle,
     variant: Variant,
     request: ValidationRequest,
-    golden: Mapping[str, float],
+    golden: Mapping[str, Mapping[str, float]],
     found: Mapping[str, float],
-    drift: Drift,
+    drifts: Mapping[str, Sequence[Drift]],
 ) -> list[Gate]:
-    """Tolerances on the recorded logits; then the user's gates, or those stored in the bundle on live text.
+    """Bounds on all golden cases together; then the user's gates, or those stored in the bundle on live text.
 
     The stored floors were set on thousands of tokens: the few of the golden cases cannot be held to them.
     """
-    tolerances = {gate.metric: gate for entry in bundle.manifest.golden for gate in entry.tolerances}
-    gates = [judge(tolerances["max_abs"], {"max_abs": drift.max_abs})] if "max_abs" in tolerances else []
+    stored = [gate for gate in bundle.manifest.gates if gate.variant == variant.id]
+    all_cases = together(golden, drifts)
+    gates = [judge_stored(gate, all_cases) for gate in stored if is_golden(gate)]
     if request.gates:
         asked = [
             Gate(variant.id, "logits", gate.metric, gate.op, gate.threshold, "--gate")
@@ -222,5 +239,4 @@ def _judged(
         return gates + [judge(gate, found) for gate in asked]
     if request.against is None:
         return gates
-    stored = [gate for gate in bundle.manifest.gates if gate.variant == variant.id]
-    return gates + [judge(gate, found) for gate in stored]
+    return gates + [judge_stored(gate, {"logits": found}) for gate in stored if not is_golden(gate)]

@@ -233,7 +233,7 @@ def _validate_variant(
     if live is not None:
         found, source = live.compare(execution, specs, stage.advance), live.source
     gates = [
-        *_tolerances(bundle, variant, mine, drifts),
+        *case_gates(bundle, variant, mine, drifts),
         *_judged(bundle, variant, request, golden, found, drifts, is_live=live is not None),
     ]
     before = golden_metrics(specs, mine, recorded)
@@ -256,7 +256,7 @@ def _recorded_outputs(variant: Variant, cases: Sequence[GoldenCase]) -> tuple[Te
     return found
 
 
-def _tolerances(
+def case_gates(
     bundle: Bundle, variant: Variant, cases: Sequence[GoldenCase], drifts: Mapping[str, Sequence[Drift]]
 ) -> list[Gate]:
     """Every tolerance of every golden case; of each output and metric the one that is nearest to its bound, or over."""
@@ -294,11 +294,8 @@ def _judged(
     judge live data, and golden cases are held to what was measured on them.
     """
     stored = [gate for gate in bundle.manifest.gates if gate.variant == variant.id]
-    together = {
-        output: worst(items).metrics() | {f"{GOLDEN}{name}": value for name, value in golden[output].items()}
-        for output, items in drifts.items()
-    }
-    gates = [judge_stored(gate, together) for gate in stored if is_golden(gate)]
+    all_cases = together(golden, drifts)
+    gates = [judge_stored(gate, all_cases) for gate in stored if is_golden(gate)]
     if request.gates:
         return gates + [
             judge(Gate(variant.id, output, item.metric, item.op, item.threshold, "--gate"), metrics)
@@ -313,6 +310,16 @@ def _judged(
         if not is_golden(gate) and not gate.derived_from.startswith("measured") and gate.metric != PARITY
     ]
     return gates + [judge_stored(gate, found if is_live else golden) for gate in floors]
+
+
+def together(
+    golden: Mapping[str, Mapping[str, float]], drifts: Mapping[str, Sequence[Drift]]
+) -> dict[str, dict[str, float]]:
+    """What gates on all golden cases may bound, by output: distances from what is recorded, and from the original."""
+    return {
+        output: worst(items).metrics() | {f"{GOLDEN}{name}": value for name, value in golden[output].items()}
+        for output, items in drifts.items()
+    }
 
 
 def judge_stored(gate: Gate, metrics: Mapping[str, Mapping[str, float]]) -> Gate:
