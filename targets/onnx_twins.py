@@ -1,4 +1,4 @@
-"""Twins of a graph for ONNX Runtime: threads, optimization levels, draws of last bits, and the ARM64 kernels."""
+"""Twins of a graph for ONNX Runtime: threads, optimization levels, last bits, other roundings, the ARM64 kernels."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from edgeq.errors import EdgeqError
 from edgeq.onnx_runtime import DEFAULT_LEVEL, LEVELS, OptimizationLevel
 from edgeq.runtime.executors import Executor, NativeExecutor, open_executor
 from edgeq.targets.base import Twin
 from edgeq.types import Feeds, Outputs, Verification
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 THREADS = (1, 4)
 """Intra-op threads of twins."""
@@ -35,33 +38,41 @@ class OpenTwin(Protocol):
 
 
 def native_twins(model: Path, level: OptimizationLevel, open_twin: OpenTwin, seeds: int) -> Iterator[Twin]:
-    """Other thread counts and optimization levels, and draws of last bits, one open at a time.
+    """Other thread counts and optimization levels, last bits and roundings of activations, one open at a time.
 
     Args:
         model: the `.onnx` file.
         level: at which the variant is opened.
         open_twin: opens it, or a noisy copy.
-        seeds: draws.
+        seeds: draws of last bits.
     """
+    import onnx_ir as ir
+
     for threads in THREADS:
         yield Twin("thread counts", open_twin(model, threads=threads))
     for other in LEVELS[LEVELS.index("ORT_ENABLE_BASIC") :]:
         if other != level:
             yield Twin("optimization levels", open_twin(model, level=other))
-    yield from _noisy(model, open_twin, seeds)
+    for kind, edited in _edited(model, seeds):
+        with TemporaryDirectory(prefix="edgeq-noise-") as folder:
+            path = Path(folder) / "model.onnx"
+            ir.save(edited, path, external_data="weights.bin")
+            yield Twin(kind, open_twin(path))
 
 
-def _noisy(model: Path, open_twin: OpenTwin, seeds: int) -> Iterator[Twin]:
+def _edited(model: Path, seeds: int) -> Iterator[tuple[str, ir.Model]]:
+    """Graphs that round otherwise, with the kind of each."""
     import onnx_ir as ir
 
+    from edgeq.graph.passes.activation_rounding import Rounding, rounds_activations, with_activation_rounding
     from edgeq.graph.passes.rounding_noise import with_rounding_noise
 
     graph = ir.load(model)
     for seed in range(seeds):
-        with TemporaryDirectory(prefix="edgeq-noise-") as folder:
-            path = Path(folder) / "model.onnx"
-            ir.save(with_rounding_noise(graph, seed), path, external_data="weights.bin")
-            yield Twin("draws of last bits", open_twin(path))
+        yield "draws of last bits", with_rounding_noise(graph, seed)
+    if rounds_activations(graph):
+        for rounding in Rounding:
+            yield "roundings of activations", with_activation_rounding(graph, rounding)
 
 
 def emulated_arm64() -> Executor | None:
