@@ -32,8 +32,10 @@ from edgeq.pipeline.assemble import (
 )
 from edgeq.pipeline.choices import check_file_type
 from edgeq.pipeline.language_data import LanguageData, divide_language
+from edgeq.pipeline.language_golden import record_language
 from edgeq.pipeline.language_noise import Bounds, decoder_bounds
 from edgeq.pipeline.language_quality import (
+    graph_answers,
     language_gates,
     language_golden,
     measure_language,
@@ -242,6 +244,8 @@ class _LanguageExport:
             with self.progress.stage(f"writing {destination.name}"):
                 gates = [*gates, *bounds.gates]
                 entries = write_golden(writer.folder, golden, bounds.tolerances)
+                self._write_files(writer, lowered.model.parent)
+                self._record_language(writer, spec, lowered.model, bounds)
                 bundle = self._bundle(writer, target_name, spec, lowered, measured, gates, entries)
         archive = archived(destination, self.request)
         return TargetResult(target_name, bundle, {spec.id: measured}, fp32_bytes, archive)
@@ -263,6 +267,13 @@ class _LanguageExport:
             bounds = decoder_bounds(spec.id, model, cases, stage)
             stage.note = f"{len(cases)} cases"
         return cases, bounds
+
+    def _record_language(self, writer: BundleWriter, spec: VariantSpec, model: Path, bounds: Bounds) -> None:
+        """After the files it describes."""
+        settings, tokenizer_json = self.exported.settings, self.exported.preprocessor.tokenizer_json
+        greedy = graph_answers(spec.id, model, settings, tokenizer_json, bounds.largest)
+        relative = model.relative_to(writer.folder).as_posix()
+        record_language(writer.folder, tokenizer_json, relative, greedy).save(writer.folder)
 
     def _fp32(self, folder: Path) -> tuple[DecoderSession | None, int]:
         """The float32 graph, for the ratio of speed, and its size; no session of one that is too large."""
@@ -292,7 +303,6 @@ class _LanguageExport:
     ) -> Bundle:
         from edgeq.report.model_card import write_model_card
 
-        self._write_files(writer, lowered.model.parent)
         manifest = Manifest(
             name=bundle_name(str(self.request.model)),
             target=target,

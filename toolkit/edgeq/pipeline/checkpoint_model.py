@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeq.bundle.golden import GoldenCase
+from edgeq.bundle.language_golden import GreedyGolden
 from edgeq.bundle.manifest import (
     Calibration,
     Gate,
@@ -31,13 +32,15 @@ from edgeq.pipeline.assemble import (
     tool_versions,
 )
 from edgeq.pipeline.language_data import LanguageData, divide_language
-from edgeq.pipeline.language_noise import LLAMA_CPP, own_error_bounds
+from edgeq.pipeline.language_golden import Answering, greedy_golden, record_language
+from edgeq.pipeline.language_noise import LLAMA_CPP, Bounds, own_error_bounds
 from edgeq.pipeline.language_quality import GOLDEN_TOKENS, golden_prompts, language_gates
 from edgeq.pipeline.measure import Measured, describe_environment, metrics_of
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.adapter import Signature
 from edgeq.runtime.perplexity import Logits, compare_on
 from edgeq.targets.base import CheckpointInput, CheckpointTarget, Lowered, VariantSpec
+from edgeq.targets.kernels import HELD_BYTES
 from edgeq.types import Array, FloatArray, Verification
 
 if TYPE_CHECKING:
@@ -214,6 +217,7 @@ class _CheckpointExport:
         bounds = own_error_bounds(spec.id, golden, LLAMA_CPP)
         gates = [*gates, *bounds.gates]
         entries = write_golden(writer.folder, golden, bounds.tolerances)
+        self._record_language(writer, spec, lowered.model, run, bounds)
         manifest = Manifest(
             name=bundle_name(str(self.request.model)),
             target=self.target.name,
@@ -238,6 +242,34 @@ class _CheckpointExport:
         options = ExportOptions(self.request.seq_len, self.request.calib_samples, self.request.seed)
         recipe = replace(self.target.recipe_of(spec), export=options)
         atomic_write_text(writer.path("recipe.yaml"), recipe.to_yaml())
+
+    def _record_language(
+        self, writer: BundleWriter, spec: VariantSpec, model: Path, run: Run, bounds: Bounds
+    ) -> None:
+        """After the files it describes."""
+        tokenizer_json = self.original.preprocessor.tokenizer_json
+        relative = model.relative_to(writer.folder).as_posix()
+        greedy = self._answers(spec.id, run, bounds.largest)
+        record_language(writer.folder, tokenizer_json, relative, greedy).save(writer.folder)
+
+    def _answers(self, variant: str, run: Run, noise: float) -> GreedyGolden:
+        is_simulated = run.verification is Verification.SIMULATED
+        if is_simulated and 4 * self.original.source.parameters > HELD_BYTES:
+            reason = "only a simulation runs the file here, and it would take minutes"
+            return GreedyGolden(variant, 0.0, reason)
+
+        def start(capacity: int) -> Callable[[Sequence[int]], FloatArray]:
+            seen: list[int] = []
+
+            def step(tokens: Sequence[int]) -> FloatArray:
+                seen.extend(tokens)
+                row: FloatArray = run.logits(np.asarray(seen, np.int64))[-1]
+                return row
+
+            return step
+
+        answering = Answering(variant, start, run.logits, noise)
+        return greedy_golden(self.original.preprocessor.tokenizer_json, self.original.settings, answering)
 
     def _golden(self, variant: str, run: Run) -> list[GoldenCase]:
         """Prompts from an empty cache."""

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.bundle.golden import GoldenCase
+from edgeq.bundle.language_golden import GreedyGolden
 from edgeq.bundle.manifest import Gate
 from edgeq.comparison import GateRequest, judge
 from edgeq.errors import ModelError, UsageError
+from edgeq.pipeline.language_golden import Answering, greedy_golden
 from edgeq.pipeline.measure import Measured
 from edgeq.pipeline.written_decoder import WholeDecoder, open_written
 from edgeq.quantize.stretches.values import ValueStore
@@ -20,12 +22,13 @@ from edgeq.runtime.generation.footprint import measure_generation_bytes
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.perplexity import Window, compare_scored, scored_logits
 from edgeq.runtime.timing import Timing, interleave
-from edgeq.types import Array, Precision
+from edgeq.types import Array, FloatArray, Precision
 
 if TYPE_CHECKING:
     from edgeq.exporters.causal_lm import ExportedLanguageModel
     from edgeq.pipeline.language_data import LanguageData
     from edgeq.progress import Progress
+    from edgeq.runtime.generation.settings import GenerationSettings
 
 FLOORS: Mapping[Precision, tuple[float, float]] = {
     Precision.FP32: (1e-4, 0.995),
@@ -201,3 +204,28 @@ def golden_prompts(
 
 def _feeds(ids: Array, past: int) -> dict[str, Array]:
     return {"input_ids": ids[None], "attention_mask": np.ones((1, past + len(ids)), np.int64)}
+
+
+def graph_answers(
+    variant: str, model: Path, settings: GenerationSettings, tokenizer_json: str, noise: float
+) -> GreedyGolden:
+    """The answers of a written graph; none of one that is run some nodes at a time.
+
+    Args:
+        variant: its id.
+        model: its file.
+        settings: of the model.
+        tokenizer_json: its tokenizer.
+        noise: the most that a logit may be off.
+    """
+    decoder = open_written(model, settings)
+    if not isinstance(decoder, WholeDecoder):
+        reason = "the file is run some nodes at a time, and every token would take a pass over it"
+        return GreedyGolden(variant, 0.0, reason)
+    session = decoder.session
+
+    def start(capacity: int) -> Callable[[Sequence[int]], FloatArray]:
+        state = session.start(capacity)
+        return lambda tokens: session.prefill(state, tokens)
+
+    return greedy_golden(tokenizer_json, settings, Answering(variant, start, session.logits, noise))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
+    from edgeq.pipeline.language_replay import LanguageReport
     from edgeq.runtime.adb import AdbOptions
 
 __all__ = ["LIVE_SAMPLES", "ValidationReport", "ValidationRequest", "VariantReport", "run_validation"]
@@ -112,6 +113,8 @@ class ValidationReport:
     """Variants that were not run, and why."""
     tokenization: TokenizationReport | None = None
     """The golden texts through the bundle's tokenizer; None where the cases hold no texts."""
+    language: LanguageReport | None = None
+    """Of a language model: texts, chats, settings and answers repeated."""
 
     def title(self, variant: VariantReport) -> str:
         """A variant's name; with its provider where it was run in several ways."""
@@ -129,7 +132,7 @@ class ValidationReport:
         ]
         if self.tokenization is not None:
             failed += [f"token ids of {case}" for case in self.tokenization.different]
-        return failed
+        return failed if self.language is None else failed + self.language.failures
 
     @property
     def passed(self) -> bool:
@@ -145,6 +148,7 @@ class ValidationReport:
             "tokenization": None
             if self.tokenization is None
             else {"cases": self.tokenization.cases, "different": list(self.tokenization.different)},
+            "language": None if self.language is None else self.language.to_json(),
         }
 
 
