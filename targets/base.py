@@ -169,7 +169,18 @@ class Twin:
     most_cases: int | None = None
 
 
-class Session(Protocol):
+class HasTwins(Protocol):
+    """Anything whose outputs another machine may compute a little otherwise."""
+
+    def twins(self, seeds: int) -> Iterator[Twin]:
+        """Ways to compute the same variant that differ in rounding alone, one open at a time.
+
+        Args:
+            seeds: draws of random last bits.
+        """
+
+
+class Session(HasTwins, Protocol):
     """A written variant, ready for canonical feeds `[batch, sequence]` of any size it can be fitted to."""
 
     @property
@@ -191,13 +202,6 @@ class Session(Protocol):
     @property
     def also(self) -> tuple[Session, ...]:
         """The same variant run in the other ways that this machine has (on the CPU only, say); often none."""
-
-    def twins(self, seeds: int) -> Iterator[Twin]:
-        """Ways to compute the same variant that differ in rounding alone, one open at a time.
-
-        Args:
-            seeds: draws of random last bits.
-        """
 
     def run(self, feeds: Feeds) -> Outputs:
         """All outputs, of the feeds' own batch and length."""

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from edgeq.errors import EdgeqError
-from edgeq.onnx_runtime import DEFAULT_LEVEL, LEVELS, OptimizationLevel, kernels_saturate
-from edgeq.runtime.executors import NativeExecutor, native_environment, open_executor
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, kernels_saturate
+from edgeq.runtime.executors import Executor, NativeExecutor, native_environment
 from edgeq.runtime.session import VariantSession, execute_through
 from edgeq.targets.base import Twin
-from edgeq.types import Feeds, Outputs, Verification
+from edgeq.targets.onnx_twins import ARM64_CASES, RunAll, emulated_arm64, native_twins
+from edgeq.types import Verification
 
 if TYPE_CHECKING:
     from edgeq.runtime.adapter import HasSignature
     from edgeq.targets.base import VariantSpec
-
-THREADS = (1, 4)
-"""Intra-op threads of twins."""
-ARM64_CASES = 4
-"""Golden cases that an emulated core runs while a bundle is made: seconds, not minutes."""
 
 
 class OnnxSession(VariantSession):
@@ -66,19 +60,15 @@ class OnnxSession(VariantSession):
         Under emulation float graphs take minutes, so only variants opened at the usual level, whose linear layers run
         in integers or blocks, go there.
         """
-        for threads in THREADS:
-            yield Twin("thread counts", _each(self._open(self._path, threads=threads)))
-        for level in LEVELS[LEVELS.index("ORT_ENABLE_BASIC") :]:
-            if level != self._level:
-                yield Twin("optimization levels", _each(self._open(self._path, level=level)))
-        yield from self._noisy(seeds)
-        if self._level == DEFAULT_LEVEL and (arm64 := self._on_arm64()) is not None:
-            yield Twin("ARM64 kernels", arm64, ARM64_CASES)
+        yield from native_twins(self._path, self._level, self._open, seeds)
+        executor = emulated_arm64() if self._level == DEFAULT_LEVEL else None
+        if executor is not None:
+            yield Twin("ARM64 kernels", self._through(executor), ARM64_CASES)
 
     def _open(
         self, path: Path, *, threads: int | None = None, level: OptimizationLevel | None = None
-    ) -> VariantSession:
-        return VariantSession(
+    ) -> RunAll:
+        session = VariantSession(
             path,
             self._signature,
             pad_id=self._pad_id,
@@ -86,30 +76,9 @@ class OnnxSession(VariantSession):
             threads=threads,
             level=level or self._level,
         )
+        return lambda batches: [session.run(feeds) for feeds in batches]
 
-    def _noisy(self, seeds: int) -> Iterator[Twin]:
-        import onnx_ir as ir
-
-        from edgeq.graph.passes.rounding_noise import with_rounding_noise
-
-        model = ir.load(self._path)
-        for seed in range(seeds):
-            with TemporaryDirectory(prefix="edgeq-noise-") as folder:
-                path = Path(folder) / "model.onnx"
-                ir.save(with_rounding_noise(model, seed), path, external_data="weights.bin")
-                yield Twin("draws of last bits", _each(self._open(path)))
-
-    def _on_arm64(self) -> Callable[[Sequence[Feeds]], list[Outputs]] | None:
-        try:
-            executor = open_executor("arm64")
-        except EdgeqError:  # the lane is not set up, or this machine cannot have it
-            return None
-        if executor.verification is not Verification.EXECUTED_ARM64_EMULATED:
-            return None
+    def _through(self, executor: Executor) -> RunAll:
         return lambda batches: execute_through(
             executor, self._path, self._signature, batches, pad_id=self._pad_id, level=self._level
         )
-
-
-def _each(session: VariantSession) -> Callable[[Sequence[Feeds]], list[Outputs]]:
-    return lambda batches: [session.run(feeds) for feeds in batches]

@@ -62,7 +62,13 @@ def test_what_a_bundle_holds(bundle):
     files = {path.name for path in (bundle.folder / "model/cpu-int4").iterdir()}
     assert files >= {"model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json"}
     assert [entry.id for entry in bundle.manifest.golden][:2] == ["prefill-00", "decode-00"]
-    assert {gate.metric for gate in bundle.manifest.gates} == {"kl_mean", "top1_agreement"}
+    assert {gate.metric for gate in bundle.manifest.gates} == {
+        "kl_mean",
+        "top1_agreement",
+        "drift_rms",
+        "golden_kl_mean",
+        "golden_cosine_mean",
+    }
 
 
 def test_no_file_names_a_path_of_this_machine(bundle, model):

@@ -38,7 +38,7 @@ def test_of_a_sequence_classifier(width: int, problem: ProblemType | None, expec
 
 def test_every_other_task_but_generation_has_one_kind() -> None:
     others = [task for task in Task if task not in (CLASSIFY, Task.TEXT_GENERATION)]
-    assert {kind(task) for task in others} == set(Kind) - {Kind.SINGLE_LABEL, Kind.MULTI_LABEL, Kind.SCORE}
+    assert {kind(task) for task in others} == set(TASKS) - {Kind.SINGLE_LABEL, Kind.MULTI_LABEL, Kind.SCORE}
     with pytest.raises(UnsupportedError, match="text-generation"):
         kind(Task.TEXT_GENERATION)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgeq.pipeline.labelled import LabelledResult
+    from edgeq.pipeline.language_replay import LanguageReport
     from edgeq.pipeline.validation import ValidationReport
     from edgeq.quantize.bootstrap import Estimate
 
@@ -87,7 +88,7 @@ def validate(
 
 
 def _print(out: Any, report: ValidationReport, on: str) -> None:
-    for output in report.variants[0].outputs:
+    for output in report.variants[0].outputs if report.variants else ():
         title = f"`{output}` against the original, on {report.variants[0].source}"
         rows = [*_rows(report, output), *(_side_by_side(report, output) if on != "native" else [])]
         out.report(title, ("", *(report.title(variant) for variant in report.variants)), rows)
@@ -96,6 +97,8 @@ def _print(out: Any, report: ValidationReport, on: str) -> None:
     if report.tokenization is not None:
         same = report.tokenization.cases - len(report.tokenization.different)
         out.notice(f"{same} of {report.tokenization.cases} golden texts give the recorded token ids")
+    if report.language is not None:
+        _print_language(out, report.language)
     for name, reason in report.skipped.items():
         out.notice(f"{name} was not executed: {reason}")
     out.result(report.to_json(), "passed" if report.passed else "failed")
@@ -117,6 +120,13 @@ _ROWS = (
     ("max_abs", "max-abs", "{:.3g}"),
 )
 """Metrics that any kind of model may have, in the order of the table."""
+
+
+def _print_language(out: Any, language: LanguageReport) -> None:
+    repeated = ", ".join(f"{count} {kind}" for kind, count in language.repeated.items())
+    out.notice(f"repeated: {repeated}; {len(language.differences)} differ")
+    for what in (*language.failures, *language.notices):
+        out.notice(what)
 
 
 def _rows(report: ValidationReport, output: str) -> list[tuple[str, ...]]:

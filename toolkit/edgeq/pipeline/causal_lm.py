@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from edgeq.bundle.manifest import (
     Calibration,
     Gate,
+    GoldenEntry,
     Manifest,
     PreprocessKind,
     PreprocessStep,
@@ -31,10 +32,12 @@ from edgeq.pipeline.assemble import (
 )
 from edgeq.pipeline.choices import check_file_type
 from edgeq.pipeline.language_data import LanguageData, divide_language
+from edgeq.pipeline.language_golden import record_language
+from edgeq.pipeline.language_noise import Bounds, decoder_bounds
 from edgeq.pipeline.language_quality import (
+    graph_answers,
     language_gates,
     language_golden,
-    language_tolerances,
     measure_language,
 )
 from edgeq.pipeline.measure import metrics_of
@@ -47,6 +50,7 @@ from edgeq.targets import get_target
 from edgeq.targets.base import GraphTarget, Lowered, LoweringOptions, VariantSpec
 
 if TYPE_CHECKING:
+    from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.reader import Bundle
     from edgeq.bundle.writer import BundleWriter
     from edgeq.exporters.causal_lm import ExportedLanguageModel
@@ -218,6 +222,7 @@ class _LanguageExport:
     progress: Progress
 
     def write(self, target_name: str) -> TargetResult:
+        from edgeq.bundle.golden import write_golden
         from edgeq.bundle.writer import BundleWriter
         from edgeq.pipeline.export import TargetResult, archived
 
@@ -235,8 +240,13 @@ class _LanguageExport:
             gates = language_gates(
                 spec.id, self.quantized.precision, measured.fidelity["logits"], self.request.gates
             )
+            golden, bounds = self._golden(spec, lowered.model)
             with self.progress.stage(f"writing {destination.name}"):
-                bundle = self._bundle(writer, target_name, spec, lowered, measured, gates)
+                gates = [*gates, *bounds.gates]
+                entries = write_golden(writer.folder, golden, bounds.tolerances)
+                self._write_files(writer, lowered.model.parent)
+                self._record_language(writer, spec, lowered.model, bounds)
+                bundle = self._bundle(writer, target_name, spec, lowered, measured, gates, entries)
         archive = archived(destination, self.request)
         return TargetResult(target_name, bundle, {spec.id: measured}, fp32_bytes, archive)
 
@@ -249,6 +259,21 @@ class _LanguageExport:
                 self.progress.notice(f"{spec.id}: {note}")
             stage.advance()
         return lowered
+
+    def _golden(self, spec: VariantSpec, model: Path) -> tuple[list[GoldenCase], Bounds]:
+        """Golden cases, and how far another machine may be from them."""
+        with self.progress.stage("recording golden cases, measuring kernel noise") as stage:
+            cases = language_golden(self.exported, spec.id, model, self.data)
+            bounds = decoder_bounds(spec.id, model, cases, stage)
+            stage.note = f"{len(cases)} cases"
+        return cases, bounds
+
+    def _record_language(self, writer: BundleWriter, spec: VariantSpec, model: Path, bounds: Bounds) -> None:
+        """After the files it describes."""
+        settings, tokenizer_json = self.exported.settings, self.exported.preprocessor.tokenizer_json
+        greedy = graph_answers(spec.id, model, settings, tokenizer_json, bounds.largest)
+        relative = model.relative_to(writer.folder).as_posix()
+        record_language(writer.folder, tokenizer_json, relative, greedy).save(writer.folder)
 
     def _fp32(self, folder: Path) -> tuple[DecoderSession | None, int]:
         """The float32 graph, for the ratio of speed, and its size; no session of one that is too large."""
@@ -274,14 +299,10 @@ class _LanguageExport:
         lowered: Lowered,
         measured: Measured,
         gates: list[Gate],
+        entries: tuple[GoldenEntry, ...],
     ) -> Bundle:
-        from edgeq.bundle.golden import write_golden
         from edgeq.report.model_card import write_model_card
 
-        self._write_files(writer, lowered.model.parent)
-        golden = language_golden(self.exported, spec.id, lowered.model, self.data)
-        tolerances = language_tolerances(spec.id, golden)
-        entries = write_golden(writer.folder, golden, dict.fromkeys((case.id for case in golden), tolerances))
         manifest = Manifest(
             name=bundle_name(str(self.request.model)),
             target=target,

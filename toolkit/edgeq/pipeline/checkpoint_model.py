@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeq.bundle.golden import GoldenCase
+from edgeq.bundle.language_golden import GreedyGolden
 from edgeq.bundle.manifest import (
     Calibration,
     Gate,
@@ -22,7 +23,6 @@ from edgeq.bundle.manifest import (
 )
 from edgeq.errors import ModelError
 from edgeq.files import atomic_write_text
-from edgeq.numerics import FP16_STEP
 from edgeq.pipeline.assemble import (
     bundle_name,
     environment,
@@ -32,12 +32,15 @@ from edgeq.pipeline.assemble import (
     tool_versions,
 )
 from edgeq.pipeline.language_data import LanguageData, divide_language
+from edgeq.pipeline.language_golden import Answering, greedy_golden, record_language
+from edgeq.pipeline.language_noise import LLAMA_CPP, Bounds, own_error_bounds
 from edgeq.pipeline.language_quality import GOLDEN_TOKENS, golden_prompts, language_gates
 from edgeq.pipeline.measure import Measured, describe_environment, metrics_of
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.adapter import Signature
 from edgeq.runtime.perplexity import Logits, compare_on
 from edgeq.targets.base import CheckpointInput, CheckpointTarget, Lowered, VariantSpec
+from edgeq.targets.kernels import HELD_BYTES
 from edgeq.types import Array, FloatArray, Verification
 
 if TYPE_CHECKING:
@@ -211,8 +214,10 @@ class _CheckpointExport:
 
         self._write_files(spec, writer)
         golden = self._golden(spec.id, run)
-        tolerances = golden_tolerances(spec.id, golden)
-        entries = write_golden(writer.folder, golden, dict.fromkeys((case.id for case in golden), tolerances))
+        bounds = own_error_bounds(spec.id, golden, LLAMA_CPP)
+        gates = [*gates, *bounds.gates]
+        entries = write_golden(writer.folder, golden, bounds.tolerances)
+        self._record_language(writer, spec, lowered.model, run, bounds)
         manifest = Manifest(
             name=bundle_name(str(self.request.model)),
             target=self.target.name,
@@ -238,11 +243,41 @@ class _CheckpointExport:
         recipe = replace(self.target.recipe_of(spec), export=options)
         atomic_write_text(writer.path("recipe.yaml"), recipe.to_yaml())
 
+    def _record_language(
+        self, writer: BundleWriter, spec: VariantSpec, model: Path, run: Run, bounds: Bounds
+    ) -> None:
+        """After the files it describes."""
+        tokenizer_json = self.original.preprocessor.tokenizer_json
+        relative = model.relative_to(writer.folder).as_posix()
+        greedy = self._answers(spec.id, run, bounds.largest)
+        record_language(writer.folder, tokenizer_json, relative, greedy).save(writer.folder)
+
+    def _answers(self, variant: str, run: Run, noise: float) -> GreedyGolden:
+        is_simulated = run.verification is Verification.SIMULATED
+        if is_simulated and 4 * self.original.source.parameters > HELD_BYTES:
+            reason = "only a simulation runs the file here, and it would take minutes"
+            return GreedyGolden(variant, 0.0, reason)
+
+        def start(capacity: int) -> Callable[[Sequence[int]], FloatArray]:
+            seen: list[int] = []
+
+            def step(tokens: Sequence[int]) -> FloatArray:
+                seen.extend(tokens)
+                row: FloatArray = run.logits(np.asarray(seen, np.int64))[-1]
+                return row
+
+            return step
+
+        answering = Answering(variant, start, run.logits, noise)
+        return greedy_golden(self.original.preprocessor.tokenizer_json, self.original.settings, answering)
+
     def _golden(self, variant: str, run: Run) -> list[GoldenCase]:
         """Prompts from an empty cache."""
         limit = min(GOLDEN_TOKENS, self.original.settings.context_length)
         cases = []
-        for index, (prompt, text) in enumerate(golden_prompts(self.data, limit)):
+        for index, (prompt, text) in enumerate(
+            golden_prompts(self.data, limit, self.original.settings.vocabulary)
+        ):
             ids = np.asarray(prompt, np.int64)
             cases.append(
                 GoldenCase(
@@ -286,20 +321,3 @@ class _CheckpointExport:
             calibration=Calibration(found.source, found.sha256, self.data.texts, self.request.seed),
             bits_per_weight=round(bits, 2),
         )
-
-
-def golden_tolerances(variant: str, cases: Sequence[GoldenCase]) -> list[Gate]:
-    """How far another run may be from the recorded logits: each is as far from the original as the recorded one.
-
-    Runtimes of such files round the inputs of every layer, so two runs differ by two such errors, not by none; and
-    they keep keys and values in float16.
-    """
-    own = max(
-        float(np.abs(case.reference["logits"] - case.outputs[variant]["logits"]).max()) for case in cases
-    )
-    scale = max(float(np.abs(case.reference["logits"]).max()) for case in cases)
-    bound = 2 * max(own, FP16_STEP * scale)
-    source = (
-        f"twice the own largest error on the golden cases, {own:.3g}, or a float16 step of the output scale"
-    )
-    return [Gate(variant, "logits", "max_abs", "<=", float(f"{bound:.4g}"), source)]

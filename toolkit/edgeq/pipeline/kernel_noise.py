@@ -23,7 +23,7 @@ from edgeq.types import Outputs, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.progress import Stage
-    from edgeq.targets.base import Session
+    from edgeq.targets.base import HasTwins
     from edgeq.tasks import Head
 
 SEEDS = 4
@@ -127,7 +127,7 @@ def _short(value: float) -> float:
 
 
 def measure_noise(
-    session: Session, variant: str, head: Head, cases: Sequence[GoldenCase], stage: Stage
+    session: HasTwins, variant: str, head: Head, cases: Sequence[GoldenCase], stage: Stage
 ) -> dict[str, Noise]:
     """The noise of one variant, by output.
 

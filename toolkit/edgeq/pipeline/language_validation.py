@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from edgeq.bundle.manifest import Gate
 from edgeq.comparison import judge
-from edgeq.errors import ModelError, UnsupportedError
-from edgeq.metrics import OutputComparison
-from edgeq.pipeline.drift import Drift, drift_of, worst
+from edgeq.errors import IntegrityError, ModelError, UnsupportedError
+from edgeq.onnx_runtime import ordered_level
+from edgeq.pipeline.drift import MAX_ABS, Drift, case_drifts, worst
+from edgeq.pipeline.kernel_noise import golden_metrics, is_golden, kept_of
 from edgeq.pipeline.language_data import judged_windows, texts_of
+from edgeq.pipeline.language_replay import (
+    LanguageReport,
+    answer_sequences,
+    language_golden_of,
+    replay_answers,
+    replay_language,
+)
 from edgeq.pipeline.sessions import ONNX_RUNTIME, variant_spec
-from edgeq.pipeline.validation import LIVE_SAMPLES, ValidationReport, ValidationRequest, VariantReport
+from edgeq.pipeline.tokenization import replay_prompts
+from edgeq.pipeline.validation import (
+    LIVE_SAMPLES,
+    ValidationReport,
+    ValidationRequest,
+    VariantReport,
+    case_gates,
+    judge_stored,
+    together,
+)
 from edgeq.runtime.executors import architecture_of, open_executor
 from edgeq.runtime.generation.generator import bundle_tokenizer
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
 from edgeq.runtime.perplexity import Logits, agreement_length, compare_on, greedy
 from edgeq.targets import get_target
-from edgeq.types import Outputs, Verification
+from edgeq.tasks import Head
+from edgeq.tasks.next_token import NEXT_TOKEN
+from edgeq.types import Feeds, FloatArray, Outputs, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
+    from edgeq.bundle.language_golden import LanguageGolden
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
     from edgeq.pipeline.checkpoint_model import Run
     from edgeq.progress import Progress
+    from edgeq.runtime.executors import Place
     from edgeq.targets.base import CheckpointTarget
 
 GREEDY_PROMPTS = 4
@@ -48,72 +72,104 @@ def validate_language_model(
     Raises:
         EdgeqError: the original or the data cannot be used, or the lane is not set up.
     """
+    language = replay_language(bundle, variants)
+    tokenization = replay_prompts(bundle_tokenizer(bundle), cases)
+    run = _Validation(bundle, request, progress, language_golden_of(bundle), language)
     reports = []
+    not_run = dict(skipped)
     for variant in variants:
         with progress.stage(f"validating {variant.id} on {request.on}", len(cases)) as stage:
-            reports.append(_validate(bundle, variant, cases, request, progress))
+            try:
+                reports.append(run.of(variant, [case for case in cases if variant.id in case.outputs]))
+            except UnsupportedError as error:
+                if not run.language.differences:
+                    raise
+                # What is wrong beside the model is a verdict of its own.
+                not_run[variant.id] = str(error)
             stage.advance(len(cases))
-    return ValidationReport(tuple(reports), skipped)
+    return ValidationReport(tuple(reports), not_run, tokenization, run.language)
 
 
-def _validate(
-    bundle: Bundle,
-    variant: Variant,
-    cases: Sequence[GoldenCase],
-    request: ValidationRequest,
-    progress: Progress,
-) -> VariantReport:
-    if variant.runtime != ONNX_RUNTIME:
-        return _validate_file(bundle, variant, cases, request, progress)
-    architecture = architecture_of(variant)
-    executor = open_executor(request.on, cpu=request.cpu, target_arch=architecture)  # type: ignore[arg-type]
-    outputs = executor.run(bundle.file(variant.model), [case.feeds for case in cases])
-    live = None
-    if request.against is not None:
-        from edgeq.exporters.causal_lm import load_original
+@dataclass(slots=True)
+class _Validation:
+    """One request.
 
-        settings = GenerationSettings.load(bundle.file(GENERATION_FILE))
-        session = DecoderSession(bundle.file(variant.model), settings.cache, settings.context_length)
-        with progress.stage("loading the original"):
-            reference = load_original(str(request.against))
-        live = _live(bundle, session.logits, lambda ids: reference(ids[None])[0], request, progress)
-    return _report(
-        bundle, variant, cases, outputs, live, request, executor.verification, executor.environment
-    )
+    Attributes:
+        bundle: what is validated.
+        request: how.
+        progress: where stages go.
+        golden: the recorded answers are in it; None in bundles of older versions.
+        language: what was repeated; the answers of each variant are added.
+    """
 
+    bundle: Bundle
+    request: ValidationRequest
+    progress: Progress
+    golden: LanguageGolden | None
+    language: LanguageReport
 
-def _validate_file(
-    bundle: Bundle,
-    variant: Variant,
-    cases: Sequence[GoldenCase],
-    request: ValidationRequest,
-    progress: Progress,
-) -> VariantReport:
-    """A variant that its target's own runtime runs, or, where that is not installed, the original with its weights."""
-    from edgeq.exporters.causal_lm import open_original
-    from edgeq.pipeline.checkpoint_model import executed_run, simulated_run
+    def of(self, variant: Variant, cases: Sequence[GoldenCase]) -> VariantReport:
+        """One variant."""
+        if not cases:
+            raise IntegrityError(f"no golden case holds outputs of `{variant.id}`")
+        return self._graph(variant, cases) if variant.runtime == ONNX_RUNTIME else self._file(variant, cases)
 
-    target = cast("CheckpointTarget", get_target(bundle.manifest.target))
-    model = bundle.file(variant.model)
-    run: Run | None = executed_run(target, variant_spec(variant), model)
-    if request.against is None:
+    def _graph(self, variant: Variant, cases: Sequence[GoldenCase]) -> VariantReport:
+        request, model = self.request, self.bundle.file(variant.model)
+        executor = open_executor(
+            cast("Place", request.on), cpu=request.cpu, target_arch=architecture_of(variant)
+        )
+        feeds = [case.feeds for case in cases]
+        answers = [_from_empty(cases[0], ids) for ids in answer_sequences(self.golden, variant)]
+        outputs = executor.run(model, [*feeds, *answers], ordered_level(variant.requirements))
+        self._replay(variant, [found["logits"][0] for found in outputs[len(cases) :]])
+        live = None
+        if request.against is not None:
+            from edgeq.exporters.causal_lm import load_original
+
+            settings = GenerationSettings.load(self.bundle.file(GENERATION_FILE))
+            session = DecoderSession(model, settings.cache, settings.context_length)
+            with self.progress.stage("loading the original"):
+                reference = load_original(str(request.against))
+            live = _live(
+                self.bundle, session.logits, lambda ids: reference(ids[None])[0], request, self.progress
+            )
+        where = (executor.verification, executor.environment)
+        return _report(self.bundle, variant, cases, outputs[: len(cases)], live, request, *where)
+
+    def _file(self, variant: Variant, cases: Sequence[GoldenCase]) -> VariantReport:
+        """A variant that its target's runtime runs, or, where that is not installed, the original with its weights."""
+        from edgeq.exporters.causal_lm import open_original
+        from edgeq.pipeline.checkpoint_model import executed_run, simulated_run
+
+        request, model = self.request, self.bundle.file(variant.model)
+        target = cast("CheckpointTarget", get_target(self.bundle.manifest.target))
+        run: Run | None = executed_run(target, variant_spec(variant), model)
+        live = None
+        if request.against is not None:
+            original = open_original(str(request.against))
+            run = run or simulated_run(target, model, original)
+            reference = original.reference
+            live = _live(self.bundle, run.logits, lambda ids: reference(ids[None])[0], request, self.progress)
         if run is None:
             raise UnsupportedError(
                 f"`{variant.id}` runs on {variant.runtime}, which is not installed here",
                 hint="pip install 'edgeq[llama]', or --against MODEL, which simulates it",
             )
-        return _report(
-            bundle, variant, cases, _replay(run, cases), None, request, run.verification, run.where
-        )
-    original = open_original(str(request.against))
-    run = run or simulated_run(target, model, original)
-    live = _live(bundle, run.logits, lambda ids: original.reference(ids[None])[0], request, progress)
-    outputs = _replay(run, cases)
-    return _report(bundle, variant, cases, outputs, live, request, run.verification, run.where)
+        sequences = answer_sequences(self.golden, variant)
+        self._replay(variant, [run.logits(np.asarray(ids, np.int64)) for ids in sequences])
+        outputs = [{"logits": run.logits(case.feeds["input_ids"][0])[None]} for case in cases]
+        return _report(self.bundle, variant, cases, outputs, live, request, run.verification, run.where)
+
+    def _replay(self, variant: Variant, rows: Sequence[FloatArray]) -> None:
+        self.language = replay_answers(self.language, self.golden, variant, rows)
 
 
-def _replay(run: Run, cases: Sequence[GoldenCase]) -> list[Outputs]:
-    return [{"logits": run.logits(case.feeds["input_ids"][0])[None]} for case in cases]
+def _from_empty(case: GoldenCase, ids: Sequence[int]) -> Feeds:
+    """Feeds of a sequence from an empty cache, which a golden case has the shape of."""
+    sequence = np.asarray([ids], np.int64)
+    empty = {name: array[:, :, :0] for name, array in case.feeds.items() if array.ndim == 4}
+    return {"input_ids": sequence, "attention_mask": np.ones_like(sequence)} | empty
 
 
 def _report(
@@ -126,35 +182,39 @@ def _report(
     verification: Verification,
     environment: Mapping[str, str],
 ) -> VariantReport:
-    golden, drift = _golden(variant, cases, outputs), _drift(variant, cases, outputs)
-    found, source = live or (golden, f"{len(cases)} golden cases")
-    gates = _judged(bundle, variant, request, golden, found, drift)
+    specs = [spec for spec in variant.outputs if spec.name == "logits"]
+    recorded = [case.outputs[variant.id] for case in cases]
+    drifts = case_drifts(specs, cases, recorded, outputs)
+    found = [kept_of(case, specs, output) for case, output in zip(cases, outputs, strict=True)]
+    head = Head(NEXT_TOKEN, tuple(specs))
+    golden = golden_metrics(head, cases, found)
+    metrics, source = live or (golden["logits"], f"{len(cases)} golden cases")
+    gates = [
+        *_finite(variant, drifts),
+        *case_gates(bundle, variant, cases, drifts),
+        *_judged(bundle, variant, request, golden, metrics, drifts),
+    ]
     return VariantReport(
         variant.id,
         verification,
         environment,
-        {"logits": found},
-        {"logits": drift},
+        {"logits": metrics},
+        {"logits": worst(drifts["logits"])},
         tuple(gates),
         source,
+        golden_metrics(head, cases, recorded),
     )
 
 
-def _golden(variant: Variant, cases: Sequence[GoldenCase], outputs: Sequence[Outputs]) -> dict[str, float]:
-    spec = next(spec for spec in variant.outputs if spec.name == "logits")
-    comparison = OutputComparison(spec)
-    for case, found in zip(cases, outputs, strict=True):
-        comparison.add(case.reference["logits"], found["logits"], None)
-    return comparison.metrics()
-
-
-def _drift(variant: Variant, cases: Sequence[GoldenCase], outputs: Sequence[Outputs]) -> Drift:
-    """How far all cases together are from the logits the bundle recorded."""
-    spec = next(spec for spec in variant.outputs if spec.name == "logits")
-    pairs = zip(cases, outputs, strict=True)
-    return worst(
-        [drift_of(spec, case, case.outputs[variant.id]["logits"], found["logits"]) for case, found in pairs]
-    )
+def _finite(variant: Variant, drifts: Mapping[str, Sequence[Drift]]) -> list[Gate]:
+    """A gate that only values that are not finite break, whatever tolerances a bundle has; none where all are."""
+    distance = worst(drifts["logits"]).max_abs
+    if math.isfinite(distance):
+        return []
+    source = "NaN or infinite logits"
+    return [
+        Gate(variant.id, "logits", MAX_ABS, "<=", sys.float_info.max, source, value=distance, passed=False)
+    ]
 
 
 def _live(
@@ -204,16 +264,17 @@ def _judged(
     bundle: Bundle,
     variant: Variant,
     request: ValidationRequest,
-    golden: Mapping[str, float],
+    golden: Mapping[str, Mapping[str, float]],
     found: Mapping[str, float],
-    drift: Drift,
+    drifts: Mapping[str, Sequence[Drift]],
 ) -> list[Gate]:
-    """Tolerances on the recorded logits; then the user's gates, or those stored in the bundle on live text.
+    """Bounds on all golden cases together; then the user's gates, or those stored in the bundle on live text.
 
     The stored floors were set on thousands of tokens: the few of the golden cases cannot be held to them.
     """
-    tolerances = {gate.metric: gate for entry in bundle.manifest.golden for gate in entry.tolerances}
-    gates = [judge(tolerances["max_abs"], {"max_abs": drift.max_abs})] if "max_abs" in tolerances else []
+    stored = [gate for gate in bundle.manifest.gates if gate.variant == variant.id]
+    all_cases = together(golden, drifts)
+    gates = [judge_stored(gate, all_cases) for gate in stored if is_golden(gate)]
     if request.gates:
         asked = [
             Gate(variant.id, "logits", gate.metric, gate.op, gate.threshold, "--gate")
@@ -222,5 +283,4 @@ def _judged(
         return gates + [judge(gate, found) for gate in asked]
     if request.against is None:
         return gates
-    stored = [gate for gate in bundle.manifest.gates if gate.variant == variant.id]
-    return gates + [judge(gate, found) for gate in stored]
+    return gates + [judge_stored(gate, {"logits": found}) for gate in stored if not is_golden(gate)]

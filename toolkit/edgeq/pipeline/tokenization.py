@@ -12,7 +12,9 @@ from edgeq.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
+    from edgeq.runtime.generation.tokenizer import PromptTokenizer
     from edgeq.runtime.text import TextPreprocessor
+    from edgeq.types import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,21 @@ def replay_tokenization(
         return None
     different = tuple(case.id for case in with_texts if not _is_same(preprocessor, case))
     return TokenizationReport(len(with_texts), different)
+
+
+def replay_prompts(tokenizer: PromptTokenizer, cases: Sequence[GoldenCase]) -> TokenizationReport | None:
+    """Tokenize a language model's golden prompts, which are never cut; None when the cases hold no texts."""
+    with_texts = [case for case in cases if case.samples]
+    different = tuple(
+        case.id
+        for case in with_texts
+        if [tokenizer.encode(_joined(sample)) for sample in case.samples] != case.feeds["input_ids"].tolist()
+    )
+    return TokenizationReport(len(with_texts), different) if with_texts else None
+
+
+def _joined(sample: Sample) -> str:
+    return sample if isinstance(sample, str) else " ".join(sample)
 
 
 def _is_same(preprocessor: TextPreprocessor, case: GoldenCase) -> bool:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
     from edgeq.pipeline.labelled import LabelledResult
+    from edgeq.pipeline.language_replay import LanguageReport
     from edgeq.runtime.adb import AdbOptions
     from edgeq.tasks import Head
 
@@ -118,6 +119,8 @@ class ValidationReport:
     """Variants that were not run, and why."""
     tokenization: TokenizationReport | None = None
     """The golden texts through the bundle's tokenizer; None where the cases hold no texts."""
+    language: LanguageReport | None = None
+    """Of a language model: texts, chats, settings and answers repeated."""
 
     def title(self, variant: VariantReport) -> str:
         """A variant's name; with its provider where it was run in several ways."""
@@ -135,7 +138,7 @@ class ValidationReport:
         ]
         if self.tokenization is not None:
             failed += [f"token ids of {case}" for case in self.tokenization.different]
-        return failed
+        return failed if self.language is None else failed + self.language.failures
 
     @property
     def passed(self) -> bool:
@@ -151,6 +154,7 @@ class ValidationReport:
             "tokenization": None
             if self.tokenization is None
             else {"cases": self.tokenization.cases, "different": list(self.tokenization.different)},
+            "language": None if self.language is None else self.language.to_json(),
         }
 
 
@@ -249,7 +253,7 @@ def _validate_variant(
     if comparands.live is not None:
         found, source = comparands.live.compare(execution, head, stage.advance), comparands.live.source
     gates = [
-        *_tolerances(bundle, variant, mine, drifts),
+        *case_gates(bundle, variant, mine, drifts),
         *_judged(bundle, variant, request, golden, found, drifts, comparands),
     ]
     labelled = None
@@ -297,7 +301,7 @@ def _recorded_outputs(variant: Variant, cases: Sequence[GoldenCase]) -> tuple[Te
     return found
 
 
-def _tolerances(
+def case_gates(
     bundle: Bundle, variant: Variant, cases: Sequence[GoldenCase], drifts: Mapping[str, Sequence[Drift]]
 ) -> list[Gate]:
     """Every tolerance of every golden case; of each output and metric the one that is nearest to its bound, or over."""
@@ -340,11 +344,8 @@ def _judged(
         for gate in bundle.manifest.gates
         if gate.variant == variant.id and gate.metric not in LABELLED_METRICS
     ]
-    together = {
-        output: worst(items).metrics() | {f"{GOLDEN}{name}": value for name, value in golden[output].items()}
-        for output, items in drifts.items()
-    }
-    gates = [judge_stored(gate, together) for gate in stored if is_golden(gate)]
+    all_cases = together(golden, drifts)
+    gates = [judge_stored(gate, all_cases) for gate in stored if is_golden(gate)]
     if request.gates:
         return gates + [
             judge(Gate(variant.id, output, item.metric, item.op, item.threshold, "--gate"), metrics)
@@ -363,6 +364,16 @@ def _judged(
     if comparands.examination is not None and request.data is None:
         return gates
     return gates + [judge_stored(gate, found) for gate in floors]
+
+
+def together(
+    golden: Mapping[str, Mapping[str, float]], drifts: Mapping[str, Sequence[Drift]]
+) -> dict[str, dict[str, float]]:
+    """What gates on all golden cases may bound, by output: distances from what is recorded, and from the original."""
+    return {
+        output: worst(items).metrics() | {f"{GOLDEN}{name}": value for name, value in golden[output].items()}
+        for output, items in drifts.items()
+    }
 
 
 def judge_stored(gate: Gate, metrics: Mapping[str, Mapping[str, float]]) -> Gate:

@@ -161,9 +161,11 @@ class NativeExecutor:
 
     Attributes:
         target_arch: what the model was made for.
+        threads: intra-op threads; None lets ONNX Runtime choose.
     """
 
     target_arch: str
+    threads: int | None = None
 
     @property
     def verification(self) -> Verification:
@@ -191,7 +193,7 @@ class NativeExecutor:
         """
         import onnxruntime as ort
 
-        options = session_options(level=level)
+        options = session_options(level=level, threads=self.threads)
         try:
             session = ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
             names = [output.name for output in session.get_outputs()]

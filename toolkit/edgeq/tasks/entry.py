@@ -27,6 +27,7 @@ class Kind(StrEnum):
     TOKEN_CLASSIFICATION = "token classification"
     QUESTION_ANSWERING = "question answering"
     FILL_MASK = "fill-mask"
+    NEXT_TOKEN = "next token"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,10 @@ class Tokens:
     @classmethod
     def of_case(cls, case: GoldenCase) -> Tokens:
         """Of a golden case, which may record some positions only."""
-        return cls(case.feeds.get("input_ids"), case.feeds.get("attention_mask"), case.positions)
+        ids, mask = case.feeds.get("input_ids"), case.feeds.get("attention_mask")
+        # The mask of a decoding step covers the past too and pads nothing.
+        covers_past = mask is not None and ids is not None and mask.shape != ids.shape
+        return cls(ids, None if covers_past else mask, case.positions)
 
     def mask_of(self, spec: TensorSpec) -> Array | None:
         """Real tokens at the recorded positions of an output."""

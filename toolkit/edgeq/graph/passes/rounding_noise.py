@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph.edit import Editor, constant_of
@@ -16,6 +17,8 @@ from edgeq.graph.edit import Editor, constant_of
 QUANTIZERS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulNBits"})
 """Operators that round their first input to integers; MatMulNBits does where its accuracy level says so."""
 LINEARS = frozenset({"MatMul", "Gemm"})
+LAST_RANDOM_OPSET = 21
+"""ONNX Runtime's CPU provider has no RandomUniformLike of later opsets."""
 LAST_BIT = 2.0**-23
 """Between neighbours in float32, relative to the smaller one at most."""
 
@@ -52,12 +55,38 @@ def _add_noise(editor: Editor, node: ir.Node, value: ir.Value, seed: int) -> ir.
     spread = editor.op("Abs", [value], f"{name}.abs", before=node)
     # All axes, reduced to a scalar: the attribute means the same in every opset.
     largest = editor.op("ReduceMax", [spread], f"{name}.max", before=node, attributes={"keepdims": 0})
-    uniform = editor.op(
-        "RandomUniformLike",
-        [value],
-        f"{name}.uniform",
-        before=node,
-        attributes={"low": -LAST_BIT, "high": LAST_BIT, "seed": float(seed)},
-    )
+    uniform = _uniform(editor, node, value, largest, seed)
     noise = editor.op("Mul", [uniform, largest], name, before=node)
     return editor.op("Add", [value, noise], f"{name}.added", before=node, shape=value.shape)
+
+
+def _uniform(editor: Editor, node: ir.Node, value: ir.Value, largest: ir.Value, seed: int) -> ir.Value:
+    """Numbers between plus and minus a last bit, of the shape of a value."""
+    name = f"{value.name}.noise.uniform"
+    if editor.graph.opset_imports[""] <= LAST_RANDOM_OPSET:
+        attributes = {"low": -LAST_BIT, "high": LAST_BIT, "seed": float(seed)}
+        return editor.op("RandomUniformLike", [value], name, before=node, attributes=attributes)
+    return _scattered(editor, node, value, largest, seed, name)
+
+
+def _scattered(
+    editor: Editor, node: ir.Node, value: ir.Value, largest: ir.Value, seed: int, name: str
+) -> ir.Value:
+    """The same where ONNX Runtime has no random numbers: digits of a sine far behind the point, from the values.
+
+    Values that differ in their last bit only get unrelated numbers. A tensor of zeros stays one.
+    """
+
+    def step(op_type: str, left: ir.Value, right: ir.Value | None, part: str, **attributes: int) -> ir.Value:
+        inputs = [left] if right is None else [left, right]
+        return editor.op(op_type, inputs, f"{name}.{part}", before=node, attributes=dict(attributes))
+
+    def number(size: float, part: str) -> ir.Value:
+        return editor.constant(np.asarray(size, np.float32), f"{name}.{part}.by")
+
+    most = step("Max", largest, number(1e-30, "most"), "most")
+    angle = step("Mul", step("Div", value, most, "share"), number(12989.8, "angle"), "angle")
+    seeded = step("Add", angle, number(0.618 * seed, "seeded"), "seeded")
+    digits = step("Mul", step("Sin", seeded, None, "sine"), number(43758.5453, "digits"), "digits")
+    fraction = step("Mod", digits, number(1.0, "fraction"), "fraction", fmod=1)
+    return step("Mul", fraction, number(LAST_BIT, "bits"), "bits")

@@ -17,7 +17,11 @@ MAX_RENDERED = 4 << 20
 
 
 def render_chat(
-    settings: GenerationSettings, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True
+    settings: GenerationSettings,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    add_generation_prompt: bool = True,
+    now: datetime | None = None,
 ) -> str:
     """The prompt a chat becomes.
 
@@ -25,6 +29,7 @@ def render_chat(
         settings: of the bundle; its template and special tokens are used.
         messages: `{"role": "user", "content": "..."}`, oldest first.
         add_generation_prompt: end where the assistant's answer begins.
+        now: the time that templates are told; the user's clock when left out.
 
     Raises:
         UnsupportedError: the model has no chat template.
@@ -47,7 +52,7 @@ def render_chat(
         "bos_token": settings.bos_token or "",
         "eos_token": settings.eos_token or "",
     }
-    return _render(settings.chat_template, context)
+    return _render(settings.chat_template, context, now)
 
 
 def _checked(index: int, message: Mapping[str, str]) -> dict[str, str]:
@@ -60,7 +65,7 @@ def _checked(index: int, message: Mapping[str, str]) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _render(source: str, context: Mapping[str, Any]) -> str:
+def _render(source: str, context: Mapping[str, Any], now: datetime | None) -> str:
     try:
         import jinja2
         from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -72,7 +77,10 @@ def _render(source: str, context: Mapping[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _tojson
-    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+    environment.globals |= {
+        "raise_exception": _refuse,
+        "strftime_now": lambda form: _at(now, form),
+    }
     try:
         rendered = environment.from_string(_without_generation_tags(source)).render(**context)
     except jinja2.TemplateSyntaxError as error:
@@ -98,10 +106,10 @@ def _refuse(message: str) -> NoReturn:
     raise _RefusedError(message)
 
 
-def _now(form: str) -> str:
+def _at(now: datetime | None, form: str) -> str:
     """The time, for templates that tell the model today's date."""
     # By the user's own clock, as transformers has it.
-    return datetime.now().strftime(form)
+    return (now or datetime.now()).strftime(form)
 
 
 def _without_generation_tags(source: str) -> str:

@@ -42,3 +42,14 @@ class PromptTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Id of every token, added ones included."""
+        return dict(self._tokenizer.get_vocab(with_added_tokens=True))
+
+    @property
+    def special_tokens(self) -> dict[int, str]:
+        """Text of the tokens that stand for no text of their own, by id."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {int(number): str(token.content) for number, token in added.items() if token.special}

@@ -1,0 +1,115 @@
+"""Twins of a graph for ONNX Runtime: threads, optimization levels, last bits, other roundings, the ARM64 kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from edgeq.errors import EdgeqError
+from edgeq.onnx_runtime import DEFAULT_LEVEL, LEVELS, OptimizationLevel
+from edgeq.runtime.executors import Executor, NativeExecutor, open_executor
+from edgeq.targets.base import Twin
+from edgeq.types import Feeds, Outputs, Verification
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+THREADS = (1, 4)
+"""Intra-op threads of twins."""
+ARM64_CASES = 4
+"""Golden cases that an emulated core runs while a bundle is made: seconds, not minutes."""
+EMULATED_BYTES = 64 << 20
+"""A larger decoder would keep an emulated core busy for minutes."""
+
+RunAll: TypeAlias = Callable[[Sequence[Feeds]], list[Outputs]]
+"""Outputs of every feeds, in order."""
+
+
+class OpenTwin(Protocol):
+    """Opens a file as the variant is opened, but for what is given."""
+
+    def __call__(
+        self, path: Path, *, threads: int | None = None, level: OptimizationLevel | None = None
+    ) -> RunAll:
+        """What runs it."""
+
+
+def native_twins(model: Path, level: OptimizationLevel, open_twin: OpenTwin, seeds: int) -> Iterator[Twin]:
+    """Other thread counts and optimization levels, last bits and roundings of activations, one open at a time.
+
+    Args:
+        model: the `.onnx` file.
+        level: at which the variant is opened.
+        open_twin: opens it, or a noisy copy.
+        seeds: draws of last bits.
+    """
+    import onnx_ir as ir
+
+    for threads in THREADS:
+        yield Twin("thread counts", open_twin(model, threads=threads))
+    for other in LEVELS[LEVELS.index("ORT_ENABLE_BASIC") :]:
+        if other != level:
+            yield Twin("optimization levels", open_twin(model, level=other))
+    for kind, edited in _edited(model, seeds):
+        with TemporaryDirectory(prefix="edgeq-noise-") as folder:
+            path = Path(folder) / "model.onnx"
+            ir.save(edited, path, external_data="weights.bin")
+            yield Twin(kind, open_twin(path))
+
+
+def _edited(model: Path, seeds: int) -> Iterator[tuple[str, ir.Model]]:
+    """Graphs that round otherwise, with the kind of each."""
+    import onnx_ir as ir
+
+    from edgeq.graph.passes.activation_rounding import Rounding, rounds_activations, with_activation_rounding
+    from edgeq.graph.passes.rounding_noise import with_rounding_noise
+
+    graph = ir.load(model)
+    for seed in range(seeds):
+        yield "draws of last bits", with_rounding_noise(graph, seed)
+    if rounds_activations(graph):
+        for rounding in Rounding:
+            yield "roundings of activations", with_activation_rounding(graph, rounding)
+
+
+def emulated_arm64() -> Executor | None:
+    """The ARM64 lane, where it is set up and emulates: on an ARM64 machine those are the variant's own kernels."""
+    try:
+        executor = open_executor("arm64")
+    except EdgeqError:  # the lane is not set up, or this machine cannot have it
+        return None
+    return executor if executor.verification is Verification.EXECUTED_ARM64_EMULATED else None
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderTwins:
+    """Twins of a decoder, whose feeds hold the cache and are run as they are.
+
+    Attributes:
+        model: the `.onnx` file.
+        level: at which the variant is opened.
+    """
+
+    model: Path
+    level: OptimizationLevel = DEFAULT_LEVEL
+
+    def twins(self, seeds: int) -> Iterator[Twin]:
+        """As of an encoder; an emulated core runs small files only."""
+        yield from native_twins(self.model, self.level, self._open, seeds)
+        size = sum(file.stat().st_size for file in self.model.parent.glob(f"{self.model.name}*"))
+        executor = emulated_arm64() if size <= EMULATED_BYTES else None
+        if executor is not None:
+            yield Twin("ARM64 kernels", _through(executor, self.model, self.level), ARM64_CASES)
+
+    def _open(
+        self, path: Path, *, threads: int | None = None, level: OptimizationLevel | None = None
+    ) -> RunAll:
+        # What architecture a run is said to prove something for does not matter here.
+        return _through(NativeExecutor("x86-64", threads), path, level or self.level)
+
+
+def _through(executor: Executor, path: Path, level: OptimizationLevel) -> RunAll:
+    return lambda batches: executor.run(path, batches, level)

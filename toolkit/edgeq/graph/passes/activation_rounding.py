@@ -1,0 +1,90 @@
+"""Twins of a graph whose block-quantized layers round their activations as another CPU's kernels would.
+
+MatMulNBits with accuracy level 4 lets the kernel round its activations to 8 bits, and does not say how: per block, per
+row, around zero or between the extremes, or not at all where there is no integer kernel. Kernels of x86-64 and ARM64 do
+differ, by far more than a last bit. The twins spell some of these roundings out, in front of float kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.graph.edit import Editor, attribute
+
+INT8_LEVEL, FLOAT32_LEVEL = 4, 1
+"""Values of MatMulNBits' `accuracy_level`."""
+
+
+class Rounding(StrEnum):
+    """What kernels are known to do."""
+
+    NONE = "float32"
+    SYMMETRIC = "row, around zero"
+    ASYMMETRIC = "row, between its extremes"
+
+
+def rounds_activations(model: ir.Model) -> bool:
+    """Whether a graph leaves the rounding of activations to the kernels."""
+    return any(True for _ in _layers(model))
+
+
+def with_activation_rounding(model: ir.Model, rounding: Rounding) -> ir.Model:
+    """A clone that rounds what block-quantized layers read in one way, wherever it is run."""
+    model = model.clone()
+    editor = Editor(model)
+    rounded: dict[ir.Value, ir.Value] = {}
+    for node in list(_layers(model)):
+        node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", FLOAT32_LEVEL)
+        value = node.inputs[0]
+        if rounding is Rounding.NONE or value is None:
+            continue
+        if value not in rounded:
+            rounded[value] = _Rows(editor, node, value).rounded(rounding)
+        node.replace_input_with(0, rounded[value])
+    return editor.finish()
+
+
+def _layers(model: ir.Model) -> Iterator[ir.Node]:
+    return (
+        node
+        for node in model.graph
+        if node.op_type == "MatMulNBits" and attribute(node, "accuracy_level", 0) == INT8_LEVEL
+    )
+
+
+class _Rows:
+    """Writes the rounding of one tensor, whose rows are its last axis."""
+
+    def __init__(self, editor: Editor, node: ir.Node, value: ir.Value) -> None:
+        self._editor, self._node, self._value = editor, node, value
+        self._name = f"{value.name}.rounded"
+
+    def rounded(self, rounding: Rounding) -> ir.Value:
+        if rounding is Rounding.SYMMETRIC:
+            step = self._op(
+                "Div", [self._extreme("ReduceMax", self._op("Abs", [self._value])), self._number(127)]
+            )
+        else:
+            zero = self._number(0)
+            high = self._op("Max", [self._extreme("ReduceMax", self._value), zero])
+            low = self._op("Min", [self._extreme("ReduceMin", self._value), zero])
+            step = self._op("Div", [self._op("Sub", [high, low]), self._number(255)])
+        # A row of zeros has no step.
+        step = self._op("Max", [step, self._number(float(np.finfo(np.float32).tiny))])
+        codes = self._op("Round", [self._op("Div", [self._value, step])])
+        return self._op("Mul", [codes, step])
+
+    def _extreme(self, op_type: str, value: ir.Value) -> ir.Value:
+        axes = self._editor.constant(np.asarray([-1], np.int64), f"{self._name}.axes")
+        return self._op(op_type, [value, axes])
+
+    def _op(self, op_type: str, inputs: list[ir.Value]) -> ir.Value:
+        name = self._editor.unique(f"{self._name}.{op_type}")
+        return self._editor.op(op_type, inputs, name, before=self._node)
+
+    def _number(self, size: float) -> ir.Value:
+        return self._editor.constant(np.asarray(size, np.float32), f"{self._name}.number")

@@ -1,0 +1,248 @@
+"""Repeats what `golden/language.json` of a bundle records, and names everything that is another now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from edgeq.bundle.language_golden import LANGUAGE_FILE, LanguageGolden, RenderedChat, read_language_golden
+from edgeq.errors import IntegrityError, MissingExtraError
+from edgeq.pipeline.language_golden import margin_of, rendered, tokenized, vocabulary_of
+from edgeq.pipeline.language_settings import read_settings, settings_files
+from edgeq.runtime.generation.generator import bundle_tokenizer
+from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
+from edgeq.types import FloatArray
+
+if TYPE_CHECKING:
+    from edgeq.bundle.language_golden import GreedyAnswer
+    from edgeq.bundle.manifest import Variant
+    from edgeq.bundle.reader import Bundle
+    from edgeq.runtime.generation.tokenizer import PromptTokenizer
+
+SHOWN = 3
+"""Differences of a kind that one line names."""
+NO_RECORD = (
+    f"the bundle has no {LANGUAGE_FILE}: token ids, chats, settings and answers are not compared with any"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that is not as it was recorded: of what kind, and what."""
+
+    kind: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageReport:
+    """What was repeated.
+
+    Attributes:
+        repeated: how many by kind.
+        differences: what is another now.
+        notices: what was not repeated, and why.
+    """
+
+    repeated: Mapping[str, int] = field(default_factory=dict)
+    differences: tuple[Difference, ...] = ()
+    notices: tuple[str, ...] = ()
+
+    @property
+    def failures(self) -> list[str]:
+        """The differences, of each kind some and the number of the rest."""
+        by_kind: dict[str, list[str]] = {}
+        for item in self.differences:
+            by_kind.setdefault(item.kind, []).append(item.what)
+        return [text for kind, found in by_kind.items() for text in _shortened(kind, found)]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `validate --json` prints it."""
+        return {
+            "repeated": dict(self.repeated),
+            "different": [{"kind": item.kind, "what": item.what} for item in self.differences],
+            "notices": list(self.notices),
+        }
+
+    def extended(self, kind: str, count: int, differences: Sequence[str]) -> LanguageReport:
+        """With more that was repeated."""
+        repeated = {**self.repeated, kind: self.repeated.get(kind, 0) + count}
+        more = tuple(Difference(kind, what) for what in differences)
+        return replace(self, repeated=repeated, differences=(*self.differences, *more))
+
+
+def _shortened(kind: str, found: Sequence[str]) -> Iterator[str]:
+    yield from found[:SHOWN]
+    if len(found) > SHOWN:
+        yield f"{len(found) - SHOWN} more {kind}"
+
+
+def replay_language(bundle: Bundle, variants: Sequence[Variant]) -> LanguageReport:
+    """Repeat everything that needs no run of the model.
+
+    Raises:
+        IntegrityError: the record, the settings or the tokenizer cannot be read.
+    """
+    settings = GenerationSettings.load(bundle.file(GENERATION_FILE))
+    tokenizer = bundle_tokenizer(bundle)
+    report = LanguageReport().extended(
+        "facts", 1 + 2 * len(variants), list(_contradictions(settings, tokenizer, variants))
+    )
+    golden = language_golden_of(bundle)
+    if golden is None:
+        return replace(report, notices=(NO_RECORD,))
+    report = report.extended("texts", len(golden.texts), list(_texts(tokenizer, golden)))
+    report = report.extended(
+        "vocabulary tokens", len(golden.vocabulary.tokens), list(_vocabulary(tokenizer, golden))
+    )
+    report = report.extended("chats", len(golden.chats), list(_chats(settings, tokenizer, golden)))
+    return _with_settings(report, bundle, golden, variants)
+
+
+def language_golden_of(bundle: Bundle) -> LanguageGolden | None:
+    """The record of a bundle; None in those of older versions."""
+    return read_language_golden(bundle.folder)
+
+
+def _contradictions(
+    settings: GenerationSettings, tokenizer: PromptTokenizer, variants: Sequence[Variant]
+) -> Iterator[str]:
+    """Where generation.json says another thing than the manifest or the tokenizer."""
+    for variant in variants:
+        stated = {
+            "context_length": settings.context_length,
+            "kv_cache_bytes_per_token": settings.cache.bytes_per_token,
+        }
+        for key, value in stated.items():
+            wanted = variant.requirements.get(key, value)
+            if wanted != value:
+                yield f"{key} is {value} in {GENERATION_FILE}, {wanted} in the requirements of {variant.id}"
+    outside = [token for token in settings.stop_ids if not 0 <= token < settings.vocabulary]
+    if outside:
+        yield f"stop id {outside[0]} is none of the {settings.vocabulary} tokens"
+
+
+def _texts(tokenizer: PromptTokenizer, golden: LanguageGolden) -> Iterator[str]:
+    for item in golden.texts:
+        found = tokenized(tokenizer, item.text)
+        if found.token_ids != item.token_ids:
+            yield f"token ids of {_quoted(item.text)}"
+        elif found.decoded != item.decoded:
+            yield f"text of the token ids of {_quoted(item.text)}"
+
+
+def _vocabulary(tokenizer: PromptTokenizer, golden: LanguageGolden) -> Iterator[str]:
+    recorded = golden.vocabulary
+    found = vocabulary_of(tokenizer, [int(number) for number in recorded.tokens])
+    if found.size != recorded.size:
+        yield f"the vocabulary has {found.size} tokens, recorded {recorded.size}"
+    for number, token in recorded.tokens.items():
+        if found.tokens.get(number) != token:
+            yield f"token {number} of the vocabulary is {found.tokens.get(number)!r}, recorded {token!r}"
+    if found == replace(recorded, sha256=found.sha256) and found.sha256 != recorded.sha256:
+        yield "the vocabulary has other tokens than recorded"
+
+
+def _chats(settings: GenerationSettings, tokenizer: PromptTokenizer, golden: LanguageGolden) -> Iterator[str]:
+    if not golden.chats and settings.chat_template is not None:
+        yield "there is a chat template, recorded none"
+    if golden.chats and settings.chat_template is None:
+        yield "there is no chat template, recorded one"
+        return
+    now = datetime.fromisoformat(golden.chat_time)
+    for chat in golden.chats:
+        found = rendered(settings, tokenizer, chat.name, chat.messages, chat.add_generation_prompt, now)
+        if (problem := _chat_problem(chat, found)) is not None:
+            begun = "" if chat.add_generation_prompt else ", no answer begun"
+            yield f"chat `{chat.name}`{begun}: {problem}"
+
+
+def _chat_problem(recorded: RenderedChat, found: RenderedChat) -> str | None:
+    if found.refusal is not None:
+        return None if recorded.refusal == found.refusal else found.refusal
+    if recorded.text is None:
+        return f"is taken, recorded: {recorded.refusal}"
+    if found.text != recorded.text:
+        return "the template writes another text"
+    return None if found.token_ids == recorded.token_ids else "its text has other token ids"
+
+
+def _with_settings(
+    report: LanguageReport, bundle: Bundle, golden: LanguageGolden, variants: Sequence[Variant]
+) -> LanguageReport:
+    there = {name for variant in variants for name in settings_files(bundle.folder, variant.model)}
+    for name, recorded in golden.settings.items():
+        if name not in there:
+            report = report.extended("settings", len(recorded), [f"`{name}` is missing"])
+            continue
+        try:
+            found = read_settings(bundle.folder, name)
+        except MissingExtraError as error:
+            notice = f"settings in `{name}` were not compared: {error}"
+            report = replace(report, notices=(*report.notices, notice))
+            continue
+        report = report.extended("settings", len(recorded), list(_changed(name, recorded, found)))
+    return report
+
+
+def _changed(name: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+    for key in dict.fromkeys([*recorded, *found]):
+        if key not in found:
+            yield f"{key} of `{name}` is missing, recorded {recorded[key]}"
+        elif key not in recorded:
+            yield f"{key} of `{name}` is {found[key]}, recorded none"
+        elif found[key] != recorded[key]:
+            yield f"{key} of `{name}` is {found[key]}, recorded {recorded[key]}"
+
+
+def answer_sequences(golden: LanguageGolden | None, variant: Variant) -> list[tuple[int, ...]]:
+    """Prompts of a variant with their recorded answers, as one sequence each."""
+    if golden is None or golden.greedy.variant != variant.id:
+        return []
+    return [(*answer.prompt_ids, *answer.token_ids) for answer in golden.greedy.answers]
+
+
+def replay_answers(
+    report: LanguageReport, golden: LanguageGolden | None, variant: Variant, rows: Sequence[FloatArray]
+) -> LanguageReport:
+    """Repeat the answers of a variant, each as one sequence: where its margin is certain, no other token may win.
+
+    Args:
+        report: extended.
+        golden: the record; None in older bundles.
+        variant: it was recorded of this one or another.
+        rows: logits of `answer_sequences` now.
+    """
+    if golden is None or golden.greedy.variant != variant.id:
+        return report
+    if not golden.greedy.answers:
+        notice = f"{variant.id} has no recorded answers: {golden.greedy.derived_from}"
+        return replace(report, notices=(*report.notices, notice))
+    answers = golden.greedy.answers
+    for answer, found in zip(answers, rows, strict=True):
+        certain = [margin > golden.greedy.certain_margin for margin in answer.margins]
+        problems = list(_answer_problems(variant, answer, found[len(answer.prompt_ids) - 1 : -1], certain))
+        report = report.extended("certain tokens of answers", sum(certain), problems)
+    return report
+
+
+def _answer_problems(
+    variant: Variant, answer: GreedyAnswer, rows: FloatArray, certain: Sequence[bool]
+) -> Iterator[str]:
+    if len(rows) != len(answer.token_ids):
+        raise IntegrityError(
+            f"`{variant.id}` gives {len(rows)} rows of logits, expected {len(answer.token_ids)}"
+        )
+    for index, (row, token) in enumerate(zip(rows, answer.token_ids, strict=True)):
+        # Written so that NaN is a difference.
+        if certain[index] and not margin_of(row, token) > 0:
+            yield (
+                f"token {index + 1} of the answer of {variant.id} to {_quoted(answer.prompt)} is "
+                f"{int(row.argmax())}, recorded {token}"
+            )
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 24 else f"{text[:21]}...")
