@@ -44,7 +44,7 @@ def test_every_other_task_but_generation_has_one_kind() -> None:
 
 
 def test_the_table_has_every_kind() -> None:
-    assert set(TASKS) == set(Kind)
+    assert set(TASKS) == set(Kind) - {Kind.NEXT_TOKEN}  # judged on running text, elsewhere
 
 
 def test_metrics_before_the_head_is_known() -> None:
