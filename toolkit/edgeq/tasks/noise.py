@@ -3,8 +3,8 @@
 What is measured (benchmarks/task_floors.py, all-MiniLM-L6-v2, 128 held-out texts, x86-64):
 
 - static int8 leaves a mean cosine of 0.9983, stock dynamic int8 one of 0.953: a bundle below 0.97 has lost what edgeq
-  is for. int4 leaves 0.990, plain rounding to nearest in blocks of 128 leaves 0.944; the floor of 0.93 is for models that
-  take it worse.
+  is for. int4 leaves 0.990, plain rounding to nearest in blocks of 128 leaves 0.944; the floor of 0.93 is for models
+  that take it worse.
 - The loss at the 1st percentile is 2.5 to 3.2 times the mean's, whichever of the four made it. More than 4 times is a
   tail that quantization does not make by itself.
 
