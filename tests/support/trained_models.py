@@ -193,6 +193,9 @@ def write_word_tokenizer(folder: Path, texts: list[str]) -> None:
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
-    settings = {f"{name}_token": token for name, token in names.items()}
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings: dict[str, Any] = {f"{name}_token": token for name, token in names.items()}
+    settings |= {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -114,6 +114,7 @@ def validate(
     *,
     against: str | Path | None = None,
     data: str | Path | None = None,
+    labels: str | Path | None = None,
     on: str = "native",
     cpu: str = "cortex-a76",
     force: bool = False,
@@ -123,7 +124,8 @@ def validate(
     Args:
         path: a bundle's folder or `.edgeq` file.
         against: the original model.
-        data: texts to compare on; the built-in ones when left out.
+        data: texts to compare on; the labelled or the built-in ones when left out.
+        labels: labelled lines for the task's own metric, which decides with `against` unless there is `data`.
         on: `native`, `arm64` or `adb`.
         cpu: the emulated core for `arm64`.
         force: validate a bundle that failed its gate.
@@ -139,6 +141,7 @@ def validate(
             bundle=Path(path),
             against=None if against is None else str(against),
             data=None if data is None else str(data),
+            labels=None if labels is None else Path(labels),
             on=on,
             cpu=cpu,
             force=force,

@@ -85,6 +85,11 @@ def _ranks(values: Array) -> Float64Array:
     return average[inverse]
 
 
+def has_choices(spec: TensorSpec) -> bool:
+    """Whether an output's rows are logits of several choices; the softmax of one logit is 1 whatever it is."""
+    return spec.role in LOGIT_ROLES and spec.shape[-1] != 1
+
+
 @dataclass(slots=True)
 class OutputComparison:
     """Accumulates a comparison of one output over batches.
@@ -129,7 +134,7 @@ class OutputComparison:
         self.max_abs = largest((self.max_abs, largest_difference(a, b)))
         self.signal += float(np.sum(np.square(a.astype(np.float64))))
         self.noise += float(np.sum(np.square(difference)))
-        if self.spec.role in LOGIT_ROLES:
+        if has_choices(self.spec):
             self.agreed.extend((a.argmax(axis=1) == b.argmax(axis=1)).astype(float).tolist())
             self.kl.extend(kl_divergences(a, b).tolist())
 
@@ -153,7 +158,7 @@ class OutputComparison:
             "sqnr_db": sqnr_db(self.signal, self.noise),
             "max_abs": self.max_abs,
         }
-        if self.spec.role in LOGIT_ROLES:
+        if has_choices(self.spec):
             found["top1_agreement"] = float(np.mean(self.agreed))
             found["kl_mean"] = float(np.mean(self.kl))
         return found

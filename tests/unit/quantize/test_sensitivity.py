@@ -127,8 +127,10 @@ def test_effects_survive_json(shell, feeds):
 
 
 def test_logits_are_judged_by_divergence():
-    assert loss_of([{"kl_mean": 0.25, "cosine_mean": 0.5}]) == 0.25
-    assert loss_of([{"cosine_mean": 0.75}]) == 0.25
+    vector, number = (TensorSpec("logits", "float32", ("b", width), Role.LOGITS) for width in (2, 1))
+    assert loss_of([{"kl_mean": 0.25, "cosine_mean": 0.5}], [vector]) == 0.25
+    assert loss_of([{"cosine_mean": 0.75}], [vector]) == 0.25
+    assert loss_of([{"cosine_mean": 1.0, "sqnr_db": 10.0}], [number]) == pytest.approx(0.05)
 
 
 def test_equal_losses_are_ranked_by_name():

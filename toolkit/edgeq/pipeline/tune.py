@@ -366,17 +366,20 @@ class _Tuner:
 
 
 def _metric(budget: Budget, exported: ExportedModel) -> str:
-    """What is measured; within a size, KL divergence for logits and else the mean cosine is maximized."""
-    from edgeq.metrics import LOGIT_ROLES
+    """What is measured; within a size KL divergence of logits, the error of single numbers, else the mean cosine."""
+    from edgeq.metrics import has_choices
 
-    logits = any(spec.role in LOGIT_ROLES for spec in exported.canonical.outputs)
+    outputs = exported.canonical.outputs
+    logits = any(has_choices(spec) for spec in outputs)
     if budget.metric in ("kl_mean", "top1_agreement") and not logits:
         raise UsageError(
             f"{budget.metric} needs logits, which this model does not return", hint='use "cosine>=0.995"'
         )
     if budget.metric != SIZE:
         return budget.metric
-    return "kl_mean" if logits else "cosine_mean"
+    if logits:
+        return "kl_mean"
+    return "relative_error_mean" if all(spec.shape[-1] == 1 for spec in outputs) else "cosine_mean"
 
 
 def _judges(

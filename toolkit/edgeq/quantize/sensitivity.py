@@ -134,7 +134,7 @@ class Prober:
 
     def loss(self, candidates: Sequence[Candidate]) -> float:
         """See `loss_of`."""
-        return loss_of(self.compare(candidates))
+        return loss_of(self.compare(candidates), self.specs)
 
     def effect(self, candidate: Candidate, causes: LayerCauses) -> LayerEffect:
         """The effect of one layer."""
@@ -143,7 +143,7 @@ class Prober:
         return LayerEffect(
             candidate.name,
             candidate.format,
-            loss_of(found),
+            loss_of(found, self.specs),
             _mean(found, "cosine_mean"),
             _mean(found, "relative_error_mean"),
             _mean(found, "sqnr_db"),
@@ -153,9 +153,19 @@ class Prober:
         )
 
 
-def loss_of(metrics: Sequence[Mapping[str, float]]) -> float:
-    """What quantization lost: mean KL divergence of logits, 1 - mean cosine of other outputs."""
-    return float(np.mean([found.get("kl_mean", 1 - found["cosine_mean"]) for found in metrics]))
+def loss_of(metrics: Sequence[Mapping[str, float]], specs: Sequence[TensorSpec]) -> float:
+    """What quantization lost: mean KL divergence of logits, 1 - mean cosine of vectors.
+
+    Of single numbers, whose cosine is their sign, half the noise over the signal: what 1 - cosine is of small noise.
+    """
+    return float(np.mean([_loss(found, spec) for found, spec in zip(metrics, specs, strict=True)]))
+
+
+def _loss(found: Mapping[str, float], spec: TensorSpec) -> float:
+    if "kl_mean" in found:
+        return found["kl_mean"]
+    is_number = spec.shape[-1] == 1
+    return 10 ** (-found["sqnr_db"] / 10) / 2 if is_number else 1 - found["cosine_mean"]
 
 
 def _mean(metrics: Sequence[Mapping[str, float]], key: str) -> float:

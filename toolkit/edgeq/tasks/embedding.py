@@ -11,8 +11,9 @@ from edgeq.metrics import cosines
 from edgeq.tasks.comparison import Rows
 from edgeq.tasks.entry import Floor, Kind, TaskEntry
 from edgeq.tasks.labelled import LabelledMetric, Samples, rank_points, read_pairs
+from edgeq.tasks.noise import MEAN_COSINE, TAIL, one_minus
 from edgeq.tasks.steps import no_steps
-from edgeq.types import Array, Precision
+from edgeq.types import Array
 
 VECTOR_METRICS = (
     "cosine_mean",
@@ -24,15 +25,10 @@ VECTOR_METRICS = (
     "max_abs",
 )
 FLOORS = (
-    Floor(
-        "cosine_mean",
-        {Precision.FP32: 0.9999, Precision.FP16: 0.999, Precision.INT8: 0.97, Precision.INT4: 0.93},
-    ),
-    Floor(
-        "cosine_p01",
-        {Precision.FP32: 0.9995, Precision.FP16: 0.995, Precision.INT8: 0.85, Precision.INT4: 0.65},
-    ),
+    Floor("cosine_mean", MEAN_COSINE),
+    Floor("cosine_p01", one_minus({p: TAIL * (1 - mean) for p, mean in MEAN_COSINE.items()})),
 )
+"""`edgeq.tasks.noise` says why."""
 
 
 def _read(path: Path, _labels: Sequence[str], _width: int) -> Samples:

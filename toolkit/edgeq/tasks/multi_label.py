@@ -12,20 +12,16 @@ from edgeq.tasks.comparison import Rows
 from edgeq.tasks.entry import Floor, Kind, TaskEntry
 from edgeq.tasks.labelled import LabelledMetric, Samples, label_index, labels_hint, read_samples
 from edgeq.tasks.measures import Decisions
+from edgeq.tasks.noise import growing_with_noise
 from edgeq.tasks.steps import steps
-from edgeq.types import Array, Precision
+from edgeq.types import Array
 
 FORM = "labels by commas (or none) and one or two texts"
 FLOORS = (
-    Floor(
-        "probability_error_mean",
-        {Precision.FP32: 1e-3, Precision.FP16: 5e-3, Precision.INT8: 0.05, Precision.INT4: 0.1},
-    ),
-    Floor(
-        "probability_error_p99",
-        {Precision.FP32: 5e-3, Precision.FP16: 2e-2, Precision.INT8: 0.25, Precision.INT4: 0.5},
-    ),
+    Floor("probability_error_mean", growing_with_noise(0.14)),
+    Floor("probability_error_p99", growing_with_noise(0.35)),
 )
+"""Static int8 costs 0.033 and 0.083 where logits have a deviation of 4, stock dynamic int8 0.17 and 0.40."""
 
 
 def _read(path: Path, labels: Sequence[str], width: int) -> Samples:

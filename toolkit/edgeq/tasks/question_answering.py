@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeq.bundle.manifest import PostprocessKind
 from edgeq.tasks.comparison import AnswerSpans
-from edgeq.tasks.distributions import DISTRIBUTION_METRICS, distribution_floors
+from edgeq.tasks.distributions import DISTRIBUTION_FLOORS, DISTRIBUTION_METRICS
 from edgeq.tasks.entry import Kind, TaskEntry
 from edgeq.tasks.measures import Distributions
 from edgeq.tasks.steps import steps
@@ -14,7 +14,7 @@ QUESTION_ANSWERING = TaskEntry(
     kind=Kind.QUESTION_ANSWERING,
     does="Finds the answer to a question in a text",
     metrics=("span_agreement", "span_regret_mean", *DISTRIBUTION_METRICS),
-    floors=distribution_floors(),
+    floors=DISTRIBUTION_FLOORS,
     kept=("cosine_mean", "kl_mean"),
     derived=("cosine_mean", "cosine_min"),
     compare=lambda head: AnswerSpans(head, Distributions),

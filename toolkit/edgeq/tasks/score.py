@@ -16,24 +16,17 @@ from edgeq.tasks.comparison import Rows
 from edgeq.tasks.entry import Floor, Kind, TaskEntry
 from edgeq.tasks.labelled import LabelledMetric, Samples, is_number, rank_points, read_samples, require_varied
 from edgeq.tasks.measures import Scores
+from edgeq.tasks.noise import growing_with_its_square, growing_with_noise, one_minus
 from edgeq.tasks.steps import steps
-from edgeq.types import Array, Precision
+from edgeq.types import Array
 
 FORM = "a number and one or two texts"
 FLOORS = (
-    Floor(
-        "score_error_mean",
-        {Precision.FP32: 1e-3, Precision.FP16: 1e-2, Precision.INT8: 0.2, Precision.INT4: 0.3},
-    ),
-    Floor(
-        "score_error_p99",
-        {Precision.FP32: 5e-3, Precision.FP16: 5e-2, Precision.INT8: 0.7, Precision.INT4: 1.0},
-    ),
-    Floor(
-        "rank_correlation",
-        {Precision.FP32: 0.9999, Precision.FP16: 0.999, Precision.INT8: 0.97, Precision.INT4: 0.93},
-    ),
+    Floor("score_error_mean", growing_with_noise(0.12)),
+    Floor("score_error_p99", growing_with_noise(0.45)),
+    Floor("rank_correlation", one_minus(growing_with_its_square(0.03))),
 )
+"""Static int8 costs 0.029, 0.11 and a correlation of 0.0017; stock dynamic int8 0.16, 0.58 and 0.036."""
 
 
 def _read(path: Path, _labels: Sequence[str], width: int) -> Samples:

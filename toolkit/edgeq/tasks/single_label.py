@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeq.bundle.manifest import PostprocessKind
 from edgeq.tasks.comparison import Rows
-from edgeq.tasks.distributions import DISTRIBUTION_METRICS, distribution_floors
+from edgeq.tasks.distributions import DISTRIBUTION_FLOORS, DISTRIBUTION_METRICS
 from edgeq.tasks.entry import Kind, TaskEntry
 from edgeq.tasks.labelled import LabelledMetric, Samples, label_index, labels_hint, read_samples
 from edgeq.tasks.measures import Distributions
@@ -39,7 +39,7 @@ SINGLE_LABEL = TaskEntry(
     kind=Kind.SINGLE_LABEL,
     does="Gives a text one label out of several",
     metrics=DISTRIBUTION_METRICS,
-    floors=distribution_floors(),
+    floors=DISTRIBUTION_FLOORS,
     kept=("cosine_mean", "kl_mean"),
     derived=("cosine_mean", "cosine_min"),
     compare=lambda head: Rows(head, Distributions),

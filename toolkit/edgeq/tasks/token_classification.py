@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeq.bundle.manifest import PostprocessKind
 from edgeq.tasks.comparison import Rows
-from edgeq.tasks.distributions import DISTRIBUTION_METRICS, distribution_floors
+from edgeq.tasks.distributions import DISTRIBUTION_FLOORS, DISTRIBUTION_METRICS
 from edgeq.tasks.entry import Kind, TaskEntry
 from edgeq.tasks.measures import Distributions
 from edgeq.tasks.steps import steps
@@ -13,7 +13,7 @@ TOKEN_CLASSIFICATION = TaskEntry(
     kind=Kind.TOKEN_CLASSIFICATION,
     does="Gives each token of a text a label",
     metrics=DISTRIBUTION_METRICS,
-    floors=distribution_floors(),
+    floors=DISTRIBUTION_FLOORS,
     kept=("cosine_mean", "kl_mean"),
     derived=("cosine_mean", "cosine_min"),
     compare=lambda head: Rows(head, Distributions),
