@@ -64,15 +64,14 @@ def _edited(model: Path, seeds: int) -> Iterator[tuple[str, ir.Model]]:
     """Graphs that round otherwise, with the kind of each."""
     import onnx_ir as ir
 
-    from edgeq.graph.passes.activation_rounding import Rounding, rounds_activations, with_activation_rounding
+    from edgeq.graph.passes.activation_rounding import known_roundings, with_activation_rounding
     from edgeq.graph.passes.rounding_noise import with_rounding_noise
 
     graph = ir.load(model)
     for seed in range(seeds):
         yield "draws of last bits", with_rounding_noise(graph, seed)
-    if rounds_activations(graph):
-        for rounding in Rounding:
-            yield "roundings of activations", with_activation_rounding(graph, rounding)
+    for rounding in known_roundings(graph):
+        yield "roundings of activations", with_activation_rounding(graph, rounding)
 
 
 def emulated_arm64() -> Executor | None:

@@ -1,3 +1,5 @@
+from datetime import datetime
+
 import pytest
 
 from edgeq.errors import DataError, UnsupportedError
@@ -80,3 +82,9 @@ def test_bad_templates(template, message):
 def test_bad_messages(messages):
     with pytest.raises(DataError):
         render_chat(settings("x"), messages)
+
+
+def test_a_template_is_told_the_time_that_is_given():
+    template = settings("{{ strftime_now('%Y-%m-%d %H') }}")
+    assert render_chat(template, USER, now=datetime(2026, 1, 2, 3)) == "2026-01-02 03"
+    assert render_chat(template, USER) != "2026-01-02 03"

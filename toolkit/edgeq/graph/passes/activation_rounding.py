@@ -17,6 +17,7 @@ from edgeq.graph.edit import Editor, attribute
 
 INT8_LEVEL, FLOAT32_LEVEL = 4, 1
 """Values of MatMulNBits' `accuracy_level`."""
+ROW_BITS = 4
 
 
 class Rounding(StrEnum):
@@ -27,9 +28,15 @@ class Rounding(StrEnum):
     ASYMMETRIC = "row, between its extremes"
 
 
-def rounds_activations(model: ir.Model) -> bool:
-    """Whether a graph leaves the rounding of activations to the kernels."""
-    return any(True for _ in _layers(model))
+def known_roundings(model: ir.Model) -> tuple[Rounding, ...]:
+    """What kernels may do to a graph's activations; nothing where it leaves none of it to them.
+
+    Rows are rounded by 4-bit kernels alone; those of 8 bits are float or round per block, as far as is known.
+    """
+    bits = {attribute(node, "bits", 4) for node in _layers(model)}
+    if not bits:
+        return ()
+    return tuple(Rounding) if ROW_BITS in bits else (Rounding.NONE,)
 
 
 def with_activation_rounding(model: ir.Model, rounding: Rounding) -> ir.Model:
@@ -38,13 +45,15 @@ def with_activation_rounding(model: ir.Model, rounding: Rounding) -> ir.Model:
     editor = Editor(model)
     rounded: dict[ir.Value, ir.Value] = {}
     for node in list(_layers(model)):
-        node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", FLOAT32_LEVEL)
         value = node.inputs[0]
-        if rounding is Rounding.NONE or value is None:
+        is_row = rounding is not Rounding.NONE
+        if value is None or (is_row and attribute(node, "bits", 4) != ROW_BITS):
             continue
-        if value not in rounded:
+        node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", FLOAT32_LEVEL)
+        if is_row and value not in rounded:
             rounded[value] = _Rows(editor, node, value).rounded(rounding)
-        node.replace_input_with(0, rounded[value])
+        if is_row:
+            node.replace_input_with(0, rounded[value])
     return editor.finish()
 
 

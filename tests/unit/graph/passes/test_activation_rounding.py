@@ -1,0 +1,87 @@
+"""Twins that round activations as other kernels do: they differ by such a rounding, and by no more."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+from edgeq.graph.passes.activation_rounding import Rounding, known_roundings, with_activation_rounding
+
+IN, OUT, BLOCK = 64, 24, 32
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(5, IN)).astype(np.float32)
+CODES = RNG.integers(0, 255, size=(OUT, IN // BLOCK, BLOCK // 2), dtype=np.uint8)
+SCALES = RNG.uniform(0.01, 0.02, size=(OUT * IN // BLOCK,)).astype(np.float32)
+
+
+def graph(*, level: int = 4, bits: int = 4) -> ir.Model:
+    x = ir.Value(name="x", shape=ir.Shape(["rows", IN]), type=ir.TensorType(ir.DataType.FLOAT))
+    codes = CODES if bits == 4 else RNG.integers(0, 255, size=(OUT, IN // BLOCK, BLOCK), dtype=np.uint8)
+    constants = [
+        ir.Value(
+            name=name,
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(ir.tensor(array).dtype),
+            const_value=ir.tensor(array, name=name),
+        )
+        for name, array in (("codes", codes), ("scales", SCALES))
+    ]
+    attributes = {"K": IN, "N": OUT, "bits": bits, "block_size": BLOCK, "accuracy_level": level}
+    node = ir.node("MatMulNBits", [x, *constants], attributes, domain="com.microsoft", name="layer")
+    node.outputs[0].name, node.outputs[0].type = "y", ir.TensorType(ir.DataType.FLOAT)
+    built = ir.Graph(
+        [x],
+        [node.outputs[0]],
+        nodes=[node],
+        initializers=constants,
+        opset_imports={"": 22, "com.microsoft": 1},
+    )
+    return ir.Model(built, ir_version=10)
+
+
+def run(model: ir.Model, x: np.ndarray = X) -> np.ndarray:
+    session = ort.InferenceSession(
+        ir.serde.serialize_model(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return np.asarray(session.run(None, {"x": x})[0])
+
+
+def weights() -> np.ndarray:
+    low, high = CODES & 15, CODES >> 4
+    codes = np.stack([low, high], axis=-1).reshape(OUT, IN // BLOCK, BLOCK).astype(np.float32) - 8
+    return (codes * SCALES.reshape(OUT, -1, 1)).reshape(OUT, IN)
+
+
+def expected(rounding: Rounding) -> np.ndarray:
+    x = X
+    if rounding is Rounding.SYMMETRIC:
+        step = np.abs(X).max(axis=1, keepdims=True) / 127
+        x = np.rint(X / step) * step
+    elif rounding is Rounding.ASYMMETRIC:
+        step = (X.max(axis=1, keepdims=True) - X.min(axis=1, keepdims=True)) / 255
+        x = np.rint(X / step) * step
+    return np.asarray(x @ weights().T)
+
+
+@pytest.mark.parametrize("rounding", list(Rounding))
+def test_each_rounding_is_what_it_says(rounding: Rounding) -> None:
+    found = run(with_activation_rounding(graph(), rounding))
+    np.testing.assert_allclose(found, expected(rounding), atol=1e-5)
+    # And none is another.
+    others = [expected(other) for other in Rounding if other is not rounding]
+    assert all(np.abs(found - other).max() > 1e-4 for other in others)
+
+
+def test_a_row_of_zeros_stays_one() -> None:
+    for rounding in Rounding:
+        assert not run(with_activation_rounding(graph(), rounding), np.zeros_like(X)).any()
+
+
+def test_only_what_is_left_to_kernels_has_roundings() -> None:
+    assert known_roundings(graph()) == tuple(Rounding)
+    assert known_roundings(graph(bits=8)) == (Rounding.NONE,)
+    assert known_roundings(graph(level=1)) == ()
+    kept = with_activation_rounding(graph(bits=8), Rounding.SYMMETRIC)
+    assert [node.op_type for node in kept.graph] == ["MatMulNBits"]
