@@ -351,6 +351,8 @@ def json_edit(path: str, edit: Callable[[Any], None]) -> Callable[[Path], None]:
             raise NotApplicableError(f"no {path}")
         document = json.loads(file.read_text("utf-8"))
         edit(document)
+        if document == json.loads(file.read_text("utf-8")):
+            raise NotApplicableError("it is so already")
         file.write_text(json.dumps(document, ensure_ascii=False), "utf-8")
 
     return run

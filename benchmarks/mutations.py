@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from damages import Damage, NotApplicableError, graph_damages, package_damages, tokenizer_damages
+from language_damages import language_damages, language_settings
 
 from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.integrity import SUMS_FILE, sums_text
@@ -36,10 +37,12 @@ from edgeq.errors import EdgeqError
 from edgeq.onnx_runtime import kernels_saturate
 from edgeq.pipeline.drift import case_drifts, worst
 from edgeq.pipeline.validation import ValidationRequest, run_validation
+from edgeq.runtime.executors import NativeExecutor
 from edgeq.runtime.host import cpu_name
 from edgeq.runtime.runtime import load_preprocessor
 from edgeq.runtime.text import TextPreprocessor
-from edgeq.types import Outputs
+from edgeq.targets.onnx_twins import DecoderTwins
+from edgeq.types import Outputs, Task
 
 PROBES = 48
 NOISE_SEEDS = 5
@@ -213,6 +216,70 @@ def encoder(tally: Tally, path: Path) -> None:
             try_damage(tally, path, damage, bundle.variants[0].id, tokens_changed(bundle, texts))
 
 
+class LanguageProbe:
+    """Sequences beside the goldens, and what a decoder and its noise make of them."""
+
+    def __init__(self, bundle: Bundle, variant: Any, model: Path) -> None:
+        from edgeq.runtime.generation.generator import bundle_tokenizer
+
+        self.specs = [spec for spec in variant.outputs if spec.name == "logits"]
+        empty = next(case for case in bundle.golden_cases() if case.id.startswith("prefill"))
+        tokenizer = bundle_tokenizer(bundle)
+        texts = load_samples(None, count=400, seed=3).samples[-PROBES // 4 :]
+        self.cases = [
+            GoldenCase(str(i), (), self._feeds(empty, tokenizer.encode(text)[:48]), {})
+            for i, text in enumerate(texts)
+        ]
+        self.clean = self._run(model)
+        self.limits = self._noise(model)
+
+    @staticmethod
+    def _feeds(empty: GoldenCase, ids: Sequence[int]) -> dict[str, np.ndarray]:
+        row = np.asarray([ids], np.int64)
+        past = {name: array[:, :, :0] for name, array in empty.feeds.items() if array.ndim == 4}
+        return {"input_ids": row, "attention_mask": np.ones_like(row), **past}
+
+    def _run(self, model: Path) -> list[Outputs]:
+        return NativeExecutor("x86-64").run(model, [case.feeds for case in self.cases])
+
+    def _noise(self, model: Path) -> tuple[float, float, float]:
+        found = []
+        for twin in DecoderTwins(model).twins(NOISE_SEEDS):
+            if twin.most_cases is None:
+                outputs = twin.run([case.feeds for case in self.cases])
+                found.append(worst(case_drifts(self.specs, self.cases, self.clean, outputs)["logits"]))
+        return max(d.max_abs for d in found), min(d.cosine for d in found), max(d.rms for d in found)
+
+    def is_changed(self, model: Path) -> str:
+        """How a damaged file differs by more than noise; empty where it does not."""
+        try:
+            outputs = self._run(model)
+        except EdgeqError as error:
+            return f"fails: {error}"[:40]
+        found = worst(case_drifts(self.specs, self.cases, self.clean, outputs)["logits"])
+        most, least, rms = self.limits
+        if math.isnan(found.max_abs):
+            return "NaN"
+        if found.max_abs > most or found.cosine < least or found.rms > rms:
+            return f"max-abs {found.max_abs:.2g}, cosine {found.cosine:.4f}, RMS {found.rms:.1%}"
+        return ""
+
+
+def language_model(tally: Tally, path: Path) -> None:
+    """Every damage of one language model's bundle."""
+    with open_bundle(path) as bundle:
+        (variant,) = bundle.variants
+        assert judged(path, variant.id) == "", "the undamaged bundle must pass"
+        model = bundle.file(variant.model)
+        probe = LanguageProbe(bundle, variant, model)
+        for damage in language_damages(variant.id, model):
+            try_damage(
+                tally, path, damage, variant.id, lambda folder: probe.is_changed(folder / variant.model)
+            )
+        for damage in language_settings(path):
+            try_damage(tally, path, damage, variant.id, lambda folder: "settings or token ids")
+
+
 def reopened(bundle: Bundle, variant: Any, probe: Probe, damage: Damage, pad: int, folder: Path) -> str:
     """How a damaged copy of a variant differs by more than noise."""
     from edgeq.pipeline.sessions import open_variant
@@ -247,7 +314,9 @@ def main() -> None:
     arguments = parser.parse_args()
     tally = Tally()
     for path in arguments.bundles:
-        encoder(tally, path)
+        with open_bundle(path) as bundle:
+            is_language = bundle.manifest.source.task is Task.TEXT_GENERATION
+        (language_model if is_language else encoder)(tally, path)
     caught, missed = tally.count("caught"), tally.count("MISSED")
     kernels = "saturate in 16 bits" if kernels_saturate() else "are exact"
     print(f"\n{cpu_name()}, whose own uint8 x int8 kernels {kernels}")
