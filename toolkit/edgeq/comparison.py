@@ -19,6 +19,8 @@ from edgeq.types import Feeds, Outputs, Precision
 Run = Callable[[Feeds], Outputs]
 """Runs canonical feeds and returns outputs by name."""
 
+DEFAULT = "default floor"
+"""How the origin of a floor begins that no user asked for."""
 GATE_MARGIN = 2.0
 """Measured error may double (other texts, another CPU) before a derived gate fails."""
 PARITY = "relative_error_to_onnx"
@@ -129,7 +131,7 @@ def gates_for(
         entry: of the model's kind.
     """
     floors = list(requests) or default_floors(entry, precision)
-    source = "--gate" if requests else f"default floor for {precision}"
+    source = "--gate" if requests else f"{DEFAULT} for {precision}"
     gates = [
         judge(Gate(variant, output, floor.metric, floor.op, floor.threshold, source), found)
         for output, found in metrics.items()

@@ -162,12 +162,27 @@ def test_a_bundle_that_promises_a_labelled_metric_is_held_to_it(
     assert validate(tiny_bundle, labels=path).passed is passed
 
 
-def test_the_floor_on_a_tail_does_not_judge_golden_cases(tiny_bundle: Path) -> None:
-    def demand(metric: str) -> Callable[[dict[str, Any]], None]:
-        floor = {"metric": metric, "threshold": 1.5, "derived_from": "default floor for fp32"}
-        return lambda document: document.update(gates=[document["gates"][0] | floor])
+def fails(bundle: Path, *gates: dict[str, Any]) -> bool:
+    """With the bundle's gate replaced by these, of which each names what differs."""
 
-    sign(tiny_bundle, demand("cosine_p01"))
-    assert validate(tiny_bundle).passed
-    sign(tiny_bundle, demand("cosine_mean"))
-    assert not validate(tiny_bundle).passed
+    def demand(document: dict[str, Any]) -> None:
+        document["gates"] = [document["gates"][0] | gate for gate in gates]
+
+    sign(bundle, demand)
+    return not validate(bundle).passed
+
+
+def test_default_floors_do_not_judge_golden_cases_that_have_bounds_of_their_own(tiny_bundle: Path) -> None:
+    floor = {"threshold": 1.5, "derived_from": "default floor for fp32"}
+    own = {"metric": "golden_cosine_mean", "threshold": 0.5}
+    assert not fails(tiny_bundle, floor | {"metric": "cosine_p01"})
+    assert fails(tiny_bundle, floor | {"metric": "cosine_mean"})
+    assert not fails(tiny_bundle, floor | {"metric": "cosine_mean"}, own)
+    assert fails(tiny_bundle, own | {"threshold": 1.5})
+
+
+def test_what_a_user_asked_for_judges_golden_cases(tiny_bundle: Path) -> None:
+    own = {"metric": "golden_cosine_mean", "threshold": 0.5}
+    for metric in ("cosine_mean", "cosine_p01"):
+        asked = {"metric": metric, "threshold": 1.5, "derived_from": "--gate"}
+        assert fails(tiny_bundle, asked, own)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.bundle.manifest import Gate
-from edgeq.comparison import PARITY, GateRequest, check_gate_metrics, judge
+from edgeq.comparison import DEFAULT, PARITY, GateRequest, check_gate_metrics, judge
 from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
 from edgeq.metrics import TAIL_METRICS
 from edgeq.pipeline.drift import Drift, case_drifts, worst
@@ -335,9 +335,8 @@ def _judged(
     """Bounds on all golden cases together, and quality gates: the user's, or those stored in the bundle.
 
     Gates derived from one set of texts do not bind other texts: of those measured on held-out samples only floors
-    judge live data, and golden cases are held to what was measured on them. The floor on a tail does not judge golden
-    cases, which are chosen to be rare. Where labelled samples compare with the original and no other texts were named,
-    they decide, not how far outputs are apart.
+    judge live data, and golden cases are held to what was measured on them. Where labelled samples compare with the
+    original and no other texts were named, they decide, not how far outputs are apart.
     """
     stored = [
         gate
@@ -360,7 +359,8 @@ def _judged(
         if not is_golden(gate) and not gate.derived_from.startswith("measured") and gate.metric != PARITY
     ]
     if comparands.live is None:
-        return gates + [judge_stored(gate, golden) for gate in floors if gate.metric not in TAIL_METRICS]
+        held = {gate.output for gate in gates if gate.metric.startswith(GOLDEN)}
+        return gates + [judge_stored(gate, golden) for gate in floors if _judges_golden(gate, held)]
     if comparands.examination is not None and request.data is None:
         return gates
     return gates + [judge_stored(gate, found) for gate in floors]
@@ -374,6 +374,17 @@ def together(
         output: worst(items).metrics() | {f"{GOLDEN}{name}": value for name, value in golden[output].items()}
         for output, items in drifts.items()
     }
+
+
+def _judges_golden(floor: Gate, held: Collection[str]) -> bool:
+    """Whether a floor judges golden cases too.
+
+    They are chosen to be rare, and a default floor is for usual texts: it judges them in its mean alone, and only where
+    the bundle does not hold the output to what was measured on them, which is stricter.
+    """
+    if not floor.derived_from.startswith(DEFAULT):
+        return True
+    return floor.metric not in TAIL_METRICS and floor.output not in held
 
 
 def judge_stored(gate: Gate, metrics: Mapping[str, Mapping[str, float]]) -> Gate:

@@ -116,14 +116,19 @@ class AtMasks:
 
     def add(self, expected: Outputs, found: Outputs, tokens: Tokens) -> None:
         """Compare one batch."""
-        self.everywhere.add(expected, found, tokens)
         for spec in self.head.outputs:
-            ids = tokens.ids_of(spec)
-            if ids is None or self.head.mask_id is None:
-                continue
-            at_masks = (ids == self.head.mask_id).astype(np.int64)
-            if at_masks.any():
+            at_masks = self._masks(spec, tokens)
+            if at_masks is not None and at_masks.any():
                 self.masked.add_output(spec, expected[spec.name], found[spec.name], at_masks)
+            elif not self.masked.rows:
+                self.everywhere.add_output(spec, expected[spec.name], found[spec.name], tokens.mask_of(spec))
+
+    def _masks(self, spec: TensorSpec, tokens: Tokens) -> Array | None:
+        ids = tokens.ids_of(spec)
+        if ids is None or self.head.mask_id is None:
+            return None
+        at_masks: Array = (ids == self.head.mask_id).astype(np.int64)
+        return at_masks
 
     def metrics(self) -> Metrics:
         """Of the masks where there are any."""

@@ -13,6 +13,8 @@ from edgeq.types import Array
 
 TAIL = 99
 """Percentile of errors that a floor on the tail looks at; of agreements and cosines it is the 1st."""
+AT_ONCE = 1 << 21
+"""Logits whose probabilities are held at once, 16 MB in float64."""
 LONGEST_SPAN = 30
 """Tokens; as `answer_span` of the bundle format."""
 
@@ -46,7 +48,12 @@ class Distributions:
     regrets: list[float] = field(default_factory=list)
 
     def add(self, reference: Array, candidate: Array) -> None:
-        """Logits `[rows, classes]`."""
+        """Logits `[rows, classes]`; some rows at a time, for a vocabulary's are large."""
+        step = max(AT_ONCE // reference.shape[1], 1)
+        for start in range(0, len(reference), step):
+            self._add(reference[start : start + step], candidate[start : start + step])
+
+    def _add(self, reference: Array, candidate: Array) -> None:
         if not (np.isfinite(reference).all() and np.isfinite(candidate).all()):
             for values in (self.errors, self.divergences, self.regrets):
                 values.extend([math.nan] * len(reference))
