@@ -32,8 +32,8 @@ class Rounding(StrEnum):
 def known_roundings(model: ir.Model) -> tuple[Rounding, ...]:
     """What kernels may do to a graph's activations; nothing where it leaves none of it to them.
 
-    At 4 bits kernels of x86-64 and ARM64 are as far apart as two of these roundings; at 8 bits they agree, and only float
-    kernels, which older runtimes have for them, would differ.
+    At 4 bits kernels of x86-64 and ARM64 are as far apart as two of these roundings; at 8 bits they nearly
+    agree, and only float kernels would differ.
     """
     bits = {attribute(node, "bits", 4) for node in _layers(model)}
     if not bits:
