@@ -1,8 +1,9 @@
 """Twins of a graph whose block-quantized layers round their activations as another CPU's kernels would.
 
 MatMulNBits with accuracy level 4 lets the kernel round its activations to 8 bits, and does not say how: per block, per
-row, around zero or between the extremes, or not at all where there is no integer kernel. Kernels of x86-64 and ARM64 do
-differ, by far more than a last bit. The twins spell some of these roundings out, in front of float kernels.
+row, around zero or between the extremes, or not at all where there is no integer kernel. 4-bit kernels of x86-64 and
+ARM64 differ by far more than a last bit. The twins spell some roundings out, in front of float kernels: they stand for
+the size of what kernels may do, not for any one of them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Rounding(StrEnum):
 def known_roundings(model: ir.Model) -> tuple[Rounding, ...]:
     """What kernels may do to a graph's activations; nothing where it leaves none of it to them.
 
-    Rows are rounded by 4-bit kernels alone; those of 8 bits are float or round per block, as far as is known.
+    At 4 bits kernels of x86-64 and ARM64 are as far apart as two of these roundings; at 8 bits they nearly
+    agree, and only float kernels would differ.
     """
     bits = {attribute(node, "bits", 4) for node in _layers(model)}
     if not bits:
