@@ -59,6 +59,8 @@ class Graph:
             raise NotApplicableError(f"no constant {name}")
         before = numpy_helper.to_array(self.tensors[name])
         after = np.asarray(edit(before.copy())).astype(before.dtype).reshape(before.shape)
+        if np.array_equal(after, before):
+            raise NotApplicableError(f"{name} is so already")
         self.tensors[name].CopyFrom(numpy_helper.from_array(after, name))
 
     def node(self, test: Callable[[onnx.NodeProto], bool]) -> onnx.NodeProto:
@@ -109,6 +111,8 @@ def times(factor: float) -> Callable[[np.ndarray], np.ndarray]:
 
 def swapped(first: int, second: int, axis: int) -> Callable[[np.ndarray], np.ndarray]:
     def edit(values: np.ndarray) -> np.ndarray:
+        if values.ndim <= axis or values.shape[axis] <= max(first, second):
+            raise NotApplicableError("fewer rows")
         order = np.arange(values.shape[axis])
         order[[first, second]] = order[[second, first]]
         return np.take(values, order, axis=axis)
@@ -174,6 +178,7 @@ def graph_damages(variant: str, model: Path) -> Iterator[Damage]:
         return (f"{base}.weight.quantized", f"{base}.weight", f"{base}.weight.equalized")
 
     last = layers - 1
+    second, third = min(1, last), min(2, last)
     for part in PARTS:
         for layer in (0, last // 2, last):
             scales = f"{of_layer(layer, PARTS[part])}.weight.scale"
@@ -183,32 +188,40 @@ def graph_damages(variant: str, model: Path) -> Iterator[Damage]:
                     constant((scales, *weights(layer, part)), times(factor)),
                 )
     for part in PARTS:
-        base = of_layer(1, PARTS[part])
+        base = of_layer(second, PARTS[part])
         bias = (f"{base}.bias.quantized", f"{base}.bias", f"{base}.bias.equalized")
-        yield damage(f"bias of {part} 1 zeroed", constant(bias, times(0)))
-        yield damage(f"two rows of {part} 1 swapped", constant(weights(1, part), swapped(3, 250, 0)))
-        yield damage(f"two columns of {part} 1 swapped", constant(weights(1, part), swapped(3, 250, 1)))
+        yield damage(f"bias of {part} {second} zeroed", constant(bias, times(0)))
+        yield damage(
+            f"two rows of {part} {second} swapped", constant(weights(second, part), swapped(3, 50, 0))
+        )
+        yield damage(
+            f"two columns of {part} {second} swapped", constant(weights(second, part), swapped(3, 50, 1))
+        )
         yield damage(f"{part} {last} all rows reversed", constant(weights(last, part), lambda w: w[::-1]))
-        yield damage(f"sign of the largest weight of {part} 2", constant(weights(2, part), bit(0, 7)))
-        yield damage(f"lowest bit of the largest weight of {part} 2", constant(weights(2, part), bit(0, 0)))
+        yield damage(
+            f"sign of the largest weight of {part} {third}", constant(weights(third, part), bit(0, 7))
+        )
+        yield damage(
+            f"lowest bit of the largest weight of {part} {third}", constant(weights(third, part), bit(0, 0))
+        )
     for part in ("query", "value"):
         yield damage(f"two heads of {part} 0 swapped", constant(weights(0, part), heads_swapped(head, 1)))
     yield damage("two heads of key 3 swapped", constant(weights(min(3, last), "key"), heads_swapped(head, 1)))
     for layer in (0, last):
         for shift in (1, 8):
             yield damage(f"zero point of one side of ffn down {layer} +{shift}", one_side(layer, shift))
-    yield damage("input scale of one side of ffn up 2 x1.1", one_side_scale(2, 1.1))
-    yield damage("input scale of one side of ffn up 2 x1.5", one_side_scale(2, 1.5))
+    yield damage(f"input scale of one side of ffn up {third} x1.1", one_side_scale(third, 1.1))
+    yield damage(f"input scale of one side of ffn up {third} x1.5", one_side_scale(third, 1.5))
     for name, epsilon in (("1e-5", 1e-5), ("1e-2", 1e-2), ("1", 1.0)):
         yield damage(f"epsilon of every normalization {name}", epsilon_edit(epsilon))
-    norm = ("encoder.layer.2.output.LayerNorm.weight", "encoder.layer.2.output.LayerNorm.gamma")
+    norm = (of_layer(third, "output.LayerNorm.weight"), of_layer(third, "output.LayerNorm.gamma"))
     yield damage("one gain of a normalization zeroed", constant(norm, set_at(7, 0.0)))
     yield damage("gains of a normalization x1.1", constant(norm, times(1.1)))
     yield damage(
-        "shift of a normalization zeroed", constant("encoder.layer.2.output.LayerNorm.bias", times(0))
+        "shift of a normalization zeroed", constant(of_layer(third, "output.LayerNorm.bias"), times(0))
     )
     yield damage(
-        "NaN in a normalization", constant("encoder.layer.4.output.LayerNorm.weight", set_at(0, math.nan))
+        "NaN in a normalization", constant(of_layer(last, "output.LayerNorm.weight"), set_at(0, math.nan))
     )
     for factor in (1.1, 2.0, 0.0):
         yield damage(f"attention scale x{factor}", attention_scale(factor))
@@ -216,8 +229,8 @@ def graph_damages(variant: str, model: Path) -> Iterator[Damage]:
         yield damage(
             f"mask bias {value}", constant("const.float32.-10000.0", lambda m, value=value: m * 0 + value)
         )
-    yield damage("GELU becomes ReLU", operator("Gelu", "Relu"))
-    yield damage("one residual dropped", dropped_residual)
+    yield damage("GELU becomes ReLU", operator("Gelu", "Relu", third))
+    yield damage("one residual dropped", dropped_residual(second))
     yield damage("token types swapped", constant("token_type_embeddings.weight", swapped(0, 1, 0)))
     yield damage("second token type zeroed", constant("token_type_embeddings.weight", set_at(1, 0.0)))
     table = ("word_embeddings.weight.quantized", "word_embeddings.table.quantized", "word_embeddings.weight")
@@ -230,19 +243,51 @@ def graph_damages(variant: str, model: Path) -> Iterator[Damage]:
     yield damage("positions 100 and 101 swapped", constant(positions, swapped_rows(100, 101)))
     yield damage("positions reversed", constant(positions, lambda p: p[..., ::-1, :] if p.ndim > 1 else p))
     yield damage("position 200 zeroed", constant(positions, zero_row(200)))
-    yield damage("last word zeroed", constant(table, set_at(-1, 0.0)), (30521,))
-    yield damage(
-        "row scale of the last word x3", constant("word_embeddings.weight.scale", set_at(-1, 0.01)), (30521,)
-    )
-    yield damage(
-        "NaN in the last word", constant("word_embeddings.weight.scale", set_at(-1, math.nan)), (30521,)
-    )
+    rows = len(numpy_helper.to_array(whole.tensors[whole.find(*table)]))
+    common, rare = word_pairs(rows)
+    end = (rows - 1,)
+    yield damage("last word zeroed", constant(table, set_at(-1, 0.0)), end)
+    word_scale = "word_embeddings.weight.scale"
+    yield damage("row scale of the last word x3", constant(word_scale, last_times(3.0)), end)
+    yield damage("NaN in the last word", constant(word_scale, set_at(-1, math.nan)), end)
     yield damage("words shifted by one", constant(table, lambda t: np.roll(t, 1, axis=0)))
-    yield damage("two common words swapped", constant(table, swapped(1996, 2003, 0)), (1996, 2003))
-    yield damage("two rare words swapped", constant(table, swapped(25123, 17321, 0)), (25123, 17321))
-    yield damage("separator zeroed", constant(table, set_at(102, 0.0)))
+    yield damage("two common words swapped", constant(table, swapped(*common, 0)), common)
+    yield damage("two rare words swapped", constant(table, swapped(*rare, 0)), rare)
     yield damage("columns of the word table reversed", constant(table, lambda t: t[:, ::-1]))
-    yield damage("layers 2 and 3 exchange ffn up", exchanged(weights(2, "ffn up"), weights(3, "ffn up")))
+    yield damage(
+        f"layers 0 and {third} exchange ffn up", exchanged(weights(0, "ffn up"), weights(third, "ffn up"))
+    )
+    head_weights = ("classifier.weight.quantized", "classifier.weight")
+    for factor in (1.5, 1.1):
+        scale = ("classifier.weight.scale", "classifier.weight")
+        yield damage(f"scale of the classifier x{factor}", constant(scale, times(factor)))
+    yield damage("two labels of the classifier swapped", constant(head_weights, swapped(0, 1, 1)))
+    yield damage("one label of the classifier negated", constant(head_weights, negated_column))
+    yield damage(
+        "bias of the classifier zeroed", constant(("classifier.bias.quantized", "classifier.bias"), times(0))
+    )
+    pooler = ("pooler.dense.bias.quantized", "pooler.dense.bias")
+    yield damage("bias of the pooler zeroed", constant(pooler, times(0)))
+
+
+def word_pairs(rows: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Two common words and two rare ones: of BERT's vocabulary where it is that."""
+    return (
+        ((1996, 2003), (25123, 17321)) if rows > 30000 else ((rows // 5, rows // 4), (rows - 20, rows - 30))
+    )
+
+
+def last_times(factor: float) -> Callable[[np.ndarray], np.ndarray]:
+    def edit(values: np.ndarray) -> np.ndarray:
+        values[-1] = values[-1] * factor
+        return values
+
+    return edit
+
+
+def negated_column(codes: np.ndarray) -> np.ndarray:
+    codes[:, 0] = -codes[:, 0]
+    return codes
 
 
 def head_size(graph: Graph) -> int:
@@ -317,18 +362,21 @@ def attention_scale(factor: float) -> Callable[[Graph], None]:
     return edit
 
 
-def operator(before: str, after: str) -> Callable[[Graph], None]:
+def operator(before: str, after: str, layer: int) -> Callable[[Graph], None]:
     def edit(graph: Graph) -> None:
-        node = graph.node(lambda n: n.op_type == before and "layer.2" in n.name)
+        node = graph.node(lambda n: n.op_type == before and f"layer.{layer}." in n.name)
         node.op_type = after
         del node.attribute[:]
 
     return edit
 
 
-def dropped_residual(graph: Graph) -> None:
-    node = graph.node(lambda n: n.name == "encoder.layer.3.output/add")
-    node.input[1] = node.input[0]
+def dropped_residual(layer: int) -> Callable[[Graph], None]:
+    def edit(graph: Graph) -> None:
+        node = graph.node(lambda n: n.name == f"encoder.layer.{layer}.output/add")
+        node.input[1] = node.input[0]
+
+    return edit
 
 
 def exchanged(first: tuple[str, ...], second: tuple[str, ...]) -> Callable[[Graph], None]:

@@ -80,6 +80,8 @@ class Probe:
     def __init__(self, bundle: Bundle, variant: Any, session: Any, limit: int) -> None:
         self.variant, self.session = variant, session
         self.preprocessor = load_preprocessor(bundle).with_max_length(limit)
+        special = bundle.manifest.tokenizer.special_ids
+        self.ends = [special[name] for name in ("cls_token", "sep_token")]
         texts = load_samples(None, count=400, seed=3).samples[-PROBES:]
         long = " ".join(texts * 4)
         groups = [texts[i : i + 8] for i in range(0, len(texts), 8)]
@@ -115,7 +117,7 @@ class Probe:
         """How a damaged session differs by more than noise; empty where it does not."""
         cases, clean = list(self.cases), list(self.clean)
         if reaches:
-            ids = np.resize(np.array([101, *reaches, 102]), (1, 2 + len(reaches)))
+            ids = np.array([[*self.ends[:1], *reaches, *self.ends[1:]]])
             feeds = {
                 "input_ids": ids,
                 "attention_mask": np.ones_like(ids),
@@ -199,7 +201,8 @@ def encoder(tally: Tally, path: Path) -> None:
         for variant in bundle.variants:
             assert judged(path, variant.id) == "", "the undamaged bundle must pass"
             session = open_variant(bundle, variant, bundle.file(variant.model), pad)
-            probe = Probe(bundle, variant, session, session.static_length or 256)
+            longest = bundle.manifest.tokenizer.max_length
+            probe = Probe(bundle, variant, session, session.static_length or longest)
             damages = (
                 package_damages(variant.id)
                 if variant.runtime == "coreml"

@@ -208,3 +208,15 @@ def test_tokens_and_decoding(tiny: Any) -> None:
     assert preprocessor.decode(ids.tolist()) == "the dog"
     assert preprocessor.id_to_token(5) == "cat"
     assert preprocessor.with_max_length(4)(["the cat sat"])["input_ids"].shape == (1, 4)
+
+
+def test_a_tokenizer_that_has_lost_its_unknown_token_is_damaged() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "the": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    preprocessor = TextPreprocessor(
+        tokenizer.to_str(), TextSettings(8, "[PAD]", 0, ("input_ids", "attention_mask"), "right", {})
+    )
+    assert preprocessor(["the the"])["input_ids"].tolist() == [[1, 1]]
+    for read in (preprocessor, preprocessor.token_lengths):
+        with pytest.raises(IntegrityError, match="cannot read the texts"):
+            read(["the cat"])

@@ -173,6 +173,7 @@ class TextPreprocessor:
 
         Raises:
             DataError: no samples, a sample that is not text, only empty samples, or one longer than `pad_to`.
+            IntegrityError: the tokenizer fails on them, as one that lacks its token for unknown words does.
         """
         encodings = _encode(self._truncating, samples)
         longest = max(len(encoding) for encoding in encodings)
@@ -257,7 +258,10 @@ def _encode(tokenizer: Tokenizer, samples: Sequence[Sample]) -> list[Encoding]:
     checked = [_checked(index, sample) for index, sample in enumerate(samples)]
     if not checked:
         raise DataError("there are no samples to tokenize")
-    return list(tokenizer.encode_batch(checked))
+    try:
+        return list(tokenizer.encode_batch(checked))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise IntegrityError(f"tokenizer.json cannot read the texts: {error}") from error
 
 
 def _checked(index: int, sample: Any) -> Sample:
