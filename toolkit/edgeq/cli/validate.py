@@ -203,7 +203,7 @@ def _side_by_side(report: ValidationReport, output: str) -> list[tuple[str, ...]
             for name, title, shown in _ROWS
             if name in recorded[0] and name in ("cosine_mean", "score_error_mean", "max_abs")
         ),
-        ("differs by more than its own error", *("YES" if flag else "no" for flag in flags)),
+        ("differs by more than kernels do", *("YES" if flag else "no" for flag in flags)),
     ]
 
 
