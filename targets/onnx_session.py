@@ -11,7 +11,7 @@ from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, kernels_saturat
 from edgeq.runtime.executors import Executor, NativeExecutor, native_environment
 from edgeq.runtime.session import VariantSession, execute_through
 from edgeq.targets.base import Twin
-from edgeq.targets.onnx_twins import ARM64_CASES, RunAll, emulated_arm64, native_twins
+from edgeq.targets.onnx_twins import ARM64_CASES, RunAll, emulated_arm64, louder_twins, native_twins
 from edgeq.types import Verification
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ class OnnxSession(VariantSession):
         executor = emulated_arm64() if self._level == DEFAULT_LEVEL else None
         if executor is not None:
             yield Twin("ARM64 kernels", self._through(executor), ARM64_CASES)
+
+    def louder_twins(self, seeds: int, last_bits: int) -> Iterator[Twin]:
+        """Draws of noise so many times a last bit."""
+        yield from louder_twins(self._path, self._open, seeds, last_bits)
 
     def _open(
         self, path: Path, *, threads: int | None = None, level: OptimizationLevel | None = None
