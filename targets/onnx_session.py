@@ -15,6 +15,7 @@ from edgeq.targets.onnx_twins import ARM64_CASES, RunAll, emulated_arm64, louder
 from edgeq.types import Verification
 
 if TYPE_CHECKING:
+    from edgeq.graph.overflow import SaturatingLayer
     from edgeq.runtime.adapter import HasSignature
     from edgeq.targets.base import VariantSpec
 
@@ -46,13 +47,15 @@ class OnnxSession(VariantSession):
     @property
     def environment(self) -> Mapping[str, str]:
         """ONNX Runtime's version, architecture, CPU, provider and integer arithmetic."""
-        return native_environment(self._level, safe=self._is_safe)
+        layers = self._saturating
+        is_exact = all(layer.is_constant for layer in layers)
+        return native_environment(self._level, safe=not layers, exact=is_exact)
 
     @cached_property
-    def _is_safe(self) -> bool:
+    def _saturating(self) -> list[SaturatingLayer]:
         from edgeq.graph.overflow import find_saturating
 
-        return not (kernels_saturate() and find_saturating(self._path))
+        return find_saturating(self._path, self._level) if kernels_saturate() else []
 
     def twins(self, seeds: int) -> Iterator[Twin]:
         """Other thread counts and optimization levels, draws of last bits, and ARM64 where its lane is set up.

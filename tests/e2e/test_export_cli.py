@@ -301,7 +301,7 @@ sys.exit(run_command_line(sys.argv[2:]))
 def test_neither_threads_nor_hash_seeds_change_a_byte(
     bundle: Path, model: Path, tmp_path: Path, threads: str, hash_seed: str
 ) -> None:
-    """In processes of their own, and without what an earlier run left in the cache but the ARM64 lane, a twin of noise."""
+    """In processes of their own, with nothing in the cache but the ARM64 lane, which is one of the twins."""
     (tmp_path / "cache").mkdir()
     for lane in cache_folder().glob("arm64-*"):
         (tmp_path / "cache" / lane.name).symlink_to(lane)

@@ -105,12 +105,15 @@ def level_of(executor: Executor, variant: Variant) -> Verification:
     return executor.verification
 
 
-def native_environment(level: OptimizationLevel = DEFAULT_LEVEL, *, safe: bool = False) -> dict[str, str]:
+def native_environment(
+    level: OptimizationLevel = DEFAULT_LEVEL, *, safe: bool = False, exact: bool = True
+) -> dict[str, str]:
     """What runs sessions of this process: onnxruntime version, architecture, cpu, provider, integer arithmetic.
 
     Args:
         level: graph optimizations of the sessions.
         safe: the graph's weights cannot overflow 16 bits.
+        exact: the option that makes sums exact is set, and works on every weight of the graph.
     """
     from importlib.metadata import version
 
@@ -119,7 +122,7 @@ def native_environment(level: OptimizationLevel = DEFAULT_LEVEL, *, safe: bool =
         "architecture": host_architecture(),
         "cpu": cpu_name(),
         "provider": "CPUExecutionProvider",
-        "arithmetic": ARITHMETIC_TITLES[arithmetic(level=level, safe=safe)],
+        "arithmetic": ARITHMETIC_TITLES[arithmetic(exact=exact, level=level, safe=safe)],
     } | at_level(level)
 
 
