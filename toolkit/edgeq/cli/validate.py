@@ -99,6 +99,8 @@ def _print(out: Any, report: ValidationReport, on: str) -> None:
         out.notice(f"{same} of {report.tokenization.cases} golden texts give the recorded token ids")
     if report.language is not None:
         _print_language(out, report.language)
+    for what in dict.fromkeys(what for variant in report.variants for what in variant.notices):
+        out.notice(what)
     for name, reason in report.skipped.items():
         out.notice(f"{name} was not executed: {reason}")
     out.result(report.to_json(), "passed" if report.passed else "failed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from edgeq.bundle.manifest import Gate
 from edgeq.comparison import DEFAULT, PARITY, GateRequest, check_gate_metrics, judge
 from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
 from edgeq.metrics import TAIL_METRICS
-from edgeq.pipeline.drift import Drift, case_drifts, worst
+from edgeq.pipeline.drift import Drift, case_drifts, not_finite, worst
 from edgeq.pipeline.executions import Execution, executions
 from edgeq.pipeline.kernel_noise import GOLDEN, golden_metrics, is_golden, kept_of
 from edgeq.pipeline.live import LIVE_SAMPLES, Comparands, open_comparands
@@ -66,6 +66,7 @@ class VariantReport:
         gates: with their values.
         recorded: the same metrics of the outputs that the export recorded on its own machine, over the golden cases.
         labelled: the task's own metric, where labelled samples were given.
+        notices: what the verdict alone does not say.
     """
 
     id: str
@@ -77,6 +78,7 @@ class VariantReport:
     source: str
     recorded: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     labelled: LabelledResult | None = None
+    notices: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As `validate --json` prints it."""
@@ -107,6 +109,7 @@ class VariantReport:
                 }
                 for gate in self.gates
             ],
+            "notices": list(self.notices),
         }
 
 
@@ -256,6 +259,7 @@ def _validate_variant(
         *case_gates(bundle, variant, mine, drifts),
         *_judged(bundle, variant, request, golden, found, drifts, comparands),
     ]
+    gates += _unsaid(not_finite(variant.id, drifts), gates)
     labelled = None
     if comparands.examination is not None:
         labelled = comparands.examination.examine(execution, stage.advance)
@@ -274,7 +278,24 @@ def _validate_variant(
         source,
         before,
         labelled,
+        tuple(_unbounded(bundle, variant, mine)),
     )
+
+
+def _unsaid(found: Sequence[Gate], gates: Sequence[Gate]) -> list[Gate]:
+    """Failed gates on outputs that nothing else has failed."""
+    failed = {gate.output for gate in gates if not gate.passed}
+    return [gate for gate in found if gate.output not in failed]
+
+
+def _unbounded(bundle: Bundle, variant: Variant, cases: Sequence[GoldenCase]) -> Iterator[str]:
+    """Recorded outputs that may be anything: whoever made the bundle said nothing of them."""
+    bounds = [bound for entry in bundle.manifest.golden for bound in entry.tolerances]
+    bounds += [gate for gate in bundle.manifest.gates if gate.metric not in LABELLED_METRICS]
+    bounded = {bound.output for bound in bounds if bound.variant == variant.id}
+    for output in dict.fromkeys(name for case in cases for name in case.outputs[variant.id]):
+        if output not in bounded:
+            yield f"nothing bounds `{output}` of {variant.id}: the bundle has no gate on it, and no tolerance"
 
 
 def _labelled_gates(bundle: Bundle, variant: Variant, output: str, result: LabelledResult) -> list[Gate]:
