@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeq.comparison import Run
-from edgeq.errors import DataError, UnsupportedError
+from edgeq.errors import DataError, ModelError, UnsupportedError
 from edgeq.pipeline.labelled import Labelled, LabelledResult, read_labelled
 from edgeq.tasks import Head, head_of
 from edgeq.types import Array, Feeds, Outputs, ProblemType, Role, Sample, SourceInfo, Task, TensorSpec
@@ -136,6 +136,28 @@ def test_the_rank_of_one_score(tmp_path: Path) -> None:
     order = read.metric.predict(np.arange(25)[:, None] ** 2)
     assert read.samples[3] == ("question", "text 3")
     assert [read.result(sign * order, None, 0).value.value for sign in (1, -1)] == pytest.approx([100, -100])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("judged", "line"),
+    [(CLASSIFIER, "no\t{text}"), (EMBEDDER, "{score}\t{text}\tb"), (SCORE, "{score}\t{text}")],
+    ids=["label", "vectors", "score"],
+)
+def test_texts_that_a_model_answers_with_nan_are_no_answers(
+    judged: Head, line: str, bad: float, tmp_path: Path
+) -> None:
+    """The largest of NaN logits is the first label, which may be right."""
+    lines = [line.format(text="xy"[i % 2] * (i + 1), score=i) for i in range(40)]
+    read = read_labelled(write(tmp_path / "l", lines), judged)
+    width = judged.outputs[0].shape[-1]
+
+    def run(feeds: Feeds) -> Outputs:
+        ids = feeds["input_ids"][:, :1].astype(np.float32)
+        return {read.output: np.tile(np.where(ids == ord("y"), bad, ids), (1, int(width)))}
+
+    with pytest.raises(ModelError, match=f"NaN or infinite for 20 of {len(read.samples)} labelled texts"):
+        read.predictions(lambda many: map(run, many), Letters())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from edgeq.bundle.manifest import Gate
-from edgeq.errors import UnsupportedError
+from edgeq.errors import ModelError, UnsupportedError
 from edgeq.pipeline.data import EVALUATION_BATCH
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.bootstrap import Estimate, bootstrap
@@ -65,7 +65,8 @@ class LabelledResult:
         if self.drop is None:
             return None
         drop = self.drop
-        is_worse = drop.low > 0 and drop.value > MATERIAL
+        # Asked so that a NaN is worse.
+        is_worse = not (drop.low <= 0 or drop.value <= MATERIAL)
         rule = (
             f"{drop.n} labelled samples, paired bootstrap: fails where the drop is above {MATERIAL:g} point and its "
             f"95 % lower bound ({drop.low:.2f}) above 0"
@@ -98,6 +99,9 @@ class Labelled:
             runs: the model, batches to outputs in their order.
             preprocessor: its tokenizer.
             advance: told how many samples are done.
+
+        Raises:
+            ModelError: some outputs are NaN or infinite; the largest of NaN logits would be the first label.
         """
         batches = batches_of(self.samples, preprocessor, EVALUATION_BATCH)
         parts = []
@@ -105,9 +109,17 @@ class Labelled:
             parts.append(outputs[self.output])
             advance(len(parts[-1]))
         found = np.concatenate(parts)
+        self._require_finite(found)
         rows = np.empty_like(found)
         rows[batches.order] = found
         return self.metric.predict(rows)
+
+    def _require_finite(self, rows: Array) -> None:
+        bad = int(np.sum(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)))
+        if bad:
+            raise ModelError(
+                f"`{self.output}` is NaN or infinite for {bad} of {len(rows)} labelled texts: that is no answer"
+            )
 
     def result(self, predictions: Array, original: Array | None, seed: int) -> LabelledResult:
         """The metric, and where there is an original what is lost against it on the same samples."""
