@@ -79,6 +79,12 @@ def _set(document: dict[str, Any], path: str, value: Any) -> None:
         ("variants/0/size_bytes", -1, "expected a number from 0 up"),
         ("variants/0/inputs/0/shape", ["batch", -2], r"shape\[1\]"),
         ("variants", [], "variants"),
+        (
+            "variants/0/placement",
+            {"can_saturate": "abc"},
+            r'placement\.can_saturate: got "abc", expected type array',
+        ),
+        ("variants/0/placement", {"can_saturate": [3]}, r"can_saturate\[0\]: got 3, expected type string"),
         ("status", "fine", 'got "fine", expected one of passed, failed'),
         ("integrity/algorithm", "md5", 'expected "sha256"'),
         ("integrity/files/0/sha256", "ABC", "expected text like"),

@@ -11,10 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
+from edgeq.bundle.golden import GoldenCase
 from edgeq.errors import IntegrityError, UsageError
 from edgeq.pipeline.executions import Execution
 from edgeq.pipeline.explain import ExplainRequest, run_explain
 from edgeq.pipeline.export import parse_gates
+from edgeq.pipeline.tokenization import replay_prompts
 from edgeq.pipeline.validation import ValidationReport, ValidationRequest, run_validation
 from edgeq.types import Feeds, Outputs, Verification
 
@@ -258,6 +260,18 @@ def test_a_golden_case_that_is_none_is_refused(
     sign(tiny_bundle)
     with pytest.raises(IntegrityError, match=message):
         validate(tiny_bundle)
+
+
+def test_golden_cases_without_an_original_are_refused(tiny_bundle: Path, sign: Sign) -> None:
+    change_npz(tiny_bundle / "golden/case-000.npz", lambda a: a.pop("reference/sentence_embedding"))
+    sign(tiny_bundle)
+    with pytest.raises(IntegrityError, match="no output of `cpu-fp32` is in all of its golden cases"):
+        validate(tiny_bundle)
+
+
+def test_a_golden_prompt_without_ids_is_refused(tiny: Any) -> None:
+    with pytest.raises(IntegrityError, match="`prefill-00` holds texts, and no `input_ids`"):
+        replay_prompts(tiny.preprocessor(), [GoldenCase("prefill-00", ("a text",), {}, {})])
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04", b"", b"PK\x05\x06" + b"\0" * 17])

@@ -318,7 +318,9 @@ def _recorded_outputs(variant: Variant, cases: Sequence[GoldenCase]) -> tuple[Te
         and all(spec.name in case.reference and spec.name in case.outputs[variant.id] for case in cases)
     )
     if not found:
-        raise DataError(f"the golden cases hold no output of `{variant.id}` to compare with")
+        raise IntegrityError(
+            f"no output of `{variant.id}` is in all of its golden cases, beside the original's, to compare with"
+        )
     return found
 
 
