@@ -180,20 +180,28 @@ def lost(wrong: int, count: int) -> LabelledResult:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "count", "passes"),
+    ("wrong", "count", "verdict"),
     [
-        (0, 100, True),
-        (8, 1000, True),  # certain, but below a point
-        (2, 100, True),  # two points that chance can make
-        (30, 1000, False),
-        (12, 100, False),
+        (0, 100, "passed"),
+        (8, 1000, "passed"),  # certain, but below a point
+        (2, 100, "passed"),  # two points that chance can make
+        (30, 1000, "failed"),
+        (12, 100, "failed"),
+        (12, 20, "failed"),  # so large that a few lines are enough
+        (2, 20, "undecided"),  # ten points that chance can make
+        (2, 60, "undecided"),
+        (0, 60, "passed"),
+        (0, 59, "undecided"),  # no loss, but so few lines cannot show a twentieth
     ],
 )
-def test_a_loss_fails_where_it_is_certain_and_material(wrong: int, count: int, passes: bool) -> None:
+def test_a_loss_fails_where_it_is_certain_and_material(wrong: int, count: int, verdict: str) -> None:
     found = lost(wrong, count)
     gate = found.gate("v", "logits")
-    assert gate is not None and gate.passed is passes and gate.metric == "accuracy_drop"
-    assert gate.value == pytest.approx(100 * wrong / count)
+    assert found.verdict == verdict == found.to_json()["verdict"]
+    assert (found.undecided is not None) is (gate is None) is (verdict == "undecided")
+    if gate is not None:
+        assert gate.passed is (verdict == "passed") and gate.metric == "accuracy_drop"
+        assert gate.value == pytest.approx(100 * wrong / count)
 
 
 def test_without_an_original_there_is_no_verdict_but_an_interval() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -159,6 +159,26 @@ def test_a_bundle_that_promises_a_labelled_metric_is_held_to_it(
     path = tmp_path / "pairs.tsv"
     path.write_text("\n".join(f"{i % 5}\tthe cat\t{'a dog ' * (i % 5 + 1)}" for i in range(25)))
     assert validate(tiny_bundle, labels=path).passed is passed
+
+
+@pytest.mark.parametrize(("lines", "passed"), [(59, False), (60, True)])
+def test_labelled_texts_decide_where_they_can_and_leave_it_to_the_floors_elsewhere(
+    lines: int, passed: bool, tiny: Any, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original's vectors point the other way: all cosines between texts are the same, the floor is broken."""
+
+    def turned(feeds: Feeds) -> Outputs:
+        return {"sentence_embedding": -tiny.expected_embedding(feeds["input_ids"], feeds["attention_mask"])}
+
+    monkeypatch.setattr("edgeq.exporters.load_model", lambda *_, **__: SimpleNamespace(reference=turned))
+    path = tmp_path / "pairs.tsv"
+    path.write_text("\n".join(f"{i % 5}\tthe cat\t{'a dog ' * (i % 5 + 1)}" for i in range(lines)))
+    report = validate(tiny_bundle, against="original", labels=path)
+    document = report.to_json()["variants"][0]
+    said = "59 labelled texts do not decide" in " ".join(document["notices"])
+    assert report.passed is passed and said is not passed
+    assert document["labelled"]["verdict"] == ("passed" if passed else "undecided")
+    assert report.failures == ([] if passed else ["cpu-fp32 sentence_embedding cosine_mean"])
 
 
 def fails(sign: Sign, bundle: Path, *gates: dict[str, Any]) -> bool:

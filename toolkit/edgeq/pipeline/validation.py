@@ -109,6 +109,7 @@ class VariantReport:
                 }
                 for gate in self.gates
             ],
+            "labelled": None if self.labelled is None else self.labelled.to_json(),
             "notices": list(self.notices),
         }
 
@@ -255,17 +256,33 @@ def _validate_variant(
     found, source = golden, f"{len(mine)} golden cases"
     if comparands.live is not None:
         found, source = comparands.live.compare(execution, head, stage.advance), comparands.live.source
-    gates = [
-        *case_gates(bundle, variant, mine, drifts),
-        *_judged(bundle, variant, request, golden, found, drifts, comparands),
-    ]
-    gates += _unsaid(not_finite(variant.id, drifts), gates)
     labelled = None
     if comparands.examination is not None:
         labelled = comparands.examination.examine(execution, stage.advance)
+    # Where labelled samples compare with the original and no other texts were named, they decide if they can.
+    decides = request.data is None and labelled is not None and labelled.decides
+    gates = [
+        *case_gates(bundle, variant, mine, drifts),
+        *_judged(
+            bundle,
+            variant,
+            request,
+            golden,
+            found,
+            drifts,
+            is_live=comparands.live is not None,
+            decided=decides,
+        ),
+    ]
+    gates += _unsaid(not_finite(variant.id, drifts), gates)
+    notices = list(_unbounded(bundle, variant, mine))
+    if comparands.examination is not None and labelled is not None:
         output = comparands.examination.labelled.output
         found = {**found, output: {**found[output], **labelled.metrics()}}
         gates += _labelled_gates(bundle, variant, output, labelled)
+        if labelled.undecided is not None:
+            judges = "the --gate" if request.gates else "the bundle's own floors"
+            notices.append(f"{variant.id}: {labelled.undecided}; {judges} judge")
     before = golden_metrics(head, mine, recorded)
     drift = {name: worst(items) for name, items in drifts.items()}
     return VariantReport(
@@ -278,7 +295,7 @@ def _validate_variant(
         source,
         before,
         labelled,
-        tuple(_unbounded(bundle, variant, mine)),
+        tuple(notices),
     )
 
 
@@ -353,13 +370,15 @@ def _judged(
     golden: Mapping[str, Mapping[str, float]],
     found: Mapping[str, Mapping[str, float]],
     drifts: Mapping[str, Sequence[Drift]],
-    comparands: Comparands,
+    *,
+    is_live: bool,
+    decided: bool,
 ) -> list[Gate]:
     """Bounds on all golden cases together, and quality gates: the user's, or those stored in the bundle.
 
     Gates derived from one set of texts do not bind other texts: of those measured on held-out samples only floors
-    judge live data, and golden cases are held to what was measured on them. Where labelled samples compare with the
-    original and no other texts were named, they decide, not how far outputs are apart.
+    judge live data, and golden cases are held to what was measured on them. How far outputs are apart on live data does
+    not judge where labelled samples have decided already.
     """
     stored = [
         gate
@@ -381,10 +400,10 @@ def _judged(
         for gate in stored
         if not is_golden(gate) and not gate.derived_from.startswith("measured") and gate.metric != PARITY
     ]
-    if comparands.live is None:
+    if not is_live:
         held = {gate.output for gate in gates if gate.metric.startswith(GOLDEN)}
         return gates + [judge_stored(gate, golden) for gate in floors if _judges_golden(gate, held)]
-    if comparands.examination is not None and request.data is None:
+    if decided:
         return gates
     return gates + [judge_stored(gate, found) for gate in floors]
 
