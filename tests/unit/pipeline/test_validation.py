@@ -99,8 +99,18 @@ def test_a_recorded_nan_fails_its_tolerance(tiny_bundle: Path, sign: Sign) -> No
 
 def test_a_gate_on_what_is_not_measured(tiny_bundle: Path, sign: Sign) -> None:
     sign(tiny_bundle, lambda document: document["gates"][0].update(metric="charm"))
-    with pytest.raises(IntegrityError, match="bounds charm of `sentence_embedding`"):
+    with pytest.raises(IntegrityError, match="bounds charm of `sentence_embedding`") as caught:
         validate(tiny_bundle)
+    assert caught.value.hint is None
+
+
+def test_a_gate_of_another_kind_says_that_old_bundles_have_to_be_made_again(
+    tiny_bundle: Path, sign: Sign
+) -> None:
+    sign(tiny_bundle, lambda document: document["gates"][0].update(metric="rank_correlation"))
+    with pytest.raises(IntegrityError, match="bounds rank_correlation of") as caught:
+        validate(tiny_bundle)
+    assert caught.value.hint is not None and "has to be exported again" in caught.value.hint
 
 
 def test_requirements_are_free_form(tiny_bundle: Path, sign: Sign) -> None:

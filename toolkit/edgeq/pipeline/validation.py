@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgeq.bundle.manifest import Gate
 from edgeq.comparison import DEFAULT, PARITY, GateRequest, check_gate_metrics, judge
 from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
-from edgeq.metrics import TAIL_METRICS
+from edgeq.metrics import KNOWN_METRICS, TAIL_METRICS
 from edgeq.pipeline.drift import Drift, case_drifts, not_finite, worst
 from edgeq.pipeline.executions import Execution, executions
 from edgeq.pipeline.kernel_noise import GOLDEN, golden_metrics, is_golden, kept_of
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from edgeq.tasks import Head
 
 __all__ = ["LIVE_SAMPLES", "ValidationReport", "ValidationRequest", "VariantReport", "run_validation"]
+
+OLD_BOUNDS = (
+    "a bundle of one score, or of several labels at once, that was made before such models were judged by their scores "
+    "has to be exported again: edgeq export"
+)
+"""Hint on a metric that means nothing for a kind of model: the cosine of one number is its sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,6 +441,7 @@ def judge_stored(gate: Gate, metrics: Mapping[str, Mapping[str, float]]) -> Gate
     if gate.metric not in measured:
         raise IntegrityError(
             f"the manifest bounds {gate.metric} of `{gate.output}`, which is not measured; known are "
-            f"{', '.join(measured) or 'none'}"
+            f"{', '.join(measured) or 'none'}",
+            hint=OLD_BOUNDS if gate.metric.removeprefix(GOLDEN) in KNOWN_METRICS else None,
         )
     return judge(gate, measured)
