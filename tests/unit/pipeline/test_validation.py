@@ -265,6 +265,26 @@ def test_a_bundle_that_bounds_nothing_says_so(tiny_bundle: Path, sign: Sign) -> 
     assert "nothing bounds `sentence_embedding` of cpu-fp32" in notices()
 
 
+@pytest.mark.parametrize(
+    ("shift", "placement", "said"), [(0.1, {}, True), (0.1, {"can_saturate": []}, False), (0.0, {}, False)]
+)
+def test_a_failure_says_where_other_kernels_may_have_recorded(
+    shift: float,
+    placement: dict[str, Any],
+    said: bool,
+    tiny_bundle: Path,
+    sign: Sign,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgeq.pipeline.validation.saturating_in", lambda model: ["query", "key"])
+    change_npz(tiny_bundle / "golden/case-000.npz", lambda a: a.update({OUTPUT: a[OUTPUT] + shift}))
+    sign(tiny_bundle, lambda document: document["variants"][0].update(placement=placement))
+    report = validate(tiny_bundle)
+    notices = " ".join(report.to_json()["variants"][0]["notices"])
+    assert report.passed is (shift == 0)
+    assert ("2 layers can saturate (first `query`)" in notices) is said
+
+
 OUTPUT, IDS = "outputs/cpu-fp32/sentence_embedding", "inputs/input_ids"
 
 

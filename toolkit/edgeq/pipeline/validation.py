@@ -16,10 +16,11 @@ from edgeq.pipeline.drift import Drift, case_drifts, not_finite, worst
 from edgeq.pipeline.executions import Execution, executions
 from edgeq.pipeline.kernel_noise import GOLDEN, golden_metrics, is_golden, kept_of
 from edgeq.pipeline.live import LIVE_SAMPLES, Comparands, open_comparands
-from edgeq.pipeline.sessions import not_executable
+from edgeq.pipeline.saturating import saturating_in
+from edgeq.pipeline.sessions import ONNX_RUNTIME, not_executable
 from edgeq.pipeline.tokenization import TokenizationReport, replay_tokenization
 from edgeq.progress import Progress, SilentProgress
-from edgeq.runtime.executors import PLACES
+from edgeq.runtime.executors import CAN_SATURATE, PLACES
 from edgeq.tasks import LABELLED_METRICS, head_of
 from edgeq.types import Task, TensorSpec, Verification
 
@@ -190,7 +191,8 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
 
             if request.labels is not None:
                 raise UnsupportedError("labelled data are not read for language models")
-            return validate_language_model(bundle, variants, skipped, cases, request, progress)
+            found = validate_language_model(bundle, variants, skipped, cases, request, progress)
+            return replace(found, variants=_explained(bundle, found.variants))
         head = _head(bundle, variants[0])
         check_gate_metrics(request.gates, head.entry.metrics)
         tokenization = _tokenization(bundle, cases)
@@ -203,7 +205,33 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
                     reports.append(
                         _validate_variant(bundle, variant, execution, cases, request, comparands, stage)
                     )
-        return ValidationReport(tuple(reports), skipped, tokenization)
+        return ValidationReport(_explained(bundle, reports), skipped, tokenization)
+
+
+def _explained(bundle: Bundle, reports: Sequence[VariantReport]) -> tuple[VariantReport, ...]:
+    """The reports; those that fail where recorded values may come from other kernels say so."""
+    return tuple(
+        replace(report, notices=(*report.notices, *_old_kernels(bundle, report))) for report in reports
+    )
+
+
+def _old_kernels(bundle: Bundle, report: VariantReport) -> Iterator[str]:
+    """Why a variant may compute something else than is recorded, though its file is what it was.
+
+    Bundles that do not say which layers can saturate were recorded with whatever kernels their machine had.
+    """
+    variant = bundle.variant(report.id)
+    differs = any(drift.max_abs > 0 for drift in report.drift.values())
+    if all(gate.passed for gate in report.gates) or not differs:
+        return
+    if CAN_SATURATE in variant.placement or variant.runtime != ONNX_RUNTIME:
+        return
+    layers = saturating_in(bundle.file(variant.model))
+    if layers:
+        yield (
+            f"{variant.id}: integer sums of {len(layers)} layers can saturate (first `{layers[0]}`), and the recorded "
+            "values may come from kernels that do: export it again, which writes layers that are exact everywhere"
+        )
 
 
 def _head(bundle: Bundle, variant: Variant) -> Head:
