@@ -237,7 +237,7 @@ def _old_kernels(bundle: Bundle, report: VariantReport) -> Iterator[str]:
 def _head(bundle: Bundle, variant: Variant) -> Head:
     tokenizer = bundle.manifest.tokenizer
     special = {} if tokenizer is None else tokenizer.special_ids
-    return head_of(bundle.manifest.source, variant.outputs, special)
+    return head_of(bundle.manifest.source, variant.outputs, special, bundle.manifest.postprocess)
 
 
 def _tokenization(bundle: Bundle, cases: Sequence[GoldenCase]) -> TokenizationReport | None:
