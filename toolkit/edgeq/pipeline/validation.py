@@ -17,12 +17,12 @@ from edgeq.pipeline.executions import Execution, executions
 from edgeq.pipeline.kernel_noise import GOLDEN, golden_metrics, is_golden, kept_of
 from edgeq.pipeline.live import LIVE_SAMPLES, Comparands, open_comparands
 from edgeq.pipeline.saturating import saturating_in
-from edgeq.pipeline.sessions import ONNX_RUNTIME, not_executable
+from edgeq.pipeline.sessions import not_executable
 from edgeq.pipeline.tokenization import TokenizationReport, replay_tokenization
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtime.executors import CAN_SATURATE, PLACES
 from edgeq.tasks import LABELLED_METRICS, head_of
-from edgeq.types import Task, TensorSpec, Verification
+from edgeq.types import ONNX_RUNTIME, Task, TensorSpec, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
