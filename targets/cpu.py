@@ -11,7 +11,7 @@ from edgeq.errors import UnsupportedError
 from edgeq.onnx_runtime import OptimizationLevel, ordered_options
 from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
-from edgeq.types import Precision
+from edgeq.types import ONNX_RUNTIME, Precision
 
 if TYPE_CHECKING:
     from edgeq.graph.passes.weight_only import Lowering
@@ -125,7 +125,7 @@ class CpuTarget:
                 f"cpu-{recipe.name}",
                 "cpu",
                 recipe.name,
-                "onnxruntime",
+                ONNX_RUNTIME,
                 "CPUExecutionProvider",
                 host_architecture(),
                 refusal=cpu_refusal(recipe),

@@ -105,3 +105,9 @@ def tiny_decoder(tiny_decoders: ModuleType, tmp_path_factory: pytest.TempPathFac
 def whole_models() -> ModuleType:
     """The functions of tests/support/whole_models.py."""
     return _load_support("whole_models")
+
+
+@pytest.fixture(scope="session")
+def mutate_bundle() -> ModuleType:
+    """The functions of tests/support/mutate_bundle.py."""
+    return _load_support("mutate_bundle")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from edgeq.targets.android.nnapi import write_nnapi_variant
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.targets.cpu import cpu_refusal, write_cpu_variant
-from edgeq.types import Precision
+from edgeq.types import ONNX_RUNTIME, Precision
 
 if TYPE_CHECKING:
     from edgeq.quantize.recipes import Recipe
@@ -60,7 +60,7 @@ class AndroidTarget:
                 f"cpu-{name}",
                 "cpu",
                 name,
-                "onnxruntime",
+                ONNX_RUNTIME,
                 "CPUExecutionProvider",
                 "arm64",
                 refusal=cpu_refusal(recipe),
@@ -69,7 +69,7 @@ class AndroidTarget:
                 f"nnapi-{name}",
                 "nnapi",
                 name,
-                "onnxruntime",
+                ONNX_RUNTIME,
                 "NnapiExecutionProvider",
                 "arm64",
                 level="ORT_ENABLE_BASIC",

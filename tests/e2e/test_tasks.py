@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -53,26 +53,24 @@ def changed(model: Path, folder: Path, change: Callable[[dict[str, np.ndarray]],
     return folder
 
 
-def damaged(bundle: Path, folder: Path, name: str, value: np.ndarray) -> Path:
-    """A copy whose logits go through one more node, with sizes and hashes that fit."""
-    shutil.copytree(bundle, folder)
-    path = next((folder / "model").rglob("*.onnx"))
-    model = onnx.load(path)
-    output = model.graph.output[0].name
-    producer = next(node for node in model.graph.node if output in node.output)
-    producer.output[list(producer.output).index(output)] = "undamaged"
-    model.graph.initializer.append(onnx.numpy_helper.from_array(value, "damage"))
-    model.graph.node.append(onnx.helper.make_node(name, ["undamaged", "damage"], [output]))
-    onnx.save(model, path)
-    manifest = json.loads((folder / "edgeq.json").read_text())
-    for entry in manifest["integrity"]["files"]:
-        content = (folder / entry["path"]).read_bytes()
-        entry |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (folder / "edgeq.json").write_text(json.dumps(manifest))
-    lines = [(entry["path"], entry["sha256"]) for entry in manifest["integrity"]["files"]]
-    lines.append(("edgeq.json", hashlib.sha256((folder / "edgeq.json").read_bytes()).hexdigest()))
-    (folder / "SHA256SUMS").write_text("".join(f"{sha}  {path}\n" for path, sha in sorted(lines)))
-    return folder
+Damage: TypeAlias = Callable[[Path, Path, str, Any], Path]
+
+
+@pytest.fixture
+def damaged(mutate_bundle: ModuleType) -> Damage:
+    """`damaged(bundle, folder, "Mul", 2)`: a copy whose logits go through one more node, signed again."""
+
+    def damage(bundle: Path, folder: Path, name: str, value: Any) -> Path:
+        def append(graph: Any) -> None:
+            output = graph.output[0].name
+            producer = next(node for node in graph.node if output in node.output)
+            producer.output[list(producer.output).index(output)] = "undamaged"
+            graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value, np.float32), "damage"))
+            graph.node.append(onnx.helper.make_node(name, ["undamaged", "damage"], [output]))
+
+        return Path(mutate_bundle.damaged(bundle, folder, mutate_bundle.change_graph(append)))
+
+    return damage
 
 
 def test_a_score_is_answered_as_it_is(scorer: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,13 +117,13 @@ def test_the_bundles_themselves_pass(
     ids=["scaled", "negated", "shifted"],
 )
 def test_a_damaged_score_fails_its_goldens(
-    name: str, value: np.float32, scorer: Path, tmp_path: Path
+    name: str, value: np.float32, scorer: Path, damaged: Damage, tmp_path: Path
 ) -> None:
-    broken = damaged(scorer, tmp_path / "b", name, np.asarray(value))
+    broken = damaged(scorer, tmp_path / "b", name, value)
     assert run(["validate", str(broken), "--quiet"]) == ExitCode.GATE
 
 
-def test_one_shifted_label_fails_its_goldens(tagger: Path, tmp_path: Path) -> None:
+def test_one_shifted_label_fails_its_goldens(tagger: Path, damaged: Damage, tmp_path: Path) -> None:
     shift = np.array([0, 0.5, 0, 0], np.float32)
     assert run(["validate", str(damaged(tagger, tmp_path / "b", "Add", shift)), "--quiet"]) == ExitCode.GATE
 
@@ -145,7 +143,11 @@ def test_another_scale_than_the_original_fails(
 
 
 def test_labelled_texts_decide(
-    tagger: Path, trained_model: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tagger: Path,
+    damaged: Damage,
+    trained_model: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Labels as the original itself gives them: the bundle loses next to nothing, one with a shifted label much."""
     import edgeq

@@ -36,6 +36,18 @@ def test_a_row_is_parallel_to_itself_and_to_its_double(rows: np.ndarray) -> None
     assert np.allclose(cosines(rows, 2 * rows), 1, atol=1e-12)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("other", [0.0, 1.0])
+def test_what_is_not_finite_has_no_cosine_and_no_rank(bad: float, other: float) -> None:
+    rows = np.array([[1.0, bad], [1.0, 2.0]])
+    others = np.full((2, 2), other)
+    for found in (cosines(rows, others), cosines(others, rows)):
+        assert np.isnan(found[0]) and np.isfinite(found[1])
+    order = np.arange(4.0)
+    assert np.isnan(spearman(np.array([0, 1, bad, 3]), order))
+    assert np.isnan(spearman(order, np.array([0, 1, bad, 3])))
+
+
 def test_cosine_of_opposite_orthogonal_and_zero_rows() -> None:
     a = np.array([[1, 0], [1, 0], [1, 0], [0, 0]], np.float32)
     b = np.array([[-2, 0], [0, 3], [0, 0], [0, 0]], np.float32)

@@ -32,20 +32,20 @@ def largest_difference(reference: Array, candidate: Array) -> float:
 
 
 def cosines(reference: Array, candidate: Array) -> Float64Array:
-    """Cosine of each row pair, `[rows]`; two zero rows count as equal, one zero row as 0.
+    """Cosine of each row pair, `[rows]`; two zero rows count as equal, one zero row as 0; NaN where one is not finite.
 
     Args:
         reference: `[rows, channels]`.
         candidate: the same shape.
     """
     a, b = reference.astype(np.float64), candidate.astype(np.float64)
-    norm_a, norm_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
-    norms = norm_a * norm_b
-    dots = np.einsum("rc,rc->r", a, b)
-    equal_zeros = (norm_a == 0) & (norm_b == 0)
-    result: Float64Array = np.where(
-        norms > 0, dots / np.where(norms > 0, norms, 1.0), equal_zeros.astype(np.float64)
-    )
+    with np.errstate(invalid="ignore"):
+        norm_a, norm_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+        norms = norm_a * norm_b
+        equal_zeros = (norm_a == 0) & (norm_b == 0)
+        # Asked of 0, not of what is above it: a NaN is neither, and has to stay.
+        quotients = np.einsum("rc,rc->r", a, b) / np.where(norms == 0, 1.0, norms)
+    result: Float64Array = np.where(norms == 0, equal_zeros.astype(np.float64), quotients)
     return np.clip(result, -1.0, 1.0)
 
 
@@ -72,7 +72,9 @@ def log_softmax(logits: Array) -> Float64Array:
 
 
 def spearman(x: Array, y: Array) -> float:
-    """Spearman rank correlation, ties by average rank."""
+    """Spearman rank correlation, ties by average rank; NaN where a value is not finite, which has no rank."""
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return math.nan
     a, b = _ranks(np.asarray(x)), _ranks(np.asarray(y))
     a, b = a - a.mean(), b - b.mean()
     return float((a @ b) / math.sqrt((a @ a) * (b @ b)))

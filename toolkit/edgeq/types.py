@@ -19,6 +19,9 @@ Outputs: TypeAlias = dict[str, Array]
 Sample: TypeAlias = str | tuple[str, str]
 """One text, or a pair of texts (question and context, premise and hypothesis)."""
 
+ONNX_RUNTIME = "onnxruntime"
+"""The runtime of variants that are ONNX files, as manifests name it."""
+
 
 class Precision(StrEnum):
     """What a bundle's weights and activations are stored and computed in."""

@@ -29,6 +29,14 @@ def test_round_trip_is_exact(document: dict[str, Any]) -> None:
     assert manifest.metrics[0].verification is Verification.EXECUTED_OTHER_ARCH
 
 
+def test_a_manifest_of_1_0_is_read_and_stays_what_it_is(document: dict[str, Any]) -> None:
+    assert document["format"]["version"] == "1.1"
+    document["format"]["version"] = "1.0"
+    document["metrics"][0]["metric"] = "cosine_mean"
+    del document["gates"]
+    assert Manifest.from_json(copy.deepcopy(document)).to_json() | {"gates": []} == document | {"gates": []}
+
+
 def test_unknown_keys_of_a_newer_minor_survive(document: dict[str, Any]) -> None:
     document["format"]["version"] = "1.7"
     document["signature"] = {"by": "someone"}
@@ -48,7 +56,7 @@ def test_unknown_keys_of_a_newer_minor_survive(document: dict[str, Any]) -> None
 @pytest.mark.parametrize("version", ["2.0", "10.1"])
 def test_a_newer_major_is_refused_naming_both(document: dict[str, Any], version: str) -> None:
     # A newer major may look entirely different: it must be recognized before the schema complains.
-    with pytest.raises(IntegrityError, match=rf"format {version}; this edgeq reads format 1\.0"):
+    with pytest.raises(IntegrityError, match=rf"format {version}; this edgeq reads format 1\.1"):
         Manifest.from_json({"format": {"name": "edgeq", "version": version}})
 
 
@@ -79,6 +87,12 @@ def _set(document: dict[str, Any], path: str, value: Any) -> None:
         ("variants/0/size_bytes", -1, "expected a number from 0 up"),
         ("variants/0/inputs/0/shape", ["batch", -2], r"shape\[1\]"),
         ("variants", [], "variants"),
+        (
+            "variants/0/placement",
+            {"can_saturate": "abc"},
+            r'placement\.can_saturate: got "abc", expected type array',
+        ),
+        ("variants/0/placement", {"can_saturate": [3]}, r"can_saturate\[0\]: got 3, expected type string"),
         ("status", "fine", 'got "fine", expected one of passed, failed'),
         ("integrity/algorithm", "md5", 'expected "sha256"'),
         ("integrity/files/0/sha256", "ABC", "expected text like"),

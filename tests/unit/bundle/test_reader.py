@@ -134,7 +134,7 @@ def test_the_manifest_cannot_list_itself(tiny_bundle: Path) -> None:
 
 def test_a_newer_major_format_is_refused_first(tiny_bundle: Path) -> None:
     (tiny_bundle / "edgeq.json").write_text('{"format": {"name": "edgeq", "version": "2.3"}}')
-    with pytest.raises(IntegrityError, match=r"format 2\.3; this edgeq reads format 1\.0"):
+    with pytest.raises(IntegrityError, match=r"format 2\.3; this edgeq reads format 1\.1"):
         open_bundle(tiny_bundle)
 
 

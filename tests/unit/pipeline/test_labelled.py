@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeq.comparison import Run
-from edgeq.errors import DataError, UnsupportedError
+from edgeq.errors import DataError, ModelError, UnsupportedError
 from edgeq.pipeline.labelled import Labelled, LabelledResult, read_labelled
 from edgeq.tasks import Head, head_of
 from edgeq.types import Array, Feeds, Outputs, ProblemType, Role, Sample, SourceInfo, Task, TensorSpec
@@ -138,6 +138,28 @@ def test_the_rank_of_one_score(tmp_path: Path) -> None:
     assert [read.result(sign * order, None, 0).value.value for sign in (1, -1)] == pytest.approx([100, -100])
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("judged", "line"),
+    [(CLASSIFIER, "no\t{text}"), (EMBEDDER, "{score}\t{text}\tb"), (SCORE, "{score}\t{text}")],
+    ids=["label", "vectors", "score"],
+)
+def test_texts_that_a_model_answers_with_nan_are_no_answers(
+    judged: Head, line: str, bad: float, tmp_path: Path
+) -> None:
+    """The largest of NaN logits is the first label, which may be right."""
+    lines = [line.format(text="xy"[i % 2] * (i + 1), score=i) for i in range(40)]
+    read = read_labelled(write(tmp_path / "l", lines), judged)
+    width = judged.outputs[0].shape[-1]
+
+    def run(feeds: Feeds) -> Outputs:
+        ids = feeds["input_ids"][:, :1].astype(np.float32)
+        return {read.output: np.tile(np.where(ids == ord("y"), bad, ids), (1, int(width)))}
+
+    with pytest.raises(ModelError, match=f"NaN or infinite for 20 of {len(read.samples)} labelled texts"):
+        read.predictions(lambda many: map(run, many), Letters())
+
+
 @pytest.mark.parametrize(
     "task", [Task.TOKEN_CLASSIFICATION, Task.QUESTION_ANSWERING, Task.FEATURE_EXTRACTION]
 )
@@ -158,20 +180,28 @@ def lost(wrong: int, count: int) -> LabelledResult:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "count", "passes"),
+    ("wrong", "count", "verdict"),
     [
-        (0, 100, True),
-        (8, 1000, True),  # certain, but below a point
-        (2, 100, True),  # two points that chance can make
-        (30, 1000, False),
-        (12, 100, False),
+        (0, 100, "passed"),
+        (8, 1000, "passed"),  # certain, but below a point
+        (2, 100, "passed"),  # two points that chance can make
+        (30, 1000, "failed"),
+        (12, 100, "failed"),
+        (12, 20, "failed"),  # so large that a few lines are enough
+        (2, 20, "undecided"),  # ten points that chance can make
+        (2, 60, "undecided"),
+        (0, 60, "passed"),
+        (0, 59, "undecided"),  # no loss, but so few lines cannot show a twentieth
     ],
 )
-def test_a_loss_fails_where_it_is_certain_and_material(wrong: int, count: int, passes: bool) -> None:
+def test_a_loss_fails_where_it_is_certain_and_material(wrong: int, count: int, verdict: str) -> None:
     found = lost(wrong, count)
     gate = found.gate("v", "logits")
-    assert gate is not None and gate.passed is passes and gate.metric == "accuracy_drop"
-    assert gate.value == pytest.approx(100 * wrong / count)
+    assert found.verdict == verdict == found.to_json()["verdict"]
+    assert (found.undecided is not None) is (gate is None) is (verdict == "undecided")
+    if gate is not None:
+        assert gate.passed is (verdict == "passed") and gate.metric == "accuracy_drop"
+        assert gate.value == pytest.approx(100 * wrong / count)
 
 
 def test_without_an_original_there_is_no_verdict_but_an_interval() -> None:

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 
+from edgeq.bundle.golden import GoldenCase
 from edgeq.errors import IntegrityError, UsageError
 from edgeq.pipeline.executions import Execution
 from edgeq.pipeline.explain import ExplainRequest, run_explain
 from edgeq.pipeline.export import parse_gates
+from edgeq.pipeline.tokenization import replay_prompts
 from edgeq.pipeline.validation import ValidationReport, ValidationRequest, run_validation
 from edgeq.types import Feeds, Outputs, Verification
 
+Sign: TypeAlias = Callable[..., None]
 
-def sign(bundle: Path, edit: Callable[[dict[str, Any]], object] = lambda document: None) -> None:
-    """Write the manifest and the sums that fit the files, after a change of the manifest."""
-    document = json.loads((bundle / "edgeq.json").read_text())
-    edit(document)
-    names = [path for path in sorted(bundle.rglob("*")) if path.is_file()]
-    hashes = {
-        path.relative_to(bundle).as_posix(): (path.stat().st_size, hashlib.sha256(path.read_bytes()))
-        for path in names
-        if path.name not in ("edgeq.json", "SHA256SUMS")
-    }
-    document["integrity"]["files"] = [
-        {"path": name, "size": size, "sha256": digest.hexdigest()} for name, (size, digest) in hashes.items()
-    ]
-    (bundle / "edgeq.json").write_text(json.dumps(document))
-    sums = {name: digest.hexdigest() for name, (_, digest) in hashes.items()}
-    sums["edgeq.json"] = hashlib.sha256((bundle / "edgeq.json").read_bytes()).hexdigest()
-    (bundle / "SHA256SUMS").write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
+
+@pytest.fixture
+def sign(mutate_bundle: ModuleType) -> Sign:
+    """`sign(bundle)`, after a change of its manifest where one is given."""
+
+    def write(bundle: Path, *edits: Callable[[Any], object]) -> None:
+        for edit in edits:
+            mutate_bundle.change_json("edgeq.json", edit)(bundle)
+        mutate_bundle.sign(bundle)
+
+    return write
 
 
 def validate(bundle: Path, **options: Any) -> ValidationReport:
@@ -56,7 +53,12 @@ def test_the_texts_give_the_recorded_token_ids(tiny_bundle: Path) -> None:
     assert report.to_json()["tokenization"] == {"cases": 1, "different": []}
 
 
-def test_another_tokenizer_fails_validation(tiny_bundle: Path) -> None:
+def test_a_bundle_of_format_1_0_is_validated(tiny_bundle: Path, sign: Sign) -> None:
+    sign(tiny_bundle, lambda document: document["format"].update(version="1.0"))
+    assert validate(tiny_bundle).passed
+
+
+def test_another_tokenizer_fails_validation(tiny_bundle: Path, sign: Sign) -> None:
     path = tiny_bundle / "tokenizer/tokenizer.json"
     document = json.loads(path.read_text())
     vocabulary = document["model"]["vocab"]
@@ -69,7 +71,7 @@ def test_another_tokenizer_fails_validation(tiny_bundle: Path) -> None:
     assert all(gate.passed for variant in report.variants for gate in variant.gates)
 
 
-def test_texts_cut_for_a_static_variant_are_cut_again(tiny: Any, tiny_bundle: Path) -> None:
+def test_texts_cut_for_a_static_variant_are_cut_again(tiny: Any, tiny_bundle: Path, sign: Sign) -> None:
     feeds = tiny.preprocessor(6)(["the cat sat", "a dog ran the cats"])
     path = tiny_bundle / "golden/case-000.npz"
     change_npz(path, lambda arrays: arrays.update({f"inputs/{name}": feed for name, feed in feeds.items()}))
@@ -82,14 +84,16 @@ def test_texts_cut_for_a_static_variant_are_cut_again(tiny: Any, tiny_bundle: Pa
     ("name", "shape"),
     [("reference/sentence_embedding", (2, 3)), ("outputs/cpu-fp32/sentence_embedding", (1, 4))],
 )
-def test_recorded_outputs_of_another_shape(tiny_bundle: Path, name: str, shape: tuple[int, ...]) -> None:
+def test_recorded_outputs_of_another_shape(
+    tiny_bundle: Path, name: str, shape: tuple[int, ...], sign: Sign
+) -> None:
     change_npz(tiny_bundle / "golden/case-000.npz", lambda arrays: arrays.update({name: np.zeros(shape)}))
     sign(tiny_bundle)
     with pytest.raises(IntegrityError, match="case-000` holds `sentence_embedding` of shape"):
         validate(tiny_bundle)
 
 
-def test_a_recorded_nan_fails_its_tolerance(tiny_bundle: Path) -> None:
+def test_a_recorded_nan_fails_its_tolerance(tiny_bundle: Path, sign: Sign) -> None:
     name = "outputs/cpu-fp32/sentence_embedding"
     change_npz(
         tiny_bundle / "golden/case-000.npz", lambda arrays: arrays.update({name: arrays[name] * np.nan})
@@ -98,13 +102,23 @@ def test_a_recorded_nan_fails_its_tolerance(tiny_bundle: Path) -> None:
     assert validate(tiny_bundle).failures == ["cpu-fp32 sentence_embedding max_abs"]
 
 
-def test_a_gate_on_what_is_not_measured(tiny_bundle: Path) -> None:
+def test_a_gate_on_what_is_not_measured(tiny_bundle: Path, sign: Sign) -> None:
     sign(tiny_bundle, lambda document: document["gates"][0].update(metric="charm"))
-    with pytest.raises(IntegrityError, match="bounds charm of `sentence_embedding`"):
+    with pytest.raises(IntegrityError, match="bounds charm of `sentence_embedding`") as caught:
         validate(tiny_bundle)
+    assert caught.value.hint is None
 
 
-def test_requirements_are_free_form(tiny_bundle: Path) -> None:
+def test_a_gate_of_another_kind_says_that_old_bundles_have_to_be_made_again(
+    tiny_bundle: Path, sign: Sign
+) -> None:
+    sign(tiny_bundle, lambda document: document["gates"][0].update(metric="rank_correlation"))
+    with pytest.raises(IntegrityError, match="bounds rank_correlation of") as caught:
+        validate(tiny_bundle)
+    assert caught.value.hint is not None and "has to be exported again" in caught.value.hint
+
+
+def test_requirements_are_free_form(tiny_bundle: Path, sign: Sign) -> None:
     sign(tiny_bundle, lambda document: document["variants"][0].update(requirements={"abi": 5}))
     assert validate(tiny_bundle).passed
 
@@ -116,7 +130,7 @@ def test_a_gate_this_task_does_not_have_is_refused(tiny_bundle: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"{}", b"\xff", b"[" * 100_000, b'{"version": 1, "layers": [{}]}'])
 @pytest.mark.parametrize("name", ["plan.json", "sensitivity.json"])
-def test_explain_refuses_malformed_files(tiny_bundle: Path, name: str, content: bytes) -> None:
+def test_explain_refuses_malformed_files(tiny_bundle: Path, name: str, content: bytes, sign: Sign) -> None:
     plan = {"equalizations": [], "linears": [], "embeddings": [], "settings": {}}
     (tiny_bundle / "plan.json").write_text(json.dumps(plan))
     (tiny_bundle / name).write_bytes(content)
@@ -150,7 +164,7 @@ def test_labels_without_an_original_are_reported_with_bounds(tiny_bundle: Path, 
 
 @pytest.mark.parametrize(("threshold", "passed"), [(-100.0, True), (100.1, False)])
 def test_a_bundle_that_promises_a_labelled_metric_is_held_to_it(
-    threshold: float, passed: bool, tiny_bundle: Path, tmp_path: Path
+    threshold: float, passed: bool, tiny_bundle: Path, tmp_path: Path, sign: Sign
 ) -> None:
     def promise(document: dict[str, Any]) -> None:
         document["gates"].append(document["gates"][0] | {"metric": "spearman", "threshold": threshold})
@@ -162,7 +176,27 @@ def test_a_bundle_that_promises_a_labelled_metric_is_held_to_it(
     assert validate(tiny_bundle, labels=path).passed is passed
 
 
-def fails(bundle: Path, *gates: dict[str, Any]) -> bool:
+@pytest.mark.parametrize(("lines", "passed"), [(59, False), (60, True)])
+def test_labelled_texts_decide_where_they_can_and_leave_it_to_the_floors_elsewhere(
+    lines: int, passed: bool, tiny: Any, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original's vectors point the other way: all cosines between texts are the same, the floor is broken."""
+
+    def turned(feeds: Feeds) -> Outputs:
+        return {"sentence_embedding": -tiny.expected_embedding(feeds["input_ids"], feeds["attention_mask"])}
+
+    monkeypatch.setattr("edgeq.exporters.load_model", lambda *_, **__: SimpleNamespace(reference=turned))
+    path = tmp_path / "pairs.tsv"
+    path.write_text("\n".join(f"{i % 5}\tthe cat\t{'a dog ' * (i % 5 + 1)}" for i in range(lines)))
+    report = validate(tiny_bundle, against="original", labels=path)
+    document = report.to_json()["variants"][0]
+    said = "59 labelled texts do not decide" in " ".join(document["notices"])
+    assert report.passed is passed and said is not passed
+    assert document["labelled"]["verdict"] == ("passed" if passed else "undecided")
+    assert report.failures == ([] if passed else ["cpu-fp32 sentence_embedding cosine_mean"])
+
+
+def fails(sign: Sign, bundle: Path, *gates: dict[str, Any]) -> bool:
     """With the bundle's gate replaced by these, of which each names what differs."""
 
     def demand(document: dict[str, Any]) -> None:
@@ -172,17 +206,132 @@ def fails(bundle: Path, *gates: dict[str, Any]) -> bool:
     return not validate(bundle).passed
 
 
-def test_default_floors_do_not_judge_golden_cases_that_have_bounds_of_their_own(tiny_bundle: Path) -> None:
+def test_default_floors_do_not_judge_golden_cases_that_have_bounds_of_their_own(
+    tiny_bundle: Path, sign: Sign
+) -> None:
     floor = {"threshold": 1.5, "derived_from": "default floor for fp32"}
     own = {"metric": "golden_cosine_mean", "threshold": 0.5}
-    assert not fails(tiny_bundle, floor | {"metric": "cosine_p01"})
-    assert fails(tiny_bundle, floor | {"metric": "cosine_mean"})
-    assert not fails(tiny_bundle, floor | {"metric": "cosine_mean"}, own)
-    assert fails(tiny_bundle, own | {"threshold": 1.5})
+    assert not fails(sign, tiny_bundle, floor | {"metric": "cosine_p01"})
+    assert fails(sign, tiny_bundle, floor | {"metric": "cosine_mean"})
+    assert not fails(sign, tiny_bundle, floor | {"metric": "cosine_mean"}, own)
+    assert fails(sign, tiny_bundle, own | {"threshold": 1.5})
 
 
-def test_what_a_user_asked_for_judges_golden_cases(tiny_bundle: Path) -> None:
+def test_what_a_user_asked_for_judges_golden_cases(tiny_bundle: Path, sign: Sign) -> None:
     own = {"metric": "golden_cosine_mean", "threshold": 0.5}
     for metric in ("cosine_mean", "cosine_p01"):
         asked = {"metric": metric, "threshold": 1.5, "derived_from": "--gate"}
-        assert fails(tiny_bundle, asked, own)
+        assert fails(sign, tiny_bundle, asked, own)
+
+
+def damage_graph(mutate_bundle: ModuleType, bundle: Path) -> None:
+    """Its embedding is NaN whatever the text."""
+
+    def nan(graph: Any) -> None:
+        import onnx
+
+        node = next(item for item in graph.node if "sentence_embedding" in item.output)
+        node.output[0] = "undamaged"
+        graph.initializer.append(onnx.numpy_helper.from_array(np.float32("nan"), "nan"))
+        graph.node.append(onnx.helper.make_node("Add", ["undamaged", "nan"], ["sentence_embedding"]))
+
+    # The support function wants the only graph there is.
+    (bundle / "model/nnapi-fp32").rename(bundle / "aside")
+    mutate_bundle.change_graph(nan)(bundle)
+    (bundle / "aside").rename(bundle / "model/nnapi-fp32")
+
+
+def drop_bounds(document: dict[str, Any]) -> None:
+    document["gates"] = []
+    for case in document["golden"]:
+        case["tolerances"] = []
+
+
+def test_nan_fails_where_a_bundle_bounds_nothing(
+    tiny_bundle: Path, sign: Sign, mutate_bundle: ModuleType
+) -> None:
+    damage_graph(mutate_bundle, tiny_bundle)
+    sign(tiny_bundle, drop_bounds)
+    assert validate(tiny_bundle).failures == ["cpu-fp32 sentence_embedding max_abs"]
+
+
+def test_a_bundle_that_bounds_nothing_says_so(tiny_bundle: Path, sign: Sign) -> None:
+    def notices() -> str:
+        (variant,) = validate(tiny_bundle).to_json()["variants"]
+        return " ".join(variant["notices"])
+
+    assert "`sentence_embedding`" not in notices() and "nothing bounds `last_hidden_state`" in notices()
+    sign(tiny_bundle, drop_bounds)
+    assert "nothing bounds `sentence_embedding` of cpu-fp32" in notices()
+
+
+@pytest.mark.parametrize(
+    ("shift", "placement", "said"), [(0.1, {}, True), (0.1, {"can_saturate": []}, False), (0.0, {}, False)]
+)
+def test_a_failure_says_where_other_kernels_may_have_recorded(
+    shift: float,
+    placement: dict[str, Any],
+    said: bool,
+    tiny_bundle: Path,
+    sign: Sign,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgeq.pipeline.validation.saturating_in", lambda model: ["query", "key"])
+    change_npz(tiny_bundle / "golden/case-000.npz", lambda a: a.update({OUTPUT: a[OUTPUT] + shift}))
+    sign(tiny_bundle, lambda document: document["variants"][0].update(placement=placement))
+    report = validate(tiny_bundle)
+    notices = " ".join(report.to_json()["variants"][0]["notices"])
+    assert report.passed is (shift == 0)
+    assert ("2 layers can saturate (first `query`)" in notices) is said
+
+
+OUTPUT, IDS = "outputs/cpu-fp32/sentence_embedding", "inputs/input_ids"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.update(positions=np.array([], np.int64)), "`positions` is empty"),
+        (lambda a: a.update(positions=np.array([0, 99])), "go from 0 to 99, expected 0 to 7"),
+        (lambda a: a.update(positions=np.array([-1])), "go from -1 to -1"),
+        (lambda a: a.update(positions=np.array([0.5])), "positions` is float64"),
+        (lambda a: a.update(positions=np.array([[0]])), r"positions` is int64 \[1, 1\]"),
+        (lambda a: a.update({OUTPUT: a[OUTPUT][:0]}), r"`outputs/cpu-fp32/.*` of shape \[0, 4\] is empty"),
+        (lambda a: a.pop(OUTPUT), "bounds max_abs of `sentence_embedding` of `cpu-fp32`, which it does not"),
+        (lambda a: [a.pop(key) for key in list(a) if key.startswith("outputs")], "outputs of no variant"),
+        (
+            lambda a: a.update({"reference/sentence_embedding": np.array([["a"]])}),
+            "has the type <U1, expected numbers",
+        ),
+        (lambda a: a.update({IDS: np.int64(3)}), r"`input_ids` is int64 \[\]"),
+        (lambda a: a.update({IDS: a[IDS].astype(float)}), "`input_ids` is float64"),
+        (lambda a: a.update({"inputs/attention_mask": a[IDS] * 0}), "no recorded token is real"),
+    ],
+)
+def test_a_golden_case_that_is_none_is_refused(
+    change: Callable[[dict[str, np.ndarray]], object], message: str, tiny_bundle: Path, sign: Sign
+) -> None:
+    change_npz(tiny_bundle / "golden/case-000.npz", change)
+    sign(tiny_bundle)
+    with pytest.raises(IntegrityError, match=message):
+        validate(tiny_bundle)
+
+
+def test_golden_cases_without_an_original_are_refused(tiny_bundle: Path, sign: Sign) -> None:
+    change_npz(tiny_bundle / "golden/case-000.npz", lambda a: a.pop("reference/sentence_embedding"))
+    sign(tiny_bundle)
+    with pytest.raises(IntegrityError, match="no output of `cpu-fp32` is in all of its golden cases"):
+        validate(tiny_bundle)
+
+
+def test_a_golden_prompt_without_ids_is_refused(tiny: Any) -> None:
+    with pytest.raises(IntegrityError, match="`prefill-00` holds texts, and no `input_ids`"):
+        replay_prompts(tiny.preprocessor(), [GoldenCase("prefill-00", ("a text",), {}, {})])
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04", b"", b"PK\x05\x06" + b"\0" * 17])
+def test_a_golden_file_that_is_no_archive(content: bytes, tiny_bundle: Path, sign: Sign) -> None:
+    (tiny_bundle / "golden/case-000.npz").write_bytes(content)
+    sign(tiny_bundle)
+    with pytest.raises(IntegrityError, match="the golden cases cannot be read"):
+        validate(tiny_bundle)

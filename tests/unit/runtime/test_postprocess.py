@@ -47,6 +47,15 @@ def test_labels_and_scores_of_texts(tiny: Any) -> None:
     assert first["scores"]["pos"] == pytest.approx(0.73105858, rel=1e-6)
 
 
+def test_one_logit_is_answered_as_it_is_whatever_an_old_bundle_says(tiny: Any) -> None:
+    """Its softmax is 1, and its label the only one there is."""
+    steps = [
+        PostprocessStep(kind, ("logits",)) for kind in (PostprocessKind.SOFTMAX, PostprocessKind.ARGMAX_LABEL)
+    ]
+    found = answers(steps, {"logits": np.float32([[-1.5], [3]])}, _context(tiny, ("LABEL_0",)))
+    assert found == [{"score": -1.5}, {"score": 3.0}]
+
+
 def test_labels_without_names_are_numbered(tiny: Any) -> None:
     step = PostprocessStep(PostprocessKind.ARGMAX_LABEL, ("logits",))
     (answer,) = answers([step], {"logits": np.float32([[0, 0, 9]])}, _context(tiny))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
 from edgeq.errors import ModelError, UnsupportedError
 from edgeq.exporters.facts import read_problem_type
 from edgeq.tasks import TASKS, Kind, head_of, possible_metrics
@@ -34,6 +35,23 @@ def kind(task: Task, width: int = 3, problem: ProblemType | None = None) -> Kind
 )
 def test_of_a_sequence_classifier(width: int, problem: ProblemType | None, expected: Kind) -> None:
     assert kind(CLASSIFY, width, problem) is expected
+
+
+@pytest.mark.parametrize(
+    ("step", "problem", "expected"),
+    [
+        (PostprocessKind.SIGMOID, None, Kind.MULTI_LABEL),
+        (PostprocessKind.SOFTMAX, None, Kind.SINGLE_LABEL),
+        (PostprocessKind.SIGMOID, ProblemType.SINGLE_LABEL, Kind.SINGLE_LABEL),
+    ],
+)
+def test_of_a_bundle_that_names_no_problem_type(
+    step: PostprocessKind, problem: ProblemType | None, expected: Kind
+) -> None:
+    """As those of format 1.0 do not."""
+    source = SourceInfo("m", None, (), None, CLASSIFY, "bert", 1, (), problem)
+    outputs = [TensorSpec("logits", "float32", ("batch", 3), Role.LOGITS)]
+    assert head_of(source, outputs, steps=[PostprocessStep(step, ("logits",))]).entry.kind is expected
 
 
 def test_every_other_task_but_generation_has_one_kind() -> None:

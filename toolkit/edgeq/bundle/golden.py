@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from edgeq.bundle.golden_checks import check_case
 from edgeq.bundle.manifest import Gate, GoldenEntry
 from edgeq.errors import IntegrityError
 from edgeq.files import atomic_write_text, contained_path, reproducible_zip_info
@@ -24,6 +25,8 @@ from edgeq.types import Array, Feeds, Outputs, Sample, TensorSpec
 GOLDEN_FOLDER = "golden"
 GOLDEN_INDEX = "golden/golden.json"
 POSITIONS = "positions"
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, EOFError, RecursionError, zipfile.BadZipFile)
+"""What damaged JSON and damaged `.npz` files raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +111,19 @@ def read_golden(folder: Path, entries: Sequence[GoldenEntry]) -> list[GoldenCase
     """The golden cases of a bundle folder, in the manifest's order.
 
     Raises:
-        IntegrityError: the index or an array file is malformed.
+        IntegrityError: the index or an array file is malformed, or a case lacks what the manifest bounds in it.
     """
     if not entries:
         return []
     try:
         index = json.loads(contained_path(folder, GOLDEN_INDEX).read_text(encoding="utf-8"))
         samples = {case["id"]: _samples(case["samples"]) for case in index["cases"]}
-        return [_case(entry.id, samples[entry.id], contained_path(folder, entry.path)) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        cases = [_case(entry.id, samples[entry.id], contained_path(folder, entry.path)) for entry in entries]
+    except UNREADABLE as error:
         raise IntegrityError(f"the golden cases cannot be read: {type(error).__name__}: {error}") from error
+    for case, entry in zip(cases, entries, strict=True):
+        check_case(case, entry.tolerances)
+    return cases
 
 
 def write_npz(path: Path, arrays: dict[str, Array]) -> None:
@@ -163,7 +169,8 @@ def _case(case_id: str, samples: tuple[Sample, ...], path: Path) -> GoldenCase:
     reference: Outputs = {}
     outputs: dict[str, Outputs] = {}
     positions = None
-    with np.load(path, allow_pickle=False) as archive:
+    # Opened here: numpy leaves a file open that is no archive.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         for key in archive.files:
             stage, _, name = key.partition("/")
             if stage == "inputs":

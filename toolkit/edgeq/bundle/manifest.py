@@ -1,4 +1,4 @@
-"""`edgeq.json` as frozen dataclasses; the published schema is `schema/edgeq-1.0.schema.json`."""
+"""`edgeq.json` as frozen dataclasses; the published schema is `schema/edgeq-1.0.schema.json`, for every 1.x."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from edgeq.errors import IntegrityError
 from edgeq.types import SourceInfo, TensorSpec, Verification
 
 FORMAT_NAME = "edgeq"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
+"""Of what is written; every 1.x is read. docs/bundle.md says what each added."""
 MAX_MANIFEST_BYTES = 64 << 20
 
 
@@ -27,13 +28,13 @@ class Status(StrEnum):
 
 
 class PreprocessKind(StrEnum):
-    """The steps from raw data to model inputs that a reader of format 1.0 knows."""
+    """The steps from raw data to model inputs that a reader of format 1.1 knows."""
 
     TOKENIZE = "tokenize"
 
 
 class PostprocessKind(StrEnum):
-    """The steps from model outputs to answers that a reader of format 1.0 knows.
+    """The steps from model outputs to answers that a reader of format 1.1 knows.
 
     `softmax`, `sigmoid`: probabilities over the last axis. `argmax_label`: the label of the largest logit,
     per text or per token. `answer_span`: the best start and end of an answer in the second text of a

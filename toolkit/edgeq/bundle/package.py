@@ -13,11 +13,11 @@ from typing import Any
 
 from edgeq.bundle.manifest import Variant
 from edgeq.files import atomic_write_text
+from edgeq.types import ONNX_RUNTIME
 
 PACKAGE_FILE = "manifest.json"
 COMPONENT = "model"
 COMPONENT_FILE = "model/component.json"
-PACKAGED_RUNTIME = "onnxruntime"
 
 
 def write_model_package(folder: Path, name: str, variants: Sequence[Variant]) -> list[str]:
@@ -31,7 +31,7 @@ def write_model_package(folder: Path, name: str, variants: Sequence[Variant]) ->
     Returns:
         The paths written.
     """
-    packaged = [variant for variant in variants if variant.runtime == PACKAGED_RUNTIME]
+    packaged = [variant for variant in variants if variant.runtime == ONNX_RUNTIME]
     if not packaged:
         return []
     package = {

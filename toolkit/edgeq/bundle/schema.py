@@ -23,7 +23,7 @@ _MOST_SHOWN = 5
 
 @cache
 def load_schema() -> dict[str, Any]:
-    """The published JSON Schema of `edgeq.json`, format 1.0."""
+    """The published JSON Schema of `edgeq.json`, formats 1.0 and 1.1."""
     schema: dict[str, Any] = json.loads(
         files("edgeq.bundle").joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
     )
@@ -56,7 +56,7 @@ def _refuse(problems: list[str]) -> None:
         return
     shown = problems[:_MOST_SHOWN]
     more = f"; and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
-    raise IntegrityError(f"`edgeq.json` does not follow format 1.0: {'; '.join(shown)}{more}")
+    raise IntegrityError(f"`edgeq.json` does not follow format 1: {'; '.join(shown)}{more}")
 
 
 def _describe(error: ValidationError) -> str:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from edgeq.types import TensorSpec
 
 _MOST_REASONS = 8
-RUNNABLE = "onnxruntime"
 
 
 def register(app: typer.Typer) -> None:

@@ -34,7 +34,8 @@ def validate(
         Path | None,
         typer.Option(
             help="Labelled lines by tabs, for the task's own metric: score, text, text, or label (or its index), "
-            "text, or labels by commas, text. With --against it decides, unless --data names texts too."
+            "text, or labels by commas, text. With --against it decides where there are enough lines, unless --data "
+            "names texts too."
         ),
     ] = None,
     on: Annotated[str, typer.Option(help="Where to execute: native, arm64 or adb.")] = "native",
@@ -99,6 +100,8 @@ def _print(out: Any, report: ValidationReport, on: str) -> None:
         out.notice(f"{same} of {report.tokenization.cases} golden texts give the recorded token ids")
     if report.language is not None:
         _print_language(out, report.language)
+    for what in dict.fromkeys(what for variant in report.variants for what in variant.notices):
+        out.notice(what)
     for name, reason in report.skipped.items():
         out.notice(f"{name} was not executed: {reason}")
     out.result(report.to_json(), "passed" if report.passed else "failed")
@@ -186,6 +189,7 @@ def _labelled_rows(
         rows += [
             (f"{title} of the original", *originals),
             (f"{title} lost, points", *drops),
+            (f"{title}, verdict", *(str(result.verdict) for result in given)),
         ]
     return rows
 

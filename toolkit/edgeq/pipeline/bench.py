@@ -26,7 +26,7 @@ from edgeq.runtime.adapter import HasSignature, Signature
 from edgeq.runtime.footprint import measure_ram_bytes
 from edgeq.runtime.session import VariantSession
 from edgeq.runtime.timing import Timing, interleave
-from edgeq.types import Feeds, Role, Task
+from edgeq.types import ONNX_RUNTIME, Feeds, Role, Task
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
@@ -35,7 +35,6 @@ CASES = ((1, 16), (1, 128), (8, 128))
 ROUNDS = 40
 CASE_BUDGET_S = 8.0
 MEMORY_TOKENS = 128
-ONNX_RUNTIME = "onnxruntime"
 
 
 @dataclass(frozen=True, slots=True)

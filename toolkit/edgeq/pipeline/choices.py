@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgeq.errors import ConfigError, UnsupportedError, UsageError
-from edgeq.pipeline.measure import ONNX_RUNTIME
 from edgeq.progress import Progress
 from edgeq.quantize.recipes import Recipe
 from edgeq.targets import TARGETS, get_target
 from edgeq.targets.base import LoweringOptions, Target, VariantSpec
-from edgeq.types import Task
+from edgeq.types import ONNX_RUNTIME, Task
 
 if TYPE_CHECKING:
     from edgeq.exporters.base import ExportedModel, ModelFacts

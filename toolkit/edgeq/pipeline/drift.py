@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.bundle.golden import GoldenCase
+from edgeq.bundle.manifest import Gate
 from edgeq.errors import IntegrityError
 from edgeq.metrics import cosines, largest, largest_difference, row_blocks
 from edgeq.types import Array, Outputs, TensorSpec
@@ -118,3 +120,19 @@ def case_drifts(
         ]
         for spec in specs
     }
+
+
+def not_finite(variant: str, drifts: Mapping[str, Sequence[Drift]]) -> list[Gate]:
+    """Gates that only values that are not finite break, whatever a bundle bounds itself; none where all are finite.
+
+    Args:
+        variant: its id.
+        drifts: of its golden cases, by output.
+    """
+    distances = {output: worst(items).max_abs for output, items in drifts.items()}
+    source = "NaN or infinite values"
+    return [
+        Gate(variant, output, MAX_ABS, "<=", sys.float_info.max, source, value=distance, passed=False)
+        for output, distance in distances.items()
+        if not math.isfinite(distance)
+    ]

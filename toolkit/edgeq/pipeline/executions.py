@@ -18,7 +18,7 @@ from edgeq.runtime.executors import (
     open_executor,
 )
 from edgeq.runtime.session import VariantSession, execute_through
-from edgeq.types import Feeds, Outputs, Verification
+from edgeq.types import ONNX_RUNTIME, Feeds, Outputs, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Variant
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from edgeq.runtime.executors import Place
     from edgeq.targets.base import Session
 
-ONNX_RUNTIME = "onnxruntime"
 BATCHES_PER_START = 16
 """An emulated core or a phone starts a process for every run: batches go there in groups."""
 

@@ -15,6 +15,7 @@ from edgeq.pipeline.data import divide, wanted_samples
 from edgeq.pipeline.sensitivity import FILE_NAME, effects_from, sensitivity
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.plan import QuantizationPlan
+from edgeq.types import ONNX_RUNTIME
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
@@ -137,7 +138,7 @@ def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> dict[str, FloatAr
 
     names = {item.name for item in plan.weights} | {item.name for item in plan.linears if item.quantized}
     for variant in bundle.variants:
-        if variant.runtime == "onnxruntime":
+        if variant.runtime == ONNX_RUNTIME:
             path = bundle.file(variant.model)
             found = read_static_weights(path) | read_block_weights(path)
             if names <= set(found):

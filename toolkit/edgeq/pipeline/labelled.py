@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from edgeq.bundle.manifest import Gate
-from edgeq.errors import UnsupportedError
+from edgeq.errors import ModelError, UnsupportedError
 from edgeq.pipeline.data import EVALUATION_BATCH
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.bootstrap import Estimate, bootstrap
@@ -23,6 +24,20 @@ if TYPE_CHECKING:
 
 MATERIAL = 1.0
 """Points of a hundred; a smaller loss is not held against a variant, however certain it is."""
+
+EXCLUDED = 5.0
+"""Points of a hundred; where so large a loss cannot be excluded, labelled texts say nothing in a variant's favour."""
+UNSEEN = 3.0
+"""What no one of n samples shows may still befall 3 in n of all texts (95 %, rule of three)."""
+
+
+class Verdict(StrEnum):
+    """What labelled texts say of a variant beside its original."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNDECIDED = "undecided"
+
 
 Runs: TypeAlias = Callable[[Iterable[Feeds]], Iterable[Outputs]]
 """Runs batches and gives their outputs in order."""
@@ -60,17 +75,65 @@ class LabelledResult:
             }
         return found
 
+    @property
+    def possible(self) -> float | None:
+        """Points that may be lost: the upper 95 % bound, and at least what so few samples cannot show."""
+        return None if self.drop is None else max(self.drop.high, 100 * UNSEEN / self.drop.n)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Failed where the loss is both certain and material, undecided where a large one is possible."""
+        if self.drop is None or self.possible is None:
+            return None
+        # Asked so that a NaN is worse.
+        if not (self.drop.low <= 0 or self.drop.value <= MATERIAL):
+            return Verdict.FAILED
+        return Verdict.PASSED if self.possible <= EXCLUDED else Verdict.UNDECIDED
+
+    @property
+    def decides(self) -> bool:
+        """Whether they say something, for or against the variant."""
+        return self.verdict in (Verdict.PASSED, Verdict.FAILED)
+
+    @property
+    def undecided(self) -> str | None:
+        """Why they say nothing, for people; None where they decide or there is nothing to decide."""
+        if self.verdict is not Verdict.UNDECIDED or self.drop is None:
+            return None
+        return (
+            f"{self.drop.n} labelled texts do not decide: {self.name} may have lost {self.possible:.1f} points (95 %), "
+            f"and {EXCLUDED:g} have to be excluded"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As `validate --json` prints it."""
+        found = {
+            "metric": self.name,
+            "n": self.value.n,
+            "verdict": self.verdict,
+            "possible_drop": self.possible,
+        }
+        return found | self.metrics()
+
     def gate(self, variant: str, output: str) -> Gate | None:
-        """Fails where the loss is both certain and material; None without an original."""
-        if self.drop is None:
+        """The verdict as a gate; None where there is none."""
+        if self.drop is None or not self.decides:
             return None
         drop = self.drop
-        is_worse = drop.low > 0 and drop.value > MATERIAL
         rule = (
             f"{drop.n} labelled samples, paired bootstrap: fails where the drop is above {MATERIAL:g} point and its "
             f"95 % lower bound ({drop.low:.2f}) above 0"
         )
-        return Gate(variant, output, f"{self.name}_drop", "<=", MATERIAL, rule, drop.value, not is_worse)
+        return Gate(
+            variant,
+            output,
+            f"{self.name}_drop",
+            "<=",
+            MATERIAL,
+            rule,
+            drop.value,
+            self.verdict is Verdict.PASSED,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +161,9 @@ class Labelled:
             runs: the model, batches to outputs in their order.
             preprocessor: its tokenizer.
             advance: told how many samples are done.
+
+        Raises:
+            ModelError: some outputs are NaN or infinite; the largest of NaN logits would be the first label.
         """
         batches = batches_of(self.samples, preprocessor, EVALUATION_BATCH)
         parts = []
@@ -105,9 +171,17 @@ class Labelled:
             parts.append(outputs[self.output])
             advance(len(parts[-1]))
         found = np.concatenate(parts)
+        self._require_finite(found)
         rows = np.empty_like(found)
         rows[batches.order] = found
         return self.metric.predict(rows)
+
+    def _require_finite(self, rows: Array) -> None:
+        bad = int(np.sum(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)))
+        if bad:
+            raise ModelError(
+                f"`{self.output}` is NaN or infinite for {bad} of {len(rows)} labelled texts: that is no answer"
+            )
 
     def result(self, predictions: Array, original: Array | None, seed: int) -> LabelledResult:
         """The metric, and where there is an original what is lost against it on the same samples."""

@@ -20,7 +20,7 @@ from edgeq.progress import Progress
 from edgeq.runtime.footprint import measure_ram_bytes
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.runtime.timing import Timing, interleave
-from edgeq.types import Array, Feeds, Role, Verification
+from edgeq.types import ONNX_RUNTIME, Array, Feeds, Role, Verification
 
 if TYPE_CHECKING:
     from edgeq.graph.canonical import CanonicalModel
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from edgeq.targets.base import Lowered, Session, Target, VariantSpec
     from edgeq.tasks import Head
 
-ONNX_RUNTIME = "onnxruntime"
 ORIGINAL_FP32 = "fp32"
 BENCH_TOKENS = 128
 INVARIANCE_SAMPLES = 16

@@ -10,7 +10,7 @@ from edgeq.pipeline.data import DataSets
 from edgeq.pipeline.parity import Peer
 from edgeq.runtime.session import VariantSession
 from edgeq.targets import get_target
-from edgeq.types import Feeds
+from edgeq.types import ONNX_RUNTIME, Feeds
 
 if TYPE_CHECKING:
     from edgeq.pipeline.export import TargetResult
@@ -43,7 +43,7 @@ def find_peer(done: Sequence[TargetResult], pad_id: int, is_quantized: bool) -> 
     """The first CPU variant among the bundles that are finished; None when there is none."""
     for result in done:
         for variant in result.bundle.variants:
-            if variant.runtime == "onnxruntime" and variant.execution_provider == "CPUExecutionProvider":
+            if variant.runtime == ONNX_RUNTIME and variant.execution_provider == "CPUExecutionProvider":
                 session = VariantSession(result.bundle.file(variant.model), variant, pad_id=pad_id)
                 fidelity = result.measured[variant.id].fidelity
                 own = {

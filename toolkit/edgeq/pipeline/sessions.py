@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from edgeq.onnx_runtime import ordered_level
 from edgeq.targets import TARGETS, get_target
 from edgeq.targets.base import Session, VariantSpec
+from edgeq.types import ONNX_RUNTIME
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
 
-ONNX_RUNTIME = "onnxruntime"
+
+__all__ = ["ONNX_RUNTIME", "not_executable", "open_other", "open_variant", "variant_spec"]
 
 
 def not_executable(bundle: Bundle, variant: Variant, place: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeq.errors import ConfigError
+from edgeq.errors import ConfigError, IntegrityError
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -42,14 +42,21 @@ def replay_tokenization(
 
 
 def replay_prompts(tokenizer: PromptTokenizer, cases: Sequence[GoldenCase]) -> TokenizationReport | None:
-    """Tokenize a language model's golden prompts, which are never cut; None when the cases hold no texts."""
+    """Tokenize a language model's golden prompts, which are never cut; None when the cases hold no texts.
+
+    Raises:
+        IntegrityError: a case holds texts and no token ids.
+    """
     with_texts = [case for case in cases if case.samples]
-    different = tuple(
-        case.id
-        for case in with_texts
-        if [tokenizer.encode(_joined(sample)) for sample in case.samples] != case.feeds["input_ids"].tolist()
-    )
+    different = tuple(case.id for case in with_texts if not _is_same_prompt(tokenizer, case))
     return TokenizationReport(len(with_texts), different) if with_texts else None
+
+
+def _is_same_prompt(tokenizer: PromptTokenizer, case: GoldenCase) -> bool:
+    recorded = case.feeds.get("input_ids")
+    if recorded is None:
+        raise IntegrityError(f"the golden case `{case.id}` holds texts, and no `input_ids` of them")
+    return bool([tokenizer.encode(_joined(sample)) for sample in case.samples] == recorded.tolist())
 
 
 def _joined(sample: Sample) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgeq.exporters.base import ExportedModel
     from edgeq.targets.base import GraphTarget, Target, VariantSpec
     from edgeq.tasks.labelled import read_pairs
-from edgeq.types import Array
+from edgeq.types import ONNX_RUNTIME, Array
 
 DEFAULT_CALIB_SAMPLES = DEFAULT_GRAM_SAMPLES
 REPAIRS = 3
@@ -153,7 +153,7 @@ def _check(request: TuneRequest) -> None:
 def _tunable(target: Target) -> VariantSpec:
     """The variant of a target that takes every format of the search, and that can be run here."""
     for spec in target.variants(load_recipe("int4")):
-        if spec.refusal is None and spec.runtime == "onnxruntime":
+        if spec.refusal is None and spec.runtime == ONNX_RUNTIME:
             return spec
     raise UnsupportedError(
         f"target `{target.name}` has no variant with mixed weight formats that runs here",

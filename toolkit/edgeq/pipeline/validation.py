@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 from edgeq.bundle.manifest import Gate
 from edgeq.comparison import DEFAULT, PARITY, GateRequest, check_gate_metrics, judge
 from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
-from edgeq.metrics import TAIL_METRICS
-from edgeq.pipeline.drift import Drift, case_drifts, worst
+from edgeq.metrics import KNOWN_METRICS, TAIL_METRICS
+from edgeq.pipeline.drift import Drift, case_drifts, not_finite, worst
 from edgeq.pipeline.executions import Execution, executions
 from edgeq.pipeline.kernel_noise import GOLDEN, golden_metrics, is_golden, kept_of
 from edgeq.pipeline.live import LIVE_SAMPLES, Comparands, open_comparands
+from edgeq.pipeline.saturating import saturating_in
 from edgeq.pipeline.sessions import not_executable
 from edgeq.pipeline.tokenization import TokenizationReport, replay_tokenization
 from edgeq.progress import Progress, SilentProgress
-from edgeq.runtime.executors import PLACES
+from edgeq.runtime.executors import CAN_SATURATE, PLACES
 from edgeq.tasks import LABELLED_METRICS, head_of
-from edgeq.types import Task, TensorSpec, Verification
+from edgeq.types import ONNX_RUNTIME, Task, TensorSpec, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     from edgeq.tasks import Head
 
 __all__ = ["LIVE_SAMPLES", "ValidationReport", "ValidationRequest", "VariantReport", "run_validation"]
+
+OLD_BOUNDS = (
+    "a bundle of one score, or of several labels at once, that was made before such models were judged by their scores "
+    "has to be exported again: edgeq export"
+)
+"""Hint on a metric that means nothing for a kind of model: the cosine of one number is its sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ class VariantReport:
         gates: with their values.
         recorded: the same metrics of the outputs that the export recorded on its own machine, over the golden cases.
         labelled: the task's own metric, where labelled samples were given.
+        notices: what the verdict alone does not say.
     """
 
     id: str
@@ -77,6 +85,7 @@ class VariantReport:
     source: str
     recorded: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     labelled: LabelledResult | None = None
+    notices: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As `validate --json` prints it."""
@@ -107,6 +116,8 @@ class VariantReport:
                 }
                 for gate in self.gates
             ],
+            "labelled": None if self.labelled is None else self.labelled.to_json(),
+            "notices": list(self.notices),
         }
 
 
@@ -180,7 +191,8 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
 
             if request.labels is not None:
                 raise UnsupportedError("labelled data are not read for language models")
-            return validate_language_model(bundle, variants, skipped, cases, request, progress)
+            found = validate_language_model(bundle, variants, skipped, cases, request, progress)
+            return replace(found, variants=_explained(bundle, found.variants))
         head = _head(bundle, variants[0])
         check_gate_metrics(request.gates, head.entry.metrics)
         tokenization = _tokenization(bundle, cases)
@@ -193,13 +205,39 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
                     reports.append(
                         _validate_variant(bundle, variant, execution, cases, request, comparands, stage)
                     )
-        return ValidationReport(tuple(reports), skipped, tokenization)
+        return ValidationReport(_explained(bundle, reports), skipped, tokenization)
+
+
+def _explained(bundle: Bundle, reports: Sequence[VariantReport]) -> tuple[VariantReport, ...]:
+    """The reports; those that fail where recorded values may come from other kernels say so."""
+    return tuple(
+        replace(report, notices=(*report.notices, *_old_kernels(bundle, report))) for report in reports
+    )
+
+
+def _old_kernels(bundle: Bundle, report: VariantReport) -> Iterator[str]:
+    """Why a variant may compute something else than is recorded, though its file is what it was.
+
+    Bundles that do not say which layers can saturate were recorded with whatever kernels their machine had.
+    """
+    variant = bundle.variant(report.id)
+    differs = any(drift.max_abs > 0 for drift in report.drift.values())
+    if all(gate.passed for gate in report.gates) or not differs:
+        return
+    if CAN_SATURATE in variant.placement or variant.runtime != ONNX_RUNTIME:
+        return
+    layers = saturating_in(bundle.file(variant.model))
+    if layers:
+        yield (
+            f"{variant.id}: integer sums of {len(layers)} layers can saturate (first `{layers[0]}`), and the recorded "
+            "values may come from kernels that do: export it again, which writes layers that are exact everywhere"
+        )
 
 
 def _head(bundle: Bundle, variant: Variant) -> Head:
     tokenizer = bundle.manifest.tokenizer
     special = {} if tokenizer is None else tokenizer.special_ids
-    return head_of(bundle.manifest.source, variant.outputs, special)
+    return head_of(bundle.manifest.source, variant.outputs, special, bundle.manifest.postprocess)
 
 
 def _tokenization(bundle: Bundle, cases: Sequence[GoldenCase]) -> TokenizationReport | None:
@@ -252,16 +290,33 @@ def _validate_variant(
     found, source = golden, f"{len(mine)} golden cases"
     if comparands.live is not None:
         found, source = comparands.live.compare(execution, head, stage.advance), comparands.live.source
-    gates = [
-        *case_gates(bundle, variant, mine, drifts),
-        *_judged(bundle, variant, request, golden, found, drifts, comparands),
-    ]
     labelled = None
     if comparands.examination is not None:
         labelled = comparands.examination.examine(execution, stage.advance)
+    # Where labelled samples compare with the original and no other texts were named, they decide if they can.
+    decides = request.data is None and labelled is not None and labelled.decides
+    gates = [
+        *case_gates(bundle, variant, mine, drifts),
+        *_judged(
+            bundle,
+            variant,
+            request,
+            golden,
+            found,
+            drifts,
+            is_live=comparands.live is not None,
+            decided=decides,
+        ),
+    ]
+    gates += _unsaid(not_finite(variant.id, drifts), gates)
+    notices = list(_unbounded(bundle, variant, mine))
+    if comparands.examination is not None and labelled is not None:
         output = comparands.examination.labelled.output
         found = {**found, output: {**found[output], **labelled.metrics()}}
         gates += _labelled_gates(bundle, variant, output, labelled)
+        if labelled.undecided is not None:
+            judges = "the --gate" if request.gates else "the bundle's own floors"
+            notices.append(f"{variant.id}: {labelled.undecided}; {judges} judge")
     before = golden_metrics(head, mine, recorded)
     drift = {name: worst(items) for name, items in drifts.items()}
     return VariantReport(
@@ -274,7 +329,24 @@ def _validate_variant(
         source,
         before,
         labelled,
+        tuple(notices),
     )
+
+
+def _unsaid(found: Sequence[Gate], gates: Sequence[Gate]) -> list[Gate]:
+    """Failed gates on outputs that nothing else has failed."""
+    failed = {gate.output for gate in gates if not gate.passed}
+    return [gate for gate in found if gate.output not in failed]
+
+
+def _unbounded(bundle: Bundle, variant: Variant, cases: Sequence[GoldenCase]) -> Iterator[str]:
+    """Recorded outputs that may be anything: whoever made the bundle said nothing of them."""
+    bounds = [bound for entry in bundle.manifest.golden for bound in entry.tolerances]
+    bounds += [gate for gate in bundle.manifest.gates if gate.metric not in LABELLED_METRICS]
+    bounded = {bound.output for bound in bounds if bound.variant == variant.id}
+    for output in dict.fromkeys(name for case in cases for name in case.outputs[variant.id]):
+        if output not in bounded:
+            yield f"nothing bounds `{output}` of {variant.id}: the bundle has no gate on it, and no tolerance"
 
 
 def _labelled_gates(bundle: Bundle, variant: Variant, output: str, result: LabelledResult) -> list[Gate]:
@@ -297,7 +369,9 @@ def _recorded_outputs(variant: Variant, cases: Sequence[GoldenCase]) -> tuple[Te
         and all(spec.name in case.reference and spec.name in case.outputs[variant.id] for case in cases)
     )
     if not found:
-        raise DataError(f"the golden cases hold no output of `{variant.id}` to compare with")
+        raise IntegrityError(
+            f"no output of `{variant.id}` is in all of its golden cases, beside the original's, to compare with"
+        )
     return found
 
 
@@ -330,13 +404,15 @@ def _judged(
     golden: Mapping[str, Mapping[str, float]],
     found: Mapping[str, Mapping[str, float]],
     drifts: Mapping[str, Sequence[Drift]],
-    comparands: Comparands,
+    *,
+    is_live: bool,
+    decided: bool,
 ) -> list[Gate]:
     """Bounds on all golden cases together, and quality gates: the user's, or those stored in the bundle.
 
     Gates derived from one set of texts do not bind other texts: of those measured on held-out samples only floors
-    judge live data, and golden cases are held to what was measured on them. Where labelled samples compare with the
-    original and no other texts were named, they decide, not how far outputs are apart.
+    judge live data, and golden cases are held to what was measured on them. How far outputs are apart on live data does
+    not judge where labelled samples have decided already.
     """
     stored = [
         gate
@@ -358,10 +434,10 @@ def _judged(
         for gate in stored
         if not is_golden(gate) and not gate.derived_from.startswith("measured") and gate.metric != PARITY
     ]
-    if comparands.live is None:
+    if not is_live:
         held = {gate.output for gate in gates if gate.metric.startswith(GOLDEN)}
         return gates + [judge_stored(gate, golden) for gate in floors if _judges_golden(gate, held)]
-    if comparands.examination is not None and request.data is None:
+    if decided:
         return gates
     return gates + [judge_stored(gate, found) for gate in floors]
 
@@ -393,6 +469,7 @@ def judge_stored(gate: Gate, metrics: Mapping[str, Mapping[str, float]]) -> Gate
     if gate.metric not in measured:
         raise IntegrityError(
             f"the manifest bounds {gate.metric} of `{gate.output}`, which is not measured; known are "
-            f"{', '.join(measured) or 'none'}"
+            f"{', '.join(measured) or 'none'}",
+            hint=OLD_BOUNDS if gate.metric.removeprefix(GOLDEN) in KNOWN_METRICS else None,
         )
     return judge(gate, measured)

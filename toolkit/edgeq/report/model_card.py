@@ -32,13 +32,12 @@ from edgeq.report.words import (
     source_title,
     task_title,
 )
-from edgeq.types import Role, Task, Verification
+from edgeq.types import ONNX_RUNTIME, Role, Task, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Manifest, Quantization, Variant
     from edgeq.types import TensorSpec
 
-ONNX_RUNTIME = "onnxruntime"
 CORE_ML = "coreml"
 LLAMA_CPP = "llama.cpp"
 SHOWN_EXCLUSIONS = 40

@@ -29,6 +29,10 @@ class Context:
     preprocessor: TextPreprocessor | None
 
 
+StepFunction: TypeAlias = Callable[[PostprocessStep, Outputs, Context], list[Answer]]
+"""Outputs to one answer per sample."""
+
+
 def answers(steps: Sequence[PostprocessStep], outputs: Outputs, context: Context) -> list[Answer]:
     """One answer per sample: the steps' results side by side; empty when the bundle has no steps.
 
@@ -37,10 +41,17 @@ def answers(steps: Sequence[PostprocessStep], outputs: Outputs, context: Context
     """
     for step in steps:
         _check_shapes(step, outputs, context.feeds)
-    results = [_STEPS[step.step](step, outputs, context) for step in steps]
+    results = [_function_of(step, outputs)(step, outputs, context) for step in steps]
     return [
         {key: value for answer in row for key, value in answer.items()} for row in zip(*results, strict=True)
     ]
+
+
+def _function_of(step: PostprocessStep, outputs: Outputs) -> StepFunction:
+    """The step's own, but of one logit per text, as old bundles choose from: whatever it is, its softmax is 1."""
+    chooses = step.step in (PostprocessKind.SOFTMAX, PostprocessKind.ARGMAX_LABEL)
+    shape = outputs[step.outputs[0]].shape
+    return _scores if chooses and len(shape) == 2 and shape[1] == 1 else _STEPS[step.step]
 
 
 def _check_shapes(step: PostprocessStep, outputs: Outputs, feeds: Feeds) -> None:
@@ -162,7 +173,7 @@ def _likeliest(logits: Array, top_k: int, context: Context) -> list[Answer]:
     return [{"token": _token(int(index), context), "score": float(probabilities[index])} for index in best]
 
 
-_STEPS: dict[PostprocessKind, Callable[[PostprocessStep, Outputs, Context], list[Answer]]] = {
+_STEPS: dict[PostprocessKind, StepFunction] = {
     PostprocessKind.SOFTMAX: _probabilities,
     PostprocessKind.SIGMOID: _probabilities,
     PostprocessKind.ARGMAX_LABEL: _argmax_label,

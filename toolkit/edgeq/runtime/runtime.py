@@ -18,9 +18,7 @@ from edgeq.runtime.executors import Executor, NativeExecutor, architecture_of, l
 from edgeq.runtime.postprocess import Answer, Context, answers
 from edgeq.runtime.session import VariantSession, execute_through
 from edgeq.runtime.text import TextPreprocessor
-from edgeq.types import Feeds, FloatArray, Outputs, Role, Sample, Task, TensorSpec, Verification
-
-RUNNABLE = "onnxruntime"
+from edgeq.types import ONNX_RUNTIME, Feeds, FloatArray, Outputs, Role, Sample, Task, TensorSpec, Verification
 
 
 class OtherSession(Protocol):
@@ -188,7 +186,7 @@ class Runtime:
             ModelError: the executor refuses it.
             UnsupportedError: the variant is not for ONNX Runtime, which is what executors have.
         """
-        if self.variant.runtime != RUNNABLE:
+        if self.variant.runtime != ONNX_RUNTIME:
             raise UnsupportedError(
                 f"`{self.variant.id}` runs on {self.variant.runtime}, which only --on native offers"
             )
@@ -261,7 +259,7 @@ def _choose(
     """The variant to load, and its session unless ONNX Runtime runs it, which comes first."""
     wanted = [bundle.variant(variant_id)] if variant_id is not None else list(bundle.variants)
     for variant in wanted:
-        if variant.runtime == RUNNABLE:
+        if variant.runtime == ONNX_RUNTIME:
             return variant, None
     for variant in wanted:
         session = open_other(bundle, variant, pad_id) if open_other else None
@@ -270,6 +268,6 @@ def _choose(
     needed = ", ".join(sorted({variant.runtime for variant in wanted}))
     subject = "no variant of `{}` runs" if variant_id is None else "the variant `{}` does not run"
     raise UnsupportedError(
-        f"{subject.format(variant_id or bundle.path)} here: needed {needed}, got {RUNNABLE}",
+        f"{subject.format(variant_id or bundle.path)} here: needed {needed}, got {ONNX_RUNTIME}",
         hint=f"edgeq inspect {bundle.path}   says what each variant needs",
     )

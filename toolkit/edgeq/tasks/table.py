@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
 from edgeq.errors import UnsupportedError
 from edgeq.metrics import KNOWN_METRICS
 from edgeq.tasks.embedding import EMBEDDING
@@ -45,7 +47,10 @@ PROBLEMS: Mapping[ProblemType, Kind] = {
 
 
 def head_of(
-    source: SourceInfo, outputs: Sequence[TensorSpec], special_ids: Mapping[str, int] | None = None
+    source: SourceInfo,
+    outputs: Sequence[TensorSpec],
+    special_ids: Mapping[str, int] | None = None,
+    steps: Sequence[PostprocessStep] = (),
 ) -> Head:
     """The head of a model.
 
@@ -53,12 +58,21 @@ def head_of(
         source: its task, labels and problem type.
         outputs: its specs.
         special_ids: token id by role, of its tokenizer.
+        steps: of its bundle, where there is one: those of format 1.0 name no problem type.
 
     Raises:
         UnsupportedError: a language model, whose steps are judged elsewhere.
     """
     mask_id = (special_ids or {}).get("mask_token")
-    return Head(TASKS[_kind(source, outputs)], tuple(outputs), source.labels, mask_id)
+    return Head(TASKS[_kind(_with_problem(source, steps), outputs)], tuple(outputs), source.labels, mask_id)
+
+
+def _with_problem(source: SourceInfo, steps: Sequence[PostprocessStep]) -> SourceInfo:
+    """A sigmoid for each label is what only several labels at once are read with."""
+    has_sigmoid = any(step.step is PostprocessKind.SIGMOID for step in steps)
+    if source.problem_type is not None or not has_sigmoid:
+        return source
+    return replace(source, problem_type=ProblemType.MULTI_LABEL)
 
 
 def _kind(source: SourceInfo, outputs: Sequence[TensorSpec]) -> Kind:
