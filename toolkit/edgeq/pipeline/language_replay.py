@@ -13,7 +13,7 @@ from edgeq.pipeline.language_golden import margin_of, rendered, tokenized, vocab
 from edgeq.pipeline.language_settings import read_settings, settings_files
 from edgeq.runtime.generation.generator import bundle_tokenizer
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
-from edgeq.types import FloatArray
+from edgeq.types import FloatArray, Role
 
 if TYPE_CHECKING:
     from edgeq.bundle.language_golden import GreedyAnswer
@@ -102,8 +102,17 @@ def replay_language(bundle: Bundle, variants: Sequence[Variant]) -> LanguageRepo
 
 
 def language_golden_of(bundle: Bundle) -> LanguageGolden | None:
-    """The record of a bundle; None in those of older versions."""
-    return read_language_golden(bundle.folder)
+    """The record of a bundle; None in those of older versions.
+
+    Raises:
+        IntegrityError: it is malformed, or its answers are of a variant that is not there.
+    """
+    golden = read_language_golden(bundle.folder)
+    if golden is not None and golden.greedy.variant not in {item.id for item in bundle.variants}:
+        raise IntegrityError(
+            f"`{LANGUAGE_FILE}` has answers of `{golden.greedy.variant}`, which is not in the bundle"
+        )
+    return golden
 
 
 def _contradictions(
@@ -198,10 +207,33 @@ def _changed(name: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -
 
 
 def answer_sequences(golden: LanguageGolden | None, variant: Variant) -> list[tuple[int, ...]]:
-    """Prompts of a variant with their recorded answers, as one sequence each."""
+    """Prompts of a variant with their recorded answers, as one sequence each.
+
+    Raises:
+        IntegrityError: a sequence is none of what the manifest says the variant takes.
+    """
     if golden is None or golden.greedy.variant != variant.id:
         return []
-    return [(*answer.prompt_ids, *answer.token_ids) for answer in golden.greedy.answers]
+    found = [(*answer.prompt_ids, *answer.token_ids) for answer in golden.greedy.answers]
+    for ids in found:
+        _require_fitting(variant, ids)
+    return found
+
+
+def _require_fitting(variant: Variant, ids: Sequence[int]) -> None:
+    """Runtimes fail on other sequences in ways of their own."""
+    context = variant.requirements.get("context_length")
+    if isinstance(context, int) and len(ids) > context:
+        raise IntegrityError(
+            f"`{LANGUAGE_FILE}` has an answer of {len(ids)} tokens with its prompt; the context of "
+            f"`{variant.id}` is {context}"
+        )
+    for spec in variant.outputs:
+        size = spec.shape[-1] if spec.role is Role.LOGITS else None
+        if isinstance(size, int) and max(ids) >= size:
+            raise IntegrityError(
+                f"`{LANGUAGE_FILE}` has an answer with token {max(ids)}; `{variant.id}` predicts one of {size}"
+            )
 
 
 def replay_answers(
@@ -234,6 +266,11 @@ def _answer_problems(
     if len(rows) != len(answer.token_ids):
         raise IntegrityError(
             f"`{variant.id}` gives {len(rows)} rows of logits, expected {len(answer.token_ids)}"
+        )
+    if answer.token_ids and max(answer.token_ids) >= rows.shape[-1]:
+        raise IntegrityError(
+            f"`{LANGUAGE_FILE}` has an answer with token {max(answer.token_ids)}; `{variant.id}` gives "
+            f"{rows.shape[-1]} logits"
         )
     for index, (row, token) in enumerate(zip(rows, answer.token_ids, strict=True)):
         # Written so that NaN is a difference.

@@ -1,0 +1,73 @@
+"""Parts of a replay that need no bundle; tests/e2e/test_language_mutations.py has the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeq.bundle.language_golden import GreedyAnswer, GreedyGolden, LanguageGolden, VocabularyGolden
+from edgeq.bundle.manifest import Variant
+from edgeq.errors import IntegrityError
+from edgeq.pipeline.language_replay import (
+    LanguageReport,
+    answer_sequences,
+    language_golden_of,
+    replay_answers,
+)
+from edgeq.types import Role, TensorSpec
+
+LOGITS = TensorSpec("logits", "float32", ("batch", "sequence", 8), Role.LOGITS)
+
+
+def variant(outputs: tuple[TensorSpec, ...] = (LOGITS,), **requirements: Any) -> Variant:
+    return Variant(
+        "v", "m.onnx", "onnxruntime", "CPUExecutionProvider", "int4", (), outputs, 1, None, requirements
+    )
+
+
+def golden(*answers: GreedyAnswer, certain: float = 0.5) -> LanguageGolden:
+    greedy = GreedyGolden("v", certain, "noise", answers)
+    return LanguageGolden((), VocabularyGolden(8, "", {}), (), "2026-01-02T03:04:05", {}, greedy)
+
+
+ANSWER = GreedyAnswer("x", (1, 2), (3, 4), (1.0, 2.0))
+
+
+def test_answers_that_fit_the_variant_are_sequences() -> None:
+    assert answer_sequences(golden(ANSWER), variant(context_length=4)) == [(1, 2, 3, 4)]
+    assert answer_sequences(golden(ANSWER), replace(variant(), id="other")) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (replace(ANSWER, prompt_ids=(1, 8)), "token 8; `v` predicts one of 8"),
+        (replace(ANSWER, token_ids=(3, 2**31 - 1)), "token 2147483647"),
+        (replace(ANSWER, prompt_ids=(1, 1, 2)), "5 tokens with its prompt; the context of `v` is 4"),
+    ],
+)
+def test_answers_that_do_not_are_refused(answer: GreedyAnswer, words: str) -> None:
+    with pytest.raises(IntegrityError, match=words):
+        answer_sequences(golden(answer), variant(context_length=4))
+
+
+def test_a_token_beyond_the_logits_is_refused_where_the_manifest_is_silent() -> None:
+    rows = [np.zeros((4, 8), np.float32)]
+    record = golden(replace(ANSWER, token_ids=(3, 8)))
+    assert answer_sequences(record, variant(())) == [(1, 2, 3, 8)]
+    with pytest.raises(IntegrityError, match="token 8; `v` gives 8 logits"):
+        replay_answers(LanguageReport(), record, variant(()), rows)
+
+
+def test_answers_of_a_variant_that_is_not_there_are_refused(tmp_path: Path) -> None:
+    golden(ANSWER).save(tmp_path)
+    there: Any = SimpleNamespace(folder=tmp_path, variants=[variant()])
+    assert language_golden_of(there) == golden(ANSWER)
+    there.variants = [replace(variant(), id="other")]
+    with pytest.raises(IntegrityError, match="answers of `v`, which is not in the bundle"):
+        language_golden_of(there)
