@@ -12,7 +12,7 @@ from edgeq.comparison import judge
 from edgeq.errors import ModelError
 from edgeq.pipeline.drift import drift_of
 from edgeq.pipeline.kernel_noise import golden_metrics
-from edgeq.pipeline.language_noise import LLAMA_CPP, LOGITS, OwnError, decoder_bounds, own_error_bounds
+from edgeq.pipeline.language_noise import HEAD, LLAMA_CPP, LOGITS, OwnError, decoder_bounds, own_error_bounds
 from edgeq.progress import SilentStage
 from edgeq.targets import kernels
 
@@ -45,7 +45,7 @@ def test_a_run_as_far_from_the_original_passes_and_one_much_farther_does_not() -
             for case, drift in zip(mine, drifts, strict=True)
             for gate in bounds.tolerances[case.id]
         ]
-        kl = golden_metrics([LOGITS], mine, found)["logits"]["kl_mean"]
+        kl = golden_metrics(HEAD, mine, found)["logits"]["kl_mean"]
         gates = [judge(gate, {"golden_kl_mean": kl, "drift_rms": drifts[0].rms}) for gate in bounds.gates]
         return {gate.metric: gate.passed for gate in [*own, *gates]}
 

@@ -45,6 +45,7 @@ from edgeq.pipeline.quantizing import Quantized, quantize_model
 from edgeq.pipeline.stored import is_stored
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
+from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.targets import get_target
 from edgeq.targets.base import GraphTarget, Lowered, LoweringOptions, VariantSpec
@@ -234,8 +235,9 @@ class _LanguageExport:
             (spec,) = self.plan.variants[target_name]
             lowered = self._lower(cast("GraphTarget", get_target(target_name)), spec, writer)
             fp32, fp32_bytes = self._fp32(Path(scratch))
+            safe = lowered.placement.get(CAN_SATURATE) == []
             measured = measure_language(
-                self.exported, lowered.model, fp32, spec.architecture, self.data, self.progress
+                self.exported, lowered.model, fp32, spec, self.data, self.progress, safe=safe
             )
             gates = language_gates(
                 spec.id, self.quantized.precision, measured.fidelity["logits"], self.request.gates
@@ -263,15 +265,15 @@ class _LanguageExport:
     def _golden(self, spec: VariantSpec, model: Path) -> tuple[list[GoldenCase], Bounds]:
         """Golden cases, and how far another machine may be from them."""
         with self.progress.stage("recording golden cases, measuring kernel noise") as stage:
-            cases = language_golden(self.exported, spec.id, model, self.data)
-            bounds = decoder_bounds(spec.id, model, cases, stage)
+            cases = language_golden(self.exported, spec, model, self.data)
+            bounds = decoder_bounds(spec.id, model, cases, stage, spec.level)
             stage.note = f"{len(cases)} cases"
         return cases, bounds
 
     def _record_language(self, writer: BundleWriter, spec: VariantSpec, model: Path, bounds: Bounds) -> None:
         """After the files it describes."""
         settings, tokenizer_json = self.exported.settings, self.exported.preprocessor.tokenizer_json
-        greedy = graph_answers(spec.id, model, settings, tokenizer_json, bounds.largest)
+        greedy = graph_answers(spec, model, settings, tokenizer_json, bounds.largest)
         relative = model.relative_to(writer.folder).as_posix()
         record_language(writer.folder, tokenizer_json, relative, greedy).save(writer.folder)
 

@@ -16,6 +16,7 @@ from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.manifest import Gate
 from edgeq.errors import ModelError
 from edgeq.numerics import FP16_STEP
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.pipeline.drift import COSINE, MAX_ABS, RMS, Drift, drift_of, worst
 from edgeq.pipeline.kernel_noise import GOLDEN, case_tolerances, golden_metrics, measure_noise, noise_gates
 from edgeq.targets.kernels import is_held_whole
@@ -53,7 +54,13 @@ class Bounds:
         )
 
 
-def decoder_bounds(variant: str, model: Path, cases: Sequence[GoldenCase], stage: Stage) -> Bounds:
+def decoder_bounds(
+    variant: str,
+    model: Path,
+    cases: Sequence[GoldenCase],
+    stage: Stage,
+    level: OptimizationLevel = DEFAULT_LEVEL,
+) -> Bounds:
     """Of a file for ONNX Runtime: its kernel noise, measured where the file is loaded whole.
 
     Args:
@@ -61,6 +68,7 @@ def decoder_bounds(variant: str, model: Path, cases: Sequence[GoldenCase], stage
         model: the file.
         cases: with its outputs.
         stage: moved by one for each twin.
+        level: at which the variant is opened.
 
     Raises:
         ModelError: a logit is NaN or infinite.
@@ -68,7 +76,7 @@ def decoder_bounds(variant: str, model: Path, cases: Sequence[GoldenCase], stage
     if not is_held_whole(model):
         reason = "the file is too large to be run in other ways"
         return own_error_bounds(variant, cases, OwnError(1.0, FLOAT32_STEP, reason))
-    noise = {variant: measure_noise(DecoderTwins(model), variant, HEAD, cases, stage)}
+    noise = {variant: measure_noise(DecoderTwins(model, level), variant, HEAD, cases, stage)}
     return Bounds({case.id: case_tolerances(case, noise) for case in cases}, noise_gates(noise))
 
 
