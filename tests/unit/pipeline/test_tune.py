@@ -38,10 +38,12 @@ def test_candidates_are_opened_at_the_level_of_their_variant(monkeypatch: pytest
     assert opened == ["ORT_ENABLE_BASIC"]
 
 
-def test_labelled_pairs_judge(tmp_path: Path) -> None:
+def test_labelled_pairs_decide_and_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "pairs.tsv"
     path.write_text("".join(f"{i}\ta {i}\tb {i}\n" for i in range(200)))
+    monkeypatch.setattr(tune, "SpearmanJudge", lambda canonical, preprocessor, reference, part: part)
     request: Any = SimpleNamespace(data=path, seed=1)
     exported: Any = SimpleNamespace(canonical=None, preprocessor=None, reference=None)
-    judges = tune._judges(request, exported, SimpleNamespace(), "spearman_drop")  # type: ignore[arg-type]
-    assert all(isinstance(judge, tune.SpearmanJudge) for judge in judges)
+    data: Any = None
+    parts: Any = tune._judges(request, exported, data, "spearman_drop")
+    assert sorted(score for part in parts for score in part.scores) == list(range(200))
