@@ -391,10 +391,21 @@ def test_signing_again_alone_changes_nothing(
     assert verdict(capsys, mutate.damaged(graph_bundle, tmp_path / "b", lambda _: None)) == (0, "")
 
 
+def without_record(folder: Path) -> None:
+    (folder / "golden/language.json").unlink()
+
+
 def test_a_bundle_without_a_record_says_so(
     graph_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = mutate.damaged(graph_bundle, tmp_path / "b", lambda it: (it / "golden/language.json").unlink())
+    folder = mutate.damaged(graph_bundle, tmp_path / "lost", without_record)
+    code, message = verdict(capsys, folder)
+    assert code == 4 and "language_golden: the file `golden/language.json` is not in" in " ".join(
+        message.split()
+    )
+    # As older versions wrote it.
+    unnamed = mutate.change_json("edgeq.json", lambda manifest: manifest.pop("language_golden"))
+    folder = mutate.damaged(folder, tmp_path / "b", unnamed)
     assert run_command_line(["validate", str(folder)]) == 0
     assert "has no golden/language.json" in " ".join(capsys.readouterr().err.split())
     # What the manifest says is still held against it.

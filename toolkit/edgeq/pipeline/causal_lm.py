@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
+from edgeq.bundle.language_golden import LANGUAGE_FILE
 from edgeq.bundle.manifest import (
     Calibration,
     Gate,
@@ -316,6 +317,7 @@ class _LanguageExport:
             tokenizer=tokenizer_info(self.exported.preprocessor, f"model/{spec.id}"),
             preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, ("input_ids", "attention_mask")),),
             golden=entries,
+            language_golden=LANGUAGE_FILE,
             gates=tuple(gates),
             metrics=tuple(metrics_of({spec.id: measured}, environment())),
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeq.bundle.golden import GoldenCase
-from edgeq.bundle.language_golden import GreedyGolden
+from edgeq.bundle.language_golden import LANGUAGE_FILE, GreedyGolden
 from edgeq.bundle.manifest import (
     Calibration,
     Gate,
@@ -229,6 +229,7 @@ class _CheckpointExport:
             tokenizer=tokenizer_info(self.original.preprocessor),
             preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, ("input_ids",)),),
             golden=entries,
+            language_golden=LANGUAGE_FILE,
             gates=tuple(gates),
             metrics=tuple(metric for one in measured for metric in metrics_of({spec.id: one}, environment())),
         )
