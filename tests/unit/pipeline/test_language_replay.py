@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,15 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeq.bundle.language_golden import GreedyAnswer, GreedyGolden, LanguageGolden, VocabularyGolden
+from edgeq.bundle.language_golden import (
+    GreedyAnswer,
+    GreedyGolden,
+    LanguageGolden,
+    RenderedChat,
+    VocabularyGolden,
+)
 from edgeq.bundle.manifest import Variant
 from edgeq.errors import IntegrityError
 from edgeq.pipeline.language_replay import (
     LanguageReport,
+    _with_chats,
     answer_sequences,
     language_golden_of,
     replay_answers,
 )
+from edgeq.runtime.generation.chat import REFUSES
+from edgeq.runtime.generation.settings import CacheShape, GenerationSettings
 from edgeq.types import Role, TensorSpec
 
 LOGITS = TensorSpec("logits", "float32", ("batch", "sequence", 8), Role.LOGITS)
@@ -71,3 +81,49 @@ def test_answers_of_a_variant_that_is_not_there_are_refused(tmp_path: Path) -> N
     there.variants = [replace(variant(), id="other")]
     with pytest.raises(IntegrityError, match="answers of `v`, which is not in the bundle"):
         language_golden_of(there)
+
+
+REFUSED, ZERO = "{{ raise_exception('no system message') }}", "{{ 1 / 0 }}"
+SAID, FAILED = f"{REFUSES}no system message", "the chat template fails: ZeroDivisionError: in other words"
+
+
+def settings(template: str) -> GenerationSettings:
+    return GenerationSettings(40, 8, (), CacheShape(1, 1, 1), chat_template=template)
+
+
+def with_chat(refusal: str | None, text: str | None = None) -> LanguageGolden:
+    chat = RenderedChat("user", ({"role": "user", "content": "x"},), True, text, (), refusal)
+    return replace(golden(), chats=(chat,))
+
+
+@pytest.mark.parametrize(
+    ("template", "recorded", "problems"),
+    [
+        (REFUSED, SAID, []),
+        (REFUSED, f"{REFUSES}another", [f"chat `user`: {SAID}"]),
+        (ZERO, FAILED, []),
+        (ZERO, SAID, ["chat `user`: the chat template fails: ZeroDivisionError: division by zero"]),
+        (REFUSED, FAILED, [f"chat `user`: {SAID}"]),
+    ],
+)
+def test_refusals_are_compared_by_words_where_the_template_chose_them(
+    template: str, recorded: str, problems: list[str]
+) -> None:
+    tokenizer: Any = SimpleNamespace(encode=lambda text, **_: [])
+    record = with_chat(recorded)
+    report = _with_chats(LanguageReport(), settings(template), tokenizer, record)
+    assert [item.what for item in report.differences] == problems
+    # A refusal is never as good as a text.
+    report = _with_chats(LanguageReport(), settings(template), tokenizer, with_chat(None, "x"))
+    assert len(report.differences) == 1
+    report = _with_chats(LanguageReport(), settings("x"), tokenizer, record)
+    assert [item.what for item in report.differences] == [f"chat `user`: is taken, recorded: {recorded}"]
+
+
+def test_without_jinja_chats_are_not_compared_and_the_rest_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    tokenizer: Any = None
+    before = LanguageReport().extended("texts", 1, ["token ids of 'x'"])
+    report = _with_chats(before, settings("x"), tokenizer, with_chat(None, "x"))
+    assert report.differences == before.differences and "chats" not in report.repeated
+    assert len(report.notices) == 1 and "`llm` extra" in report.notices[0]
