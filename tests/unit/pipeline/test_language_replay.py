@@ -66,6 +66,19 @@ def test_answers_that_do_not_are_refused(answer: GreedyAnswer, words: str) -> No
         answer_sequences(golden(answer), variant(context_length=4))
 
 
+@pytest.mark.parametrize(("certain", "doubted"), [(1.5, False), (2.0, True), (1e9, True)])
+def test_answers_that_bind_nothing_are_said(certain: float, doubted: bool) -> None:
+    rows = [np.eye(8, dtype=np.float32)[[0, 3, 4, 0]]]
+    report = replay_answers(LanguageReport(), golden(ANSWER, certain=certain), variant(), rows)
+    assert not report.differences
+    words = "v: 0 of 2 greedy tokens are certain: they are ahead of the next best by at most 2"
+    assert [notice.startswith(words) for notice in report.notices] == [True] * doubted
+
+
+def test_no_answers_are_in_no_doubt() -> None:
+    assert golden().greedy.doubt is None
+
+
 def test_a_token_beyond_the_logits_is_refused_where_the_manifest_is_silent() -> None:
     rows = [np.zeros((4, 8), np.float32)]
     record = golden(replace(ANSWER, token_ids=(3, 8)))

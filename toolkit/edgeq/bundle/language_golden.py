@@ -97,6 +97,17 @@ class GreedyGolden:
     derived_from: str
     answers: tuple[GreedyAnswer, ...] = ()
 
+    @property
+    def doubt(self) -> str | None:
+        """What to tell where the answers bind no runtime to any token; None where they do, or there are none."""
+        margins = [margin for answer in self.answers for margin in answer.margins]
+        if not margins or max(margins) > self.certain_margin:
+            return None
+        return (
+            f"0 of {len(margins)} greedy tokens are certain: they are ahead of the next best by at most "
+            f"{max(margins):.3g}, and up to {self.certain_margin:.3g} may turn over ({self.derived_from})"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LanguageGolden:

@@ -275,6 +275,8 @@ class _LanguageExport:
         """After the files it describes."""
         settings, tokenizer_json = self.exported.settings, self.exported.preprocessor.tokenizer_json
         greedy = graph_answers(spec, model, settings, tokenizer_json, bounds.largest)
+        if greedy.doubt is not None:
+            self.progress.notice(f"{spec.id}: {greedy.doubt}")
         relative = model.relative_to(writer.folder).as_posix()
         record_language(writer.folder, tokenizer_json, relative, greedy).save(writer.folder)
 

@@ -251,6 +251,8 @@ class _CheckpointExport:
         tokenizer_json = self.original.preprocessor.tokenizer_json
         relative = model.relative_to(writer.folder).as_posix()
         greedy = self._answers(spec.id, run, bounds.largest)
+        if greedy.doubt is not None:
+            self.progress.notice(f"{spec.id}: {greedy.doubt}")
         record_language(writer.folder, tokenizer_json, relative, greedy).save(writer.folder)
 
     def _answers(self, variant: str, run: Run, noise: float) -> GreedyGolden:

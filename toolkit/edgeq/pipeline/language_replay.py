@@ -272,6 +272,8 @@ def replay_answers(
     if not golden.greedy.answers:
         notice = f"{variant.id} has no recorded answers: {golden.greedy.derived_from}"
         return replace(report, notices=(*report.notices, notice))
+    if golden.greedy.doubt is not None:
+        report = replace(report, notices=(*report.notices, f"{variant.id}: {golden.greedy.doubt}"))
     answers = golden.greedy.answers
     for answer, found in zip(answers, rows, strict=True):
         certain = [margin > golden.greedy.certain_margin for margin in answer.margins]
