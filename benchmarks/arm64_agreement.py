@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeq.onnx_runtime import session_options
 from edgeq.runtime.executors import Executor, open_executor
 from edgeq.types import Array, Feeds, Outputs
 
@@ -96,7 +97,7 @@ def _encoder(tokenizer: Path, model: Path) -> Callable[[str], Feeds]:
     encoder = Tokenizer.from_file(str(tokenizer))
     encoder.no_padding()
     encoder.enable_truncation(128)
-    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(model), session_options(), providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
 
     def encode(text: str) -> Feeds:
@@ -118,7 +119,9 @@ def _fit(feeds: Feeds, model: Path) -> Feeds:
 
     types = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32}
     fitted = {}
-    for item in ort.InferenceSession(str(model), providers=["CPUExecutionProvider"]).get_inputs():
+    for item in ort.InferenceSession(
+        str(model), session_options(), providers=["CPUExecutionProvider"]
+    ).get_inputs():
         value = feeds[item.name]
         length = item.shape[1] if isinstance(item.shape[1], int) else value.shape[1]
         fitted[item.name] = np.pad(value, ((0, 0), (0, length - value.shape[1]))).astype(types[item.type])
@@ -206,8 +209,7 @@ def _kernels(model: Path, executor: Executor) -> str:
         if isinstance(executor, EmulatedArm64Executor):
             executor.save_optimized(model, optimized)
         else:
-            options = ort.SessionOptions()
-            options.log_severity_level = 3
+            options = session_options()
             options.optimized_model_filepath = str(optimized)
             ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         operators = [node.op_type for node in onnx.load(optimized, load_external_data=False).graph.node]

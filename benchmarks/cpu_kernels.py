@@ -19,6 +19,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeq.onnx_runtime import session_options
 from edgeq.runtime.host import cpu_name
 from edgeq.runtime.timing import interleave
 
@@ -100,11 +101,8 @@ CASES: tuple[tuple[str, str, bytes, bytes], ...] = (
 
 def session(model: bytes, threads: int, folder: Path) -> tuple[ort.InferenceSession, str]:
     """The session, and the operators that ONNX Runtime runs."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options = session_options(exact=False, threads=threads, spin=False)
     options.optimized_model_filepath = str(folder / "optimized.onnx")
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     made = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     nodes = onnx.load(str(folder / "optimized.onnx")).graph.node
     return made, " ".join(node.op_type for node in nodes)

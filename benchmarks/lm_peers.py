@@ -35,6 +35,7 @@ from lm_quality import read_texts, with_method
 
 from edgeq.calibration.data import CalibrationData
 from edgeq.exporters.causal_lm import ExportedLanguageModel, load_language_model
+from edgeq.onnx_runtime import session_options
 from edgeq.pipeline.causal_lm import language_recipe
 from edgeq.pipeline.language_bench import EngineBench, Lengths, time_engines
 from edgeq.pipeline.language_data import LanguageData, divide_language
@@ -309,8 +310,7 @@ def profile(name: str, folder: Path, exported: ExportedLanguageModel, arguments:
 
     settings = exported.settings
     with tempfile.TemporaryDirectory() as scratch:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = arguments.threads
+        options = session_options(exact=False, threads=arguments.threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(scratch) / "profile")
         session = DecoderSession(

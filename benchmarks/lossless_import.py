@@ -27,6 +27,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgeq.graph.read_blocks import read_block_weights
+from edgeq.onnx_runtime import session_options
 from edgeq.quantize.weight_only import QuantizedWeight, WeightSpec, quantize
 from edgeq.quantize.weight_only.awq_import import AwqLayer, import_awq
 from edgeq.quantize.weight_only.gguf_import import FORMATS, HALF_RANGE, UNREPRESENTABLE, import_blocks
@@ -219,8 +220,7 @@ def path_at_zero(path: Path) -> Path:
 
 
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options = session_options(threads=threads)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -28,6 +28,7 @@ from scipy.stats import spearmanr
 from tokenizers import Tokenizer
 
 from edgeq.graph.passes.weight_only import verify_weight_only
+from edgeq.onnx_runtime import session_options
 from edgeq.quantize import weight_only
 from edgeq.quantize.weight_only import LayerStats, QuantizedWeight, WeightSpec, awq
 from edgeq.quantize.weight_only.matmul_nbits import lower
@@ -130,9 +131,7 @@ class Encoder:
 
     def session(self, model: Any) -> ort.InferenceSession:
         """A session over a path or bytes."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.log_severity_level = 3
+        options = session_options(threads=self.threads)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def feeds(self, sentences: Sequence[str]) -> dict[str, np.ndarray]:

@@ -179,6 +179,14 @@ class HasTwins(Protocol):
             seeds: draws of random last bits.
         """
 
+    def louder_twins(self, seeds: int, last_bits: int) -> Iterator[Twin]:
+        """The same with larger noise, for files in which a last bit moves hardly any code; often none.
+
+        Args:
+            seeds: draws.
+            last_bits: times a last bit.
+        """
+
 
 class Session(HasTwins, Protocol):
     """A written variant, ready for canonical feeds `[batch, sequence]` of any size it can be fitted to."""

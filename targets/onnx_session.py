@@ -11,10 +11,11 @@ from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, kernels_saturat
 from edgeq.runtime.executors import Executor, NativeExecutor, native_environment
 from edgeq.runtime.session import VariantSession, execute_through
 from edgeq.targets.base import Twin
-from edgeq.targets.onnx_twins import ARM64_CASES, RunAll, emulated_arm64, native_twins
+from edgeq.targets.onnx_twins import ARM64_CASES, RunAll, emulated_arm64, louder_twins, native_twins
 from edgeq.types import Verification
 
 if TYPE_CHECKING:
+    from edgeq.graph.overflow import SaturatingLayer
     from edgeq.runtime.adapter import HasSignature
     from edgeq.targets.base import VariantSpec
 
@@ -46,13 +47,15 @@ class OnnxSession(VariantSession):
     @property
     def environment(self) -> Mapping[str, str]:
         """ONNX Runtime's version, architecture, CPU, provider and integer arithmetic."""
-        return native_environment(self._level, safe=self._is_safe)
+        layers = self._saturating
+        is_exact = all(layer.is_constant for layer in layers)
+        return native_environment(self._level, safe=not layers, exact=is_exact)
 
     @cached_property
-    def _is_safe(self) -> bool:
+    def _saturating(self) -> list[SaturatingLayer]:
         from edgeq.graph.overflow import find_saturating
 
-        return not (kernels_saturate() and find_saturating(self._path))
+        return find_saturating(self._path, self._level) if kernels_saturate() else []
 
     def twins(self, seeds: int) -> Iterator[Twin]:
         """Other thread counts and optimization levels, draws of last bits, and ARM64 where its lane is set up.
@@ -64,6 +67,10 @@ class OnnxSession(VariantSession):
         executor = emulated_arm64() if self._level == DEFAULT_LEVEL else None
         if executor is not None:
             yield Twin("ARM64 kernels", self._through(executor), ARM64_CASES)
+
+    def louder_twins(self, seeds: int, last_bits: int) -> Iterator[Twin]:
+        """Draws of noise so many times a last bit."""
+        yield from louder_twins(self._path, self._open, seeds, last_bits)
 
     def _open(
         self, path: Path, *, threads: int | None = None, level: OptimizationLevel | None = None

@@ -51,18 +51,46 @@ def native_twins(model: Path, level: OptimizationLevel, open_twin: OpenTwin, see
         open_twin: opens it, or a noisy copy.
         seeds: draws of last bits.
     """
-    import onnx_ir as ir
-
     for threads in THREADS:
         yield Twin("thread counts", open_twin(model, threads=threads))
     for other in LEVELS[LEVELS.index("ORT_ENABLE_BASIC") :]:
         if other != level:
             yield Twin("optimization levels", open_twin(model, level=other))
     for kind, edited in _edited(ir.load(model), seeds):
-        with TemporaryDirectory(prefix="edgeq-noise-") as folder:
-            path = Path(folder) / "model.onnx"
-            ir.save(edited, path, external_data="weights.bin")
-            yield Twin(kind, open_twin(path))
+        yield from _noisy(kind, edited, open_twin)
+
+
+def louder_twins(model: Path, open_twin: OpenTwin, seeds: int, last_bits: int) -> Iterator[Twin]:
+    """Draws of noise so many times a last bit, which moves codes where a last bit moves hardly any.
+
+    Nothing for graphs that round nothing to codes: their noise grows with the bits, and says nothing else.
+
+    Args:
+        model: the `.onnx` file.
+        open_twin: opens a noisy copy.
+        seeds: draws.
+        last_bits: times a last bit.
+    """
+    import onnx_ir as ir
+
+    from edgeq.graph.passes.rounding_noise import has_quantizers, with_rounding_noise
+
+    graph = ir.load(model)
+    if not has_quantizers(graph):
+        return
+    for seed in range(seeds):
+        yield from _noisy(
+            f"draws of {last_bits} last bits", with_rounding_noise(graph, seed, last_bits), open_twin
+        )
+
+
+def _noisy(kind: str, edited: ir.Model, open_twin: OpenTwin) -> Iterator[Twin]:
+    import onnx_ir as ir
+
+    with TemporaryDirectory(prefix="edgeq-noise-") as folder:
+        path = Path(folder) / "model.onnx"
+        ir.save(edited, path, external_data="weights.bin")
+        yield Twin(kind, open_twin(path))
 
 
 def _edited(graph: ir.Model, seeds: int) -> Iterator[tuple[str, ir.Model]]:
@@ -105,6 +133,10 @@ class DecoderTwins:
         if executor is not None:
             yield Twin("ARM64 kernels", _through(executor, self.model, self.level), ARM64_CASES)
 
+    def louder_twins(self, seeds: int, last_bits: int) -> Iterator[Twin]:
+        """Draws of noise so many times a last bit."""
+        yield from louder_twins(self.model, self._open, seeds, last_bits)
+
     def _open(
         self, path: Path, *, threads: int | None = None, level: OptimizationLevel | None = None
     ) -> RunAll:
@@ -137,12 +169,26 @@ class StretchTwins:
         graph = open_by_reference(self.model)
         for threads in THREADS:
             yield Twin("thread counts", _in_stretches(graph, threads=threads))
-        yield Twin("other cuts of the graph", _in_stretches(graph, stretch_bytes=STRETCH_BYTES // SMALLER_CUTS))
+        yield Twin(
+            "other cuts of the graph", _in_stretches(graph, stretch_bytes=STRETCH_BYTES // SMALLER_CUTS)
+        )
         for kind, edited in _edited(graph, min(seeds, STRETCH_SEEDS)):
             yield Twin(kind, _in_stretches(edited))
+
+    def louder_twins(self, seeds: int, last_bits: int) -> Iterator[Twin]:
+        """Draws of noise so many times a last bit, where the graph rounds anything to codes."""
+        from edgeq.graph.passes.rounding_noise import has_quantizers, with_rounding_noise
+        from edgeq.quantize.streaming.save import open_by_reference
+
+        graph = open_by_reference(self.model)
+        for seed in range(min(seeds, STRETCH_SEEDS) if has_quantizers(graph) else 0):
+            edited = with_rounding_noise(graph, seed, last_bits)
+            yield Twin(f"draws of {last_bits} last bits", _in_stretches(edited))
 
 
 def _in_stretches(graph: ir.Model, **options: int) -> RunAll:
     from edgeq.quantize.stretches.sequences import run_steps
 
-    return lambda batches: [dict(found) for found in run_steps(graph, [dict(one) for one in batches], **options)]
+    return lambda batches: [
+        dict(found) for found in run_steps(graph, [dict(one) for one in batches], **options)
+    ]

@@ -50,6 +50,10 @@ class GgufSession:
         """None: llama.cpp cannot be made to round otherwise, and says nothing of what it does."""
         return iter(())
 
+    def louder_twins(self, seeds: int, last_bits: int) -> Iterator[Twin]:
+        """None, for the same reason."""
+        return iter(())
+
     @property
     def rounding_noise(self) -> float:
         """Relative step of float16, in which llama.cpp keeps keys and values."""

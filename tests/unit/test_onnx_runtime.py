@@ -114,14 +114,20 @@ def test_an_order_that_cannot_be_obeyed_is_refused(ordered: dict[str, object], n
 
 
 def options_made(path: Path) -> list[int]:
-    """Lines that make SessionOptions of their own."""
+    """Lines that make SessionOptions of their own, or a session without any."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    named = [(getattr(call.func, "attr", None) or getattr(call.func, "id", None), call) for call in calls]
     return [
-        node.lineno
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and (getattr(node.func, "attr", None) or getattr(node.func, "id", None)) == "SessionOptions"
+        call.lineno
+        for name, call in named
+        if name == "SessionOptions"
+        or (name == "InferenceSession" and len(call.args) < 2 and not _has_options(call))
     ]
+
+
+def _has_options(call: ast.Call) -> bool:
+    return any(keyword.arg == "sess_options" for keyword in call.keywords)
 
 
 def test_only_one_place_makes_session_options(tmp_path: Path) -> None:
@@ -129,12 +135,12 @@ def test_only_one_place_makes_session_options(tmp_path: Path) -> None:
     allowed = {"onnx_runtime.py", "runner_script.py"}
     sources = [
         path
-        for folder in ("toolkit/edgeq", "targets", "exporters")
+        for folder in ("toolkit/edgeq", "targets", "exporters", "benchmarks")
         for path in (ROOT / folder).rglob("*.py")
         if path.name not in allowed
     ]
     assert len(sources) > 300
     assert {str(path): found for path in sources if (found := options_made(path))} == {}
     wrong = tmp_path / "wrong.py"
-    wrong.write_text("import onnxruntime as ort\noptions = ort.SessionOptions()\n")
-    assert options_made(wrong) == [2]
+    wrong.write_text("import onnxruntime as ort\noptions = ort.SessionOptions()\nort.InferenceSession('m')\n")
+    assert options_made(wrong) == [2, 3]

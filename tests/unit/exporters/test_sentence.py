@@ -146,7 +146,7 @@ def test_weights_of_every_module_are_hashed(tiny_models, folder):
     tiny_models.write_sentence_modules(folder, ("mean",), dense=8)
     sentence = read_sentence_model(folder)
     parts = [part.folder for part in sentence.modules if part.has_weights]
-    model = SimpleNamespace(config=SimpleNamespace(), parameters=list)
+    model = SimpleNamespace(config=SimpleNamespace(to_dict=dict), parameters=list)
     found = _source(inspect_model(folder), [folder, *parts], model)
     assert {"model.safetensors", "2_Dense/model.safetensors", "2_Dense/config.json"} <= {
         file.path for file in found.files

@@ -107,14 +107,86 @@ def test_float_layers_are_not_looked_at() -> None:
 
 def test_int8_factors_that_are_computed_can_be_anything() -> None:
     nodes = [
+        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
         helper.make_node("QuantizeLinear", ["f", "s", "n"], ["w"]),
         helper.make_node("MatMulInteger", ["x", "w"], ["y"], name="layer"),
     ]
-    model = graph_of(nodes, {"f": WEIGHT, "s": np.float32(0.1), "n": np.int8(0)})
-    for value in (node.outputs[0] for node in model.graph):
-        if value.name == "w":
-            value.type = ir.TensorType(ir.DataType.INT8)
-    assert [layer.largest_pair for layer in find_saturating(model)] == [256]
+    [layer] = find_saturating(graph_of(nodes, {"s": np.float32(0.1), "n": np.int8(0)}))
+    assert layer.largest_pair == 256 and not layer.is_constant
+
+
+def written_otherwise(
+    *steps: tuple[str, list[str], str], weight: np.ndarray, **constants: np.ndarray
+) -> ir.Model:
+    """A QDQ product whose weight is made of constants by some steps, `b` at the end."""
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "s", "z"], ["a"]),
+        *(helper.make_node(op, inputs, [output]) for op, inputs, output in steps),
+        helper.make_node("MatMul", ["a", "b"], ["y"], name="layer"),
+    ]
+    scalars = {"s": np.float32(0.1), "z": np.uint8(128), "n": np.int8(0)}
+    return graph_of(nodes, {"w": weight} | scalars | constants)
+
+
+OTHER_FORMS: dict[str, Callable[[np.ndarray], ir.Model]] = {
+    "transposed behind": lambda w: written_otherwise(
+        ("DequantizeLinear", ["w", "s", "n"], "d"), ("Transpose", ["d"], "b"), weight=w.T.copy()
+    ),
+    "transposed before": lambda w: written_otherwise(
+        ("Transpose", ["w"], "t"), ("DequantizeLinear", ["t", "s", "n"], "b"), weight=w.T.copy()
+    ),
+    "an identity": lambda w: written_otherwise(
+        ("DequantizeLinear", ["w", "s", "n"], "d"), ("Identity", ["d"], "b"), weight=w
+    ),
+    "reshaped": lambda w: written_otherwise(
+        ("Reshape", ["w", "shape"], "r"),
+        ("DequantizeLinear", ["r", "s", "n"], "b"),
+        weight=w.reshape(-1),
+        shape=np.array([K, N]),
+    ),
+    "quantized in the graph": lambda w: written_otherwise(
+        ("QuantizeLinear", ["w", "s", "n"], "q"),
+        ("DequantizeLinear", ["q", "s", "n"], "b"),
+        weight=w.astype(np.float32) * np.float32(0.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_however_the_weight_comes_to_its_product(form: str) -> None:
+    [layer] = find_saturating(OTHER_FORMS[form](UNSAFE))
+    assert (layer.node, layer.largest_pair) == ("layer", 200)
+    assert find_saturating(OTHER_FORMS[form](SAFE)) == []
+
+
+def test_a_qdq_layer_stays_in_float_below_extended() -> None:
+    assert find_saturating(FORMS["QDQ MatMul"](UNSAFE), "ORT_ENABLE_BASIC") == []
+    assert find_saturating(FORMS["QDQ MatMul"](UNSAFE), "ORT_ENABLE_EXTENDED") != []
+    assert find_saturating(FORMS["MatMulInteger"](UNSAFE), "ORT_ENABLE_BASIC") != []
+
+
+def test_kernels_that_are_exact_are_not_named() -> None:
+    signed = operator("MatMulInteger", "", ["x", "w"], UNSAFE)
+    signed.graph.inputs[0].type = ir.TensorType(ir.DataType.INT8)
+    taps = kernels(UNSAFE)
+    depthwise = operator(
+        "QLinearConv",
+        "",
+        ["x", "s", "z", "w", "s", "n", "s", "z"],
+        taps.reshape(-1, 1, 2, 2),
+        group=N * K // 4,
+    )
+    convolution = operator("ConvInteger", "", ["x", "w"], taps)
+    assert [find_saturating(model) for model in (signed, depthwise, convolution)] == [[], [], []]
+
+
+def test_missing_weights_are_an_error_of_the_file(tmp_path: Path) -> None:
+    ir.save(
+        FORMS["MatMulInteger"](UNSAFE), tmp_path / "m.onnx", external_data="w.bin", size_threshold_bytes=0
+    )
+    (tmp_path / "w.bin").unlink()
+    with pytest.raises(ModelError, match=r"m\.onnx"):
+        find_saturating(tmp_path / "m.onnx")
 
 
 def test_a_branch_of_if_is_looked_into() -> None:

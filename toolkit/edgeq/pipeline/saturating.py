@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, session_options
+from edgeq.errors import ModelError
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, ordered_level, session_options
 from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.saturation import saturating_product
 from edgeq.types import Array, Feeds
@@ -21,20 +22,28 @@ ONNX_RUNTIME = "onnxruntime"
 
 
 def saturating_layers(bundle: Bundle, variant: Variant) -> list[str] | None:
-    """Of a variant: as its bundle records them, else as its graph shows them; None where nothing here can tell."""
+    """Of a variant at the level it orders: as its bundle records them, else as its graph shows them.
+
+    None where nothing here can tell.
+    """
     recorded = variant.placement.get(CAN_SATURATE)
     if recorded is not None:
         return [str(name) for name in recorded]
-    return saturating_in(bundle.file(variant.model)) if variant.runtime == ONNX_RUNTIME else None
+    if variant.runtime != ONNX_RUNTIME:
+        return None
+    return saturating_in(bundle.file(variant.model), ordered_level(variant.requirements))
 
 
-def saturating_in(model: Path) -> list[str] | None:
-    """Of an ONNX file; None in a light install, which cannot read graphs."""
+def saturating_in(model: Path, level: OptimizationLevel = DEFAULT_LEVEL) -> list[str] | None:
+    """Of an ONNX file; None for one that cannot be read, and in a light install, which reads no graphs."""
     if find_spec("onnx_ir") is None:
         return None
     from edgeq.graph.overflow import find_saturating
 
-    return [layer.node for layer in find_saturating(model)]
+    try:
+        return [layer.node for layer in find_saturating(model, level)]
+    except ModelError:
+        return None
 
 
 def saturated_layers(

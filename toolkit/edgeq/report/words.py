@@ -178,8 +178,8 @@ def saturation_text(layers: Sequence[str], shown: int = 8) -> str:
 def saturated_text(layers: Sequence[str], shown: int = 8) -> str:
     """What was timed on a CPU whose kernels saturate, in one sentence."""
     return (
-        "timed with this CPU's own kernels, as an app runs it; their integer sums of "
-        f"{_count(len(layers), 'layer')} saturate in 16 bits, so its results are not exact: {_first(layers, shown)}"
+        "timed with this CPU's own kernels, as an app runs it; their integer sums can saturate in 16 bits in "
+        f"{_count(len(layers), 'layer')}, where results are then not exact: {_first(layers, shown)}"
     )
 
 

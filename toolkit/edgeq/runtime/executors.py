@@ -114,14 +114,17 @@ def environment_of(executor: Executor, variant: Variant) -> dict[str, str]:
     return executor.environment | at_level(level)
 
 
-def native_environment(level: OptimizationLevel = DEFAULT_LEVEL, *, safe: bool = False) -> dict[str, str]:
+def native_environment(
+    level: OptimizationLevel = DEFAULT_LEVEL, *, safe: bool = False, exact: bool = True
+) -> dict[str, str]:
     """What runs sessions of this process: onnxruntime version, architecture, cpu, provider, integer arithmetic.
 
     Args:
         level: graph optimizations of the sessions.
         safe: the graph's weights cannot overflow 16 bits.
+        exact: the option that makes sums exact is set, and works on every weight of the graph.
     """
-    title = ARITHMETIC_TITLES[arithmetic(level=level, safe=safe)]
+    title = ARITHMETIC_TITLES[arithmetic(exact=exact, level=level, safe=safe)]
     return _this_machine() | {"arithmetic": title} | at_level(level)
 
 

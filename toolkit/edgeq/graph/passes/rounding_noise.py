@@ -23,7 +23,12 @@ LAST_BIT = 2.0**-23
 """Between neighbours in float32, relative to the smaller one at most."""
 
 
-def with_rounding_noise(model: ir.Model, seed: int) -> ir.Model:
+def has_quantizers(model: ir.Model) -> bool:
+    """Whether a graph rounds values that it computes to integers."""
+    return any(True for _ in _places(model, QUANTIZERS))
+
+
+def with_rounding_noise(model: ir.Model, seed: int, last_bits: int = 1) -> ir.Model:
     """A clone that adds up to one last bit of a tensor's largest value, uniformly, to each value about to be rounded.
 
     Graphs without quantizers get it in front of their linear layers.
@@ -31,6 +36,7 @@ def with_rounding_noise(model: ir.Model, seed: int) -> ir.Model:
     Args:
         model: any graph that ONNX Runtime runs.
         seed: of the noise; every run of a session draws anew.
+        last_bits: times a last bit.
     """
     model = model.clone()
     editor = Editor(model)
@@ -38,7 +44,7 @@ def with_rounding_noise(model: ir.Model, seed: int) -> ir.Model:
     noisy: dict[ir.Value, ir.Value] = {}
     for index, (node, value) in enumerate(places):
         if value not in noisy:
-            noisy[value] = _add_noise(editor, node, value, seed * len(places) + index)
+            noisy[value] = _add_noise(editor, node, value, seed * len(places) + index, last_bits * LAST_BIT)
         node.replace_input_with(0, noisy[value])
     return editor.finish()
 
@@ -50,27 +56,29 @@ def _places(model: ir.Model, operators: frozenset[str]) -> Iterator[tuple[ir.Nod
             yield node, value
 
 
-def _add_noise(editor: Editor, node: ir.Node, value: ir.Value, seed: int) -> ir.Value:
+def _add_noise(editor: Editor, node: ir.Node, value: ir.Value, seed: int, share: float) -> ir.Value:
     name = f"{value.name}.noise"
     spread = editor.op("Abs", [value], f"{name}.abs", before=node)
     # All axes, reduced to a scalar: the attribute means the same in every opset.
     largest = editor.op("ReduceMax", [spread], f"{name}.max", before=node, attributes={"keepdims": 0})
-    uniform = _uniform(editor, node, value, largest, seed)
+    uniform = _uniform(editor, node, value, largest, seed, share)
     noise = editor.op("Mul", [uniform, largest], name, before=node)
     return editor.op("Add", [value, noise], f"{name}.added", before=node, shape=value.shape)
 
 
-def _uniform(editor: Editor, node: ir.Node, value: ir.Value, largest: ir.Value, seed: int) -> ir.Value:
-    """Numbers between plus and minus a last bit, of the shape of a value."""
+def _uniform(
+    editor: Editor, node: ir.Node, value: ir.Value, largest: ir.Value, seed: int, share: float
+) -> ir.Value:
+    """Numbers between plus and minus a share, of the shape of a value."""
     name = f"{value.name}.noise.uniform"
     if editor.graph.opset_imports[""] <= LAST_RANDOM_OPSET:
-        attributes = {"low": -LAST_BIT, "high": LAST_BIT, "seed": float(seed)}
+        attributes = {"low": -share, "high": share, "seed": float(seed)}
         return editor.op("RandomUniformLike", [value], name, before=node, attributes=attributes)
-    return _scattered(editor, node, value, largest, seed, name)
+    return _scattered(editor, node, value, largest, seed, share, name)
 
 
 def _scattered(
-    editor: Editor, node: ir.Node, value: ir.Value, largest: ir.Value, seed: int, name: str
+    editor: Editor, node: ir.Node, value: ir.Value, largest: ir.Value, seed: int, share: float, name: str
 ) -> ir.Value:
     """The same where ONNX Runtime has no random numbers: digits of a sine far behind the point, from the values.
 
@@ -89,4 +97,4 @@ def _scattered(
     seeded = step("Add", angle, number(0.618 * seed, "seeded"), "seeded")
     digits = step("Mul", step("Sin", seeded, None, "sine"), number(43758.5453, "digits"), "digits")
     fraction = step("Mod", digits, number(1.0, "fraction"), "fraction", fmod=1)
-    return step("Mul", fraction, number(LAST_BIT, "bits"), "bits")
+    return step("Mul", fraction, number(share, "bits"), "bits")
