@@ -51,6 +51,8 @@ def native_twins(model: Path, level: OptimizationLevel, open_twin: OpenTwin, see
         open_twin: opens it, or a noisy copy.
         seeds: draws of last bits.
     """
+    import onnx_ir as ir
+
     for threads in THREADS:
         yield Twin("thread counts", open_twin(model, threads=threads))
     for other in LEVELS[LEVELS.index("ORT_ENABLE_BASIC") :]:

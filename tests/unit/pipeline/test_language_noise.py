@@ -88,9 +88,8 @@ def test_a_file_too_large_for_a_session_is_run_some_nodes_at_a_time(
 
     def measure(twins: Any, variant: str, head: Any, found: Any, stage: Any) -> Any:
         measured.append(type(twins).__name__)
-        return {
-            "logits": Noise({f"c{i}": CaseNoise(0.1, 0.0) for i in range(3)}, 0.1, 1.0, True, [{}], (), ())
-        }
+        by_case = {case.id: CaseNoise(0.1, 0.0) for case in found}
+        return {"logits": Noise(by_case, 0.1, 1.0, True, [{}], (), (), values=600)}
 
     monkeypatch.setattr(language_noise, "measure_noise", measure)
     for limit in (0, -1):
