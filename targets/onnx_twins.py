@@ -24,6 +24,11 @@ ARM64_CASES = 4
 EMULATED_BYTES = 64 << 20
 """A larger decoder would keep an emulated core busy for minutes."""
 
+STRETCH_SEEDS = 2
+"""Draws of last bits of a decoder that is run in stretches."""
+SMALLER_CUTS = 4
+"""How much smaller stretches of a twin are."""
+
 RunAll: TypeAlias = Callable[[Sequence[Feeds]], list[Outputs]]
 """Outputs of every feeds, in order."""
 
@@ -46,12 +51,14 @@ def native_twins(model: Path, level: OptimizationLevel, open_twin: OpenTwin, see
         open_twin: opens it, or a noisy copy.
         seeds: draws of last bits.
     """
+    import onnx_ir as ir
+
     for threads in THREADS:
         yield Twin("thread counts", open_twin(model, threads=threads))
     for other in LEVELS[LEVELS.index("ORT_ENABLE_BASIC") :]:
         if other != level:
             yield Twin("optimization levels", open_twin(model, level=other))
-    for kind, edited in _edited(model, seeds):
+    for kind, edited in _edited(ir.load(model), seeds):
         yield from _noisy(kind, edited, open_twin)
 
 
@@ -88,14 +95,11 @@ def _noisy(kind: str, edited: ir.Model, open_twin: OpenTwin) -> Iterator[Twin]:
         yield Twin(kind, open_twin(path))
 
 
-def _edited(model: Path, seeds: int) -> Iterator[tuple[str, ir.Model]]:
+def _edited(graph: ir.Model, seeds: int) -> Iterator[tuple[str, ir.Model]]:
     """Graphs that round otherwise, with the kind of each."""
-    import onnx_ir as ir
-
     from edgeq.graph.passes.activation_rounding import known_roundings, with_activation_rounding
     from edgeq.graph.passes.rounding_noise import with_rounding_noise
 
-    graph = ir.load(model)
     for seed in range(seeds):
         yield "draws of last bits", with_rounding_noise(graph, seed)
     for rounding in known_roundings(graph):
@@ -144,3 +148,49 @@ class DecoderTwins:
 
 def _through(executor: Executor, path: Path, level: OptimizationLevel) -> RunAll:
     return lambda batches: executor.run(path, batches, level)
+
+
+@dataclass(frozen=True, slots=True)
+class StretchTwins:
+    """Twins of a decoder too large for a session, run some nodes at a time: each is a pass over the file.
+
+    Attributes:
+        model: the `.onnx` file.
+    """
+
+    model: Path
+
+    def twins(self, seeds: int) -> Iterator[Twin]:
+        """As of a small decoder, but for optimization levels: sessions of some nodes have little to optimize.
+
+        Where the graph is cut decides what is fused, so it is cut elsewhere instead.
+        """
+        from edgeq.quantize.streaming.save import open_by_reference
+        from edgeq.quantize.stretches.walk import STRETCH_BYTES
+
+        graph = open_by_reference(self.model)
+        for threads in THREADS:
+            yield Twin("thread counts", _in_stretches(graph, threads=threads))
+        yield Twin(
+            "other cuts of the graph", _in_stretches(graph, stretch_bytes=STRETCH_BYTES // SMALLER_CUTS)
+        )
+        for kind, edited in _edited(graph, min(seeds, STRETCH_SEEDS)):
+            yield Twin(kind, _in_stretches(edited))
+
+    def louder_twins(self, seeds: int, last_bits: int) -> Iterator[Twin]:
+        """Draws of noise so many times a last bit, where the graph rounds anything to codes."""
+        from edgeq.graph.passes.rounding_noise import has_quantizers, with_rounding_noise
+        from edgeq.quantize.streaming.save import open_by_reference
+
+        graph = open_by_reference(self.model)
+        for seed in range(min(seeds, STRETCH_SEEDS) if has_quantizers(graph) else 0):
+            edited = with_rounding_noise(graph, seed, last_bits)
+            yield Twin(f"draws of {last_bits} last bits", _in_stretches(edited))
+
+
+def _in_stretches(graph: ir.Model, **options: int) -> RunAll:
+    from edgeq.quantize.stretches.sequences import run_steps
+
+    return lambda batches: [
+        dict(found) for found in run_steps(graph, [dict(one) for one in batches], **options)
+    ]

@@ -13,8 +13,12 @@ import numpy as np
 import pytest
 
 import edgeq
+from edgeq import onnx_runtime
+from edgeq.bundle.reader import open_bundle
 from edgeq.cli import run_command_line
+from edgeq.onnx_runtime import Arithmetic
 from edgeq.runtime import executors
+from edgeq.runtime.generation.generator import generator_of
 from edgeq.targets import onnx_twins
 
 
@@ -325,16 +329,83 @@ def test_the_undamaged_passes_however_it_is_run(
     assert verdict(capsys, graph_bundle) == (0, "")
 
 
+BASIC = "ORT_ENABLE_BASIC"
+
+
+@pytest.fixture
+def ordering_basic(graph_bundle: Path, tmp_path: Path) -> Path:
+    """The bundle of an app that opens its sessions below the usual level."""
+
+    def order(manifest: Any) -> None:
+        (variant,) = manifest["variants"]
+        variant["requirements"]["session_options"] = {"graph_optimization_level": BASIC}
+
+    return Path(mutate.damaged(graph_bundle, tmp_path / "basic", mutate.change_json("edgeq.json", order)))
+
+
+def test_a_level_that_is_ordered_is_obeyed(
+    ordering_basic: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeq.pipeline.language_bench import variant_specs
+    from edgeq.runtime.generation import session
+
+    opened = []
+    usual = session.session_options
+    monkeypatch.setattr(
+        session, "session_options", lambda **options: opened.append(options["level"]) or usual(**options)
+    )
+    report = edgeq.validate(ordering_basic, against=model)
+    assert report.variants[0].environment["optimization"] == BASIC
+    assert opened == [BASIC]
+    with open_bundle(ordering_basic) as bundle:
+        generator_of(bundle)
+        (spec,) = variant_specs(bundle, "", None, None).values()
+    assert opened == [BASIC, BASIC] and spec.level == BASIC
+
+
+@pytest.mark.parametrize("saturates", [False, True])
+def test_sums_are_called_exact_only_where_they_are(
+    saturates: bool, ordering_basic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below the extended optimizations no option makes kernels exact that saturate."""
+    monkeypatch.setattr(onnx_runtime, "kernels_saturate", lambda: True)
+    placement: Any = mutate.change_json(
+        "edgeq.json", lambda document: document["variants"][0]["placement"].update(can_saturate=["x"])
+    )
+    if saturates:
+        placement(ordering_basic)
+        mutate.sign(ordering_basic)
+    found = edgeq.validate(ordering_basic).variants[0].environment["arithmetic"]
+    title = Arithmetic.SATURATING if saturates else Arithmetic.EXACT
+    assert found == onnx_runtime.ARITHMETIC_TITLES[title]
+
+
+def test_a_bundle_says_what_arithmetic_its_metrics_come_from(graph_bundle: Path) -> None:
+    with open_bundle(graph_bundle) as bundle:
+        assert all("exact integer sums" in metric.environment for metric in bundle.manifest.metrics)
+
+
 def test_signing_again_alone_changes_nothing(
     graph_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert verdict(capsys, mutate.damaged(graph_bundle, tmp_path / "b", lambda _: None)) == (0, "")
 
 
+def without_record(folder: Path) -> None:
+    (folder / "golden/language.json").unlink()
+
+
 def test_a_bundle_without_a_record_says_so(
     graph_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = mutate.damaged(graph_bundle, tmp_path / "b", lambda it: (it / "golden/language.json").unlink())
+    folder = mutate.damaged(graph_bundle, tmp_path / "lost", without_record)
+    code, message = verdict(capsys, folder)
+    assert code == 4 and "language_golden: the file `golden/language.json` is not in" in " ".join(
+        message.split()
+    )
+    # As older versions wrote it.
+    unnamed = mutate.change_json("edgeq.json", lambda manifest: manifest.pop("language_golden"))
+    folder = mutate.damaged(folder, tmp_path / "b", unnamed)
     assert run_command_line(["validate", str(folder)]) == 0
     assert "has no golden/language.json" in " ".join(capsys.readouterr().err.split())
     # What the manifest says is still held against it.

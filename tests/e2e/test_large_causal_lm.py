@@ -13,11 +13,15 @@ import pytest
 import edgeq
 from edgeq.cli import run_command_line as run_command
 from edgeq.graph import streamed_tensor
+from edgeq.pipeline.kernel_noise import measure_noise
+from edgeq.pipeline.language_noise import HEAD
 from edgeq.pipeline.written_decoder import DecoderInStretches, WholeDecoder
+from edgeq.progress import SilentStage
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
 from edgeq.runtime.perplexity import Window
-from edgeq.targets import kernels, onnx_file
+from edgeq.targets import kernels, onnx_file, onnx_twins
+from edgeq.targets.onnx_twins import DecoderTwins, StretchTwins
 
 pytest.importorskip("onnxruntime_genai")
 
@@ -127,6 +131,9 @@ def test_never_loaded_whole(folder, held, tmp_path, precision, largest, streamin
     notes = " ".join(variant.placement["notes"])
     assert "min_ram_mb is estimated" in notes and "compared with the original some nodes at a time" in notes
     assert variant.requirements["min_ram_mb"] >= 32
+    tolerances = [gate for entry in found.manifest.golden for gate in entry.tolerances]
+    assert all("kernel noise" in gate.derived_from for gate in tolerances)
+    assert any("other cuts of the graph" in gate.derived_from for gate in tolerances)
     # Golden steps come from stretches, and a session repeats them.
     assert run_command(["validate", str(found.folder)]) == 0
 
@@ -145,6 +152,19 @@ def test_a_file_in_stretches_computes_what_a_session_computes(streamed):
         assert all(np.allclose(one.past[name], other.past[name], atol=1e-4) for name in one.past)
         assert np.abs(one.step - other.step).max() < 1e-4 * np.abs(one.step).max()
         assert np.abs(one.step - other.logits[-1]).max() > 0.1 * np.abs(one.step).max()
+
+
+def test_noise_in_stretches_is_that_of_sessions(streamed, monkeypatch):
+    """Twins start from the cache that a case records, and round what the session's twins round."""
+    monkeypatch.setattr(onnx_twins, "emulated_arm64", lambda: None)
+    model, cases = model_of(streamed), streamed.golden_cases()
+    (variant,) = streamed.variants
+    found = {}
+    for twins in (DecoderTwins(model), StretchTwins(model)):
+        noise = measure_noise(twins, variant.id, HEAD, cases, SilentStage())["logits"]
+        found[type(twins).__name__] = noise.rms
+        assert "3 roundings of activations" in noise.sources and noise.rms > 1e-3
+    assert 0.5 < found["StretchTwins"] / found["DecoderTwins"] < 2
 
 
 GROWTH = """

@@ -106,6 +106,8 @@ def _set(document: dict[str, Any], path: str, value: Any) -> None:
         ("variants/0/model", "model/other.onnx", "`model/other.onnx` is not in integrity.files"),
         ("golden/0/path", "golden/none.npz", "`golden/none.npz` is not in integrity.files"),
         ("tokenizer/path", "tok", "`tok` is not in integrity.files"),
+        ("language_golden", "golden/language.json", "`golden/language.json` is not in integrity.files"),
+        ("language_golden", "golden/other.json", 'expected "golden/language.json"'),
         ("gates/0/output", "logits", "the variant `cpu-fp32` has no output `logits`"),
         ("golden/0/tolerances/0/output", "logits", "the variant `cpu-fp32` has no output `logits`"),
         ("postprocess", [{"step": "softmax", "outputs": ["logits"]}], "no variant has an output `logits`"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ import pytest
 from edgeq.bundle.golden import GoldenCase
 from edgeq.comparison import judge
 from edgeq.errors import ModelError
+from edgeq.pipeline import language_noise
 from edgeq.pipeline.drift import drift_of
-from edgeq.pipeline.kernel_noise import golden_metrics
-from edgeq.pipeline.language_noise import LLAMA_CPP, LOGITS, OwnError, decoder_bounds, own_error_bounds
+from edgeq.pipeline.kernel_noise import CaseNoise, Noise, golden_metrics
+from edgeq.pipeline.language_noise import HEAD, LLAMA_CPP, LOGITS, OwnError, decoder_bounds, own_error_bounds
 from edgeq.progress import SilentStage
 from edgeq.targets import kernels
 
@@ -45,7 +48,7 @@ def test_a_run_as_far_from_the_original_passes_and_one_much_farther_does_not() -
             for case, drift in zip(mine, drifts, strict=True)
             for gate in bounds.tolerances[case.id]
         ]
-        kl = golden_metrics([LOGITS], mine, found)["logits"]["kl_mean"]
+        kl = golden_metrics(HEAD, mine, found)["logits"]["kl_mean"]
         gates = [judge(gate, {"golden_kl_mean": kl, "drift_rms": drifts[0].rms}) for gate in bounds.gates]
         return {gate.metric: gate.passed for gate in [*own, *gates]}
 
@@ -76,9 +79,21 @@ def test_nan_fails_the_export(place: int) -> None:
         own_error_bounds("v", mine, RULE)
 
 
-def test_a_file_too_large_to_be_run_again_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setattr(kernels, "HELD_BYTES", -1)
+def test_a_file_too_large_for_a_session_is_run_some_nodes_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(b"")
-    bounds = decoder_bounds("v", model, cases(), SilentStage())
-    assert "too large to be run in other ways" in bounds.gates[0].derived_from
+    measured = []
+
+    def measure(twins: Any, variant: str, head: Any, found: Any, stage: Any) -> Any:
+        measured.append(type(twins).__name__)
+        by_case = {case.id: CaseNoise(0.1, 0.0) for case in found}
+        return {"logits": Noise(by_case, 0.1, 1.0, True, [{}], (), (), values=600)}
+
+    monkeypatch.setattr(language_noise, "measure_noise", measure)
+    for limit in (0, -1):
+        monkeypatch.setattr(kernels, "HELD_BYTES", limit)
+        bounds = decoder_bounds("v", model, cases(), SilentStage())
+        assert "kernel noise 0.1" in bounds.gates[0].derived_from
+    assert measured == ["DecoderTwins", "StretchTwins"]

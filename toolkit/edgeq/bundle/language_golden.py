@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeq.bundle import language_fields as fields
 from edgeq.errors import IntegrityError
 from edgeq.files import atomic_write_text, contained_path
 
@@ -96,6 +97,17 @@ class GreedyGolden:
     derived_from: str
     answers: tuple[GreedyAnswer, ...] = ()
 
+    @property
+    def doubt(self) -> str | None:
+        """What to tell where the answers bind no runtime to any token; None where they do, or there are none."""
+        margins = [margin for answer in self.answers for margin in answer.margins]
+        if not margins or max(margins) > self.certain_margin:
+            return None
+        return (
+            f"0 of {len(margins)} greedy tokens are certain: they are ahead of the next best by at most "
+            f"{max(margins):.3g}, and up to {self.certain_margin:.3g} may turn over ({self.derived_from})"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LanguageGolden:
@@ -136,53 +148,77 @@ def read_language_golden(folder: Path) -> LanguageGolden | None:
     if not path.is_file():
         return None
     try:
-        return _from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"`{LANGUAGE_FILE}` cannot be read: {type(error).__name__}: {error}") from error
+        return _from_json(fields.read_document(path))
+    except KeyError as error:
+        raise IntegrityError(f"`{LANGUAGE_FILE}` cannot be read: it has no {error}") from error
+    except RecursionError as error:
+        raise IntegrityError(f"`{LANGUAGE_FILE}` cannot be read: it is nested too deeply") from error
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"`{LANGUAGE_FILE}` cannot be read: {error}") from error
 
 
 def _from_json(document: Mapping[str, Any]) -> LanguageGolden:
-    greedy = document["greedy"]
+    """Keys that are not known here belong to newer versions."""
     return LanguageGolden(
-        texts=tuple(
-            TokenizedText(str(item["text"]), _ids(item["token_ids"]), str(item["decoded"]))
-            for item in document["texts"]
-        ),
-        vocabulary=VocabularyGolden(**document["vocabulary"]),
-        chats=tuple(_chat(item) for item in document["chats"]),
-        chat_time=str(document["chat_time"]),
-        settings={name: dict(values) for name, values in document["settings"].items()},
-        greedy=GreedyGolden(
-            str(greedy["variant"]),
-            float(greedy["certain_margin"]),
-            str(greedy["derived_from"]),
-            tuple(_answer(item) for item in greedy["answers"]),
-        ),
+        texts=fields.items(document["texts"], _text),
+        vocabulary=_vocabulary(document["vocabulary"]),
+        chats=fields.items(document["chats"], _chat),
+        chat_time=fields.iso_time(document["chat_time"]),
+        settings=fields.settings(document["settings"]),
+        greedy=_greedy(document["greedy"]),
     )
 
 
-def _chat(item: Mapping[str, Any]) -> RenderedChat:
-    return RenderedChat(
-        str(item["name"]),
-        tuple(dict(message) for message in item["messages"]),
-        bool(item["add_generation_prompt"]),
-        item["text"],
-        _ids(item["token_ids"]),
-        item["refusal"],
+def _text(value: Any) -> TokenizedText:
+    item = fields.obj(value)
+    return TokenizedText(
+        fields.text(item["text"]), fields.token_ids(item["token_ids"]), fields.text(item["decoded"])
     )
 
 
-def _answer(item: Mapping[str, Any]) -> GreedyAnswer:
+def _vocabulary(value: Any) -> VocabularyGolden:
+    item = fields.obj(value)
+    return VocabularyGolden(
+        fields.token_id(item["size"]), fields.text(item["sha256"]), fields.tokens_by_id(item["tokens"])
+    )
+
+
+def _chat(value: Any) -> RenderedChat:
+    item = fields.obj(value)
+    chat = RenderedChat(
+        fields.text(item["name"]),
+        fields.items(item["messages"], fields.texts_by_key),
+        fields.flag(item["add_generation_prompt"]),
+        fields.text_or_none(item["text"]),
+        fields.token_ids(item["token_ids"]),
+        fields.text_or_none(item["refusal"]),
+    )
+    if (chat.text is None) == (chat.refusal is None):
+        raise ValueError(f"the chat {chat.name!r:.40} needs either a text or a refusal")
+    return chat
+
+
+def _greedy(value: Any) -> GreedyGolden:
+    item = fields.obj(value)
+    return GreedyGolden(
+        fields.text(item["variant"]),
+        fields.not_negative(item["certain_margin"]),
+        fields.text(item["derived_from"]),
+        fields.items(item["answers"], _answer),
+    )
+
+
+def _answer(value: Any) -> GreedyAnswer:
+    item = fields.obj(value)
     answer = GreedyAnswer(
-        str(item["prompt"]),
-        _ids(item["prompt_ids"]),
-        _ids(item["token_ids"]),
-        tuple(float(margin) for margin in item["margins"]),
+        fields.text(item["prompt"]),
+        fields.token_ids(item["prompt_ids"]),
+        fields.token_ids(item["token_ids"]),
+        fields.items(item["margins"], fields.number),
     )
     if not answer.prompt_ids or len(answer.token_ids) != len(answer.margins):
-        raise ValueError(f"{len(answer.token_ids)} tokens with {len(answer.margins)} margins")
+        raise ValueError(
+            f"an answer to {len(answer.prompt_ids)} tokens has {len(answer.token_ids)} with "
+            f"{len(answer.margins)} margins"
+        )
     return answer
-
-
-def _ids(values: Any) -> tuple[int, ...]:
-    return tuple(int(value) for value in values)

@@ -217,6 +217,8 @@ class Manifest:
         target: what it was built for: `android`, `coreml`, `cpu`.
         variants: most preferred first.
         created_by: version by program.
+        language_golden: path of what a language model's bundle records around its logits; None in older bundles and
+            those of other tasks.
         integrity: filled in by the writer.
         unknown: keys of a newer minor version, kept on a round trip.
     """
@@ -232,6 +234,7 @@ class Manifest:
     preprocess: tuple[PreprocessStep, ...] = ()
     postprocess: tuple[PostprocessStep, ...] = ()
     golden: tuple[GoldenEntry, ...] = ()
+    language_golden: str | None = None
     gates: tuple[Gate, ...] = ()
     metrics: tuple[Metric, ...] = ()
     integrity: Integrity = field(default_factory=Integrity)

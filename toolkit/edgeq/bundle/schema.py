@@ -143,6 +143,8 @@ def _missing_files(document: dict[str, Any]) -> Iterator[str]:
     named += [(f"golden `{case['id']}`", case["path"]) for case in document.get("golden", [])]
     if "tokenizer" in document:
         named.append(("tokenizer", document["tokenizer"]["path"]))
+    if "language_golden" in document:
+        named.append(("language_golden", document["language_golden"]))
     for where, path in named:
         if path not in paths and not any(listed.startswith(path + "/") for listed in paths):
             yield f"at {where}: the file `{path}` is not in integrity.files"

@@ -120,7 +120,10 @@ def _package_row(package: Package) -> list[str]:
 def _sums(*, saturate: bool) -> str:
     if not saturate:
         return "exact (tried)"
-    return "saturate in 16 bits (tried); edgeq asks ONNX Runtime for exact ones, and what it writes cannot saturate"
+    return (
+        "saturate in 16 bits (tried); int8 layers that edgeq writes cannot, and ONNX Runtime is asked for exact sums of "
+        "others, which it has from ORT_ENABLE_EXTENDED on, where their weights are in the file"
+    )
 
 
 def _yes(has: bool | None) -> str:

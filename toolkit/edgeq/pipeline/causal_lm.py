@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
+from edgeq.bundle.language_golden import LANGUAGE_FILE
 from edgeq.bundle.manifest import (
     Calibration,
     Gate,
@@ -45,6 +46,7 @@ from edgeq.pipeline.quantizing import Quantized, quantize_model
 from edgeq.pipeline.stored import is_stored
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
+from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.targets import get_target
 from edgeq.targets.base import GraphTarget, Lowered, LoweringOptions, VariantSpec
@@ -234,8 +236,9 @@ class _LanguageExport:
             (spec,) = self.plan.variants[target_name]
             lowered = self._lower(cast("GraphTarget", get_target(target_name)), spec, writer)
             fp32, fp32_bytes = self._fp32(Path(scratch))
+            safe = lowered.placement.get(CAN_SATURATE) == []
             measured = measure_language(
-                self.exported, lowered.model, fp32, spec.architecture, self.data, self.progress
+                self.exported, lowered.model, fp32, spec, self.data, self.progress, safe=safe
             )
             gates = language_gates(
                 spec.id, self.quantized.precision, measured.fidelity["logits"], self.request.gates
@@ -263,15 +266,17 @@ class _LanguageExport:
     def _golden(self, spec: VariantSpec, model: Path) -> tuple[list[GoldenCase], Bounds]:
         """Golden cases, and how far another machine may be from them."""
         with self.progress.stage("recording golden cases, measuring kernel noise") as stage:
-            cases = language_golden(self.exported, spec.id, model, self.data)
-            bounds = decoder_bounds(spec.id, model, cases, stage)
+            cases = language_golden(self.exported, spec, model, self.data)
+            bounds = decoder_bounds(spec.id, model, cases, stage, spec.level)
             stage.note = f"{len(cases)} cases"
         return cases, bounds
 
     def _record_language(self, writer: BundleWriter, spec: VariantSpec, model: Path, bounds: Bounds) -> None:
         """After the files it describes."""
         settings, tokenizer_json = self.exported.settings, self.exported.preprocessor.tokenizer_json
-        greedy = graph_answers(spec.id, model, settings, tokenizer_json, bounds.largest)
+        greedy = graph_answers(spec, model, settings, tokenizer_json, bounds.largest)
+        if greedy.doubt is not None:
+            self.progress.notice(f"{spec.id}: {greedy.doubt}")
         relative = model.relative_to(writer.folder).as_posix()
         record_language(writer.folder, tokenizer_json, relative, greedy).save(writer.folder)
 
@@ -314,6 +319,7 @@ class _LanguageExport:
             tokenizer=tokenizer_info(self.exported.preprocessor, f"model/{spec.id}"),
             preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, ("input_ids", "attention_mask")),),
             golden=entries,
+            language_golden=LANGUAGE_FILE,
             gates=tuple(gates),
             metrics=tuple(metrics_of({spec.id: measured}, environment())),
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeq.bundle.golden import GoldenCase
-from edgeq.bundle.language_golden import GreedyGolden
+from edgeq.bundle.language_golden import LANGUAGE_FILE, GreedyGolden
 from edgeq.bundle.manifest import (
     Calibration,
     Gate,
@@ -229,6 +229,7 @@ class _CheckpointExport:
             tokenizer=tokenizer_info(self.original.preprocessor),
             preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, ("input_ids",)),),
             golden=entries,
+            language_golden=LANGUAGE_FILE,
             gates=tuple(gates),
             metrics=tuple(metric for one in measured for metric in metrics_of({spec.id: one}, environment())),
         )
@@ -250,6 +251,8 @@ class _CheckpointExport:
         tokenizer_json = self.original.preprocessor.tokenizer_json
         relative = model.relative_to(writer.folder).as_posix()
         greedy = self._answers(spec.id, run, bounds.largest)
+        if greedy.doubt is not None:
+            self.progress.notice(f"{spec.id}: {greedy.doubt}")
         record_language(writer.folder, tokenizer_json, relative, greedy).save(writer.folder)
 
     def _answers(self, variant: str, run: Run, noise: float) -> GreedyGolden:

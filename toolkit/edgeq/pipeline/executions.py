@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, cast
 from edgeq.onnx_runtime import ordered_level
 from edgeq.pipeline.sessions import open_variant
 from edgeq.runtime.executors import (
-    CAN_SATURATE,
     architecture_of,
-    at_level,
+    environment_of,
     level_of,
-    native_environment,
     open_executor,
 )
 from edgeq.runtime.session import VariantSession, execute_through
@@ -82,13 +80,12 @@ def executions(
     proves, level = level_of(executor, variant), ordered_level(variant.requirements)
     if place == "native":
         run = _each(VariantSession(path, variant, pad_id=pad_id, level=level).run)
-        environment = native_environment(level, safe=variant.placement.get(CAN_SATURATE) == [])
-        yield Execution(place, proves, environment, run)
+        yield Execution(place, proves, environment_of(executor, variant), run)
         return
     yield Execution(
         place,
         proves,
-        executor.environment | at_level(level),
+        environment_of(executor, variant),
         lambda batches: execute_through(executor, path, variant, batches, pad_id=pad_id, level=level),
         BATCHES_PER_START,
     )

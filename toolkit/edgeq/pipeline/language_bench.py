@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import DataError, UnsupportedError
-from edgeq.onnx_runtime import kernels_saturate
+from edgeq.onnx_runtime import kernels_saturate, ordered_level
 from edgeq.pipeline.saturating import saturating_in
 from edgeq.runtime.generation.bench import GenerationSpeed, check_lengths, prompt_of, race
 from edgeq.runtime.generation.engine_process import (
@@ -167,7 +167,8 @@ def variant_specs(
         name, model = f"{prefix}{variant.id}", bundle.file(variant.model)
         if variant.runtime == ONNX_RUNTIME:
             shape = (settings.cache, settings.context_length, settings.vocabulary)
-            found[name] = EngineSpec(ONNX_RUNTIME, model, threads, *shape)
+            level = ordered_level(variant.requirements)
+            found[name] = EngineSpec(ONNX_RUNTIME, model, threads, *shape, level=level)
         elif variant.runtime == LLAMA_CPP:
             found[name] = EngineSpec(LLAMA_CPP, model, threads, python=llama_python)
     return found
@@ -205,7 +206,7 @@ def peer_specs(
 def _on_genai(variants: Mapping[str, EngineSpec]) -> dict[str, EngineSpec]:
     """The same files on GenAI, so that graph and runtime can be told apart."""
     return {
-        f"{name} on genai": EngineSpec(GENAI, spec.model.parent, spec.threads)
+        f"{name} on genai": EngineSpec(GENAI, spec.model.parent, spec.threads, level=spec.level)
         for name, spec in variants.items()
         if spec.engine == ONNX_RUNTIME and (spec.model.parent / GENAI_CONFIG).is_file()
     }

@@ -1,8 +1,7 @@
 """How far the logits of a language model may lie from what its golden cases record, and where each bound comes from.
 
-Small files for ONNX Runtime are run as their twins compute them, as encoders are (pipeline/kernel_noise.py). What
-cannot be run in other ways here, large files and those of other runtimes, may be as far away as quantization itself
-moved it.
+Files for ONNX Runtime are run as their twins compute them, as encoders are (pipeline/kernel_noise.py). What cannot be
+run in other ways here, files of other runtimes, may be twice as far away as quantization itself moved it.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.manifest import Gate
 from edgeq.errors import ModelError
 from edgeq.numerics import FP16_STEP
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.pipeline.drift import COSINE, MAX_ABS, RMS, Drift, drift_of, worst
 from edgeq.pipeline.kernel_noise import GOLDEN, case_tolerances, golden_metrics, measure_noise, noise_gates
 from edgeq.targets.kernels import is_held_whole
-from edgeq.targets.onnx_twins import DecoderTwins
+from edgeq.targets.onnx_twins import DecoderTwins, StretchTwins
 from edgeq.tasks import Head
 from edgeq.tasks.next_token import NEXT_TOKEN
 from edgeq.types import Role, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.progress import Stage
+    from edgeq.targets.base import HasTwins
 
 LOGITS = TensorSpec("logits", "float32", ("batch", "sequence", "vocabulary"), Role.LOGITS)
 HEAD = Head(NEXT_TOKEN, (LOGITS,))
-FLOAT32_STEP = 1e-4
-"""Share of the output scale that float32 itself may differ between CPUs, where that was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +52,27 @@ class Bounds:
         )
 
 
-def decoder_bounds(variant: str, model: Path, cases: Sequence[GoldenCase], stage: Stage) -> Bounds:
-    """Of a file for ONNX Runtime: its kernel noise, measured where the file is loaded whole.
+def decoder_bounds(
+    variant: str,
+    model: Path,
+    cases: Sequence[GoldenCase],
+    stage: Stage,
+    level: OptimizationLevel = DEFAULT_LEVEL,
+) -> Bounds:
+    """Of a file for ONNX Runtime: its kernel noise, measured whole or, of a large file, some nodes at a time.
 
     Args:
         variant: its id.
         model: the file.
         cases: with its outputs.
         stage: moved by one for each twin.
+        level: at which the variant is opened.
 
     Raises:
         ModelError: a logit is NaN or infinite.
     """
-    if not is_held_whole(model):
-        reason = "the file is too large to be run in other ways"
-        return own_error_bounds(variant, cases, OwnError(1.0, FLOAT32_STEP, reason))
-    noise = {variant: measure_noise(DecoderTwins(model), variant, HEAD, cases, stage)}
+    twins: HasTwins = DecoderTwins(model, level) if is_held_whole(model) else StretchTwins(model)
+    noise = {variant: measure_noise(twins, variant, HEAD, cases, stage)}
     return Bounds({case.id: case_tolerances(case, noise) for case in cases}, noise_gates(noise))
 
 

@@ -14,10 +14,10 @@ from edgeq.bundle.manifest import Gate
 from edgeq.comparison import GateRequest, judge
 from edgeq.errors import ModelError, UsageError
 from edgeq.pipeline.language_golden import Answering, greedy_golden
-from edgeq.pipeline.measure import Measured
+from edgeq.pipeline.measure import Measured, describe_environment
 from edgeq.pipeline.written_decoder import WholeDecoder, open_written
 from edgeq.quantize.stretches.values import ValueStore
-from edgeq.runtime.executors import NativeExecutor
+from edgeq.runtime.executors import NativeExecutor, native_environment
 from edgeq.runtime.generation.footprint import measure_generation_bytes
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.perplexity import Window, compare_scored, scored_logits
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgeq.pipeline.language_data import LanguageData
     from edgeq.progress import Progress
     from edgeq.runtime.generation.settings import GenerationSettings
+    from edgeq.targets.base import VariantSpec
 
 FLOORS: Mapping[Precision, tuple[float, float]] = {
     Precision.FP32: (1e-4, 0.995),
@@ -53,9 +54,11 @@ def measure_language(
     exported: ExportedLanguageModel,
     model: Path,
     fp32: DecoderSession | None,
-    architecture: str,
+    spec: VariantSpec,
     data: LanguageData,
     progress: Progress,
+    *,
+    safe: bool,
 ) -> Measured:
     """Measure one variant.
 
@@ -63,16 +66,18 @@ def measure_language(
         exported: the original is run through its `reference`.
         model: the variant's file.
         fp32: the float32 graph; None where it is too large to run, and speed is not compared.
-        architecture: CPU the variant is made for.
+        spec: the CPU the variant is made for, and the level it orders.
         data: held-out windows.
         progress: two stages.
+        safe: its integer sums are exact in any kernel.
 
     Raises:
         ModelError: it returns NaN or infinite values.
     """
     settings = exported.settings
     expected = _run_original(exported, data.windows, progress)
-    decoder = open_written(model, settings)
+    decoder = open_written(model, settings, spec.level)
+    where = native_environment(decoder.level, safe=safe)
     with progress.stage("comparing with the original", len(data.windows)) as stage:
         logits = (values["logits"] for values in expected)
         fidelity = compare_scored(logits, decoder.scored(data.windows), data.windows, stage.advance)
@@ -85,8 +90,15 @@ def measure_language(
             timing = None if fp32 is None else _decode_timing(fp32, decoder.session)
             # The next process holds the model too.
             del decoder
-            ram = measure_generation_bytes(model, settings.cache, settings.context_length)
-    return Measured({"logits": fidelity}, None, timing, ram, NativeExecutor(architecture).verification)
+            ram = measure_generation_bytes(model, settings.cache, settings.context_length, spec.level)
+    return Measured(
+        {"logits": fidelity},
+        None,
+        timing,
+        ram,
+        NativeExecutor(spec.architecture).verification,
+        environment=describe_environment(where),
+    )
 
 
 def _run_original(
@@ -149,7 +161,7 @@ def language_gates(
 
 
 def language_golden(
-    exported: ExportedLanguageModel, variant: str, model: Path, data: LanguageData
+    exported: ExportedLanguageModel, spec: VariantSpec, model: Path, data: LanguageData
 ) -> list[GoldenCase]:
     """Golden vectors: a prompt from an empty cache, and the step after it from the cache the variant left.
 
@@ -159,7 +171,7 @@ def language_golden(
     limit = min(GOLDEN_TOKENS, settings.context_length - 1)
     prompts = golden_prompts(data, limit, settings.vocabulary)
     # The decoder is not in memory together with the original.
-    answers = open_written(model, settings).answers([ids for ids, _ in prompts])
+    answers = open_written(model, settings, spec.level).answers([ids for ids, _ in prompts])
     cases = []
     for index, (answer, (_, text)) in enumerate(zip(answers, prompts, strict=True)):
         ids, token = answer.prompt, answer.token
@@ -170,14 +182,14 @@ def language_golden(
                 text,
                 _feeds(ids, 0) | answer.empty,
                 {"logits": reference[:, :-1]},
-                {variant: {"logits": answer.logits[None]}},
+                {spec.id: {"logits": answer.logits[None]}},
             ),
             GoldenCase(
                 f"decode-{index:02d}",
                 (),
                 _feeds(token, len(ids)) | answer.past,
                 {"logits": reference[:, -1:]},
-                {variant: {"logits": answer.step[None]}},
+                {spec.id: {"logits": answer.step[None]}},
             ),
         ]
     exported.rest()
@@ -207,25 +219,25 @@ def _feeds(ids: Array, past: int) -> dict[str, Array]:
 
 
 def graph_answers(
-    variant: str, model: Path, settings: GenerationSettings, tokenizer_json: str, noise: float
+    spec: VariantSpec, model: Path, settings: GenerationSettings, tokenizer_json: str, noise: float
 ) -> GreedyGolden:
     """The answers of a written graph; none of one that is run some nodes at a time.
 
     Args:
-        variant: its id.
+        spec: its id, and the level it orders.
         model: its file.
         settings: of the model.
         tokenizer_json: its tokenizer.
         noise: the most that a logit may be off.
     """
-    decoder = open_written(model, settings)
+    decoder = open_written(model, settings, spec.level)
     if not isinstance(decoder, WholeDecoder):
         reason = "the file is run some nodes at a time, and every token would take a pass over it"
-        return GreedyGolden(variant, 0.0, reason)
+        return GreedyGolden(spec.id, 0.0, reason)
     session = decoder.session
 
     def start(capacity: int) -> Callable[[Sequence[int]], FloatArray]:
         state = session.start(capacity)
         return lambda tokens: session.prefill(state, tokens)
 
-    return greedy_golden(tokenizer_json, settings, Answering(variant, start, session.logits, noise))
+    return greedy_golden(tokenizer_json, settings, Answering(spec.id, start, session.logits, noise))

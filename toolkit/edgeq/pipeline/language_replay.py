@@ -11,9 +11,10 @@ from edgeq.bundle.language_golden import LANGUAGE_FILE, LanguageGolden, Rendered
 from edgeq.errors import IntegrityError, MissingExtraError
 from edgeq.pipeline.language_golden import margin_of, rendered, tokenized, vocabulary_of
 from edgeq.pipeline.language_settings import read_settings, settings_files
+from edgeq.runtime.generation.chat import REFUSES
 from edgeq.runtime.generation.generator import bundle_tokenizer
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
-from edgeq.types import FloatArray
+from edgeq.types import FloatArray, Role
 
 if TYPE_CHECKING:
     from edgeq.bundle.language_golden import GreedyAnswer
@@ -97,13 +98,22 @@ def replay_language(bundle: Bundle, variants: Sequence[Variant]) -> LanguageRepo
     report = report.extended(
         "vocabulary tokens", len(golden.vocabulary.tokens), list(_vocabulary(tokenizer, golden))
     )
-    report = report.extended("chats", len(golden.chats), list(_chats(settings, tokenizer, golden)))
+    report = _with_chats(report, settings, tokenizer, golden)
     return _with_settings(report, bundle, golden, variants)
 
 
 def language_golden_of(bundle: Bundle) -> LanguageGolden | None:
-    """The record of a bundle; None in those of older versions."""
-    return read_language_golden(bundle.folder)
+    """The record of a bundle; None in those of older versions.
+
+    Raises:
+        IntegrityError: it is malformed, or its answers are of a variant that is not there.
+    """
+    golden = read_language_golden(bundle.folder)
+    if golden is not None and golden.greedy.variant not in {item.id for item in bundle.variants}:
+        raise IntegrityError(
+            f"`{LANGUAGE_FILE}` has answers of `{golden.greedy.variant}`, which is not in the bundle"
+        )
+    return golden
 
 
 def _contradictions(
@@ -145,6 +155,16 @@ def _vocabulary(tokenizer: PromptTokenizer, golden: LanguageGolden) -> Iterator[
         yield "the vocabulary has other tokens than recorded"
 
 
+def _with_chats(
+    report: LanguageReport, settings: GenerationSettings, tokenizer: PromptTokenizer, golden: LanguageGolden
+) -> LanguageReport:
+    try:
+        differences = list(_chats(settings, tokenizer, golden))
+    except MissingExtraError as error:
+        return replace(report, notices=(*report.notices, f"chats were not compared: {error}"))
+    return report.extended("chats", len(golden.chats), differences)
+
+
 def _chats(settings: GenerationSettings, tokenizer: PromptTokenizer, golden: LanguageGolden) -> Iterator[str]:
     if not golden.chats and settings.chat_template is not None:
         yield "there is a chat template, recorded none"
@@ -161,12 +181,21 @@ def _chats(settings: GenerationSettings, tokenizer: PromptTokenizer, golden: Lan
 
 def _chat_problem(recorded: RenderedChat, found: RenderedChat) -> str | None:
     if found.refusal is not None:
-        return None if recorded.refusal == found.refusal else found.refusal
+        return None if _is_same_refusal(recorded, found.refusal) else found.refusal
     if recorded.text is None:
         return f"is taken, recorded: {recorded.refusal}"
     if found.text != recorded.text:
         return "the template writes another text"
     return None if found.token_ids == recorded.token_ids else "its text has other token ids"
+
+
+def _is_same_refusal(recorded: RenderedChat, found: str) -> bool:
+    """Templates word their own refusals; what Jinja and Python say to an error is another text in every version."""
+    if recorded.refusal is None:
+        return False
+    return recorded.refusal == found or not (
+        recorded.refusal.startswith(REFUSES) or found.startswith(REFUSES)
+    )
 
 
 def _with_settings(
@@ -198,10 +227,33 @@ def _changed(name: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -
 
 
 def answer_sequences(golden: LanguageGolden | None, variant: Variant) -> list[tuple[int, ...]]:
-    """Prompts of a variant with their recorded answers, as one sequence each."""
+    """Prompts of a variant with their recorded answers, as one sequence each.
+
+    Raises:
+        IntegrityError: a sequence is none of what the manifest says the variant takes.
+    """
     if golden is None or golden.greedy.variant != variant.id:
         return []
-    return [(*answer.prompt_ids, *answer.token_ids) for answer in golden.greedy.answers]
+    found = [(*answer.prompt_ids, *answer.token_ids) for answer in golden.greedy.answers]
+    for ids in found:
+        _require_fitting(variant, ids)
+    return found
+
+
+def _require_fitting(variant: Variant, ids: Sequence[int]) -> None:
+    """Runtimes fail on other sequences in ways of their own."""
+    context = variant.requirements.get("context_length")
+    if isinstance(context, int) and len(ids) > context:
+        raise IntegrityError(
+            f"`{LANGUAGE_FILE}` has an answer of {len(ids)} tokens with its prompt; the context of "
+            f"`{variant.id}` is {context}"
+        )
+    for spec in variant.outputs:
+        size = spec.shape[-1] if spec.role is Role.LOGITS else None
+        if isinstance(size, int) and max(ids) >= size:
+            raise IntegrityError(
+                f"`{LANGUAGE_FILE}` has an answer with token {max(ids)}; `{variant.id}` predicts one of {size}"
+            )
 
 
 def replay_answers(
@@ -220,6 +272,8 @@ def replay_answers(
     if not golden.greedy.answers:
         notice = f"{variant.id} has no recorded answers: {golden.greedy.derived_from}"
         return replace(report, notices=(*report.notices, notice))
+    if golden.greedy.doubt is not None:
+        report = replace(report, notices=(*report.notices, f"{variant.id}: {golden.greedy.doubt}"))
     answers = golden.greedy.answers
     for answer, found in zip(answers, rows, strict=True):
         certain = [margin > golden.greedy.certain_margin for margin in answer.margins]
@@ -234,6 +288,11 @@ def _answer_problems(
     if len(rows) != len(answer.token_ids):
         raise IntegrityError(
             f"`{variant.id}` gives {len(rows)} rows of logits, expected {len(answer.token_ids)}"
+        )
+    if answer.token_ids and max(answer.token_ids) >= rows.shape[-1]:
+        raise IntegrityError(
+            f"`{LANGUAGE_FILE}` has an answer with token {max(answer.token_ids)}; `{variant.id}` gives "
+            f"{rows.shape[-1]} logits"
         )
     for index, (row, token) in enumerate(zip(rows, answer.token_ids, strict=True)):
         # Written so that NaN is a difference.

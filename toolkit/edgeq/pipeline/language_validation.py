@@ -35,7 +35,7 @@ from edgeq.pipeline.validation import (
     judge_stored,
     together,
 )
-from edgeq.runtime.executors import architecture_of, open_executor
+from edgeq.runtime.executors import architecture_of, environment_of, open_executor
 from edgeq.runtime.generation.generator import bundle_tokenizer
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
@@ -119,22 +119,23 @@ class _Validation:
         executor = open_executor(
             cast("Place", request.on), cpu=request.cpu, target_arch=architecture_of(variant)
         )
+        level = ordered_level(variant.requirements)
         feeds = [case.feeds for case in cases]
         answers = [_from_empty(cases[0], ids) for ids in answer_sequences(self.golden, variant)]
-        outputs = executor.run(model, [*feeds, *answers], ordered_level(variant.requirements))
+        outputs = executor.run(model, [*feeds, *answers], level)
         self._replay(variant, [found["logits"][0] for found in outputs[len(cases) :]])
         live = None
         if request.against is not None:
             from edgeq.exporters.causal_lm import load_original
 
             settings = GenerationSettings.load(self.bundle.file(GENERATION_FILE))
-            session = DecoderSession(model, settings.cache, settings.context_length)
+            session = DecoderSession(model, settings.cache, settings.context_length, level=level)
             with self.progress.stage("loading the original"):
                 reference = load_original(str(request.against))
             live = _live(
                 self.bundle, session.logits, lambda ids: reference(ids[None])[0], request, self.progress
             )
-        where = (executor.verification, executor.environment)
+        where = (executor.verification, environment_of(executor, variant))
         return _report(self.bundle, variant, cases, outputs[: len(cases)], live, request, *where)
 
     def _file(self, variant: Variant, cases: Sequence[GoldenCase]) -> VariantReport:

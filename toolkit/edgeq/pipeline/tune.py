@@ -24,12 +24,12 @@ from edgeq.quantize.bootstrap import Estimate, rows_needed
 from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.quantize.search import Point, Unit, best_within, demotions, first_accepted, front
+from edgeq.tasks.labelled import read_pairs
+from edgeq.types import ONNX_RUNTIME, Array
 
 if TYPE_CHECKING:
     from edgeq.exporters.base import ExportedModel
     from edgeq.targets.base import GraphTarget, Target, VariantSpec
-    from edgeq.tasks.labelled import read_pairs
-from edgeq.types import ONNX_RUNTIME, Array
 
 DEFAULT_CALIB_SAMPLES = DEFAULT_GRAM_SAMPLES
 REPAIRS = 3
@@ -341,7 +341,8 @@ class _Tuner:
                 self.spec, source, LoweringOptions(), Path(folder)
             )
             signature = Signature(lowered.inputs, lowered.outputs)
-            session = VariantSession(lowered.model, signature, pad_id=self.exported.preprocessor.pad_id)
+            pad_id, level = self.exported.preprocessor.pad_id, self.spec.level
+            session = VariantSession(lowered.model, signature, pad_id=pad_id, level=level)
             return lowered.model.stat().st_size, np.asarray(judge.rows(session.run), np.float64)
 
     def _summary(self, chosen: Evaluated) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.quantize.streaming.save import open_by_reference
 from edgeq.quantize.stretches.sequences import Chunk, run_sequences
 from edgeq.runtime.generation.session import DecoderSession
@@ -48,6 +49,10 @@ class Answer:
 class WrittenDecoder(Protocol):
     """A file that is run."""
 
+    @property
+    def level(self) -> OptimizationLevel:
+        """Of its sessions."""
+
     def scored(self, windows: Sequence[Window]) -> Iterator[FloatArray]:
         """Of each window, the logits that predict its scored tokens."""
 
@@ -55,18 +60,34 @@ class WrittenDecoder(Protocol):
         """Every prompt from an empty cache, and the step after it."""
 
 
-def open_written(model: Path, settings: GenerationSettings) -> WrittenDecoder:
-    """The file whole, where it is small enough."""
+def open_written(
+    model: Path, settings: GenerationSettings, level: OptimizationLevel = DEFAULT_LEVEL
+) -> WrittenDecoder:
+    """The file whole, where it is small enough.
+
+    Args:
+        model: the file.
+        settings: of the model.
+        level: graph optimizations of a session. Stretches are the nodes of the file as they are, at any level.
+    """
     if is_held_whole(model):
-        return WholeDecoder(DecoderSession(model, settings.cache, settings.context_length))
+        return WholeDecoder(
+            DecoderSession(model, settings.cache, settings.context_length, level=level), level
+        )
     return DecoderInStretches(model)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WholeDecoder:
-    """In one session."""
+    """In one session.
+
+    Attributes:
+        session: holds it.
+        level: at which that was opened.
+    """
 
     session: DecoderSession
+    level: OptimizationLevel = DEFAULT_LEVEL
 
     def scored(self, windows: Sequence[Window]) -> Iterator[FloatArray]:
         """Of each window, the logits that predict its scored tokens."""
@@ -88,9 +109,15 @@ class WholeDecoder:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecoderInStretches:
-    """Some nodes at a time."""
+    """Some nodes at a time.
+
+    Attributes:
+        model: the file.
+        level: of the sessions of some nodes.
+    """
 
     model: Path
+    level: OptimizationLevel = DEFAULT_LEVEL
 
     def scored(self, windows: Sequence[Window]) -> Iterator[FloatArray]:
         """Of each window, the logits that predict its scored tokens."""

@@ -15,6 +15,7 @@ from edgeq.onnx_runtime import (
     DEFAULT_LEVEL,
     OptimizationLevel,
     arithmetic,
+    ordered_level,
     session_options,
 )
 from edgeq.runtime.host import cpu_name, host_architecture
@@ -105,6 +106,14 @@ def level_of(executor: Executor, variant: Variant) -> Verification:
     return executor.verification
 
 
+def environment_of(executor: Executor, variant: Variant) -> dict[str, str]:
+    """What runs a variant: the executor, and on this machine the integer arithmetic of its graph at its level."""
+    level = ordered_level(variant.requirements)
+    if isinstance(executor, NativeExecutor):
+        return native_environment(level, safe=variant.placement.get(CAN_SATURATE) == [])
+    return executor.environment | at_level(level)
+
+
 def native_environment(
     level: OptimizationLevel = DEFAULT_LEVEL, *, safe: bool = False, exact: bool = True
 ) -> dict[str, str]:
@@ -115,6 +124,12 @@ def native_environment(
         safe: the graph's weights cannot overflow 16 bits.
         exact: the option that makes sums exact is set, and works on every weight of the graph.
     """
+    title = ARITHMETIC_TITLES[arithmetic(exact=exact, level=level, safe=safe)]
+    return _this_machine() | {"arithmetic": title} | at_level(level)
+
+
+def _this_machine() -> dict[str, str]:
+    """What is the same for every session of this process."""
     from importlib.metadata import version
 
     return {
@@ -122,8 +137,7 @@ def native_environment(
         "architecture": host_architecture(),
         "cpu": cpu_name(),
         "provider": "CPUExecutionProvider",
-        "arithmetic": ARITHMETIC_TITLES[arithmetic(exact=exact, level=level, safe=safe)],
-    } | at_level(level)
+    }
 
 
 def at_level(level: OptimizationLevel) -> dict[str, str]:
@@ -178,13 +192,13 @@ class NativeExecutor:
 
     @property
     def environment(self) -> dict[str, str]:
-        """See `native_environment`."""
-        return native_environment()
+        """Nothing of arithmetic, which graph and level decide: `environment_of` knows them."""
+        return _this_machine()
 
     def run(
         self, model_path: Path, batches: Sequence[Feeds], level: OptimizationLevel = DEFAULT_LEVEL
     ) -> list[Outputs]:
-        """Outputs by name of every batch, in order; integer sums are exact on every CPU.
+        """Outputs by name of every batch, in order; integer sums are exact where the level lets kernels be chosen.
 
         Args:
             model_path: a `.onnx` file.

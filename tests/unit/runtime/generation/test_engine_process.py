@@ -140,6 +140,16 @@ def test_no_interpreter(tmp_path: Path) -> None:
         EngineProcess(EngineSpec(LLAMA_CPP, tmp_path / "m.gguf", python=tmp_path / "none"))
 
 
+def test_the_level_reaches_the_process(tmp_path: Path) -> None:
+    """Which says what is wrong with a level that there is not."""
+    model = tmp_path / "m.onnx"
+    shape = (model, 1, CacheShape(1, 1, 1), 8, 8)
+    with pytest.raises(ModelError, match="ORT_ENABLE_NONE"):
+        EngineProcess(EngineSpec(ONNX_RUNTIME, *shape, level="ORT_ENABLE_NONE"))  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="there is no model at"):
+        EngineProcess(EngineSpec(ONNX_RUNTIME, *shape, level="ORT_ENABLE_BASIC"))
+
+
 def test_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no model at"):
         EngineProcess(EngineSpec(ONNX_RUNTIME, tmp_path / "m.onnx", 1, CacheShape(1, 1, 1), 8, 8))

@@ -1,3 +1,6 @@
+import json
+from types import SimpleNamespace
+
 import pytest
 
 from edgeq.errors import DataError, IntegrityError, UsageError
@@ -37,14 +40,42 @@ def test_greedy_generation(generator):
 
 
 @pytest.mark.parametrize("threads", [None, 2])
-def test_threads_reach_genai(threads, monkeypatch, tmp_path):
+def test_threads_and_level_reach_genai(threads, monkeypatch, tmp_path):
     from edgeq.runtime.generation import genai
 
-    monkeypatch.setattr(genai, "GenaiTokens", lambda folder, *, threads: (folder, threads))
+    monkeypatch.setattr(genai, "GenaiTokens", lambda folder, *, threads, level: (folder, threads, level))
     settings = GenerationSettings(40, 12, (), SHAPE)
     model = tmp_path / "model.onnx"
-    found = open_tokens(model, "onnxruntime", settings, engine="genai", threads=threads)
-    assert found == (tmp_path, threads)
+    found = open_tokens(
+        model, "onnxruntime", settings, engine="genai", threads=threads, level="ORT_ENABLE_BASIC"
+    )
+    assert found == (tmp_path, threads, "ORT_ENABLE_BASIC")
+
+
+@pytest.mark.parametrize(
+    ("threads", "level", "ordered"),
+    [
+        (None, "ORT_ENABLE_ALL", {}),
+        (2, "ORT_ENABLE_ALL", {"intra_op_num_threads": 2}),
+        (None, "ORT_ENABLE_BASIC", {"graph_optimization_level": "ORT_ENABLE_BASIC"}),
+    ],
+)
+def test_genai_is_told_what_differs_from_its_folder(threads, level, ordered, monkeypatch, tmp_path):
+    from edgeq.runtime.generation import genai
+
+    said = []
+    config = SimpleNamespace(overlay=said.append)
+    monkeypatch.setattr(genai, "_import_genai", lambda: SimpleNamespace(Config=lambda _: config, Model=str))
+    (tmp_path / "genai_config.json").write_text("{}")
+    genai.GenaiTokens(tmp_path, threads=threads, level=level)
+    assert json.loads(said[0]) == {"model": {"decoder": {"session_options": ordered}}}
+
+
+def test_a_level_reaches_the_session(counting_model):
+    settings = GenerationSettings(40, 12, (), SHAPE)
+    tokens = open_tokens(counting_model, "onnxruntime", settings, level="ORT_ENABLE_BASIC")
+    options = tokens.session._session.get_session_options()
+    assert options.graph_optimization_level.name == "ORT_ENABLE_BASIC"
 
 
 def test_pieces_are_the_text(generator):

@@ -66,9 +66,32 @@ def run_sequences(
     chain = Chain(_cache_of(model), [chunk.past > 0 for chunk in chunks])
     wanted = ["logits", *(chain.links.values() if with_cache or any(chain.continues) else ())]
     walk = Walk(model, outputs=wanted, stretch_bytes=stretch_bytes, threads=threads)
+    yield from _run(walk, [_feeds(model, chunk) for chunk in chunks], wanted, chain)
+
+
+def run_steps(
+    model: ir.Model,
+    steps: Sequence[Values],
+    *,
+    stretch_bytes: int = STRETCH_BYTES,
+    threads: int | None = None,
+) -> Iterator[Values]:
+    """Logits of a decoder graph for each step, in order; as `run_sequences`.
+
+    Args:
+        model: as for `run_sequences`.
+        steps: all inputs of the graph, the cache among them: none continues another.
+        stretch_bytes: most bytes of weights in one stretch.
+        threads: of onnxruntime.
+    """
+    walk = Walk(model, outputs=["logits"], stretch_bytes=stretch_bytes, threads=threads)
+    yield from _run(walk, steps, ["logits"], Chain({}, [False] * len(steps)))
+
+
+def _run(walk: Walk, steps: Sequence[Values], wanted: Sequence[str], chain: Chain) -> Iterator[Values]:
     values = ValueStore(RAM_BYTES)
-    for chunk in chunks:
-        values.append(_feeds(model, chunk))
+    for step in steps:
+        values.append(step)
     stretches = list(walk.stretches(0, walk.end))
     try:
         for place, stretch in stretches[:-1]:

@@ -14,6 +14,8 @@ from edgeq.runtime.generation.settings import GenerationSettings
 ROLES = ("system", "user", "assistant", "tool")
 MAX_RENDERED = 4 << 20
 """Characters: a template that writes more is broken or hostile."""
+REFUSES = "the chat template refuses these messages: "
+"""Before what a template says with `raise_exception`: all other errors are worded by Jinja or Python."""
 
 
 def render_chat(
@@ -88,7 +90,7 @@ def _render(source: str, context: Mapping[str, Any], now: datetime | None) -> st
             f"the chat template is not valid Jinja, line {error.lineno}: {error.message}"
         ) from error
     except _RefusedError as error:
-        raise DataError(f"the chat template refuses these messages: {error}") from error
+        raise DataError(f"{REFUSES}{error}") from error
     except Exception as error:  # a template is a program of strangers: whatever it trips over
         raise DataError(f"the chat template fails: {type(error).__name__}: {error}") from error
     if len(rendered) > MAX_RENDERED:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from edgeq.errors import ModelError, UnsupportedError
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.runtime.generation.settings import CacheShape
 
 SCRIPT = Path(__file__).with_name("engine_script.py")
@@ -34,6 +35,7 @@ class EngineSpec:
         context: for `onnxruntime`, most tokens of a sequence.
         vocabulary: for `onnxruntime`, size of a row of logits.
         python: interpreter; this one when left out.
+        level: graph optimizations, for `onnxruntime` and `genai`.
     """
 
     engine: str
@@ -43,6 +45,7 @@ class EngineSpec:
     context: int = 0
     vocabulary: int = 0
     python: Path | None = None
+    level: OptimizationLevel = DEFAULT_LEVEL
 
     def to_json(self) -> dict[str, Any]:
         """The script's argument."""

@@ -112,7 +112,8 @@ class _OnnxRuntime(_Engine):
         from edgeq.runtime.generation.session import DecoderSession
 
         request = self._request
-        options = session_options(exact=False, threads=request["threads"])  # what an app runs is timed
+        # What an app runs is timed: the kernels that it gets, at the level that the variant orders.
+        options = session_options(exact=False, level=request["level"], threads=request["threads"])
         session = DecoderSession(Path(request["model"]), self._cache, request["context"], options=options)
         self._tokens = OnnxTokens(session)
 
@@ -139,7 +140,8 @@ class _Genai(_Engine):
     def load(self) -> None:
         from edgeq.runtime.generation.genai import GenaiTokens
 
-        self._tokens = GenaiTokens(Path(self._request["model"]), threads=self._request["threads"])
+        request = self._request
+        self._tokens = GenaiTokens(Path(request["model"]), threads=request["threads"], level=request["level"])
 
     def facts(self) -> dict[str, int]:
         return {"context": self._config["context_length"], "vocabulary": self._config["vocab_size"]}

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from edgeq.errors import ModelError
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.runtime.generation.engine_script import peak_bytes
 from edgeq.runtime.generation.settings import CacheShape
 
@@ -17,7 +19,9 @@ PROBE_PROMPT = 128
 PROBE_ANSWER = 8
 
 
-def measure_generation_bytes(model: Path, cache: CacheShape, context_length: int) -> int:
+def measure_generation_bytes(
+    model: Path, cache: CacheShape, context_length: int, level: OptimizationLevel = DEFAULT_LEVEL
+) -> int:
     """Growth of peak RSS over an empty interpreter with ONNX Runtime: loading, 128 tokens read, 8 written.
 
     The cache of those tokens is included; a longer text adds `cache.bytes_per_token` each.
@@ -25,7 +29,7 @@ def measure_generation_bytes(model: Path, cache: CacheShape, context_length: int
     Raises:
         ModelError: the process failed.
     """
-    return _in_a_process(model, {"cache": asdict(cache), "context": context_length})
+    return _in_a_process(model, {"cache": asdict(cache), "context": context_length, "level": level})
 
 
 def measure_gguf_bytes(model: Path, context_length: int) -> int:
@@ -53,7 +57,7 @@ def _in_a_process(model: Path, settings: dict[str, object]) -> int:
     return int(done.stdout)
 
 
-def _probe(request: dict[str, object]) -> int:
+def _probe(request: dict[str, Any]) -> int:
     """Growth of peak memory, by what the request describes."""
     return _probe_gguf(request) if request["cache"] is None else _probe_onnx(request)
 
@@ -75,15 +79,14 @@ def _probe_gguf(request: dict[str, object]) -> int:
     return peak_bytes() - before
 
 
-def _probe_onnx(request: dict[str, object]) -> int:
+def _probe_onnx(request: dict[str, Any]) -> int:
     import onnxruntime  # noqa: F401  (part of the floor that is subtracted)
 
     from edgeq.runtime.generation.session import DecoderSession
 
     before = peak_bytes()
-    context = int(str(request["context"]))
-    shape: dict[str, int] = request["cache"]  # type: ignore[assignment]
-    session = DecoderSession(Path(str(request["model"])), CacheShape(**shape), context)  # type: ignore[arg-type]
+    context, cache = int(request["context"]), CacheShape(**request["cache"])
+    session = DecoderSession(Path(request["model"]), cache, context, level=request["level"])
     tokens = min(PROBE_PROMPT, context - 1)
     state = session.start(min(context, tokens + PROBE_ANSWER))
     session.prefill(state, [1] * tokens)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.errors import MissingExtraError, ModelError, UnsupportedError
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, ordered_options
 from edgeq.runtime.generation.sampling import Sampling
 
 CONFIG_FILE = "genai_config.json"
@@ -21,6 +22,7 @@ class GenaiTokens:
     Args:
         folder: holds `genai_config.json` beside the model.
         threads: intra-op threads; None leaves what the folder says.
+        level: graph optimizations; the usual one leaves what the folder says.
 
     Raises:
         UnsupportedError: there is none: GenAI does not run the family.
@@ -28,7 +30,9 @@ class GenaiTokens:
         ModelError: it cannot load the model.
     """
 
-    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, threads: int | None = None, level: OptimizationLevel = DEFAULT_LEVEL
+    ) -> None:
         if not (folder / CONFIG_FILE).is_file():
             raise UnsupportedError(
                 f"`{folder}` has no {CONFIG_FILE}: ONNX Runtime GenAI does not run this family",
@@ -37,8 +41,7 @@ class GenaiTokens:
         self._og = _import_genai()
         try:
             config = self._og.Config(str(folder))
-            if threads is not None:
-                config.overlay(_thread_options(threads))
+            config.overlay(_session_options(threads, level))
             self._model = self._og.Model(config)
         except Exception as error:  # its exceptions share no base class
             raise ModelError(f"ONNX Runtime GenAI cannot load `{folder}`: {error}") from error
@@ -63,8 +66,10 @@ class GenaiTokens:
             yield int(generator.get_next_tokens()[0])
 
 
-def _thread_options(threads: int) -> str:
-    options = {"intra_op_num_threads": threads}
+def _session_options(threads: int | None, level: OptimizationLevel) -> str:
+    options: dict[str, int | str] = {} if threads is None else {"intra_op_num_threads": threads}
+    if level != DEFAULT_LEVEL:
+        options |= ordered_options(level)
     return json.dumps({"model": {"decoder": {"session_options": options}}})
 
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, ordered_level
 from edgeq.runtime.generation.chat import render_chat
 from edgeq.runtime.generation.decoding import StreamDecoder
 from edgeq.runtime.generation.sampling import Sampler, Sampling
@@ -263,7 +264,14 @@ def generator_of(
     settings = GenerationSettings.load(bundle.file(GENERATION_FILE))
     tokenizer = bundle_tokenizer(bundle)
     chosen = bundle.variant(variant) if variant else bundle.variants[0]
-    tokens = open_tokens(bundle.file(chosen.model), chosen.runtime, settings, engine=engine, threads=threads)
+    tokens = open_tokens(
+        bundle.file(chosen.model),
+        chosen.runtime,
+        settings,
+        engine=engine,
+        threads=threads,
+        level=ordered_level(chosen.requirements),
+    )
     return TextGenerator(tokens, tokenizer, settings, bundle.close)
 
 
@@ -281,6 +289,7 @@ def open_tokens(
     *,
     engine: str | None = None,
     threads: int | None = None,
+    level: OptimizationLevel = DEFAULT_LEVEL,
 ) -> TokenStream:
     """The tokens of a model file.
 
@@ -290,6 +299,7 @@ def open_tokens(
         settings: of the model.
         engine: one of `ENGINES[runtime]`; the first when left out.
         threads: None lets the engine choose.
+        level: graph optimizations of ONNX Runtime.
 
     Raises:
         UsageError: there is no such engine, or it does not run such files.
@@ -310,12 +320,13 @@ def open_tokens(
     if chosen == "genai":
         from edgeq.runtime.generation.genai import GenaiTokens
 
-        return GenaiTokens(model.parent, threads=threads)
+        return GenaiTokens(model.parent, threads=threads, level=level)
     if chosen == "llama.cpp":
         from edgeq.runtime.generation.llama_cpp import LlamaCppTokens
 
         return LlamaCppTokens(model, threads=threads)
-    return OnnxTokens(DecoderSession(model, settings.cache, settings.context_length, threads=threads))
+    session = DecoderSession(model, settings.cache, settings.context_length, level=level, threads=threads)
+    return OnnxTokens(session)
 
 
 def bundle_tokenizer(bundle: Bundle) -> PromptTokenizer:

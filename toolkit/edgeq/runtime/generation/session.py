@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.errors import DataError, ModelError
-from edgeq.onnx_runtime import session_options
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, session_options
 from edgeq.runtime.generation.settings import CacheShape
 from edgeq.types import Array, FloatArray
 
@@ -43,8 +43,9 @@ class DecoderSession:
             `present.N.key/value`.
         cache: shape of the cache.
         context_length: most tokens of a sequence.
+        level: graph optimizations.
         threads: intra-op threads; None lets ONNX Runtime choose.
-        options: an `onnxruntime.SessionOptions` to use instead, such as one that profiles.
+        options: an `onnxruntime.SessionOptions` to use instead of level and threads, such as one that profiles.
 
     Raises:
         ModelError: ONNX Runtime cannot load the model, or it is no such graph.
@@ -56,13 +57,15 @@ class DecoderSession:
         cache: CacheShape,
         context_length: int,
         *,
+        level: OptimizationLevel = DEFAULT_LEVEL,
         threads: int | None = None,
         options: Any = None,
     ) -> None:
         self.cache = cache
         self.context_length = context_length
         self._path = model_path
-        self._session = _load(model_path, threads, options)
+        options = session_options(level=level, threads=threads) if options is None else options
+        self._session = _load(model_path, options)
         self._past = [f"past_key_values.{n}.{part}" for n in range(cache.layers) for part in ("key", "value")]
         self._present = [f"present.{n}.{part}" for n in range(cache.layers) for part in ("key", "value")]
         self._check_names()
@@ -227,12 +230,11 @@ def _ort_value(array: Array) -> Any:
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
-def _load(model_path: Path, threads: int | None, options: Any) -> Any:
+def _load(model_path: Path, options: Any) -> Any:
     import onnxruntime
 
     if not model_path.is_file():
         raise ModelError(f"there is no model at `{model_path}`")
-    options = session_options(threads=threads) if options is None else options
     try:
         return onnxruntime.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
