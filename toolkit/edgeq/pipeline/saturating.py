@@ -12,13 +12,11 @@ from edgeq.errors import ModelError
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, ordered_level, session_options
 from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.saturation import saturating_product
-from edgeq.types import Array, Feeds
+from edgeq.types import ONNX_RUNTIME, Array, Feeds
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
-
-ONNX_RUNTIME = "onnxruntime"
 
 
 def saturating_layers(bundle: Bundle, variant: Variant) -> list[str] | None:
