@@ -92,7 +92,7 @@ class Noise:
         own = self.cases[case_id]
         moved = self._noise_of(own, lambda case: case.max_abs)
         bound = MARGIN * moved + FLOAT32_FLOOR * self.scale
-        found = [Gate(variant, output, MAX_ABS, "<=", _short(bound), self._source(moved, MARGIN))]
+        found = [Gate(variant, output, MAX_ABS, "<=", four_digits(bound), self._source(moved, MARGIN))]
         if self.has_cosine:
             lost = self._noise_of(own, lambda case: case.cosine_loss)
             lowest = round(1 - MARGIN * lost - FLOAT32_FLOOR, 7)
@@ -113,7 +113,7 @@ class Noise:
         bound = margin * self.rms + FLOAT32_FLOOR
         source = self._source(self.rms, margin)
         # What is recorded is at no distance from itself.
-        found = [Gate(variant, output, RMS, "<=", _short(bound), source, 0.0, True)]
+        found = [Gate(variant, output, RMS, "<=", four_digits(bound), source, 0.0, True)]
         return found + [
             self._kept(variant, output, metric) for metric in self.kept if metric in self.quality[0]
         ]
@@ -132,7 +132,8 @@ class Noise:
         return f"kernel noise {value:.3g} ({', '.join(self.sources)}), times {margin:g}"
 
 
-def _short(value: float) -> float:
+def four_digits(value: float) -> float:
+    """A bound as people read it."""
     return float(f"{value:.4g}")
 
 

@@ -17,7 +17,14 @@ from edgeq.errors import ModelError
 from edgeq.numerics import FP16_STEP
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.pipeline.drift import COSINE, MAX_ABS, RMS, Drift, drift_of, worst
-from edgeq.pipeline.kernel_noise import GOLDEN, case_tolerances, golden_metrics, measure_noise, noise_gates
+from edgeq.pipeline.kernel_noise import (
+    GOLDEN,
+    case_tolerances,
+    four_digits,
+    golden_metrics,
+    measure_noise,
+    noise_gates,
+)
 from edgeq.targets.kernels import is_held_whole
 from edgeq.targets.onnx_twins import DecoderTwins, StretchTwins
 from edgeq.tasks import Head
@@ -118,7 +125,14 @@ def _own_tolerances(variant: str, own: Drift, scale: float, rule: OwnError) -> l
     bound = rule.times * max(own.max_abs, rule.step * scale)
     lost = rule.times**2 * max(1 - own.cosine, rule.step**2)
     return [
-        Gate(variant, "logits", MAX_ABS, "<=", _short(bound), _source(rule, f"own error {own.max_abs:.3g}")),
+        Gate(
+            variant,
+            "logits",
+            MAX_ABS,
+            "<=",
+            four_digits(bound),
+            _source(rule, f"own error {own.max_abs:.3g}"),
+        ),
         Gate(
             variant, "logits", COSINE, ">=", round(1 - lost, 7), _source(rule, f"own cosine {own.cosine:.6g}")
         ),
@@ -131,14 +145,21 @@ def _own_gates(variant: str, own: Drift, scale: float, divergence: float, rule: 
     most = rule.times**2 * max(divergence, (rule.step * scale) ** 2 / 2)
     return [
         Gate(
-            variant, "logits", RMS, "<=", _short(bound), _source(rule, f"own error {own.rms:.3g}"), 0.0, True
+            variant,
+            "logits",
+            RMS,
+            "<=",
+            four_digits(bound),
+            _source(rule, f"own error {own.rms:.3g}"),
+            0.0,
+            True,
         ),
         Gate(
             variant,
             "logits",
             f"{GOLDEN}kl_mean",
             "<=",
-            _short(most),
+            four_digits(most),
             _source(rule, f"own divergence {divergence:.3g}"),
             divergence,
             True,
@@ -151,7 +172,3 @@ def _source(rule: OwnError, measured: str) -> str:
         f"{measured} on the golden cases, an error {rule.times:g} times as large allowed, {rule.step:.2g} of the "
         f"output scale at least: {rule.reason}"
     )
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")

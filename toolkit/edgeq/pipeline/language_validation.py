@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -14,7 +12,7 @@ from edgeq.bundle.manifest import Gate
 from edgeq.comparison import judge
 from edgeq.errors import IntegrityError, ModelError, UnsupportedError
 from edgeq.onnx_runtime import ordered_level
-from edgeq.pipeline.drift import MAX_ABS, Drift, case_drifts, worst
+from edgeq.pipeline.drift import Drift, case_drifts, not_finite, worst
 from edgeq.pipeline.kernel_noise import golden_metrics, is_golden, kept_of
 from edgeq.pipeline.language_data import judged_windows, texts_of
 from edgeq.pipeline.language_replay import (
@@ -191,7 +189,7 @@ def _report(
     golden = golden_metrics(head, cases, found)
     metrics, source = live or (golden["logits"], f"{len(cases)} golden cases")
     gates = [
-        *_finite(variant, drifts),
+        *not_finite(variant.id, drifts),
         *case_gates(bundle, variant, cases, drifts),
         *_judged(bundle, variant, request, golden, metrics, drifts),
     ]
@@ -205,17 +203,6 @@ def _report(
         source,
         golden_metrics(head, cases, recorded),
     )
-
-
-def _finite(variant: Variant, drifts: Mapping[str, Sequence[Drift]]) -> list[Gate]:
-    """A gate that only values that are not finite break, whatever tolerances a bundle has; none where all are."""
-    distance = worst(drifts["logits"]).max_abs
-    if math.isfinite(distance):
-        return []
-    source = "NaN or infinite logits"
-    return [
-        Gate(variant.id, "logits", MAX_ABS, "<=", sys.float_info.max, source, value=distance, passed=False)
-    ]
 
 
 def _live(
