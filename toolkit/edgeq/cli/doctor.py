@@ -121,8 +121,8 @@ def _sums(*, saturate: bool) -> str:
     if not saturate:
         return "exact (tried)"
     return (
-        "saturate in 16 bits (tried); int8 layers that edgeq writes cannot, and ONNX Runtime is asked for exact sums of "
-        "others, which it has from ORT_ENABLE_EXTENDED on, where their weights are in the file"
+        "saturate in 16 bits (tried); int8 layers that edgeq writes cannot, and ONNX Runtime is asked for exact sums "
+        "of others, which it has from ORT_ENABLE_EXTENDED on, where their weights are in the file"
     )
 
 
