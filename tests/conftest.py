@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +25,20 @@ def _load_support(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_emulated_twin() -> Iterator[None]:
+    """Exports in this process measure kernel noise without the ARM64 lane, which takes seconds of each.
+
+    `test_minilm.py` exports in a process of its own, with the lane where it is set up.
+    """
+    from edgeq.targets import onnx_session, onnx_twins
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (onnx_session, onnx_twins):
+            patch.setattr(module, "emulated_arm64", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -147,6 +147,20 @@ def test_kernels_that_saturate_compute_the_same(export: dict[str, Any], name: st
     assert len(found) == 36 and not any(found.values())
 
 
+@pytest.mark.arm64
+def test_the_arm64_kernels_are_among_what_tolerances_come_from(export: dict[str, Any]) -> None:
+    from edgeq.errors import EdgeqError
+    from edgeq.runtime.arm64.lane import load_lane
+
+    try:
+        load_lane()
+    except EdgeqError as error:
+        pytest.skip(str(error))
+    manifest = json.loads((Path(export["path"]) / "edgeq.json").read_text())
+    sources = {gate["derived_from"] for gate in manifest["gates"] if gate["metric"] == "drift_rms"}
+    assert any("ARM64 kernels" in source for source in sources)
+
+
 def test_what_an_app_gets_is_bit_for_bit_what_exact_kernels_give(export: dict[str, Any]) -> None:
     """On a CPU without VNNI these are two different kernels; elsewhere the emulation above stands in."""
     from edgeq.bundle.reader import open_bundle
