@@ -280,7 +280,22 @@ def language_model(tally: Tally, path: Path) -> None:
                 tally, path, damage, variant.id, lambda folder: probe.is_changed(folder / variant.model)
             )
         for damage in language_settings(path):
-            try_damage(tally, path, damage, variant.id, lambda folder: "settings or token ids")
+            try_damage(tally, path, damage, variant.id, partial(beside_changed, path))
+
+
+def beside_changed(before: Path, after: Path) -> str:
+    """Whether settings, or token ids and texts of some texts, differ between two language models' bundles."""
+    from tokenizers import Tokenizer
+
+    if (before / "generation.json").read_bytes() != (after / "generation.json").read_bytes():
+        return "settings"
+    texts = [*load_samples(None, count=400, seed=3).samples[-PROBES:], "</s> and <s>, \u00fc\U0001f600"]
+    found = []
+    for folder in (before, after):
+        tokenizer = Tokenizer.from_file(str(next(folder.rglob("tokenizer.json"))))
+        ids = [tokenizer.encode(text).ids for text in texts]
+        found.append((ids, [tokenizer.decode(row) for row in ids], tokenizer.get_vocab()))
+    return "" if found[0] == found[1] else "token ids or texts"
 
 
 def reopened(bundle: Bundle, variant: Any, probe: Probe, damage: Damage, pad: int, folder: Path) -> str:
