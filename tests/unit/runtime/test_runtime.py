@@ -198,3 +198,21 @@ def test_running_a_bundle_needs_the_light_installation_alone(tiny_bundle: Path) 
         check=True,
     )
     assert result.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_length", 64), ("pad_id", 1)])
+def test_a_tokenizer_with_other_settings_than_the_manifest_s_is_damaged(
+    tiny: Any, tmp_path: Path, name: str, value: int
+) -> None:
+    from edgeq.bundle.reader import open_bundle
+    from edgeq.runtime.runtime import load_preprocessor
+
+    def other(manifest: Any) -> Any:
+        return replace(manifest, tokenizer=replace(manifest.tokenizer, **{name: value}))
+
+    tiny.build(tmp_path / "whole")
+    with open_bundle(tmp_path / "whole") as bundle:
+        assert load_preprocessor(bundle) is not None
+    tiny.build(tmp_path / "damaged", other)
+    with open_bundle(tmp_path / "damaged") as bundle, pytest.raises(IntegrityError, match=name):
+        load_preprocessor(bundle)

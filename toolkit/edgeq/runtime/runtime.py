@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeq.bundle.manifest import Manifest, Variant
 from edgeq.bundle.reader import Bundle, open_bundle
-from edgeq.errors import DataError, UnsupportedError, UsageError
+from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
 from edgeq.onnx_runtime import ordered_level
 from edgeq.runtime.executors import Executor, NativeExecutor, architecture_of, level_of
 from edgeq.runtime.postprocess import Answer, Context, answers
@@ -248,9 +248,22 @@ def _refuse_language_model(bundle: Bundle) -> None:
 
 
 def load_preprocessor(bundle: Bundle) -> TextPreprocessor | None:
-    """The bundle's tokenizer; None when the model does not take text."""
+    """The bundle's tokenizer; None when the model does not take text.
+
+    Raises:
+        IntegrityError: it is no tokenizer, or its settings are not those of the manifest.
+    """
     info = bundle.manifest.tokenizer
-    return TextPreprocessor.load(bundle.file(info.path)) if info else None
+    if info is None:
+        return None
+    found = TextPreprocessor.load(bundle.file(info.path))
+    for name, here, expected in (
+        ("max_length", found.max_length, info.max_length),
+        ("pad_id", found.settings.pad_id, info.pad_id),
+    ):
+        if here != expected:
+            raise IntegrityError(f"{name} of `{info.path}` is {here}; the manifest says {expected}")
+    return found
 
 
 def _choose(
