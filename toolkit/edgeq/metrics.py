@@ -214,7 +214,7 @@ LOWER_IS_BETTER = frozenset(
         "size_bytes",
     }
 )
-KNOWN_METRICS: Sequence[str] = (
+VECTOR_METRICS = (
     "cosine_mean",
     "cosine_p01",
     "cosine_min",
@@ -222,6 +222,10 @@ KNOWN_METRICS: Sequence[str] = (
     "relative_error_p95",
     "sqnr_db",
     "max_abs",
+)
+"""What every comparison of vectors has, in the order in which they are shown."""
+KNOWN_METRICS: Sequence[str] = (
+    *VECTOR_METRICS,
     "top1_agreement",
     "kl_mean",
     "kl_p99",

@@ -19,8 +19,8 @@ FEEDBACK = "error-feedback"
 MIN_TOKENS_PER_CHANNEL = 0.25
 """Far fewer than 4 bits need: what is moved between weights is small, and the damping of X^T X bounds it.
 
-With 410 tokens for 1,536 inputs it still gains on texts of another kind than those that calibrated it
-(`benchmarks/exactness.py`).
+On texts of another kind than those that calibrated all-MiniLM-L6-v2, 64 short texts gain (mean cosine 0.9975 to 0.9977)
+and 24 neither gain nor lose (`benchmarks/exactness.py`).
 """
 
 

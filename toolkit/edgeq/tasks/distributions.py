@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeq.tasks.embedding import VECTOR_METRICS
+from edgeq.metrics import VECTOR_METRICS
 from edgeq.tasks.entry import Floor
 from edgeq.tasks.noise import growing_with_its_square
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeq.metrics import cosines
+from edgeq.metrics import VECTOR_METRICS, cosines
 from edgeq.tasks.comparison import Rows
 from edgeq.tasks.entry import Floor, Kind, TaskEntry
 from edgeq.tasks.labelled import LabelledMetric, Samples, rank_points, read_pairs
@@ -15,15 +15,6 @@ from edgeq.tasks.noise import MEAN_COSINE, TAIL, one_minus
 from edgeq.tasks.steps import no_steps
 from edgeq.types import Array
 
-VECTOR_METRICS = (
-    "cosine_mean",
-    "cosine_p01",
-    "cosine_min",
-    "relative_error_mean",
-    "relative_error_p95",
-    "sqnr_db",
-    "max_abs",
-)
 FLOORS = (
     Floor("cosine_mean", MEAN_COSINE),
     Floor("cosine_p01", one_minus({p: TAIL * (1 - mean) for p, mean in MEAN_COSINE.items()})),
