@@ -19,7 +19,6 @@ from edgeq.cli import run_command_line
 from edgeq.onnx_runtime import Arithmetic
 from edgeq.runtime import executors
 from edgeq.runtime.generation.generator import generator_of
-from edgeq.targets import onnx_twins
 
 
 def _support() -> ModuleType:
@@ -51,10 +50,8 @@ def model(tiny_decoders: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def graph_bundle(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For ONNX Runtime, made as on a machine without the ARM64 lane."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_twins, "emulated_arm64", lambda: None)
-        return edgeq.export(model, precision="int4", output=tmp_path_factory.mktemp("out") / "int4").path
+    """For ONNX Runtime."""
+    return edgeq.export(model, precision="int4", output=tmp_path_factory.mktemp("out") / "int4").path
 
 
 @pytest.fixture(scope="module")

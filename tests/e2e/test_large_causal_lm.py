@@ -20,7 +20,7 @@ from edgeq.progress import SilentStage
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
 from edgeq.runtime.perplexity import Window
-from edgeq.targets import kernels, onnx_file, onnx_twins
+from edgeq.targets import kernels, onnx_file
 from edgeq.targets.onnx_twins import DecoderTwins, StretchTwins
 
 pytest.importorskip("onnxruntime_genai")
@@ -154,9 +154,8 @@ def test_a_file_in_stretches_computes_what_a_session_computes(streamed):
         assert np.abs(one.step - other.logits[-1]).max() > 0.1 * np.abs(one.step).max()
 
 
-def test_noise_in_stretches_is_that_of_sessions(streamed, monkeypatch):
+def test_noise_in_stretches_is_that_of_sessions(streamed):
     """Twins start from the cache that a case records, and round what the session's twins round."""
-    monkeypatch.setattr(onnx_twins, "emulated_arm64", lambda: None)
     model, cases = model_of(streamed), streamed.golden_cases()
     (variant,) = streamed.variants
     found = {}
