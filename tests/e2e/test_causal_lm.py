@@ -66,6 +66,7 @@ def test_what_a_bundle_holds(bundle):
         "kl_mean",
         "top1_agreement",
         "drift_rms",
+        "drift_mean",
         "golden_kl_mean",
         "golden_cosine_mean",
     }

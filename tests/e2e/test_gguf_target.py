@@ -88,7 +88,12 @@ def test_every_way_to_run_it_is_measured_and_named(bundle: Path) -> None:
     manifest = manifest_of(bundle)
     levels = {metric["verification"] for metric in manifest["metrics"]}
     assert levels == {LEVEL, "simulated"}
-    assert {gate["metric"] for gate in manifest["gates"]} == {"kl_mean", "drift_rms", "golden_kl_mean"}
+    assert {gate["metric"] for gate in manifest["gates"]} == {
+        "kl_mean",
+        "drift_rms",
+        "drift_mean",
+        "golden_kl_mean",
+    }
     assert all(gate["passed"] for gate in manifest["gates"]) and manifest["status"] == "passed"
 
 

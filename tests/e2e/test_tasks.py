@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 from edgeq.cli import run_command_line as run
+from edgeq.comparison import PARITY
 from edgeq.errors import ExitCode
 
 FAST = ["--target", "android", "--variants", "cpu", "--seq-len", "32", "--calib-samples", "32", "--quiet"]
@@ -109,6 +110,18 @@ def test_the_bundles_themselves_pass(
         run(["validate", str(tagger), "--against", str(trained_model("multi-label")), "--quiet"])
         == ExitCode.OK
     )
+
+
+@pytest.mark.parametrize("kind", ["score", "multi-label"])
+def test_a_second_runtime_is_held_to_the_first_whatever_the_head(
+    kind: str, trained_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The bound is the first one's own error, of a size that means something for numbers near zero as well."""
+    options = ["--target", "cpu", "--target", "coreml", "-o", str(tmp_path / "b"), *FAST]
+    assert run(["export", str(trained_model(kind)), *options]) == ExitCode.OK
+    [manifest] = [json.loads(path.read_text()) for path in tmp_path.glob("b/*-coreml/edgeq.json")]
+    [parity] = [gate for gate in manifest["gates"] if gate["metric"] == PARITY]
+    assert 0 < parity["value"] <= parity["threshold"] < 0.05
 
 
 @pytest.mark.parametrize(

@@ -167,3 +167,13 @@ def test_the_largest_difference_of_what_is_not_finite_is_nan() -> None:
     assert np.isnan(largest_difference(a, a))
     assert largest_difference(np.array([1.0, -2.0]), np.array([1.5, 1.0])) == 3.0
     assert largest_difference(np.zeros(0), np.zeros(0)) == 0.0
+
+
+def test_single_numbers_near_zero_are_relative_to_all_of_them() -> None:
+    spec = TensorSpec("s", "float32", ("batch", 1), Role.LOGITS)
+    comparison = OutputComparison(spec)
+    for expected, found in (([[3.0], [1e-6]], [[3.1], [0.1]]), ([[-5.0]], [[-5.1]])):
+        comparison.add(np.array(expected, np.float32), np.array(found, np.float32), None)
+    rms = np.sqrt((9 + 25) / 3)
+    assert comparison.relative_errors() == pytest.approx([0.1 / rms] * 3, rel=1e-4)
+    assert comparison.metrics()["relative_error_mean"] == pytest.approx(0.1 / rms, rel=1e-4)

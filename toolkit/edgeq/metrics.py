@@ -104,7 +104,7 @@ class OutputComparison:
 
     spec: TensorSpec
     cosine: list[float] = field(default_factory=list)
-    relative: list[float] = field(default_factory=list)
+    distances: list[float] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
     agreed: list[float] = field(default_factory=list)
     max_abs: float = 0.0
@@ -131,8 +131,8 @@ class OutputComparison:
             self._add_not_finite(len(a))
             return
         self.cosine.extend(cosines(a, b).tolist())
-        self.relative.extend(relative_errors(a, b).tolist())
         difference = a.astype(np.float64) - b.astype(np.float64)
+        self.distances.extend((abs(difference[:, 0]) if a.shape[1] == 1 else relative_errors(a, b)).tolist())
         self.max_abs = largest((self.max_abs, largest_difference(a, b)))
         self.signal += float(np.sum(np.square(a.astype(np.float64))))
         self.noise += float(np.sum(np.square(difference)))
@@ -142,21 +142,33 @@ class OutputComparison:
 
     def _add_not_finite(self, rows: int) -> None:
         """Rows that nothing can be said of make every metric NaN: a mean must not hide them."""
-        for values in (self.cosine, self.relative, self.kl, self.agreed):
+        for values in (self.cosine, self.distances, self.kl, self.agreed):
             values.extend([math.nan] * rows)
         self.max_abs = self.signal = self.noise = math.nan
+
+    def relative_errors(self) -> Float64Array:
+        """Of each row: `|candidate - reference|` over the reference's length, `[rows]`.
+
+        A row of one number may be near zero without meaning less: it is taken relative to the root mean square of all.
+        """
+        found = np.asarray(self.distances, np.float64)
+        if self.spec.shape[-1] != 1:
+            return found
+        scale = math.sqrt(self.signal / max(len(found), 1))
+        return found / scale if scale != 0 else found
 
     def metrics(self) -> dict[str, float]:
         """Every metric by name; `n` rows. All are NaN once a value was not finite."""
         if not self.cosine:
             raise ValueError(f"`{self.spec.name}`: nothing was compared")
+        relative = self.relative_errors()
         found = {
             "n": float(len(self.cosine)),
             "cosine_mean": float(np.mean(self.cosine)),
             "cosine_p01": float(np.percentile(self.cosine, 1)),
             "cosine_min": float(np.min(self.cosine)),
-            "relative_error_mean": float(np.mean(self.relative)),
-            "relative_error_p95": float(np.percentile(self.relative, 95)),
+            "relative_error_mean": float(np.mean(relative)),
+            "relative_error_p95": float(np.percentile(relative, 95)),
             "sqnr_db": sqnr_db(self.signal, self.noise),
             "max_abs": self.max_abs,
         }

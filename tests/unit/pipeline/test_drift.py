@@ -81,3 +81,26 @@ def test_squares_add_up_over_cases() -> None:
 def test_another_shape_is_a_damaged_case() -> None:
     with pytest.raises(IntegrityError, match=r"`e` of shape \[1, 3\], expected \[1, 2\]"):
         drift_of(EMBEDDING, case(), np.ones((1, 3), np.float32), np.ones((1, 2), np.float32))
+
+
+def test_noise_cancels_in_the_mean_and_damage_does_not() -> None:
+    recorded = np.ones((64, 3), np.float32)
+    noise = np.random.default_rng(0).choice([-0.1, 0.1], recorded.shape).astype(np.float32)
+    noisy, shifted = (drift_of(EMBEDDING, case(64), recorded, recorded + moved) for moved in (noise, 0.1))
+    assert noisy.rms == pytest.approx(0.1, rel=1e-5) and shifted.rms == pytest.approx(0.1, rel=1e-5)
+    assert shifted.mean == pytest.approx(0.1, rel=1e-5) and noisy.mean < 0.02
+
+
+def test_means_of_cases_add_up() -> None:
+    recorded = np.ones((4, 3), np.float32)
+    found = recorded + np.arange(12, dtype=np.float32).reshape(4, 3)
+    whole = drift_of(EMBEDDING, case(4), recorded, found)
+    parts = [drift_of(EMBEDDING, case(2), recorded[half], found[half]) for half in (slice(2), slice(2, 4))]
+    assert worst(parts).mean == pytest.approx(whole.mean)
+
+
+def test_a_mean_of_span_logits_is_over_positions() -> None:
+    starts = TensorSpec("s", "float32", ("batch", "sequence"), Role.START_LOGITS)
+    rows = np.ones((2, 3), np.float32)
+    drift = drift_of(starts, case(2, pad=1), rows, rows + np.array([[1, -1, 9], [2, 2, 9]], np.float32))
+    assert (drift.rows, drift.mean) == (4, pytest.approx(1.0))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeq.pipeline.golden_samples import golden_feeds, golden_samples
+from edgeq.pipeline.golden_samples import BATCH, MANY, golden_feeds, golden_samples
 from edgeq.runtime.text import TextPreprocessor, TextSettings
 
 TEXTS = ("the cat", "a dog ran", "the cats sat", "a cat sat the dog ran", "dog", "the dog ran a cat sat b")
@@ -79,8 +79,20 @@ def test_the_same_samples_give_the_same_cases(tiny: Any) -> None:
     assert [(item.id, item.samples) for item in first] == [(item.id, item.samples) for item in second]
 
 
-def test_ready_tensors_give_rows_and_a_batch() -> None:
-    feeds = {"input_ids": np.arange(40).reshape(10, 4), "attention_mask": np.ones((10, 4), np.int64)}
+def test_many_short_samples_where_there_are_more_than_a_batch(tiny: Any) -> None:
+    texts = tuple(" ".join(["cat"] * (1 + index % 9)) for index in range(80))
+    cases = {item.id: item for item in golden_samples(texts, preprocessor(tiny), (16,))}
+    many, batch = cases["many"].feeds["input_ids"], cases["batch"].feeds["input_ids"]
+    assert len(many) == MANY and many.shape[1] < batch.shape[1]
+
+
+@pytest.mark.parametrize(("rows", "many"), [(BATCH, []), (BATCH + 4, [BATCH + 4]), (50, [MANY])])
+def test_ready_tensors_give_rows_and_batches(rows: int, many: list[int]) -> None:
+    feeds = {
+        "input_ids": np.arange(4 * rows).reshape(rows, 4),
+        "attention_mask": np.ones((rows, 4), np.int64),
+    }
     cases = golden_feeds(feeds)
-    assert [item.id for item in cases] == [*(f"single-{i:02d}" for i in range(5)), "batch"]
-    assert cases[1].feeds["input_ids"].tolist() == [[4, 5, 6, 7]] and len(cases[-1].feeds["input_ids"]) == 6
+    sizes = [len(item.feeds["input_ids"]) for item in cases]
+    assert [item.id for item in cases[:6]] == [*(f"single-{i:02d}" for i in range(5)), "batch"]
+    assert cases[1].feeds["input_ids"].tolist() == [[4, 5, 6, 7]] and sizes[5:] == [BATCH, *many]

@@ -91,10 +91,10 @@ def test_a_case_that_a_draw_did_not_move_gets_the_median_s_noise() -> None:
 
 def test_where_few_cases_move_larger_noise_shows_what_a_code_does() -> None:
     rarely = [[0.0] * 5, [0.0, 0.0, 0.004, 0.0, 0.0]]
-    quiet = noise_of(Fake(rarely, louder={16: rarely, 256: rarely}))
+    quiet = noise_of(Fake(rarely, louder={16: rarely, 64: rarely}))
     assert len({quiet.tolerances("v", "e", f"c{i}")[0].threshold for i in range(5)}) == 1
     assert quiet.tolerances("v", "e", "c0")[0].threshold > MARGIN * 0.004
-    loud = noise_of(Fake(rarely, louder={16: [[0.002] * 5] * 2, 256: [[0.1] * 5]}))
+    loud = noise_of(Fake(rarely, louder={16: [[0.002] * 5] * 2, 64: [[0.1] * 5]}))
     assert loud.sources == ("2 draws of last bits", "2 draws of 16 last bits")
     bounds = [loud.tolerances("v", "e", f"c{i}")[0].threshold for i in (0, 2)]
     assert bounds == pytest.approx([MARGIN * 0.002, MARGIN * 0.004], rel=0.02)
@@ -109,11 +109,12 @@ def test_steady_draws_need_no_larger_noise() -> None:
 @pytest.mark.parametrize(("values", "margin"), [(STEADY_VALUES, RMS_MARGIN), (STEADY_VALUES - 1, MARGIN)])
 def test_bounds_of_all_cases_together(values: int, margin: float) -> None:
     found = replace(noise_of(Fake([[0.002] * 5])), values=values)
-    rms, quality = found.gates("v", "e")
+    rms, mean, quality = found.gates("v", "e")
     assert rms.threshold == pytest.approx(margin * found.rms + FLOAT32_FLOOR, rel=1e-3)
+    assert mean.threshold == pytest.approx(MARGIN * found.mean + FLOAT32_FLOOR, rel=1e-3)
     assert (quality.metric, quality.op, quality.passed) == ("golden_cosine_mean", ">=", True)
     assert quality.threshold < quality.value < 1
-    assert all(is_golden(gate) for gate in (rms, quality))
+    assert all(is_golden(gate) for gate in (rms, mean, quality))
 
 
 def test_the_undamaged_passes_and_what_moves_more_does_not() -> None:
@@ -144,6 +145,7 @@ def test_a_twin_may_run_the_first_cases_only() -> None:
     )
     assert found.cases["c0"].max_abs == pytest.approx(0.004, rel=1e-3)
     assert found.cases["c4"].max_abs == 0 and len(found.quality) == 1
+    assert found.mean == 0  # of a few cases it would be no smaller than one of them
     assert found.sources == ("draws of last bits", "ARM64 kernels")
 
 
@@ -163,9 +165,11 @@ def test_nan_fails_the_export(place: int) -> None:
 
 
 def test_single_numbers_have_no_cosine_bound() -> None:
-    noise = Noise({"c": CaseNoise(0.1, 0.0)}, 0.01, 1.0, False, [{"n": 1.0}], ("thread counts",), (), 9)
+    noise = Noise(
+        {"c": CaseNoise(0.1, 0.0)}, 0.01, 0.01, 1.0, False, [{"n": 1.0}], ("thread counts",), (), 9, 1
+    )
     assert [gate.metric for gate in noise.tolerances("v", "e", "c")] == ["max_abs"]
-    assert [gate.metric for gate in noise.gates("v", "e")] == ["drift_rms"]
+    assert [gate.metric for gate in noise.gates("v", "e")] == ["drift_rms", "drift_mean"]
     assert [gate.metric for gate in replace(noise, has_cosine=True).tolerances("v", "e", "c")][
         1
     ] == "cosine_min"

@@ -13,7 +13,7 @@ from edgeq.bundle.golden import GoldenCase
 from edgeq.comparison import judge
 from edgeq.errors import ModelError
 from edgeq.pipeline import language_noise
-from edgeq.pipeline.drift import drift_of
+from edgeq.pipeline.drift import drift_of, worst
 from edgeq.pipeline.kernel_noise import CaseNoise, Noise, golden_metrics
 from edgeq.pipeline.language_noise import HEAD, LLAMA_CPP, LOGITS, OwnError, decoder_bounds, own_error_bounds
 from edgeq.progress import SilentStage
@@ -49,7 +49,7 @@ def test_a_run_as_far_from_the_original_passes_and_one_much_farther_does_not() -
             for gate in bounds.tolerances[case.id]
         ]
         kl = golden_metrics(HEAD, mine, found)["logits"]["kl_mean"]
-        gates = [judge(gate, {"golden_kl_mean": kl, "drift_rms": drifts[0].rms}) for gate in bounds.gates]
+        gates = [judge(gate, worst(drifts).metrics() | {"golden_kl_mean": kl}) for gate in bounds.gates]
         return {gate.metric: gate.passed for gate in [*own, *gates]}
 
     assert all(verdicts(0.1).values())
@@ -60,7 +60,7 @@ def test_a_run_as_far_from_the_original_passes_and_one_much_farther_does_not() -
 def test_the_reason_is_in_every_bound() -> None:
     bounds = own_error_bounds("v", cases(), LLAMA_CPP)
     gates = [*bounds.gates, *(gate for own in bounds.tolerances.values() for gate in own)]
-    assert len(gates) == 2 + 3 * 2
+    assert len(gates) == 3 + 3 * 2
     assert all("keys and values to float16" in gate.derived_from for gate in gates)
     assert bounds.largest == bounds.tolerances["c0"][0].threshold
 
@@ -89,7 +89,7 @@ def test_a_file_too_large_for_a_session_is_run_some_nodes_at_a_time(
     def measure(twins: Any, variant: str, head: Any, found: Any, stage: Any) -> Any:
         measured.append(type(twins).__name__)
         by_case = {case.id: CaseNoise(0.1, 0.0) for case in found}
-        return {"logits": Noise(by_case, 0.1, 1.0, True, [{}], (), (), values=600)}
+        return {"logits": Noise(by_case, 0.1, 0.1, 1.0, True, [{}], (), (), values=600, channels=100)}
 
     monkeypatch.setattr(language_noise, "measure_noise", measure)
     for limit in (0, -1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.manifest import Gate
 from edgeq.errors import IntegrityError
 from edgeq.metrics import cosines, largest, largest_difference, row_blocks
-from edgeq.types import Array, Outputs, TensorSpec
+from edgeq.types import Array, Outputs, Role, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 MAX_ABS = "max_abs"
 COSINE = "cosine_min"
 RMS = "drift_rms"
-"""Names of the three in tolerances; the last is over all cases together."""
+MEAN = "drift_mean"
+"""Names in tolerances; the last two are over all cases together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +35,35 @@ class Drift:
         cosine: lowest cosine of a row; 1 where rows are single numbers, which have none.
         noise: sum of squared differences.
         signal: sum of squares of what was recorded.
+        shift: sum of the differences of all rows, `[channels]`.
+        rows: how many.
     """
 
     max_abs: float
     cosine: float
     noise: float
     signal: float
+    shift: Array = field(default_factory=lambda: np.zeros(1), compare=False)
+    rows: int = 0
 
     @property
     def rms(self) -> float:
         """Root mean square of the difference, relative to that of the recorded values."""
         return math.sqrt(self.noise / self.signal) if self.signal > 0 else math.sqrt(self.noise)
 
+    @property
+    def mean(self) -> float:
+        """Length of the mean difference of all rows, relative to the root mean square of a recorded row.
+
+        Noise moves every row another way and cancels with their number; a damaged weight moves all of them alike.
+        """
+        if not math.isfinite(self.noise):
+            return math.nan
+        return float(np.linalg.norm(self.shift)) / math.sqrt(max(self.rows, 1) * (self.signal or 1.0))
+
     def metrics(self) -> dict[str, float]:
         """As tolerances name them."""
-        return {MAX_ABS: self.max_abs, COSINE: self.cosine, RMS: self.rms}
+        return {MAX_ABS: self.max_abs, COSINE: self.cosine, RMS: self.rms, MEAN: self.mean}
 
 
 NONE = Drift(0.0, 1.0, 0.0, 0.0)
@@ -61,7 +76,10 @@ def drift_of(spec: TensorSpec, case: GoldenCase, recorded: Array, found: Array) 
         IntegrityError: the shapes differ.
     """
     require_shape(spec, case, recorded, found)
-    return worst([_of_rows(a, b) for a, b in row_blocks(spec, recorded, found, case.mask(spec))])
+    blocks = row_blocks(spec, recorded, found, case.mask(spec))
+    # Rows of span logits differ in length: of their differences there is a mean over all positions only.
+    is_span = spec.role in (Role.START_LOGITS, Role.END_LOGITS)
+    return worst([_of_rows(a, b, 1 if is_span else a.shape[1]) for a, b in blocks])
 
 
 def require_shape(spec: TensorSpec, case: GoldenCase, recorded: Array, found: Array) -> None:
@@ -77,24 +95,33 @@ def require_shape(spec: TensorSpec, case: GoldenCase, recorded: Array, found: Ar
         )
 
 
-def _of_rows(recorded: Array, found: Array) -> Drift:
+def _of_rows(recorded: Array, found: Array, channels: int) -> Drift:
     difference = largest_difference(recorded, found)
     if math.isnan(difference):
         return Drift(math.nan, math.nan, math.nan, math.nan)
     wide = recorded.astype(np.float64)
     cosine = float(cosines(recorded, found).min(initial=1.0)) if recorded.shape[1] > 1 else 1.0
-    noise = float(np.square(found.astype(np.float64) - wide).sum())
-    return Drift(difference, cosine, noise, float(np.square(wide).sum()))
+    moved = (found.astype(np.float64) - wide).reshape(-1, channels)
+    return Drift(
+        difference,
+        cosine,
+        float(np.square(moved).sum()),
+        float(np.square(wide).sum()),
+        moved.sum(axis=0),
+        len(moved),
+    )
 
 
 def worst(drifts: Sequence[Drift]) -> Drift:
-    """All of them as one: largest difference, lowest cosine, squares summed."""
+    """All of them as one: largest difference, lowest cosine, squares and differences summed."""
     found = [NONE, *drifts]
     return Drift(
         largest(item.max_abs for item in found),
         -largest(-item.cosine for item in found),
         sum(item.noise for item in found),
         sum(item.signal for item in found),
+        sum((item.shift for item in found), np.zeros(1)),
+        sum(item.rows for item in found),
     )
 
 

@@ -20,6 +20,8 @@ SINGLES = 5
 """Single samples over the whole span of lengths."""
 BATCH = 6
 """Samples of different lengths in one padded batch."""
+MANY = 32
+"""Shorter samples in another batch: noise cancels in the mean of so many rows, and damage does not."""
 LAST_TOKENS = 12
 SPREAD_TOKENS = 24
 _TRIED_PER_TOKEN = 64
@@ -58,6 +60,7 @@ def golden_samples(
         f"single-{index:02d}": (sample,) for index, sample in enumerate(_spread(order, SINGLES))
     }
     cases["batch"] = tuple(_spread(order, BATCH))
+    cases["many"] = tuple(_spread(order[: max(len(order) // 2, MANY)], MANY)) if len(order) > BATCH else ()
     if (pair := _pair(order)) is not None:
         cases["pair"] = (pair,)
     if rare := _rare_texts(judge):
@@ -73,8 +76,13 @@ def golden_feeds(feeds: Feeds) -> tuple[GoldenSample, ...]:
     """Cases of ready tensors: rows alone, and some together."""
     singles = [rows for rows, _ in FeedBatches({name: array[:SINGLES] for name, array in feeds.items()}, 1)]
     found = [GoldenSample(f"single-{index:02d}", (), rows) for index, rows in enumerate(singles)]
-    batch = {name: array[-BATCH:] for name, array in feeds.items()}
-    return (*found, GoldenSample("batch", (), batch))
+    batch, many = ({name: array[-rows:] for name, array in feeds.items()} for rows in (BATCH, MANY))
+    is_more = len(next(iter(many.values()))) > BATCH
+    return (
+        *found,
+        GoldenSample("batch", (), batch),
+        *([GoldenSample("many", (), many)] if is_more else []),
+    )
 
 
 def _by_length(samples: Sequence[Sample], preprocessor: TextPreprocessor) -> list[Sample]:

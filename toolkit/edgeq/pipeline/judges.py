@@ -78,7 +78,7 @@ class FidelityJudge:
             case "kl_mean":
                 return np.asarray(comparison.kl, np.float64)
             case "relative_error_mean":
-                return np.asarray(comparison.relative, np.float64)
+                return comparison.relative_errors()
             case "top1_agreement":
                 return np.asarray(comparison.agreed, np.float64)
             case _:

@@ -16,7 +16,7 @@ from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.manifest import Gate
 from edgeq.errors import ModelError
 from edgeq.metrics import LOWER_IS_BETTER, largest
-from edgeq.pipeline.drift import COSINE, MAX_ABS, RMS, Drift, case_drifts, require_shape, worst
+from edgeq.pipeline.drift import COSINE, MAX_ABS, MEAN, RMS, Drift, case_drifts, require_shape, worst
 from edgeq.tasks.comparison import compare_all
 from edgeq.tasks.tokens import Tokens
 from edgeq.types import Outputs, TensorSpec
@@ -34,7 +34,7 @@ RMS_MARGIN, STEADY_VALUES = 1.3, 256
 """Of the root mean square, where so many values make it steadier than their extremes; of fewer it has their margin."""
 STEADY = 0.1
 """A draw that moves a case by less than this share of what another does has moved hardly any code."""
-LOUDER = (16, 256)
+LOUDER = (16, 64)
 """Times a last bit: in a small model a last bit moves a code now and then only, and what one code does is not seen."""
 FLOAT32_FLOOR = 1e-5
 """Share of the output scale that float32 sums in another order may differ by; x86-64 and ARM64 differ by 3e-7."""
@@ -66,22 +66,26 @@ class Noise:
     Attributes:
         cases: by case id.
         rms: over all cases of one twin, relative; the largest.
+        mean: length of the mean difference over all cases of one twin, relative; the largest.
         scale: largest recorded value.
         has_cosine: rows have more than one value.
         quality: metrics against the original over the golden cases, as recorded and as each twin has them.
         sources: kinds of twins that were run.
         kept: metrics of `quality` that the golden cases are held to.
         values: how many are recorded, over all cases.
+        channels: how many of them a row has.
     """
 
     cases: Mapping[str, CaseNoise]
     rms: float
+    mean: float
     scale: float
     has_cosine: bool
     quality: Sequence[Mapping[str, float]]
     sources: tuple[str, ...]
     kept: tuple[str, ...]
     values: int
+    channels: int
 
     def tolerances(self, variant: str, output: str, case_id: str) -> list[Gate]:
         """Bounds on one golden case: how far another machine may be from what is recorded.
@@ -109,14 +113,17 @@ class Noise:
 
     def gates(self, variant: str, output: str) -> list[Gate]:
         """Bounds on all golden cases together: on the distance from what is recorded, and from the original."""
-        margin = RMS_MARGIN if self.values >= STEADY_VALUES else MARGIN
-        bound = margin * self.rms + FLOAT32_FLOOR
-        source = self._source(self.rms, margin)
-        # What is recorded is at no distance from itself.
-        found = [Gate(variant, output, RMS, "<=", four_digits(bound), source, 0.0, True)]
-        return found + [
-            self._kept(variant, output, metric) for metric in self.kept if metric in self.quality[0]
+        return [
+            self._distance(variant, output, RMS, self.rms, self.values),
+            self._distance(variant, output, MEAN, self.mean, self.channels),
+            *(self._kept(variant, output, metric) for metric in self.kept if metric in self.quality[0]),
         ]
+
+    def _distance(self, variant: str, output: str, metric: str, noise: float, values: int) -> Gate:
+        margin = RMS_MARGIN if values >= STEADY_VALUES else MARGIN
+        bound = four_digits(margin * noise + FLOAT32_FLOOR)
+        # What is recorded is at no distance from itself.
+        return Gate(variant, output, metric, "<=", bound, self._source(noise, margin), 0.0, True)
 
     def _kept(self, variant: str, output: str, metric: str) -> Gate:
         recorded = self.quality[0][metric]
@@ -220,18 +227,21 @@ class _Runs:
                 for index, (case, item) in enumerate(zip(self.cases, by_case, strict=True))
             },
             rms=largest([0.0, *(worst(twin).rms for twin in twins)]),
+            # Of a few cases a mean is no smaller than one of them.
+            mean=largest([0.0, *(worst(twin).mean for twin in twins if len(twin) == len(self.cases))]),
             scale=largest(abs(outputs[spec.name]).max(initial=0.0) for outputs in self.recorded),
             has_cosine=any(outputs[spec.name].shape[-1] > 1 for outputs in self.recorded),
             quality=[found[spec.name] for found in self.quality],
             sources=tuple(_counted(self.sources)),
             kept=self.head.entry.kept,
             values=sum(outputs[spec.name].size for outputs in self.recorded),
+            channels=max((worst(twin).shift.size for twin in twins), default=1),
         )
 
 
 def is_golden(gate: Gate) -> bool:
     """Whether a gate of the manifest bounds the golden cases, not held-out samples."""
-    return gate.metric == RMS or gate.metric.startswith(GOLDEN)
+    return gate.metric in (RMS, MEAN) or gate.metric.startswith(GOLDEN)
 
 
 def noise_gates(noise: Mapping[str, Mapping[str, Noise]]) -> list[Gate]:

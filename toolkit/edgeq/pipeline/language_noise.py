@@ -16,7 +16,7 @@ from edgeq.bundle.manifest import Gate
 from edgeq.errors import ModelError
 from edgeq.numerics import FP16_STEP
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
-from edgeq.pipeline.drift import COSINE, MAX_ABS, RMS, Drift, drift_of, worst
+from edgeq.pipeline.drift import COSINE, MAX_ABS, MEAN, RMS, Drift, drift_of, worst
 from edgeq.pipeline.kernel_noise import (
     GOLDEN,
     case_tolerances,
@@ -140,20 +140,10 @@ def _own_tolerances(variant: str, own: Drift, scale: float, rule: OwnError) -> l
 
 
 def _own_gates(variant: str, own: Drift, scale: float, divergence: float, rule: OwnError) -> list[Gate]:
-    bound = rule.times * max(own.rms, rule.step)
     # Both grow with the square of an error; half a square is the most that changing every logit by it can cost.
     most = rule.times**2 * max(divergence, (rule.step * scale) ** 2 / 2)
     return [
-        Gate(
-            variant,
-            "logits",
-            RMS,
-            "<=",
-            four_digits(bound),
-            _source(rule, f"own error {own.rms:.3g}"),
-            0.0,
-            True,
-        ),
+        *(_own_distance(variant, metric, own.metrics()[metric], rule) for metric in (RMS, MEAN)),
         Gate(
             variant,
             "logits",
@@ -165,6 +155,11 @@ def _own_gates(variant: str, own: Drift, scale: float, divergence: float, rule: 
             True,
         ),
     ]
+
+
+def _own_distance(variant: str, metric: str, own: float, rule: OwnError) -> Gate:
+    bound = four_digits(rule.times * max(own, rule.step))
+    return Gate(variant, "logits", metric, "<=", bound, _source(rule, f"own error {own:.3g}"), 0.0, True)
 
 
 def _source(rule: OwnError, measured: str) -> str:

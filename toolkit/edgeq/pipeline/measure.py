@@ -47,6 +47,7 @@ class Measured:
         timing: latency at batch 1, against the float32 graph in the same rounds; None for what was simulated.
         ram_bytes: growth of RSS to load and run it; None for what ONNX Runtime does not run.
         verification: how real the execution was.
+        relative_errors: mean over rows of the distance to the original, by output.
         cosines: to the original, of every held-out row, by output.
         environment: what ran it, where that is not ONNX Runtime on this machine.
         parity: difference to the ONNX variant of the same plan, by output; empty without one.
@@ -57,6 +58,7 @@ class Measured:
     timing: Timing | None
     ram_bytes: int | None
     verification: Verification
+    relative_errors: Mapping[str, float] = field(default_factory=dict)
     cosines: Mapping[str, Sequence[float]] = field(default_factory=dict)
     environment: str | None = None
     parity: Mapping[str, Parity] = field(default_factory=dict)
@@ -98,6 +100,7 @@ def measure_variants(
             timings.get(name),
             ram.get(name),
             session.verification,
+            compared[name].relative_errors(),
             compared[name].cosines(),
             describe_environment(session.environment),
             probes[name].parities() if name in probes else {},

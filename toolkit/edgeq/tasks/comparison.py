@@ -33,6 +33,9 @@ class TaskComparison(Protocol):
     def cosines(self) -> dict[str, list[float]]:
         """Of every row, by output; empty for outputs whose direction means nothing."""
 
+    def relative_errors(self) -> dict[str, float]:
+        """Mean over rows of `|found - expected| / |expected|`, by output."""
+
 
 class Rows:
     """Every output by itself: rows are samples, or tokens that are not padding.
@@ -81,6 +84,12 @@ class Rows:
         if not self.head.entry.has_cosine:
             return {}
         return {name: comparison.cosine for name, comparison in self.general.items()}
+
+    def relative_errors(self) -> dict[str, float]:
+        """Of every output, whether or not its entry names them."""
+        return {
+            name: comparison.metrics()["relative_error_mean"] for name, comparison in self.general.items()
+        }
 
 
 class AnswerSpans(Rows):
@@ -137,6 +146,10 @@ class AtMasks:
     def cosines(self) -> dict[str, list[float]]:
         """Of the masks where there are any."""
         return self._judged.cosines()
+
+    def relative_errors(self) -> dict[str, float]:
+        """Of the masks where there are any."""
+        return self._judged.relative_errors()
 
     @property
     def _judged(self) -> Rows:
