@@ -157,8 +157,14 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize("name", BESIDE)
-@pytest.mark.parametrize("kind", ["graph_bundle", "file_bundle"])
+OF_FILES = ("shifted vocabulary", "no start token", "wrong stop ids", "context of 8", "no template")
+"""What is judged without the model is judged by the same code for either runtime: of the slower one, one of a kind."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [*(("graph_bundle", name) for name in BESIDE), *(("file_bundle", name) for name in OF_FILES)],
+)
 def test_damage_beside_the_model_is_named(
     name: str, kind: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

