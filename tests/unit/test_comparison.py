@@ -33,6 +33,8 @@ OUT = TensorSpec("out", "float32", ("batch", 2), Role.SENTENCE_EMBEDDING)
         (" cosine >= 0.99 ", ("cosine_mean", ">=", 0.99)),
         ("max_abs<=1e-2", ("max_abs", "<=", 0.01)),
         ("kl<=0.01", ("kl_mean", "<=", 0.01)),
+        ("cosine_mean=0.99", ("cosine_mean", ">=", 0.99)),
+        ("kl = 0.01", ("kl_mean", "<=", 0.01)),
     ],
 )
 def test_gates_are_read(text: str, expected: tuple[str, str, float]) -> None:
@@ -43,8 +45,10 @@ def test_gates_are_read(text: str, expected: tuple[str, str, float]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cosine_mean=0.9", "is not a gate"),
         ("cosine_mean>0.9", "is not a gate"),
+        ("cosine_mean", "is not a gate"),
+        ("cosine_mean==0.9", "is not a gate"),
+        ("cosine_mean=10", "out of range"),
         ("accuracy>=0.9", "unknown metric"),
         ("cosine_mean<=0.9", "can hardly fail"),
         ("max_abs>=0.1", "can hardly fail"),

@@ -80,15 +80,17 @@ class GateRequest:
 
 
 def parse_gate(text: str) -> GateRequest:
-    """Read `METRIC>=X` or `METRIC<=X`.
+    """Read `METRIC=X`, where X is the worst that passes, or the same as `METRIC>=X` or `METRIC<=X`.
 
     Raises:
         UsageError: not of that form, an unknown metric, or a bound that cannot fail.
     """
-    found = re.fullmatch(r"\s*([a-z0-9_]+)\s*(>=|<=)\s*([-+0-9.eE]+)\s*", text)
+    found = re.fullmatch(r"\s*([a-z0-9_]+)\s*(>=|<=|=)\s*([-+0-9.eE]+)\s*", text)
     if found is None:
         raise UsageError(
-            f"`{text}` is not a gate", hint="write METRIC>=X or METRIC<=X, as in cosine_mean>=0.99"
+            f"`{text}` is not a gate",
+            hint='write METRIC=X, as in cosine_mean=0.99, or in quotes "cosine_mean>=0.99": a shell takes a bare > or < '
+            "for a file",
         )
     metric, op, number = found.groups()
     metric = {"cosine": "cosine_mean", "kl": "kl_mean", "sqnr": "sqnr_db"}.get(metric, metric)
@@ -101,15 +103,15 @@ def parse_gate(text: str) -> GateRequest:
     if not np.isfinite(threshold):
         raise UsageError(f"the gate `{text}` needs a finite number")
     expected = "<=" if metric in LOWER_IS_BETTER else ">="
-    if op != expected:
+    if op not in (expected, "="):
         raise UsageError(
             f"the gate `{text}` can hardly fail: {metric} is better when {'lower' if expected == '<=' else 'higher'}",
-            hint=f"write {metric}{expected}{threshold:g}",
+            hint=f"write {metric}={threshold:g}",
         )
     bounded = metric.startswith("cosine") or metric in SHARES
     if bounded and not 0 <= threshold <= 1:
         raise UsageError(f"the gate `{text}` is out of range: {metric} lies between 0 and 1")
-    return GateRequest(metric, op, threshold)
+    return GateRequest(metric, expected, threshold)
 
 
 def gates_for(

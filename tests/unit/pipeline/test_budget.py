@@ -22,6 +22,9 @@ from edgeq.tasks.labelled import read_pairs
         ("size<=12MB", Budget("size", "<=", 12e6)),
         ("size <= 1.5 MiB", Budget("size", "<=", 1.5 * 2**20)),
         ("size<=900kB", Budget("size", "<=", 9e5)),
+        ("cosine=0.995", Budget("cosine_mean", ">=", 0.995)),
+        ("spearman_drop=0.2", Budget("spearman_drop", "<=", 0.2)),
+        ("size=12MB", Budget("size", "<=", 12e6)),
     ],
 )
 def test_budgets(text, expected):
@@ -34,7 +37,7 @@ def test_budgets(text, expected):
     [
         "cosine<=0.9",
         "cosine>=1.5",
-        "cosine=0.9",
+        "cosine=1.5",
         "size<=12",
         "size>=12MB",
         "size<=12XB",

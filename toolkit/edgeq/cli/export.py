@@ -19,7 +19,7 @@ Examples:
 - `edgeq export ./my-model --target android --target cpu --calib texts.txt`
 - `edgeq export ./my-model --target coreml --ios 18 --seq-len 32,128,256`
 - `edgeq export ./my-llm --target gguf --precision q4_k_m --calib texts.txt`
-- `edgeq export ./my-model --target android --gate cosine_mean>=0.99 --output out --archive`
+- `edgeq export ./my-model --target android --gate cosine_mean=0.99 --output out --archive`
 """
 
 
@@ -71,7 +71,7 @@ def export(
     task: Annotated[str | None, typer.Option(help="Override the task the config names.")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the Hub.")] = None,
     gate: Annotated[
-        list[str] | None, typer.Option(help="METRIC>=X or METRIC<=X; below it the command exits with 3.")
+        list[str] | None, typer.Option(help="METRIC=X, the worst that passes (or in quotes \"METRIC>=X\"); beyond it the command exits with 3.")
     ] = None,
     output: Annotated[
         Path | None,

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 EXAMPLES = """
 Examples:
 
-- `edgeq tune ./my-model --target android --budget "cosine>=0.995"`
-- `edgeq tune ./my-model --target cpu --budget "size<=12MB" --output small.yaml --plot small.svg`
-- `edgeq tune ./my-model --target cpu --budget "spearman_drop<=0.2" --data labelled.tsv --output out/small`
+- `edgeq tune ./my-model --target android --budget cosine=0.995`
+- `edgeq tune ./my-model --target cpu --budget size=12MB --output small.yaml --plot small.svg`
+- `edgeq tune ./my-model --target cpu --budget spearman_drop=0.2 --data labelled.tsv --output out/small`
 """
 SHOWN_UNITS = 10
 
@@ -32,7 +32,7 @@ def tune(
     budget: Annotated[
         str,
         typer.Option(
-            help='"cosine>=0.995", "spearman_drop<=0.2", "kl<=0.01" or "size<=12MB".', show_default=False
+            help='cosine=0.995, spearman_drop=0.2, kl=0.01 or size=12MB; also in quotes, as "size<=12MB".', show_default=False
         ),
     ],
     model: Annotated[

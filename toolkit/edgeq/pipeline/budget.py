@@ -14,7 +14,7 @@ SPEARMAN_DROP = "spearman_drop"
 ROW_METRICS = ("cosine_mean", "cosine_p01", "kl_mean", "relative_error_mean", "top1_agreement")
 """Metrics with a value per row, so that their sampling error can be told."""
 UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-HINT = 'write --budget "cosine>=0.995", "spearman_drop<=0.2", "kl<=0.01" or "size<=12MB"'
+HINT = "write --budget cosine=0.995, spearman_drop=0.2, kl=0.01 or size=12MB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +48,15 @@ def parse_budget(text: str) -> Budget:
     """Read a budget.
 
     Raises:
-        UsageError: not of the form METRIC>=X or METRIC<=X, or not a metric a budget can be put on.
+        UsageError: not of the form METRIC=X, METRIC>=X or METRIC<=X, or not a metric a budget can be put on.
     """
     if re.match(r"\s*size\b", text):
         return Budget(SIZE, "<=", _bytes(text))
-    found = re.fullmatch(r"\s*spearman_drop\s*<=\s*([0-9.]+)\s*", text)
+    found = re.fullmatch(r"\s*spearman_drop\s*<?=\s*([0-9.]+)\s*", text)
     if found is not None:
         return Budget(SPEARMAN_DROP, "<=", _number(found[1], text))
     if "spearman" in text:
-        raise UsageError(f"`{text}` is not a budget", hint='write "spearman_drop<=0.2", in points of 100')
+        raise UsageError(f"`{text}` is not a budget", hint="write spearman_drop=0.2, in points of 100")
     try:
         gate = parse_gate(text)
     except UsageError as error:
@@ -67,10 +67,10 @@ def parse_budget(text: str) -> Budget:
 
 
 def _bytes(text: str) -> float:
-    found = re.fullmatch(r"\s*size\s*<=\s*([0-9.]+)\s*([A-Za-z]*)\s*", text)
+    found = re.fullmatch(r"\s*size\s*<?=\s*([0-9.]+)\s*([A-Za-z]*)\s*", text)
     if found is None or found[2].upper() not in UNITS:
         raise UsageError(
-            f"`{text}` is not a size budget", hint='write "size<=12MB" (kB, MB, GB, KiB, MiB, GiB)'
+            f"`{text}` is not a size budget", hint="write size=12MB (kB, MB, GB, KiB, MiB, GiB)"
         )
     size = _number(found[1], text) * UNITS[found[2].upper()]
     if size <= 0:

@@ -146,4 +146,4 @@ def embedding_output(canonical: CanonicalModel) -> str:
     for spec in canonical.outputs:
         if spec.role is Role.SENTENCE_EMBEDDING:
             return spec.name
-    raise UsageError("spearman_drop needs a sentence embedding model", hint='use "cosine>=0.995" instead')
+    raise UsageError("spearman_drop needs a sentence embedding model", hint="use cosine=0.995 instead")

@@ -229,7 +229,7 @@ class _Tuner:
                 f"no recipe meets {self.budget}: the smallest found has {smallest.size_bytes / 1e6:.2f} MB, "
                 f"{(smallest.size_bytes - self.budget.threshold) / 1e6:.2f} MB too many "
                 f"({self.metric} {smallest.estimate.value:.5g})",
-                hint=f'--budget "size<={np.ceil(smallest.size_bytes / 1e5) / 10:g}MB"',
+                hint=f"--budget size={np.ceil(smallest.size_bytes / 1e5) / 10:g}MB",
             )
         inside = [point for point in points if point.size_bytes <= limit]
         tried = [self.evaluate(point) for point in (found, inside[-1])]
@@ -374,7 +374,7 @@ def _metric(budget: Budget, exported: ExportedModel) -> str:
     logits = any(has_choices(spec) for spec in outputs)
     if budget.metric in ("kl_mean", "top1_agreement") and not logits:
         raise UsageError(
-            f"{budget.metric} needs logits, which this model does not return", hint='use "cosine>=0.995"'
+            f"{budget.metric} needs logits, which this model does not return", hint="use cosine=0.995"
         )
     if budget.metric != SIZE:
         return budget.metric
