@@ -89,8 +89,8 @@ def parse_gate(text: str) -> GateRequest:
     if found is None:
         raise UsageError(
             f"`{text}` is not a gate",
-            hint='write METRIC=X, as in cosine_mean=0.99, or in quotes "cosine_mean>=0.99": a shell takes a bare > or < '
-            "for a file",
+            hint='write METRIC=X, as in cosine_mean=0.99, or in quotes "cosine_mean>=0.99": '
+            "a shell takes a bare > or < for a file",
         )
     metric, op, number = found.groups()
     metric = {"cosine": "cosine_mean", "kl": "kl_mean", "sqnr": "sqnr_db"}.get(metric, metric)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from edgeq.bundle.archive import unpack_archive
+from edgeq.bundle.foreign import refuse_foreign
 from edgeq.bundle.golden import GoldenCase, read_golden
 from edgeq.bundle.integrity import check_hashes, check_listing
 from edgeq.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, Status, Variant
@@ -101,6 +102,8 @@ def open_bundle(path: str | Path, *, force: bool = False, verify: bool = True) -
     path = Path(path)
     if not path.exists():
         raise ModelError(f"there is no bundle at `{path}`", hint="edgeq export --help")
+    if path.is_dir() or path.is_file():
+        refuse_foreign(path)
     if path.is_dir():
         return _open_folder(path, path, force=force, verify=verify, temporary=False)
     if not path.is_file():

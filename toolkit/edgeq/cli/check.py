@@ -133,11 +133,14 @@ def parse_dims(entries: Sequence[str]) -> dict[str, int]:
 
 @contextmanager
 def _subjects(path: Path, target: str) -> Iterator[tuple[list[_Subject], bool]]:
+    from edgeq.bundle.foreign import refuse_foreign
     from edgeq.bundle.reader import looks_like_bundle, open_bundle
 
     if target not in PROVIDERS:
         raise UsageError(f"--target got `{target}`, expected {' or '.join(PROVIDERS)}")
     if not looks_like_bundle(path):
+        if path.exists() and path.suffix != ".onnx":
+            refuse_foreign(path)
         if path.is_dir():
             raise UsageError(
                 f"`{path}` is a folder without edgeq.json", hint="give an .onnx file or a bundle"

@@ -71,7 +71,8 @@ def export(
     task: Annotated[str | None, typer.Option(help="Override the task the config names.")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the Hub.")] = None,
     gate: Annotated[
-        list[str] | None, typer.Option(help="METRIC=X, the worst that passes (or in quotes \"METRIC>=X\"); beyond it the command exits with 3.")
+        list[str] | None,
+        typer.Option(help="METRIC=X, the worst that passes; beyond it the command exits with 3."),
     ] = None,
     output: Annotated[
         Path | None,

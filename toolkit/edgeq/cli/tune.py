@@ -32,7 +32,8 @@ def tune(
     budget: Annotated[
         str,
         typer.Option(
-            help='cosine=0.995, spearman_drop=0.2, kl=0.01 or size=12MB; also in quotes, as "size<=12MB".', show_default=False
+            help='cosine=0.995, spearman_drop=0.2, kl=0.01, size=12MB; or in quotes, as "size<=12MB".',
+            show_default=False,
         ),
     ],
     model: Annotated[

@@ -51,7 +51,8 @@ def validate(
     serial: Annotated[str | None, typer.Option(help="For --on adb: which phone.")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Only this variant; repeat for several.")] = None,
     gate: Annotated[
-        list[str] | None, typer.Option(help="METRIC=X, the worst that passes; replaces the bundle's quality gates.")
+        list[str] | None,
+        typer.Option(help="METRIC=X, the worst that passes; replaces the bundle's quality gates."),
     ] = None,
     force: Force = False,
     json: Json = False,

@@ -69,9 +69,7 @@ def parse_budget(text: str) -> Budget:
 def _bytes(text: str) -> float:
     found = re.fullmatch(r"\s*size\s*<?=\s*([0-9.]+)\s*([A-Za-z]*)\s*", text)
     if found is None or found[2].upper() not in UNITS:
-        raise UsageError(
-            f"`{text}` is not a size budget", hint="write size=12MB (kB, MB, GB, KiB, MiB, GiB)"
-        )
+        raise UsageError(f"`{text}` is not a size budget", hint="write size=12MB (kB, MB, GB, KiB, MiB, GiB)")
     size = _number(found[1], text) * UNITS[found[2].upper()]
     if size <= 0:
         raise UsageError(f"the budget `{text}` leaves no room")
