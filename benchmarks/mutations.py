@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from damages import Damage, NotApplicableError, graph_damages, package_damages, tokenizer_damages
+from damages import Damage, NotApplicableError, graph_damages, tokenizer_damages
 from language_damages import language_damages, language_settings
+from package_damages import package_damages
 
 from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.integrity import SUMS_FILE, sums_text
@@ -227,6 +228,7 @@ def try_damage(
             *folder.rglob("*.json"),
             *folder.rglob("model.onnx"),
             *folder.rglob("weight.bin"),
+            *folder.rglob("model.mlmodel"),
             folder / "SHA256SUMS",
         ):
             data = file.read_bytes()  # of its own, no longer the original's
@@ -251,12 +253,8 @@ def encoder(tally: Tally, path: Path) -> None:
             session = open_variant(bundle, variant, bundle.file(variant.model), pad)
             longest = bundle.manifest.tokenizer.max_length
             probe = Probe(bundle, variant, session, session.static_length or longest)
-            damages = (
-                package_damages(variant.id)
-                if variant.runtime == "coreml"
-                else graph_damages(variant.id, bundle.file(variant.model))
-            )
-            for damage in damages:
+            damages = package_damages if variant.runtime == "coreml" else graph_damages
+            for damage in damages(variant.id, bundle.file(variant.model)):
                 again = partial(reopened, bundle, variant, probe, damage, pad)
                 try_damage(tally, path, damage, variant.id, again)
         texts = [
