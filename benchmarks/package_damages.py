@@ -1,4 +1,4 @@
-"""Ways to break an ML program: its weights by name, and constants and operators of the program. Used by mutations.py."""
+"""Ways to break an ML program: weights by name, constants and operators of the program. Used by mutations.py."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ def row_negated(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def all_but_last_as_first(values: np.ndarray) -> np.ndarray:
+def first_for_all(values: np.ndarray) -> np.ndarray:
     """One scale for all rows, as of a layer that is quantized as a whole."""
     return np.broadcast_to(values.reshape(len(values), -1)[:1], values.reshape(len(values), -1).shape)
 
@@ -374,7 +374,7 @@ def scale_damages(names: Names) -> Iterator[Damage]:
             for factor in (1.5, 1.1):
                 edit = constant(names.weight(layer, part), SCALES, times(factor))
                 yield names.damage(f"scale of {part} {layer} x{factor}", edit)
-    edit = constant(names.weight(0, "ffn down"), ("scale", "lut"), all_but_last_as_first)
+    edit = constant(names.weight(0, "ffn down"), ("scale", "lut"), first_for_all)
     yield names.damage("one scale for all rows of ffn down 0", edit)
 
 
