@@ -281,11 +281,10 @@ def layers_exchanged(first: int, second: int) -> Callable[[Program], None]:
 
     def run(program: Program) -> None:
         for part in PARTS.values():
-            names = [f"encoder_layer_{layer}_{part}_weight" for layer in (first, second)]
-            codes = exchanged(*names, CODES)
-            codes(program)
-            if program.find(names[0]).type != "const":
-                exchanged(*names, SCALES)(program)
+            one, other = (f"encoder_layer_{layer}_{part}_weight" for layer in (first, second))
+            exchanged(one, other, CODES)(program)
+            if program.find(one).type != "const":
+                exchanged(one, other, SCALES)(program)
 
     return run
 
