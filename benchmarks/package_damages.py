@@ -292,17 +292,20 @@ def layers_exchanged(first: int, second: int) -> Callable[[Program], None]:
 # -- edits of an array -----------------------------------------------------------------------------------
 
 
-def largest_bit(which: int) -> Edit:
-    """Flip one bit of the largest value: the lowest is 0, the sign -1."""
+def largest_sign(values: np.ndarray) -> np.ndarray:
+    """The largest value with another sign: codes are inverted, which has no overflow in however many bits."""
+    flat = values.reshape(-1)
+    place = np.argmax(np.abs(flat.astype(np.float64)))
+    flat[place] = ~flat[place] if np.issubdtype(flat.dtype, np.integer) else -flat[place]
+    return values
 
-    def edit(values: np.ndarray) -> np.ndarray:
-        flat = values.reshape(-1)
-        place = int(np.argmax(np.abs(flat.astype(np.float64))))
-        raw = flat.view({1: np.uint8, 2: np.uint16, 4: np.uint32}[flat.itemsize])
-        raw[place] ^= raw.dtype.type(1 << which % (8 * flat.itemsize))
-        return values
 
-    return edit
+def largest_lowest_bit(values: np.ndarray) -> np.ndarray:
+    """The lowest bit of the largest value flipped."""
+    flat = values.reshape(-1)
+    place = np.argmax(np.abs(flat.astype(np.float64)))
+    flat.view({1: np.uint8, 2: np.uint16, 4: np.uint32}[flat.itemsize])[place] ^= 1
+    return values
 
 
 def row_negated(values: np.ndarray) -> np.ndarray:
@@ -388,8 +391,8 @@ def weight_damages(names: Names) -> Iterator[Damage]:
             yield names.damage(f"two {what} of {part} {second} swapped", edit)
         edit = constant(names.weight(last, part), CODES, lambda codes: codes[::-1])
         yield names.damage(f"{part} {last} all rows reversed", edit)
-        for which, what in ((-1, "sign"), (0, "lowest bit")):
-            edit = constant(names.weight(third, part), CODES, largest_bit(which))
+        for change, what in ((largest_sign, "sign"), (largest_lowest_bit, "lowest bit")):
+            edit = constant(names.weight(third, part), CODES, change)
             yield names.damage(f"{what} of the largest weight of {part} {third}", edit)
     size = head_size(names.program)
     for part, layer in (("query", 0), ("value", 0), ("key", names.layer(3))):
