@@ -1,4 +1,4 @@
-"""Ways to break a bundle: graphs of encoders, tokenizers and settings, weights of ML programs. Used by mutations.py."""
+"""Ways to break a bundle: graphs of encoders, tokenizers and settings. Used by mutations.py."""
 
 from __future__ import annotations
 
@@ -449,43 +449,3 @@ def tokenizer_damages() -> Iterator[Damage]:
 def one_type(processor: Any) -> None:
     for piece in processor["pair"]:
         next(iter(piece.values()))["type_id"] = 0
-
-
-# -- Core ML ---------------------------------------------------------------------------------------------
-
-
-def package_damages(variant: str) -> Iterator[Damage]:
-    """Damages of the weights of an ML program, wherever in its blob they lie."""
-    blob = f"model/{variant}/Model.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
-
-    def damage(name: str, edit: Callable[[bytearray], None]) -> Damage:
-        def run(folder: Path) -> None:
-            path = folder / blob
-            if not path.is_file():
-                raise NotApplicableError("no weights")
-            data = bytearray(path.read_bytes())
-            edit(data)
-            path.write_bytes(bytes(data))
-
-        return Damage(f"{variant}: {name}", run)
-
-    for share in (0.2, 0.35, 0.5, 0.65, 0.8, 0.95):
-        yield damage(f"4 kB at {share:.0%} of the weights zeroed", zeroed(share, 4096))
-        yield damage(f"64 kB at {share:.0%} of the weights reversed", reversed_bytes(share, 65536))
-    yield damage("one byte at half of the weights", zeroed(0.5, 1))
-
-
-def zeroed(share: float, size: int) -> Callable[[bytearray], None]:
-    def edit(data: bytearray) -> None:
-        start = int(share * (len(data) - size)) // 64 * 64 + 64
-        data[start : start + size] = bytes(size)
-
-    return edit
-
-
-def reversed_bytes(share: float, size: int) -> Callable[[bytearray], None]:
-    def edit(data: bytearray) -> None:
-        start = int(share * (len(data) - 2 * size)) // 64 * 64 + 64
-        data[start : start + size] = data[start : start + size][::-1]
-
-    return edit

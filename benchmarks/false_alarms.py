@@ -3,7 +3,9 @@
     python benchmarks/false_alarms.py BUNDLE [BUNDLE ...] [--seeds 5] [--arm64]
 
 Draws of last bits that the export did not see, 1 to 4 threads, three optimization levels, and with --arm64 the ARM64
-kernels (edgeq doctor --setup arm64). Prints how near each run came to the bounds of the golden cases: 100 % is at one.
+kernels (edgeq doctor --setup arm64). An ML program, which is simulated, is run with draws of float16's last bits, in
+float32 throughout, with sums in float64, and with codes that are multiplied as integers. Prints how near each run came
+to the bounds of the golden cases: 100 % is at one.
 """
 
 from __future__ import annotations
@@ -18,14 +20,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
+from unittest.mock import patch
 
+import numpy as np
 import onnx_ir as ir
 from mutations import rehash
 
 import edgeq.pipeline.executions as executions
 import edgeq.pipeline.language_validation as language_validation
-from edgeq.bundle.manifest import Gate
-from edgeq.bundle.reader import open_bundle
+from edgeq.bundle.manifest import Gate, Variant
+from edgeq.bundle.reader import Bundle, open_bundle
 from edgeq.graph.passes.rounding_noise import with_rounding_noise
 from edgeq.onnx_runtime import LEVELS, kernels_saturate, ordered_options
 from edgeq.pipeline.drift import COSINE, MAX_ABS
@@ -34,8 +39,17 @@ from edgeq.pipeline.validation import ValidationRequest, run_validation
 from edgeq.runtime.executors import NativeExecutor
 from edgeq.runtime.host import cpu_name
 from edgeq.runtime.session import VariantSession
+from edgeq.targets.coreml.interpreter.machine import OPERATORS, MilInterpreter
+from edgeq.targets.coreml.interpreter.ops_math import Operator
+from edgeq.targets.coreml.interpreter.program import Operation, TensorType
+from edgeq.targets.coreml.session import PackageSession
+from edgeq.types import Array
 
 FIRST_SEED = 1000
+SUMS = ("linear", "matmul", "layer_norm", "softmax", "reduce_sum")
+"""Operators of ML programs that add up many values."""
+Judgement: TypeAlias = tuple[bool, float, str]
+"""Whether a bundle passes, the bound on golden cases it came nearest to, and its name."""
 
 
 def nearness(gate: Gate, recorded: Mapping[tuple[str, str], float]) -> float:
@@ -46,7 +60,7 @@ def nearness(gate: Gate, recorded: Mapping[tuple[str, str], float]) -> float:
     return abs(gate.value - start) / abs(gate.threshold - start)
 
 
-def judge(folder: Path, variant: str, place: str = "native") -> tuple[bool, float, str]:
+def judge(folder: Path, variant: str, place: str = "native") -> Judgement:
     """Whether a bundle passes, the bound on golden cases it came nearest to, and its name."""
     with open_bundle(folder) as bundle:
         stored = [gate for gate in bundle.manifest.gates if gate.variant == variant and is_golden(gate)]
@@ -100,7 +114,7 @@ def at_level(variant: str, level: str) -> Callable[[Path], None]:
     return edit
 
 
-def with_threads(source: Path, variant: str, threads: int) -> tuple[bool, float, str]:
+def with_threads(source: Path, variant: str, threads: int) -> Judgement:
     """Validation with so many intra-op threads."""
     session, executor = executions.VariantSession, language_validation.open_executor
 
@@ -118,7 +132,7 @@ def with_threads(source: Path, variant: str, threads: int) -> tuple[bool, float,
 
 def runs(
     source: Path, variant: str, model: str, seeds: int, *, arm64: bool
-) -> Iterator[tuple[str, tuple[bool, float, str]]]:
+) -> Iterator[tuple[str, Judgement]]:
     """Every way to run one variant."""
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
         with edited(source, noisy(model, seed)) as folder:
@@ -130,6 +144,52 @@ def runs(
             yield level, judge(folder, variant)
     if arm64:
         yield "ARM64 kernels, emulated", judge(source, variant, "arm64")
+
+
+class IntegerProducts(MilInterpreter):
+    """Layers as hardware for int8 computes them: what stands for codes is not rounded to float16."""
+
+    def _finish(self, operation: Operation, name: str, kind: TensorType, value: Array) -> Array:
+        if operation.kind == "dequantize" or operation.kind.startswith("constexpr_"):
+            return value.astype(np.float32)
+        return super()._finish(operation, name, kind, value)
+
+
+def in_float64(operator: Operator) -> Operator:
+    """An operator whose sums are of float64."""
+
+    def run(**operands: Array) -> Array:
+        wide = {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in operands.items()}
+        return np.asarray(operator(**wide), np.float32)
+
+    return run
+
+
+def interpreted(source: Path, variant: str, open_runner: Callable[[Path], MilInterpreter]) -> Judgement:
+    """Validation of an ML program in another interpreter."""
+    before = executions.open_variant
+
+    def open_variant(bundle: Bundle, item: Variant, path: Path, pad_id: int) -> PackageSession:
+        return PackageSession(path, item, pad_id=pad_id, runner=open_runner(path))
+
+    executions.open_variant = open_variant
+    try:
+        return judge(source, variant)
+    finally:
+        executions.open_variant = before
+
+
+def package_runs(source: Path, variant: str, seeds: int) -> Iterator[tuple[str, Judgement]]:
+    """Every way to interpret one ML program."""
+    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+        yield (
+            f"float16 last bits, draw {seed}",
+            interpreted(source, variant, partial(MilInterpreter, seed=seed)),
+        )
+    yield "float32 throughout", interpreted(source, variant, partial(MilInterpreter, rounding=False))
+    with patch.dict(OPERATORS, {name: in_float64(OPERATORS[name]) for name in SUMS}):
+        yield "sums in float64", interpreted(source, variant, MilInterpreter)
+    yield "products of integers", interpreted(source, variant, IntegerProducts)
 
 
 def main() -> None:
@@ -144,11 +204,15 @@ def main() -> None:
     alarms = 0
     for source in arguments.bundles:
         with open_bundle(source) as bundle:
-            found = [(item.id, item.model) for item in bundle.variants if item.runtime == "onnxruntime"]
-        for variant, model in found:
-            for how, (passed, near, name) in runs(
-                source, variant, model, arguments.seeds, arm64=arguments.arm64
-            ):
+            found = [item for item in bundle.variants if item.runtime in ("onnxruntime", "coreml")]
+        for item in found:
+            variant = item.id
+            ways = (
+                package_runs(source, variant, arguments.seeds)
+                if item.runtime == "coreml"
+                else runs(source, variant, item.model, arguments.seeds, arm64=arguments.arm64)
+            )
+            for how, (passed, near, name) in ways:
                 alarms += not passed
                 verdict = "yes" if passed else "**NO**"
                 print(f"| {source.name}, {variant} | {how} | {verdict} | {near:.0%}: {name} |", flush=True)

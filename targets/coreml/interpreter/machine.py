@@ -43,7 +43,7 @@ class MilInterpreter:
         path: the `.mlpackage`.
         rounding: round float16 values as Core ML stores them; False computes the same program in float32
             throughout, which separates rounding from mistakes.
-        seed: of random last bits: each float16 result is moved by up to half a float16 step before it is rounded, as
+        seed: of random last bits: each float16 result that is rounded is moved by up to half a float16 step before, as
             other accumulators may move it. None moves nothing.
 
     Raises:
@@ -158,8 +158,13 @@ class MilInterpreter:
 
 
 def _moved(value: Array, noise: np.random.Generator) -> Array:
-    """Each value by up to half a float16 step of its own, uniformly."""
+    """Each value by up to half a float16 step of its own, uniformly, but for those that float16 holds exactly.
+
+    No accumulator rounds those: a value that is carried on, or the 1 of a mask, of which a last bit times -10,000
+    would hide a token.
+    """
     spread = noise.uniform(-(2.0**-11), 2.0**-11, value.shape)
+    spread[round_half(value) == value] = 0
     return np.asarray(value * (1 + spread), np.float32)
 
 

@@ -129,6 +129,26 @@ def test_a_mask_of_minus_infinity_survives_float16(graph: Any, lower: Any) -> No
     assert any("beyond float16" in note for note in lowered.notes)
 
 
+def test_draws_of_last_bits_leave_what_is_exact(graph: Any, lower: Any) -> None:
+    nodes = [
+        onnx.helper.make_node("Cast", ["mask"], ["as_float"], to=onnx.TensorProto.FLOAT, name="c"),
+        onnx.helper.make_node("Sub", ["one", "as_float"], ["hidden"], name="s"),
+        onnx.helper.make_node("Mul", ["hidden", "low"], ["bias"], name="m"),
+        onnx.helper.make_node("Softmax", ["x"], ["shares"], axis=-1, name="p"),
+    ]
+    weights = {"one": np.float32(1), "low": np.float32(-10000)}
+    inputs = {"mask": ("int64", (1, 64)), "x": ("float32", X.shape)}
+    model = graph(nodes, inputs, ["bias", "shares"], weights)
+    own, lowered = lower(model, precision="fp16")
+    mask = np.arange(64)[None] % 3 // 2
+    plain = own.run({"mask": mask, "x": X})
+    for seed in range(3):
+        moved = MilInterpreter(lowered.path, seed=seed).run({"mask": mask, "x": X})
+        np.testing.assert_array_equal(moved["bias"], plain["bias"])
+        assert not np.array_equal(moved["shares"], plain["shares"])
+        np.testing.assert_allclose(moved["shares"], plain["shares"], rtol=2**-8)
+
+
 def test_erf_against_the_standard_library() -> None:
     x = np.linspace(-7, 7, 4001).astype(np.float32)
     expected = np.array([math.erf(value) for value in x.tolist()])
