@@ -8,10 +8,10 @@ Prints which reach one NNAPI partition and, for the others, how many partitions 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import tempfile
 from pathlib import Path
-from types import ModuleType
+
+from from_tests import support
 
 from edgeq.comparison import GateRequest
 from edgeq.errors import GateError
@@ -20,21 +20,10 @@ from edgeq.pipeline.export import ExportRequest, TargetResult, run_export
 from edgeq.quantize.recipes import load_recipe
 from edgeq.types import Precision, Task
 
-TINY = Path(__file__).parents[1] / "tests" / "support" / "tiny_models.py"
-
-
-def tiny_models() -> ModuleType:
-    """The builders the tests use."""
-    spec = importlib.util.spec_from_file_location("tiny_models", TINY)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 def export(architecture: str, task: Task, precision: Precision, folder: Path) -> TargetResult:
     """One export; a random model's quality gate is judged by the table, not by an exit code."""
-    model = tiny_models().build_tiny_model(folder / "model", architecture, task)
+    model = support("tiny_models").build_tiny_model(folder / "model", architecture, task)
     request = ExportRequest(
         model=str(model),
         recipe=load_recipe(str(precision)),

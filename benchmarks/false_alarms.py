@@ -25,7 +25,7 @@ from unittest.mock import patch
 
 import numpy as np
 import onnx_ir as ir
-from mutations import rehash
+from from_tests import support
 
 import edgeq.pipeline.executions as executions
 import edgeq.pipeline.language_validation as language_validation
@@ -83,7 +83,7 @@ def edited(source: Path, edit: Callable[[Path], None]) -> Iterator[Path]:
         folder = Path(name) / "bundle"
         shutil.copytree(source, folder)
         edit(folder)
-        rehash(folder)
+        support("mutate_bundle").sign(folder)
         yield folder
 
 

@@ -13,7 +13,6 @@ Damages that change nothing, or less than other kernels would, are listed as suc
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -28,12 +27,11 @@ from typing import Any
 
 import numpy as np
 from damages import Damage, NotApplicableError, graph_damages, tokenizer_damages
+from from_tests import support
 from language_damages import language_damages, language_settings
 from package_damages import package_damages
 
 from edgeq.bundle.golden import GoldenCase
-from edgeq.bundle.integrity import SUMS_FILE, sums_text
-from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.reader import Bundle, open_bundle
 from edgeq.calibration import load_samples
 from edgeq.errors import EdgeqError
@@ -63,18 +61,6 @@ VERDICTS = {
     (False, False): "within noise",
 }
 """By whether an output changed by more than noise, and whether validate fails."""
-
-
-def rehash(folder: Path) -> None:
-    """Sizes and SHA-256 of a bundle as its files are now."""
-    path = folder / "edgeq.json"
-    document = json.loads(path.read_text("utf-8"))
-    for entry in document["integrity"]["files"]:
-        data = (folder / entry["path"]).read_bytes()
-        entry["size"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    integrity = Manifest.from_json(document).integrity
-    (folder / SUMS_FILE).write_text(sums_text(folder, integrity), "utf-8")
 
 
 def copied(source: Path, folder: Path) -> None:
@@ -242,7 +228,7 @@ def try_damage(
             damage.edit(folder)
         except NotApplicableError:
             return
-        rehash(folder)
+        support("mutate_bundle").sign(folder)
         tally.add(source.name, damage.name, changed(folder), judged(folder, variant))
 
 

@@ -9,17 +9,16 @@ int8 and as int4, and beside them stand stock quantizations of the same float32 
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import cast
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from from_tests import support
 
 from edgeq.calibration import load_samples
 from edgeq.comparison import Run, compare_outputs, default_floors
@@ -40,7 +39,6 @@ from edgeq.types import Precision, Role, TensorSpec
 KINDS = ("embedding", "single-label", "multi-label", "score", "tokens", "answers", "words")
 EMBEDDING = "sentence_embedding"
 CLASSES = 8
-SUPPORT = Path(__file__).parents[1] / "tests" / "support" / "trained_models.py"
 
 
 def main() -> None:
@@ -54,7 +52,7 @@ def measure(kind: str, scratch: Path) -> None:
     folder = (
         sample_model_path()
         if kind == "embedding"
-        else trained_models().build_trained_model(scratch / kind, kind)
+        else support("trained_models").build_trained_model(scratch / kind, kind)
     )
     exported = load_model(folder)
     samples = load_samples(None, count=448, seed=0)
@@ -150,15 +148,6 @@ def stock_int4(source: Path, path: Path) -> None:
     quantizer = MatMulNBitsQuantizer(onnx.load(source), block_size=128, is_symmetric=True)
     quantizer.process()
     quantizer.model.save_model_to_file(str(path))
-
-
-def trained_models() -> ModuleType:
-    """The module of tests/support, which is no package."""
-    spec = importlib.util.spec_from_file_location("trained_models", SUPPORT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

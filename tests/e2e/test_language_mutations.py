@@ -213,6 +213,75 @@ def test_damage_of_a_gguf_file_s_metadata_is_named(
     assert code == 3 and f"{key} of" in message
 
 
+# -- golden cases --
+
+IDS, MASK, KEY = "inputs/input_ids", "inputs/attention_mask", "inputs/past_key_values.0.key"
+CHANGES: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str]] = {
+    "no ids": (lambda a: a.pop(IDS), "it has no `input_ids`"),
+    "an id outside": (lambda a: a.update({IDS: a[IDS] * 0 + 288}), "the token 288, expected 0 to 287"),
+    "an id below 0": (lambda a: a.update({IDS: -1 - a[IDS] * 0}), "the token -1, expected 0 to 287"),
+    "ids of 32 bits": (lambda a: a.update({IDS: a[IDS].astype(np.int32)}), "`input_ids` is int32"),
+    "ids in floats": (lambda a: a.update({IDS: a[IDS].astype(float)}), "`input_ids` is float64"),
+    "empty ids": (lambda a: a.update({IDS: a[IDS][:, :0]}), "it has no tokens"),
+    "an unknown input": (lambda a: a.update({"inputs/x": a[IDS]}), "it has `x`, which the variant does not"),
+}
+IN_ROWS = {"two sequences": (lambda a: a.update({IDS: a[IDS].repeat(2, axis=0)}), "2 rows, expected one")}
+OF_CACHES: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str]] = {
+    "no mask": (lambda a: a.pop(MASK), "it has no `attention_mask`"),
+    "a shorter mask": (lambda a: a.update({MASK: a[MASK][:, 1:]}), "expected 24 of the past and 1 new"),
+    "a longer mask": (lambda a: a.update({MASK: a[MASK].repeat(2, axis=1)}), "covers 50 tokens"),
+    "a mask of zeros": (lambda a: a.update({MASK: a[MASK] * 0}), "`attention_mask` is not 1 at every token"),
+    "no cache": (lambda a: a.pop(KEY), "it has no `past_key_values.0.key`"),
+    "caches of two lengths": (lambda a: a.update({KEY: a[KEY][:, :, 1:]}), "another input 23"),
+    "a cache of more heads": (
+        lambda a: a.update({KEY: a[KEY].repeat(2, axis=1)}),
+        "[1, 4, 24, 16], expected",
+    ),
+}
+
+
+def of_cases(
+    kind: str, case: str, changes: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str]]
+) -> list[Any]:
+    return [pytest.param(kind, case, *change, id=f"{case}, {name}") for name, change in changes.items()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "case", "change", "words"),
+    [
+        *of_cases("graph_bundle", "prefill-00", CHANGES),
+        *of_cases("graph_bundle", "decode-00", CHANGES | OF_CACHES),
+        *of_cases("file_bundle", "prefill-00", CHANGES | IN_ROWS),
+    ],
+)
+def test_a_golden_case_that_is_no_step_of_a_decoder_is_refused(
+    kind: str,
+    case: str,
+    change: Callable[[dict[str, np.ndarray]], object],
+    words: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By name, before any runtime sees it: llama.cpp need not be here for that."""
+    edit = mutate.change_npz(f"golden/{case}.npz", change)
+    folder = mutate.damaged(request.getfixturevalue(kind), tmp_path / "b", edit)
+    code, message = verdict(capsys, folder)
+    assert code == 4 and f"`{case}`" in message, message
+    assert words in " ".join(message.split())
+
+
+def test_a_golden_case_beyond_the_context_is_refused(
+    graph_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shorten(document: Any) -> None:
+        document["variants"][0]["requirements"]["context_length"] = 24
+
+    folder = mutate.damaged(graph_bundle, tmp_path / "b", mutate.change_json("edgeq.json", shorten))
+    code, message = verdict(capsys, folder)
+    assert code == 4 and "`decode-00`" in message and "the context is 24" in " ".join(message.split())
+
+
 # -- the model --
 
 

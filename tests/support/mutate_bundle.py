@@ -51,6 +51,19 @@ def change_json(pattern: str, change: Callable[[Any], object]) -> Edit:
     return edit
 
 
+def change_npz(pattern: str, change: Callable[[dict[str, np.ndarray]], object]) -> Edit:
+    """Changes the arrays of the only file of arrays that a pattern finds."""
+
+    def edit(folder: Path) -> None:
+        (path,) = folder.glob(pattern)
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        change(arrays)
+        np.savez(path, **arrays)
+
+    return edit
+
+
 def change_graph(change: Callable[[Any], object]) -> Edit:
     """Changes the only ONNX graph, weights included."""
 

@@ -9,7 +9,7 @@ import pytest
 
 from edgeq.bundle.archive import write_archive
 from edgeq.errors import DataError, UsageError
-from edgeq.pipeline import bench
+from edgeq.pipeline import bench, saturating
 from edgeq.pipeline.bench import BenchRequest, run_bench
 
 
@@ -78,14 +78,14 @@ def test_layers_that_saturate_here_are_named(
     model = tmp_path / "other.onnx"
     tiny.write_graph(model, static=False)
     add_integer_layer(model, code)
-    monkeypatch.setattr(bench, "kernels_saturate", lambda: True)
+    monkeypatch.setattr(saturating, "kernels_saturate", lambda: True)
     _, found = run_bench(BenchRequest(tiny_bundle, model, threads=1))
     assert {item.id: item.saturates for item in found} == {
         "other.onnx": saturates,
         "cpu-fp32": (),
         "nnapi-fp32": (),
     }
-    monkeypatch.setattr(bench, "kernels_saturate", lambda: False)
+    monkeypatch.setattr(saturating, "kernels_saturate", lambda: False)
     _, found = run_bench(BenchRequest(tiny_bundle, model, threads=1))
     assert not any(item.saturates for item in found)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeq.comparison import Run
-from edgeq.errors import DataError, ModelError, UnsupportedError
+from edgeq.errors import DataError, EdgeqError, ModelError, UnsupportedError, UsageError
 from edgeq.pipeline.labelled import Labelled, LabelledResult, read_labelled
 from edgeq.tasks import Head, head_of
 from edgeq.types import Array, Feeds, Outputs, ProblemType, Role, Sample, SourceInfo, Task, TensorSpec
@@ -93,7 +93,7 @@ def test_bad_lines(text: str, message: str, tmp_path: Path) -> None:
 def test_a_missing_file_and_a_task_without_a_metric(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_labelled(tmp_path / "none", CLASSIFIER)
-    with pytest.raises(UnsupportedError, match="fill-mask"):
+    with pytest.raises(UsageError, match="fill-mask"):
         read_labelled(tmp_path / "none", MASKS)
 
 
@@ -161,12 +161,18 @@ def test_texts_that_a_model_answers_with_nan_are_no_answers(
 
 
 @pytest.mark.parametrize(
-    "task", [Task.TOKEN_CLASSIFICATION, Task.QUESTION_ANSWERING, Task.FEATURE_EXTRACTION]
+    ("task", "output", "error"),
+    [
+        (Task.TOKEN_CLASSIFICATION, "logits", UsageError),
+        (Task.QUESTION_ANSWERING, "start_logits", UsageError),
+        (Task.FEATURE_EXTRACTION, "last_hidden_state", UnsupportedError),
+    ],
 )
-def test_kinds_without_a_labelled_metric_say_why(task: Task, tmp_path: Path) -> None:
-    output = {Task.QUESTION_ANSWERING: "start_logits", Task.FEATURE_EXTRACTION: "last_hidden_state"}
-    with pytest.raises(UnsupportedError, match="label"):
-        read_labelled(tmp_path / "none", head(task, output.get(task, "logits"), 7, 2))
+def test_kinds_without_a_labelled_metric_say_why(
+    task: Task, output: str, error: type[EdgeqError], tmp_path: Path
+) -> None:
+    with pytest.raises(error, match="label"):
+        read_labelled(tmp_path / "none", head(task, output, 7, 2))
 
 
 def lost(wrong: int, count: int) -> LabelledResult:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from edgeq.bundle.golden import GoldenCase
-from edgeq.errors import IntegrityError, UsageError
+from edgeq.bundle.reader import Bundle
+from edgeq.errors import ExitCode, IntegrityError, UsageError
 from edgeq.pipeline.executions import Execution
 from edgeq.pipeline.explain import ExplainRequest, run_explain
 from edgeq.pipeline.export import parse_gates
@@ -160,6 +161,33 @@ def test_labels_without_an_original_are_reported_with_bounds(tiny_bundle: Path, 
     found = report.variants[0].outputs["sentence_embedding"]
     assert report.passed and found["spearman_low"] <= found["spearman"] <= found["spearman_high"]
     assert "spearman_original" not in found
+
+
+@pytest.mark.parametrize("against", [None, "no-such-original"])
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ("token-classification", "labels belong to words"),
+        ("question-answering", "judged by its text"),
+        ("fill-mask", "--against on texts with masks"),
+        ("text-generation", "judged on running text"),
+    ],
+)
+def test_labels_for_a_kind_that_has_no_metric_of_them_are_refused_first(
+    task: str,
+    reason: str,
+    against: str | None,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    sign: Sign,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before a golden case is replayed or the original is looked for; the file need not even be there."""
+    sign(tiny_bundle, lambda document: document["source"].update(task=task))
+    monkeypatch.setattr(Bundle, "golden_cases", lambda _: pytest.fail("work began"))
+    with pytest.raises(UsageError, match=reason) as caught:
+        validate(tiny_bundle, labels=tmp_path / "none.tsv", against=against)
+    assert caught.value.exit_code == ExitCode.USAGE
 
 
 @pytest.mark.parametrize(("threshold", "passed"), [(-100.0, True), (100.1, False)])

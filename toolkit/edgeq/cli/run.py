@@ -87,6 +87,7 @@ def run(
     from edgeq.pipeline.sessions import open_other
     from edgeq.runtime.executors import level_of
     from edgeq.runtime.runtime import load
+    from edgeq.tasks.older import unsaid_kind
 
     options = GenerateOptions(prompt, chat, max_tokens, stream, temperature, top_p, top_k, seed, engine)
     if options.are_given:
@@ -106,6 +107,9 @@ def run(
         level = runtime.verification if executor is None else level_of(executor, runtime.variant)
         answers = runtime.interpret(outputs, feeds)
     _warn_not_finite(out, outputs)
+    unsaid = unsaid_kind(runtime.manifest) if answers else None
+    if unsaid is not None:
+        out.notice(unsaid)
     out.result(_document(runtime, level, outputs, answers))
     _show(out, runtime, samples or [f"input {row}" for row in range(_rows(outputs))], outputs, answers)
 

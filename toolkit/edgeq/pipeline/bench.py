@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import DataError, UnsupportedError, UsageError
-from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, kernels_saturate, ordered_level
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, ordered_level
 from edgeq.pipeline.language_bench import (
     NEW_TOKENS,
     PROMPT_TOKENS,
@@ -20,7 +21,7 @@ from edgeq.pipeline.language_bench import (
     peer_specs,
 )
 from edgeq.pipeline.measure import bench_feeds
-from edgeq.pipeline.saturating import saturating_in, saturating_layers
+from edgeq.pipeline.saturating import saturated_here, saturating_in, saturating_layers
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtime.adapter import HasSignature, Signature
 from edgeq.runtime.footprint import measure_ram_bytes
@@ -109,14 +110,24 @@ class VariantBench:
 
 
 @dataclass(frozen=True, slots=True)
-class _Contender:
+class _Model:
+    """A file to time, and how an app would open it."""
+
     id: str
     path: Path
     signature: HasSignature
-    session: VariantSession
-    load_ms: float
     level: OptimizationLevel
     saturates: tuple[str, ...] | None
+    pad_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Contender:
+    """A model that was opened."""
+
+    model: _Model
+    session: VariantSession
+    load_ms: float
 
 
 def run_bench(
@@ -166,13 +177,13 @@ def _bench_encoder(
             "none of the bundle's variants runs on ONNX Runtime; there is nothing to time here"
         )
     others = _others(request, mine, stack) if request.against else []
-    contenders = {item.id: item for item in [*others, *mine]}
+    contenders = {item.model.id: item for item in [*others, *mine]}
     baseline = next(iter(contenders))
     limit = _longest(bundle, contenders.values())
     cases = _time(contenders, baseline, _real_tokens(bundle), limit, progress)
     memory = _memory(contenders, limit, progress)
     return baseline, [
-        VariantBench(name, tuple(cases[name]), memory[name], item.load_ms, item.saturates)
+        VariantBench(name, tuple(cases[name]), memory[name], item.load_ms, item.model.saturates)
         for name, item in contenders.items()
     ]
 
@@ -189,7 +200,8 @@ def _memory(contenders: Mapping[str, _Contender], limit: int, progress: Progress
     found = {}
     with progress.stage("measuring memory", len(contenders)) as stage:
         for name, item in contenders.items():
-            bytes_ = measure_ram_bytes(item.path, item.signature.inputs, tokens=limit, level=item.level)
+            model = item.model
+            bytes_ = measure_ram_bytes(model.path, model.signature.inputs, tokens=limit, level=model.level)
             found[name] = bytes_ / 2**20
             stage.advance()
     return found
@@ -197,19 +209,19 @@ def _memory(contenders: Mapping[str, _Contender], limit: int, progress: Progress
 
 def _variants(bundle: Bundle, prefix: str, threads: int | None) -> list[_Contender]:
     pad_id = bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0
-    return [
-        _load(
+    models = [
+        _Model(
             f"{prefix}{variant.id}",
             bundle.file(variant.model),
             variant,
-            threads,
-            pad_id,
             ordered_level(variant.requirements),
-            saturating_layers(bundle, variant) if kernels_saturate() else [],
+            saturated_here(partial(saturating_layers, bundle, variant)),
+            pad_id,
         )
         for variant in bundle.variants
         if variant.runtime == ONNX_RUNTIME
     ]
+    return [_load(model, threads) for model in models]
 
 
 def _others(request: BenchRequest, mine: Sequence[_Contender], stack: ExitStack) -> list[_Contender]:
@@ -223,28 +235,24 @@ def _others(request: BenchRequest, mine: Sequence[_Contender], stack: ExitStack)
         return _variants(other, f"{path.name}/", request.threads)
     if path.suffix != ".onnx":
         raise DataError(f"`{path}` is neither a bundle nor an .onnx file")
-    free = next((item for item in mine if item.session.static_length is None), mine[0])
+    free = next((item for item in mine if item.session.static_length is None), mine[0]).model
     signature = Signature(free.signature.inputs, free.signature.outputs)
-    saturates = saturating_in(path) if kernels_saturate() else []
-    return [_load(path.name, path, signature, request.threads, 0, DEFAULT_LEVEL, saturates)]
+    saturates = saturated_here(partial(saturating_in, path))
+    return [_load(_Model(path.name, path, signature, DEFAULT_LEVEL, saturates), request.threads)]
 
 
-def _load(
-    name: str,
-    path: Path,
-    signature: HasSignature,
-    threads: int | None,
-    pad_id: int,
-    level: OptimizationLevel,
-    saturates: Sequence[str] | None,
-) -> _Contender:
+def _load(model: _Model, threads: int | None) -> _Contender:
     started = time.perf_counter()
     session = VariantSession(
-        path, signature, threads=threads, pad_id=pad_id, spin=False, level=level, exact=False
+        model.path,
+        model.signature,
+        threads=threads,
+        pad_id=model.pad_id,
+        spin=False,
+        level=model.level,
+        exact=False,
     )
-    load_ms = (time.perf_counter() - started) * 1e3
-    layers = None if saturates is None else tuple(saturates)
-    return _Contender(name, path, signature, session, load_ms, level, layers)
+    return _Contender(model, session, (time.perf_counter() - started) * 1e3)
 
 
 def _real_tokens(bundle: Bundle) -> Feeds:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from edgeq.bundle.manifest import Gate
-from edgeq.errors import ModelError, UnsupportedError
+from edgeq.errors import ModelError, UnsupportedError, UsageError
 from edgeq.pipeline.data import EVALUATION_BATCH
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.bootstrap import Estimate, bootstrap
@@ -19,6 +19,7 @@ from edgeq.types import Array, Feeds, Outputs, Sample
 
 if TYPE_CHECKING:
     from edgeq.tasks import Head
+    from edgeq.tasks.entry import TaskEntry
     from edgeq.tasks.labelled import LabelledMetric
     from edgeq.types import Preprocessor
 
@@ -202,6 +203,20 @@ class Labelled:
         return self.metric.score(predictions[rows], self.gold[rows])
 
 
+def labelled_metric(entry: TaskEntry) -> LabelledMetric:
+    """What a kind is scored by; asked before anything is read or run.
+
+    Raises:
+        UsageError: it has no such metric; says why.
+    """
+    if entry.labelled is None:
+        raise UsageError(
+            f"labelled data are not read for {entry.kind}: {entry.no_labels}",
+            hint="edgeq validate BUNDLE --against ORIGINAL compares outputs on your texts (--data)",
+        )
+    return entry.labelled
+
+
 def read_labelled(path: Path, head: Head) -> Labelled:
     """Read labelled data for a model's kind.
 
@@ -211,15 +226,11 @@ def read_labelled(path: Path, head: Head) -> Labelled:
 
     Raises:
         DataError: a line does not have that form, a label is unknown, or there are too few lines.
-        UnsupportedError: the kind has no metric here.
+        UsageError: the kind has no metric.
+        UnsupportedError: the head gives no one row per text.
     """
     spec = head.outputs[0]
-    metric, width = head.entry.labelled, spec.shape[-1]
-    if metric is None:
-        raise UnsupportedError(
-            f"labelled data are not read for {head.entry.kind}: {head.entry.no_labels}",
-            hint="edgeq validate --against ORIGINAL compares outputs on your texts",
-        )
+    metric, width = labelled_metric(head.entry), spec.shape[-1]
     if len(spec.shape) != 2 or not isinstance(width, int):
         raise UnsupportedError(
             f"labelled data judge one row per text; `{spec.name}` has the shape {list(spec.shape)}"

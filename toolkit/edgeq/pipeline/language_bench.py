@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import DataError, UnsupportedError
-from edgeq.onnx_runtime import kernels_saturate, ordered_level
-from edgeq.pipeline.saturating import saturating_in
+from edgeq.onnx_runtime import ordered_level
+from edgeq.pipeline.saturating import saturated_here, saturating_in
 from edgeq.runtime.generation.bench import GenerationSpeed, check_lengths, prompt_of, race
 from edgeq.runtime.generation.engine_process import (
     GENAI,
@@ -146,12 +147,12 @@ def _found(name: str, process: EngineProcess, speed: GenerationSpeed, last: Answ
         1e3 * process.load_s,
         last.peak_bytes / 2**20,
         last.kv_bytes_per_token,
-        _saturates(process.spec) if kernels_saturate() else (),
+        saturated_here(partial(_saturating, process.spec)),
     )
 
 
-def _saturates(spec: EngineSpec) -> tuple[str, ...] | None:
-    """Layers of an engine's graphs that saturate; llama.cpp's codes, at most 127 on both sides, cannot."""
+def _saturating(spec: EngineSpec) -> tuple[str, ...] | None:
+    """Layers of an engine's graphs that can saturate; llama.cpp's codes, at most 127 on both sides, cannot."""
     graphs = {ONNX_RUNTIME: [spec.model], GENAI: sorted(spec.model.glob("*.onnx"))}.get(spec.engine, [])
     found = [saturating_in(path) for path in graphs]
     return None if None in found else tuple(name for layers in found if layers for name in layers)

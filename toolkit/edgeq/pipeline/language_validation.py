@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from edgeq.bundle.decoder_cases import check_decoder_case
 from edgeq.bundle.manifest import Gate
 from edgeq.comparison import judge
 from edgeq.errors import IntegrityError, ModelError, UnsupportedError
@@ -68,8 +69,13 @@ def validate_language_model(
     """Replay the golden prefill and decode steps where asked, and compare predictions live with `--against`.
 
     Raises:
+        IntegrityError: a golden case is no step that a variant could take.
         EdgeqError: the original or the data cannot be used, or the lane is not set up.
     """
+    for variant in variants:
+        for case in cases:
+            if variant.id in case.outputs:
+                check_decoder_case(case, variant)
     language = replay_language(bundle, variants)
     tokenization = replay_prompts(bundle_tokenizer(bundle), cases)
     run = _Validation(bundle, request, progress, language_golden_of(bundle), language)

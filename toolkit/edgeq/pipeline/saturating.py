@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.errors import ModelError
-from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, ordered_level, session_options
+from edgeq.onnx_runtime import (
+    DEFAULT_LEVEL,
+    OptimizationLevel,
+    kernels_saturate,
+    ordered_level,
+    session_options,
+)
 from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.saturation import saturating_product
 from edgeq.types import ONNX_RUNTIME, Array, Feeds
@@ -17,6 +24,18 @@ from edgeq.types import ONNX_RUNTIME, Array, Feeds
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
+
+
+def saturated_here(layers: Callable[[], Sequence[str] | None]) -> tuple[str, ...] | None:
+    """Layers whose integer sums saturate in the kernels that an app gets on this CPU; none where those are exact.
+
+    Args:
+        layers: finds those that can saturate at all, None where nothing can tell; not asked where kernels are exact.
+    """
+    if not kernels_saturate():
+        return ()
+    found = layers()
+    return None if found is None else tuple(found)
 
 
 def saturating_layers(bundle: Bundle, variant: Variant) -> list[str] | None:

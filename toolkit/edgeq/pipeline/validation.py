@@ -15,6 +15,7 @@ from edgeq.metrics import KNOWN_METRICS, TAIL_METRICS
 from edgeq.pipeline.drift import Drift, case_drifts, not_finite, worst
 from edgeq.pipeline.executions import Execution, executions
 from edgeq.pipeline.kernel_noise import GOLDEN, golden_metrics, is_golden, kept_of
+from edgeq.pipeline.labelled import labelled_metric
 from edgeq.pipeline.live import LIVE_SAMPLES, Comparands, open_comparands
 from edgeq.pipeline.saturating import saturating_in
 from edgeq.pipeline.sessions import not_executable
@@ -22,6 +23,8 @@ from edgeq.pipeline.tokenization import TokenizationReport, replay_tokenization
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtime.executors import CAN_SATURATE, PLACES
 from edgeq.tasks import LABELLED_METRICS, head_of
+from edgeq.tasks.next_token import NEXT_TOKEN
+from edgeq.tasks.older import unsaid_kind
 from edgeq.types import ONNX_RUNTIME, Task, TensorSpec, Verification
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from edgeq.pipeline.language_replay import LanguageReport
     from edgeq.runtime.adb import AdbOptions
     from edgeq.tasks import Head
+    from edgeq.tasks.entry import TaskEntry
 
 __all__ = ["LIVE_SAMPLES", "ValidationReport", "ValidationRequest", "VariantReport", "run_validation"]
 
@@ -175,6 +179,7 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
     Raises:
         IntegrityError: the bundle's files are not those it lists.
         GateError: it is marked failed, without `force`.
+        UsageError: labelled texts for a kind of model that none are read for.
         EdgeqError: the original or the data cannot be used, or the lane is not set up.
     """
     from edgeq.bundle.reader import open_bundle
@@ -182,6 +187,8 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
     progress = progress or SilentProgress()
     _check(request)
     with open_bundle(request.bundle, force=request.force) as bundle:
+        if request.labels is not None:
+            labelled_metric(_entry(bundle))
         cases = bundle.golden_cases()
         if not cases:
             raise DataError(f"`{request.bundle}` has no golden cases to replay")
@@ -189,8 +196,6 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
         if bundle.manifest.source.task is Task.TEXT_GENERATION:
             from edgeq.pipeline.language_validation import validate_language_model
 
-            if request.labels is not None:
-                raise UnsupportedError("labelled data are not read for language models")
             found = validate_language_model(bundle, variants, skipped, cases, request, progress)
             return replace(found, variants=_explained(bundle, found.variants))
         head = _head(bundle, variants[0])
@@ -232,6 +237,13 @@ def _old_kernels(bundle: Bundle, report: VariantReport) -> Iterator[str]:
             f"{variant.id}: integer sums of {len(layers)} layers can saturate (first `{layers[0]}`), and the recorded "
             "values may come from kernels that do: export it again, which writes layers that are exact everywhere"
         )
+
+
+def _entry(bundle: Bundle) -> TaskEntry:
+    """Of a bundle's kind; language models have theirs beside the table."""
+    if bundle.manifest.source.task is Task.TEXT_GENERATION:
+        return NEXT_TOKEN
+    return _head(bundle, bundle.variants[0]).entry
 
 
 def _head(bundle: Bundle, variant: Variant) -> Head:
@@ -314,6 +326,8 @@ def _validate_variant(
         output = comparands.examination.labelled.output
         found = {**found, output: {**found[output], **labelled.metrics()}}
         gates += _labelled_gates(bundle, variant, output, labelled)
+        if (unsaid := unsaid_kind(bundle.manifest)) is not None:
+            notices.append(unsaid)
         if labelled.undecided is not None:
             judges = "the --gate" if request.gates else "the bundle's own floors"
             notices.append(f"{variant.id}: {labelled.undecided}; {judges} judge")
