@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeq.errors import UnsupportedError
+from edgeq.errors import ModelError, UnsupportedError
 from edgeq.targets.coreml.interpreter.blob import unpack_lsb_first
 from edgeq.targets.coreml.interpreter.ops_math import Operator, one
 from edgeq.types import Array
@@ -175,11 +175,17 @@ def shape(x: Array) -> Array:
 def quantize(
     input: Array, scale: Array, output_dtype: str, zero_point: Array | None = None, axis: Array | None = None
 ) -> Array:
-    """`clip(round(input / scale) + zero_point)`, halves to even."""
+    """`clip(round(input / scale) + zero_point)`, halves to even.
+
+    Raises:
+        ModelError: a value is NaN: there is no code for it, and whatever is written hides it.
+    """
     if output_dtype not in ("int8", "uint8"):
         raise UnsupportedError(f"quantize to {output_dtype!r} is not interpreted")
     info = np.iinfo(np.dtype(output_dtype))
     zero = np.float32(0) if zero_point is None else _along(zero_point.astype(np.float32), input.ndim, axis)
+    if np.isnan(input).any():
+        raise ModelError("NaN values reach a quantization, which has no code for them")
     codes = np.rint(input / _along(scale, input.ndim, axis)) + zero
     return np.asarray(np.clip(codes, info.min, info.max).astype(output_dtype))
 

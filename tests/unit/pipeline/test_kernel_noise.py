@@ -139,6 +139,14 @@ def test_the_undamaged_passes_and_what_moves_more_does_not() -> None:
     assert all(together[:-1]) and not together[-1]
 
 
+@pytest.mark.parametrize(("channels", "margin"), [(STEADY_VALUES, MARGIN), (STEADY_VALUES - 1, MARGIN**2)])
+def test_cosines_of_few_channels_are_as_unsteady_as_one_value(channels: int, margin: float) -> None:
+    found = replace(noise_of(Fake([[0.02] * 5])), channels=channels)
+    _, cosine = found.tolerances("v", "e", "c0")
+    lost = found.cases["c0"].cosine_loss
+    assert cosine.threshold == pytest.approx(1 - margin * lost - FLOAT32_FLOOR, abs=1e-6) and lost > 1e-5
+
+
 def test_a_twin_may_run_the_first_cases_only() -> None:
     found = noise_of(
         Fake([[0.002] * 5, [0.004] * 5], most_cases=2, kinds=["draws of last bits", "ARM64 kernels"])

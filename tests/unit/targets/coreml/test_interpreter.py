@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeq.errors import DataError, IntegrityError, UnsupportedError
+from edgeq.errors import ModelError, DataError, IntegrityError, UnsupportedError
 from edgeq.targets.coreml.interpreter import wire
 from edgeq.targets.coreml.interpreter.blob import BlobFile
 from edgeq.targets.coreml.interpreter.machine import OPERATORS, MilInterpreter
@@ -162,6 +162,13 @@ def test_quantize_rounds_half_to_even_and_saturates() -> None:
     assert found.tolist() == [1, 3, -1, 127, -128]
     with pytest.raises(UnsupportedError):
         quantize(x, np.float32(1), "int4")
+
+
+def test_quantize_has_no_code_for_nan() -> None:
+    infinite = quantize(np.array([np.inf, -np.inf], np.float32), np.float32(1), "int8")
+    assert infinite.tolist() == [127, -128]
+    with pytest.raises(ModelError, match="NaN values reach a quantization"):
+        quantize(np.array([0, np.nan], np.float32), np.float32(1), "int8")
 
 
 def test_undefined_indices_are_errors() -> None:
