@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeq.errors import ModelError, DataError, IntegrityError, UnsupportedError
+from edgeq.errors import DataError, IntegrityError, ModelError, UnsupportedError
 from edgeq.targets.coreml.interpreter import wire
 from edgeq.targets.coreml.interpreter.blob import BlobFile
 from edgeq.targets.coreml.interpreter.machine import OPERATORS, MilInterpreter
