@@ -50,7 +50,7 @@ def build_decoder(folder: Path, model: Any, weights: DecoderWeights) -> tuple[ir
     with tempfile.TemporaryDirectory(prefix="edgeq-builder-") as scratch:
         out = Path(scratch) / "model"
         with recording.stacking():
-            graph = _run_builder(folder, model, out, Path(scratch) / "cache")
+            graph = _run_builder(folder, model, out, Path(scratch) / "cache", is_torn=weights.is_torn)
         config = json.loads((out / "genai_config.json").read_text(encoding="utf-8"))
     for value in graph.graph.initializers.values():
         if value.const_value is not None:
@@ -58,7 +58,7 @@ def build_decoder(folder: Path, model: Any, weights: DecoderWeights) -> tuple[ir
     return graph, config
 
 
-def _run_builder(folder: Path, model: Any, out: Path, cache: Path) -> ir.Model:
+def _run_builder(folder: Path, model: Any, out: Path, cache: Path, *, is_torn: bool) -> ir.Model:
     place = ("", str(folder), str(out), "fp32", "cpu", str(cache))
     built: list[ir.Model] = []
     try:
@@ -66,7 +66,11 @@ def _run_builder(folder: Path, model: Any, out: Path, cache: Path) -> ir.Model:
             from onnxruntime_genai.models import builder
 
             # Code from model repositories is never run.
-            options = builder.parse_extra_options(*place, ["hf_remote=false", "fuse_qkv=false"])
+            wanted = ["hf_remote=false", "fuse_qkv=false"]
+            if is_torn:
+                # The builder believes the config, which ties what the checkpoint has apart.
+                wanted.append("shared_embeddings=false")
+            options = builder.parse_extra_options(*place, wanted)
             with replaced(
                 builder.Model,
                 load_weights=lambda *_: model,

@@ -30,11 +30,14 @@ def hollow_decoder(folder: Path, weights: DecoderWeights | None = None) -> tuple
     """
     model = _from_config(folder)
     weights = weights or open_weights(folder, model)
+    if weights.is_torn:
+        model = _from_config(folder, is_tied=False)
     _fill_small(model, weights)
     return model.eval(), weights
 
 
-def _from_config(folder: Path) -> Any:
+def _from_config(folder: Path, *, is_tied: bool | None = None) -> Any:
+    """The model of a config; `is_tied` overrules what it says about the head and the table."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
@@ -50,6 +53,8 @@ def _from_config(folder: Path) -> Any:
     with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            if is_tied is not None:
+                config.tie_word_embeddings = is_tied
             with no_init_weights(), replaced(torch.nn.Module, register_parameter=without_matrices):
                 model = AutoModelForCausalLM.from_config(
                     config, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
