@@ -18,6 +18,7 @@ from edgeq.exporters import (
 )
 from edgeq.exporters.architecture import TextArchitecture
 from edgeq.exporters.base import ExportedModel, ModelFacts
+from edgeq.exporters.headers import check_headers
 from edgeq.exporters.loading import inspect_model, load_model
 from edgeq.exporters.samples import sample_model_path
 
@@ -39,6 +40,7 @@ __all__ = [
     "ExportedModel",
     "ModelFacts",
     "TextArchitecture",
+    "check_headers",
     "inspect_model",
     "load_model",
     "sample_model_path",

@@ -29,12 +29,14 @@ class ExportedModel:
         reference: runs the original model on the same feeds as the canonical graph's inputs
             (`input_ids`, `attention_mask`, ... int64 `[batch, sequence]`) and returns outputs by the same
             names.
+        notices: what the user should know about its files.
     """
 
     canonical: CanonicalModel
     source: SourceInfo
     preprocessor: TextPreprocessor
     reference: Callable[[Feeds], Outputs]
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class ModelFacts:
         refusal: why it cannot be exported; None where it can.
         quantized: how a checkpoint that is quantized already is (`gguf-q4_k_m`); None for a float one.
         lost: weights of it whose type ONNX cannot hold, by name, with the type and the reason.
+        notices: what the user should know about it.
     """
 
     model: str
@@ -60,6 +63,7 @@ class ModelFacts:
     refusal: ModelError | None = None
     quantized: str | None = None
     lost: Mapping[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
     @property
     def is_supported(self) -> bool:

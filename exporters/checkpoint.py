@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError
 from edgeq.exporters.architecture import TextArchitecture
+from edgeq.exporters.stored_names import INNER_WRAPPERS, OTHER_HEADS, check_unplaced, plain_names
 from edgeq.types import Task
 
 if TYPE_CHECKING:
@@ -81,7 +84,6 @@ def read_state(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         ModelError: a file cannot be read.
     """
-    import torch
     from safetensors.torch import load_file
 
     check_weights(folder)
@@ -90,11 +92,21 @@ def read_state(folder: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             state |= load_file(path)
         elif path.suffix == ".bin":
-            try:
-                state |= torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # pickle fails in many ways, all of them a bad file
-                raise ModelError(f"`{path}` cannot be loaded as plain weights: {error}") from error
+            state |= _unpickled(path)
     return state
+
+
+def _unpickled(path: Path) -> dict[str, Any]:
+    import torch
+
+    try:
+        # Files of before torch 1.6 are no zip archives and cannot be mapped.
+        found: dict[str, Any] = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except Exception as error:  # pickle fails in many ways, all of them a bad file
+        raise ModelError(f"`{path}` cannot be loaded as plain weights: {error}") from error
+    return found
 
 
 @contextmanager
@@ -117,11 +129,45 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_encoder(folder: Path, architecture: TextArchitecture, task: Task) -> Any:
-    """The transformers model of a folder for `task`, in float32, with plain matrix products for attention.
+def check_shapes(folder: Path, head: str) -> None:
+    """Compare the shapes in safetensors headers with those that the config asks for.
 
     Raises:
-        ModelError: a file cannot be read, weights are missing, of the wrong shape, or not finite.
+        ModelError: they differ, or transformers cannot make a model of the config.
+    """
+    import transformers
+
+    model_class = getattr(transformers, head)
+    with quiet_transformers():
+        try:
+            named = _first_mismatch(folder, model_class)
+        except Exception as error:  # transformers raises many kinds; each one is a bad config here
+            raise ModelError(f"transformers cannot load `{folder}`: {describe(error)}") from error
+    if named:
+        raise _mismatched(folder, named)
+
+
+def _mismatched(folder: Path, named: str) -> ModelError:
+    return ModelError(
+        f"the weights in `{folder}` do not have the shapes that config.json asks for{named}",
+        hint="config.json and the weights are not of the same model: download both again",
+    )
+
+
+def load_encoder(
+    folder: Path, architecture: TextArchitecture, task: Task, say: Callable[[str], None] = lambda _: None
+) -> Any:
+    """The transformers model of a folder for `task`, in float32, with plain matrix products for attention.
+
+    Args:
+        folder: of the checkpoint.
+        architecture: its family.
+        task: that its head computes.
+        say: told what the user should know about the file.
+
+    Raises:
+        ModelError: a file cannot be read, weights are missing, of the wrong shape, or not finite, or the model would
+            compute without some that are there.
     """
     import torch
     import transformers
@@ -137,12 +183,62 @@ def load_encoder(folder: Path, architecture: TextArchitecture, task: Task) -> An
                 local_files_only=True,
                 output_loading_info=True,
                 weights_only=True,
+                key_mapping=key_mapping_of(folder, say),
             )
         except Exception as error:  # transformers and torch raise many kinds; each one is a bad folder here
             raise _unloadable(folder, model_class, error) from error
     _check_complete(info, folder, task)
+    _check_all_used(model, info, folder, task, say)
     _check_finite(model, folder)
     return model.eval()
+
+
+def key_mapping_of(folder: Path, say: Callable[[str], None] = lambda _: None) -> dict[str, str] | None:
+    """What transformers should leave out of stored names; None where no wrapper put anything there."""
+    names = plain_names(stored_names(folder), folder)
+    if names.notice is None:
+        return None
+    say(names.notice)
+    outer = [f"^{re.escape(prefix)}" for prefix in names.wrappers if prefix not in INNER_WRAPPERS]
+    inner = [re.escape(part) for part in names.wrappers if part in INNER_WRAPPERS]
+    return dict.fromkeys([*outer, *inner], "")
+
+
+def stored_names(folder: Path) -> list[str]:
+    """The names of a folder's tensors; nothing else is read of safetensors files.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
+    from safetensors import safe_open
+
+    found: list[str] = []
+    for path in weight_files(folder):
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="np") as file:
+                found += file.keys()
+        elif path.suffix == ".bin":
+            found += _unpickled(path)
+    return found
+
+
+def _check_all_used(
+    model: Any, info: dict[str, Any], folder: Path, task: Task, say: Callable[[str], None]
+) -> None:
+    """No tensor of the file may be left out in silence, but those of heads that the task does not have.
+
+    Raises:
+        ModelError: one belongs to a layer of the model.
+    """
+    unplaced = sorted(info["unexpected_keys"])
+    if task in BARE_TASKS:
+        unplaced = [name for name in unplaced if not name.startswith((*OTHER_HEADS, "pooler."))]
+    prefix = f"{model.base_model_prefix}."
+    modules = {name for name, _ in model.named_modules() if name}
+    modules |= {name.removeprefix(prefix) for name in modules} | {prefix + name for name in modules}
+    notice = check_unplaced(unplaced, modules, folder)
+    if notice is not None:
+        say(notice)
 
 
 def _unloadable(folder: Path, model_class: Any, error: Exception) -> ModelError:
@@ -153,11 +249,7 @@ def _unloadable(folder: Path, model_class: Any, error: Exception) -> ModelError:
         )
     if "ignore_mismatched_sizes" in str(error):
         # transformers names the tensors in a log only.
-        named = _first_mismatch(folder, model_class)
-        return ModelError(
-            f"the weights in `{folder}` do not have the shapes that config.json asks for{named}",
-            hint="config.json and the weights are not of the same model: download both again",
-        )
+        return _mismatched(folder, _first_mismatch(folder, model_class))
     return ModelError(f"transformers cannot load `{folder}`: {describe(error)}")
 
 

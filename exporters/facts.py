@@ -10,6 +10,8 @@ from typing import Any
 from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.architecture import TextArchitecture
 from edgeq.exporters.base import ModelFacts
+from edgeq.exporters.config_sizes import refusal_of_sizes
+from edgeq.exporters.own_code import own_code
 from edgeq.exporters.sentence import read_object, read_sentence_model
 from edgeq.types import ProblemType, Task
 
@@ -22,6 +24,13 @@ HEAD_SUFFIXES = {
     "ForPreTraining": Task.FEATURE_EXTRACTION,
     "Model": Task.FEATURE_EXTRACTION,
 }
+WHOLE_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Files of a whole model's weights, which an adapter does not have."""
 DECODER_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
@@ -48,6 +57,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: it is missing, malformed, or not that of a transformer.
     """
+    refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"`{folder}` has no config.json, so it is not a Hugging Face model",
@@ -61,6 +71,34 @@ def read_config(folder: Path) -> dict[str, Any]:
         if not isinstance(config.get(key), kind | None):
             raise ModelError(f"`{key}` in `{path}` is {config[key]!r:.40}, expected a {kind.__name__}")
     return config
+
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Refuse a folder of PEFT: it holds changes to a model, not a model (transformers would load the base instead).
+
+    Raises:
+        ModelError: it is one, whatever else lies in it.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        return
+    described = read_object(path)
+    base, kind = described.get("base_model_name_or_path"), str(described.get("peft_type") or "PEFT")
+    holds_weights = any((folder / name).is_file() for name in WHOLE_WEIGHTS)
+    merge = (
+        f"merge it first: AutoPeftModel.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained(MERGED), "
+        "with the class of peft for its task, and export MERGED"
+    )
+    raise ModelError(
+        f"`{folder}` is a {kind} adapter of {base or 'a model that it does not name'}: its matrices are changes to that "
+        "model",
+        hint=f"if the weights beside it are merged already, remove {ADAPTER_CONFIG}; else {merge}"
+        if holds_weights
+        else merge,
+    )
 
 
 def read_facts(
@@ -88,8 +126,16 @@ def read_facts(
     if sentence is None:
         tasks = tuple(one for one in tasks if one is not Task.SENTENCE_EMBEDDING)
     chosen = wanted or detected
-    refusal = _refuse_config(config, table) or _refuse_task(chosen, wanted, tasks, architecture, config)
-    return ModelFacts(model, folder, architecture, chosen, tasks, refusal)
+    named = (
+        known.head(chosen if chosen is not None and chosen in known.tasks else Task.FEATURE_EXTRACTION)
+        if known
+        else None
+    )
+    refused_code, code_notice = own_code(config, named)
+    refusal = refused_code or _refuse_config(config, table)
+    refusal = refusal or _refuse_task(chosen, wanted, tasks, architecture, config)
+    notices = (code_notice,) if code_notice else ()
+    return ModelFacts(model, folder, architecture, chosen, tasks, refusal, notices=notices)
 
 
 def detect_task(config: Mapping[str, Any]) -> Task | None:
@@ -116,12 +162,6 @@ def read_problem_type(task: Task, config: Mapping[str, Any]) -> ProblemType | No
 
 def _refuse_config(config: Mapping[str, Any], table: Mapping[str, TextArchitecture]) -> ModelError | None:
     architecture = config["model_type"]
-    if config.get("auto_map"):
-        return ModelError(
-            f"the model needs code of its own (auto_map: {', '.join(sorted(config['auto_map']))}), which "
-            "edgeq does not run: code from a model repository could do anything on this machine",
-            hint="use a model whose architecture is part of transformers",
-        )
     quantized = config.get("quantization_config")
     if quantized:
         method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
@@ -132,15 +172,14 @@ def _refuse_config(config: Mapping[str, Any], table: Mapping[str, TextArchitectu
     if _is_decoder(config):
         return ModelError(
             f"`{architecture}` with {config.get('architectures')} generates text, expected a text encoder",
-            hint="edgeq targets lists what each target takes",
+            hint="docs/models.md and docs/causal-lm.md list the families that are taken",
         )
     if architecture not in table:
-        close = difflib.get_close_matches(architecture, table, n=1)
         return ModelError(
             f"architecture `{architecture}` is not supported, expected one of {', '.join(sorted(table))}",
-            hint=f"did you mean {close[0]}? check model_type in config.json" if close else None,
+            hint="an .onnx file of a text encoder, made by another exporter, is taken as it is: edgeq export model.onnx",
         )
-    return None
+    return refusal_of_sizes(config)
 
 
 def _is_decoder(config: Mapping[str, Any]) -> bool:

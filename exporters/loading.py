@@ -107,7 +107,8 @@ def _load_folder(facts: ModelFacts, seq_len: int | None, say: Progress) -> Expor
     folder = sentence.transformer if sentence else facts.folder
     say("loading the model")
     tokenizer = load_tokenizer(folder)
-    model = load_encoder(folder, architecture, task)
+    notices = list(facts.notices)
+    model = load_encoder(folder, architecture, task, notices.append)
     positions = architecture.positions(model.config)
     check_seq_len(seq_len, positions)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, folder)
@@ -125,7 +126,8 @@ def _load_folder(facts: ModelFacts, seq_len: int | None, say: Progress) -> Expor
     say("checking the graph against the original")
     check_equivalence(canonical, preprocessor, reference)
     parts = [part.folder for part in sentence.modules if part.has_weights] if sentence else []
-    return ExportedModel(canonical, _source(facts, [folder, *parts], model), preprocessor, reference)
+    source = _source(facts, [folder, *parts], model)
+    return ExportedModel(canonical, source, preprocessor, reference, tuple(notices))
 
 
 def check_seq_len(seq_len: int | None, positions: int) -> None:

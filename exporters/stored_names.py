@@ -18,14 +18,17 @@ OUTER_WRAPPERS: Mapping[str, str] = {
     "base_model.model.": "peft",
 }
 """Prefixes of every name of a checkpoint whose model was wrapped when it was saved, by what wrapped it."""
-INNER_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+INNER_WRAPPERS: Mapping[str, str] = {
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FSDP",
+    "_checkpoint_wrapped_module.": "activation checkpointing",
+}
 """Parts of a path that wrapping a part of a model leaves; no module of transformers is called so."""
 ADAPTER_PARTS = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|base_layer)\b")
 """Of adapters that were not merged into the matrices they change."""
 HARMLESS = (
     # Buffers that older versions of transformers stored and every version makes anew.
     r"rotary_emb\.inv_freq",
-    r"attention\.bias|attention\.masked_bias",
     r"(^|\.)h\.\d+\.attn\.(bias|masked_bias)",
     r"embeddings\.(position_ids|token_type_ids)",
 )
@@ -67,11 +70,9 @@ class PlainNames:
         """What the user is told of it."""
         if not self.wrappers:
             return None
-        makers = ", ".join(f"`{wrapper}` of {_MAKERS[wrapper]}" for wrapper in self.wrappers)
+        known = {**INNER_WRAPPERS, **OUTER_WRAPPERS}
+        makers = ", ".join(f"`{wrapper}` of {known[wrapper]}" for wrapper in self.wrappers)
         return f"names of weights are taken without {makers}"
-
-
-_MAKERS: Mapping[str, str] = OUTER_WRAPPERS | {f"{part}.": "torch" for part in INNER_WRAPPERS[2:]}
 
 
 def plain_names(stored: Iterable[str], folder: object) -> PlainNames:
@@ -95,8 +96,7 @@ def plain_names(stored: Iterable[str], folder: object) -> PlainNames:
     while prefix := _common_wrapper(plain):
         plain = [name.removeprefix(prefix) for name in plain]
         wrappers.append(prefix)
-    for part in INNER_WRAPPERS:
-        inner = f"{part}."
+    for inner in INNER_WRAPPERS:
         if any(f".{inner}" in name for name in plain):
             plain = [name.replace(f".{inner}", ".") for name in plain]
             wrappers.append(inner)
@@ -152,7 +152,8 @@ def check_unplaced(
         raise ModelError(
             f"`{folder}` holds {len(inside)} tensors that the model of its config.json has no place for, first "
             f"`{inside[0]}`: the layer is there and would compute without it",
-            hint=advice(inside) or "config.json and the weights are not of the same model: download both again",
+            hint=advice(inside)
+            or "config.json and the weights are not of the same model: download both again",
         )
     outside = [name for name in left if name.rpartition(".")[0] not in modules]
     if not outside:

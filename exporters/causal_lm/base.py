@@ -38,6 +38,7 @@ class LanguageModelFacts:
         refusal: why it cannot be exported; None where it can.
         quantized: how a checkpoint that is quantized already is (`gguf-q4_k_m`); None for a float one.
         lost: weights of it whose type ONNX cannot hold, by name, with the type and the reason.
+        notices: what the user should know about it.
     """
 
     model: str
@@ -47,12 +48,21 @@ class LanguageModelFacts:
     refusal: ModelError | None = None
     quantized: str | None = None
     lost: Mapping[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
     def as_model_facts(self) -> ModelFacts:
         """The same facts as every model has them."""
         task = Task.TEXT_GENERATION
         return ModelFacts(
-            self.model, self.folder, self.architecture, task, (task,), self.refusal, self.quantized, self.lost
+            self.model,
+            self.folder,
+            self.architecture,
+            task,
+            (task,),
+            self.refusal,
+            self.quantized,
+            self.lost,
+            self.notices,
         )
 
     def require_supported(self) -> LanguageModelFacts:
@@ -83,6 +93,7 @@ class ExportedLanguageModel:
         weights: what the graph refers to. Files made for this export go when it does.
         packed: weights that came quantized with the checkpoint; None for a float checkpoint.
         rest: gives back what the original holds in memory; the next run of `reference` gets it again.
+        notices: what the user should know about its files.
     """
 
     canonical: CanonicalModel
@@ -96,3 +107,4 @@ class ExportedLanguageModel:
     weights: DecoderWeights
     packed: PackedWeights | None = None
     rest: Callable[[], None] = _nothing
+    notices: tuple[str, ...] = ()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeq.errors import ModelError
+from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.causal_lm.base import LanguageModelFacts
-from edgeq.exporters.causal_lm.families import FAMILIES, ROPES, rope_type
+from edgeq.exporters.causal_lm.families import FAMILIES, ROPES, constant_positions, rope_type
+from edgeq.exporters.config_sizes import refusal_of_sizes
 from edgeq.exporters.facts import read_config
+from edgeq.exporters.own_code import own_code
 from edgeq.exporters.packed import quantization_of, read_settings
 from edgeq.exporters.sentence import read_sentence_model
 from edgeq.exporters.source import fetch, local_folder
@@ -57,7 +58,9 @@ def read_lm_facts(model: str, folder: Path) -> LanguageModelFacts:
     config = read_config(folder)
     described = quantization_of(folder, config)
     plain = {name: value for name, value in config.items() if name != "quantization_config"}
-    facts = LanguageModelFacts(model, folder, config["model_type"], plain, refusal_of(plain))
+    _, notice = own_code(plain, _class_of(plain))
+    notices = (notice,) if notice else ()
+    facts = LanguageModelFacts(model, folder, config["model_type"], plain, refusal_of(plain), notices=notices)
     if described is None:
         return facts
     try:
@@ -74,19 +77,19 @@ def _head(config: Mapping[str, Any]) -> str:
 def refusal_of(config: Mapping[str, Any]) -> ModelError | None:
     """Why a model of this config cannot be exported; None where it can."""
     architecture = config["model_type"]
-    if config.get("auto_map"):
-        return ModelError(
-            f"the model needs code of its own (auto_map: {', '.join(sorted(config['auto_map']))}), which "
-            "edgeq does not run: code from a model repository could do anything on this machine",
-            hint="use a model whose architecture is part of transformers",
-        )
+    code, _ = own_code(config, _class_of(config))
+    if code is not None:
+        return code
     if architecture not in FAMILIES:
-        close = difflib.get_close_matches(architecture, FAMILIES, n=1)
         return ModelError(
-            f"language models of type `{architecture}` are not supported, expected one of {', '.join(FAMILIES)}",
-            hint=f"did you mean {close[0]}? check model_type in config.json" if close else None,
+            f"language models of type `{architecture}` are not supported, expected one of {', '.join(FAMILIES)}"
         )
-    return _refuse_variant(config)
+    return refusal_of_sizes(config) or _refuse_variant(config)
+
+
+def _class_of(config: Mapping[str, Any]) -> str | None:
+    family = FAMILIES.get(config["model_type"])
+    return family.head if family else None
 
 
 def _refuse_variant(config: Mapping[str, Any]) -> ModelError | None:
@@ -99,10 +102,30 @@ def _refuse_variant(config: Mapping[str, Any]) -> ModelError | None:
         )
     kind = rope_type(config)
     if kind not in ROPES:
-        return ModelError(
-            f"rotary positions of type `{kind}` are not supported, expected {', '.join(ROPES)}",
-            hint="they change with the length of the text; export a checkpoint without them"
-            if kind in ("longrope", "dynamic", "yarn")
-            else None,
-        )
+        return ModelError(f"rotary positions of type `{kind}` are not supported, expected {', '.join(ROPES)}")
     return None
+
+
+def context_length(config: Mapping[str, Any], asked: int | None) -> int:
+    """Most tokens of prompt and answer that a model is exported for.
+
+    Raises:
+        ModelError: the config names none, or `asked` is missing where positions change with the length of the text.
+        ConfigError: `asked` is longer than the model's.
+    """
+    limit = config.get("max_position_embeddings") or config.get("n_positions")
+    if not isinstance(limit, int) or limit < 2:
+        raise ModelError(f"the config names no context length (max_position_embeddings is {limit!r})")
+    if asked is not None and not 2 <= asked <= limit:
+        raise ConfigError(
+            f"--seq-len {asked} does not fit: the model's context is 2 to {limit} tokens",
+            hint=f"--seq-len {limit}",
+        )
+    constant = constant_positions(config)
+    if constant is not None and (asked or limit) > constant:
+        raise ModelError(
+            f"rotary positions of type `{rope_type(config)}` are others for texts of more than {constant} tokens, and a "
+            f"graph has one table: the context of {asked or limit} tokens does not fit",
+            hint=f"--seq-len {constant}",
+        )
+    return asked or limit

@@ -8,8 +8,8 @@ from typing import Any
 
 HEAD_SIZE_STEP = 16
 """GroupQueryAttention of ONNX Runtime's CPU provider rotates heads whose size is a multiple of this."""
-ROPES = ("default", "linear", "llama3")
-"""Types of rotary positions that are taken in: those that do not change with the length of the text."""
+ROPES = ("default", "linear", "llama3", "yarn", "dynamic", "longrope")
+"""Types of rotary positions that are taken in: each one's table is constant up to `constant_positions`."""
 BUILDER_ROPES = ("default", "llama3")
 """Those that the model builder makes as the model has them."""
 
@@ -85,9 +85,41 @@ def rope_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def rope_type(config: Mapping[str, Any]) -> str:
-    """`default`, `linear`, `llama3`, `longrope`, ..."""
+    """`default`, `linear`, `llama3`, `longrope`, ...; of a model whose layers differ the first that is not default."""
     settings = rope_settings(config)
-    return str(settings.get("rope_type", settings.get("type", "default")))
+    by_kind = [value for value in settings.values() if isinstance(value, Mapping)]
+    kinds = [_named_type(one, config) for one in by_kind or [settings]]
+    return next((kind for kind in kinds if kind != "default"), "default")
+
+
+def _named_type(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    kind = str(settings.get("rope_type", settings.get("type", "default")))
+    # The first configs of Phi-3 named longrope so.
+    return "longrope" if config["model_type"] == "phi3" and kind in ("su", "yarn") else kind
+
+
+def constant_positions(config: Mapping[str, Any]) -> int | None:
+    """Up to how many tokens the table of rotary positions is the same for every text; None for all of the context.
+
+    `longrope` takes other frequencies for texts longer than the model's first training saw; `dynamic` changes them
+    beyond `max_position_embeddings`, which no context goes beyond.
+    """
+    if rope_type(config) != "longrope":
+        return None
+    # transformers prefers the key of the config itself, for which Phi-3's class has a default.
+    first = config.get("original_max_position_embeddings")
+    usual = 4096 if config["model_type"] == "phi3" else config.get("max_position_embeddings")
+    return first or rope_settings(config).get("original_max_position_embeddings") or usual
+
+
+def freeze_positions(model: Any) -> None:
+    """Keep rotary frequencies as they are for texts inside `constant_positions`, in place: tables become constants."""
+    for part in model.modules():
+        kind = getattr(part, "rope_type", None)
+        if isinstance(kind, str):
+            part.rope_type = "default"
+        elif isinstance(kind, dict):
+            part.rope_type = dict.fromkeys(kind, "default")
 
 
 def layer_windows(config: Any, layers: int) -> list[int | None]:

@@ -9,7 +9,18 @@ from edgeq.exporters.causal_lm.families import FAMILIES, head_size
 from edgeq.runtime.generation.settings import GenerationSettings
 
 
-def traced_config(config: Mapping[str, Any], settings: GenerationSettings) -> dict[str, Any]:
+USUAL_LENGTH = 4096
+"""GenAI takes a KV cache of `search.max_length` at once: the whole context of today's models is gigabytes of it."""
+
+
+def usual_length(settings: GenerationSettings, asked: int | None) -> int:
+    """Tokens of prompt and answer that an app gets without asking: those of `--seq-len`, else as many as are usual."""
+    return settings.context_length if asked is not None else min(settings.context_length, USUAL_LENGTH)
+
+
+def traced_config(
+    config: Mapping[str, Any], settings: GenerationSettings, asked: int | None = None
+) -> dict[str, Any]:
     """For a graph whose past grows (no shared buffer); empty where GenAI does not run the family."""
     family = FAMILIES[config["model_type"]]
     if family.genai_type is None:
@@ -40,13 +51,23 @@ def traced_config(config: Mapping[str, Any], settings: GenerationSettings) -> di
         "context_length": settings.context_length,
         "decoder": decoder,
     }
-    return with_tokens({"model": model, "search": _search(settings)}, config, settings)
+    return with_tokens({"model": model, "search": {}}, config, settings, asked)
 
 
 def with_tokens(
-    document: Mapping[str, Any], config: Mapping[str, Any], settings: GenerationSettings
+    document: Mapping[str, Any],
+    config: Mapping[str, Any],
+    settings: GenerationSettings,
+    asked: int | None = None,
 ) -> dict[str, Any]:
-    """A GenAI config with the bundle's stop tokens and context length, whichever road made it."""
+    """A GenAI config with the bundle's stop tokens and lengths, whichever road made it.
+
+    Args:
+        document: as the road made it.
+        config: of the model.
+        settings: of the bundle.
+        asked: context in tokens that the user named; None for the model's own.
+    """
     stop = list(settings.stop_ids)
     decoder = {
         name: value for name, value in document["model"]["decoder"].items() if name != "sliding_window"
@@ -61,13 +82,13 @@ def with_tokens(
         model["bos_token_id"] = config["bos_token_id"]
     search = {
         **document["search"],
-        **_search(settings),
+        **_search(settings, usual_length(settings, asked)),
         "past_present_share_buffer": settings.cache.shares_buffer,
     }
     return {"model": model, "search": search}
 
 
-def _search(settings: GenerationSettings) -> dict[str, Any]:
+def _search(settings: GenerationSettings, length: int) -> dict[str, Any]:
     sampling = settings.sampling
     return {
         "do_sample": sampling.do_sample,
@@ -75,7 +96,7 @@ def _search(settings: GenerationSettings) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "top_k": sampling.top_k or 50,
         "repetition_penalty": sampling.repetition_penalty,
-        "max_length": settings.context_length,
+        "max_length": length,
         "min_length": 0,
         "num_beams": 1,
         "num_return_sequences": 1,

@@ -6,11 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.errors import ConfigError, ModelError
+from edgeq.errors import ModelError
 from edgeq.exporters.base import Progress
 from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelFacts
-from edgeq.exporters.causal_lm.facts import inspect_language_model, read_lm_facts
-from edgeq.exporters.causal_lm.families import builder_refusal, head_size, layer_windows
+from edgeq.exporters.causal_lm.facts import context_length, inspect_language_model, read_lm_facts
+from edgeq.exporters.causal_lm.families import (
+    builder_refusal,
+    freeze_positions,
+    head_size,
+    layer_windows,
+)
 from edgeq.exporters.causal_lm.graph_io import ATTENTION_MASK, INPUT_IDS, input_specs, output_specs
 from edgeq.exporters.causal_lm.scratch import ScratchFolder
 from edgeq.exporters.extras import TORCH_EXPORT, require_modules
@@ -124,18 +129,29 @@ def _original_of_packed(facts: LanguageModelFacts, context: int | None) -> Origi
 def _original(facts: LanguageModelFacts, context: int | None) -> OriginalLanguageModel:
     from edgeq.exporters.causal_lm.hollow import hollow_decoder
     from edgeq.exporters.causal_lm.original import OriginalLanguageModel
+    from edgeq.exporters.causal_lm.own_library import check_reference
+    from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
+    from edgeq.exporters.causal_lm.weights import float_bytes
     from edgeq.exporters.tokenizer import load_tokenizer, text_preprocessor
 
-    length = _context_length(facts, context)
+    length = context_length(facts.config, context)
     tokenizer = load_tokenizer(facts.folder)
     model, weights = hollow_decoder(facts.folder)
     weights.check_finite()
+    settings = _settings(facts, model, tokenizer, length, shares_buffer=False)
+    check_reference(
+        facts.folder,
+        weights,
+        streamed_logits(model, weights),
+        is_small=float_bytes(facts.folder) <= HELD_BYTES,
+    )
     return OriginalLanguageModel(
         source=_source(facts, model),
         preprocessor=text_preprocessor(tokenizer, max_length=length, input_names=(INPUT_IDS,)),
-        settings=_settings(facts, model, tokenizer, length, shares_buffer=False),
+        settings=settings,
         weights=weights,
         model=model,
+        notices=_notices(facts, weights, tokenizer, settings),
     )
 
 
@@ -193,13 +209,16 @@ def load_here(
 ) -> ExportedLanguageModel:
     """Export the model of a folder in this process; arguments and errors as `load_language_model`."""
     from edgeq.exporters.causal_lm.equivalence import check_decoder
+    from edgeq.exporters.causal_lm.own_library import check_reference
+    from edgeq.exporters.causal_lm.weights import float_bytes
+    from edgeq.graph.streamed_tensor import HELD_BYTES
     from edgeq.exporters.causal_lm.genai_config import traced_config, with_tokens
     from edgeq.exporters.causal_lm.hollow import hollow_decoder
     from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
     from edgeq.exporters.causal_lm.text import chat_template, tokenizer_config
     from edgeq.exporters.tokenizer import load_tokenizer, text_preprocessor
 
-    length = _context_length(facts, context)
+    length = context_length(facts.config, context)
     say("reading the weights")
     tokenizer = load_tokenizer(facts.folder)
     model, weights = hollow_decoder(facts.folder)
@@ -212,6 +231,7 @@ def load_here(
     canonical, genai = (_built if use_builder else _traced)(facts, twin, weights, settings)
     reference = streamed_logits(model, weights)
     say("checking the graph against the original")
+    check_reference(facts.folder, weights, reference, is_small=float_bytes(facts.folder) <= HELD_BYTES)
     check_decoder(canonical, settings, reference)
     return ExportedLanguageModel(
         canonical=canonical,
@@ -219,25 +239,22 @@ def load_here(
         preprocessor=text_preprocessor(tokenizer, max_length=length, input_names=(INPUT_IDS, ATTENTION_MASK)),
         settings=settings,
         reference=reference,
-        genai_config=with_tokens(genai, facts.config, settings)
+        genai_config=with_tokens(genai, facts.config, settings, context)
         if genai
-        else traced_config(facts.config, settings),
+        else traced_config(facts.config, settings, context),
         tokenizer_config=tokenizer_config(facts.folder, tokenizer, chat_template(tokenizer)),
         graph_source="genai-builder" if use_builder else "torch",
         weights=weights,
+        notices=_notices(facts, weights, tokenizer, settings),
     )
 
 
-def _context_length(facts: LanguageModelFacts, asked: int | None) -> int:
-    limit = facts.config.get("max_position_embeddings") or facts.config.get("n_positions")
-    if not isinstance(limit, int) or limit < 2:
-        raise ModelError(f"the config names no context length (max_position_embeddings is {limit!r})")
-    if asked is not None and not 2 <= asked <= limit:
-        raise ConfigError(
-            f"--seq-len {asked} does not fit: the model's context is 2 to {limit} tokens",
-            hint=f"--seq-len {limit}",
-        )
-    return asked or limit
+def _notices(
+    facts: LanguageModelFacts, weights: DecoderWeights, tokenizer: Any, settings: GenerationSettings
+) -> tuple[str, ...]:
+    from edgeq.exporters.causal_lm.text import tokens_beyond
+
+    return (*facts.notices, *weights.notices, *tokens_beyond(tokenizer.get_vocab(), settings.vocabulary))
 
 
 def _uses_builder(facts: LanguageModelFacts, road: str | None) -> bool:
@@ -307,6 +324,7 @@ def _traced(
     from edgeq.exporters.causal_lm.trace import trace_decoder
 
     cache = settings.cache
+    freeze_positions(model)
     graph = trace_decoder(model, weights, cache.layers, cache.heads, cache.size, settings.context_length)
     normalize_traced(graph, (f"model.{model.base_model_prefix}", "model"))
     return _canonical(graph, facts, settings), {}

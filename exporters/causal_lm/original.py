@@ -39,6 +39,7 @@ class OriginalLanguageModel:
         settings: context length, stop tokens, defaults, chat template, cache.
         weights: where its parameters are; temporary files among them go when they do.
         model: the transformers model, without matrices.
+        notices: what the user should know about its files.
         reference: its logits.
     """
 
@@ -47,6 +48,7 @@ class OriginalLanguageModel:
     settings: GenerationSettings
     weights: DecoderWeights
     model: Any = field(repr=False)
+    notices: tuple[str, ...] = ()
     reference: Logits = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

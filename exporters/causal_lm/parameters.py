@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgeq.errors import ModelError
 
@@ -24,19 +25,18 @@ class Parameter:
     is_tied: bool
 
 
-def parameters_of(folder: Path, source: Path) -> Mapping[str, Parameter]:
-    """Parameters by name, of the model that a folder's config describes.
+def skeleton(folder: Path, source: Path) -> Any:
+    """The model that a folder's config describes, without memory for any value.
 
     Args:
         folder: with `config.json`.
-        source: what that was made from, for messages: the folder is a temporary one.
+        source: what that was made from, for messages: the folder may be a temporary one.
 
     Raises:
         ModelError: transformers cannot make a model of it.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.pytorch_utils import Conv1D
 
     from edgeq.exporters.checkpoint import quiet_transformers
 
@@ -44,11 +44,20 @@ def parameters_of(folder: Path, source: Path) -> Mapping[str, Parameter]:
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(config)
+                model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model.tie_weights()
         except Exception as error:  # transformers raises many kinds; each one is a bad config here
             raise ModelError(
                 f"transformers cannot make a model of the config of `{source}`: {error}"
             ) from error
+    return model
+
+
+def parameters_of(folder: Path, source: Path) -> Mapping[str, Parameter]:
+    """Parameters by name, of the model that a folder's config describes; arguments and errors as `skeleton`."""
+    from transformers.pytorch_utils import Conv1D
+
+    model = skeleton(folder, source)
     flipped = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
     first = dict(model.named_parameters())
     return {

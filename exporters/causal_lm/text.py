@@ -83,3 +83,17 @@ def tokenizer_config(folder: Path, tokenizer: Any, template: str | None) -> dict
     # Through JSON, so that nothing but plain values stays.
     plain: dict[str, Any] = json.loads(json.dumps(document, sort_keys=True))
     return plain
+
+
+def tokens_beyond(vocabulary: Mapping[str, int], rows: object) -> tuple[str, ...]:
+    """A notice about tokens that the embedding table has no row for; none where every token has one."""
+    if not isinstance(rows, int):
+        return ()
+    beyond = sorted((number, token) for token, number in vocabulary.items() if number >= rows)
+    if not beyond:
+        return ()
+    number, token = beyond[0]
+    return (
+        f"the tokenizer has {len(beyond)} tokens that the model has no embedding for, first {token!r} ({number}; the "
+        f"table has {rows} rows): texts with them are refused when the model is run",
+    )

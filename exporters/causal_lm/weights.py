@@ -110,7 +110,10 @@ def _found(folder: Path, checkpoint: Checkpoint, model: Any) -> DecoderWeights:
                 hint="the weights belong to another config.json",
             )
     return DecoderWeights(
-        folder, found, bool(torn), _notices(folder, names, torn, _check_all_used(folder, stored, found, model))
+        folder,
+        found,
+        bool(torn),
+        _notices(folder, names, torn, _check_all_used(folder, stored, found, model)),
     )
 
 

@@ -19,6 +19,7 @@ from edgeq.exporters.dense_file import DenseFile
 from edgeq.exporters.facts import read_config
 from edgeq.exporters.packed.layers import PackedLayer, find_layers, load_layer
 from edgeq.exporters.packed.settings import PackedSettings, quantization_of, read_settings
+from edgeq.exporters.packed.zero_points import StepMean
 from edgeq.quantize.packed import PackedTensor, PackedWeights
 from edgeq.quantize.streaming import Checkpoint, StoredTensor
 
@@ -80,12 +81,27 @@ def unpack(source: Path, folder: Path) -> UnpackedFolder:
     with DenseFile(folder / "model.safetensors", plan) as file:
         for name, tensor in plain.items():
             file.copy(name, tensor)
+        steps = StepMean()
         for layer in layers:
-            dense = load_layer(layer, settings).dequantize()
+            weight = load_layer(layer, settings)
+            steps.add(weight)
+            dense = weight.dequantize()
             # transformers keeps a linear layer's weight as [out, in], GPT-2's Conv1D as [in, out].
             file.write(layer.parameter, dense if parameters[layer.parameter].is_flipped else dense.T)
             packed.add(_tensor(layer, settings), dense.T)
+    steps.check(settings)
     return UnpackedFolder(folder, packed, _is_torn(layers))
+
+
+def check_layers(source: Path) -> None:
+    """Look for packed layers by the headers alone.
+
+    Raises:
+        ModelError: files are damaged, or layers lack tensors.
+    """
+    described = quantization_of(source, read_config(source))
+    if described is not None:
+        find_layers(open_checkpoint(source).tensors, read_settings(described))
 
 
 def open_checkpoint(source: Path) -> Checkpoint:

@@ -90,8 +90,29 @@ def rope_factors(config: Config) -> FloatArray | None:
     return np.asarray(1 / ((1 - kept) / settings["factor"] + kept), np.float32)
 
 
+WRITTEN_ROPES = ("default", "linear", "llama3", "dynamic")
+"""Types of rotary positions that a file can say; `dynamic` is the default one up to the model's own context."""
+
+
+def check_rope(config: Config) -> None:
+    """Refuse rotary positions that the file would not say: llama.cpp would run others.
+
+    Raises:
+        UnsupportedError: `longrope`, `yarn` and what else has a table of its own.
+    """
+    found = config.get("rope_parameters") or {}
+    for settings in (value for value in (found, *found.values()) if isinstance(value, Mapping)):
+        kind = settings.get("rope_type", "default")
+        if kind not in WRITTEN_ROPES:
+            raise UnsupportedError(
+                f"rotary positions of type `{kind}` are not written to GGUF files, expected {', '.join(WRITTEN_ROPES)}",
+                hint="--target cpu or --target android take them",
+            )
+
+
 def _common(config: Config) -> Metadata:
     """What every family with rotary positions has."""
+    check_rope(config)
     size, settings = head_size(config), rope(config)
     heads = int(config["num_attention_heads"])
     found: Metadata = {

@@ -199,6 +199,7 @@ def _export_graphs(plan: ExportPlan, targets: Sequence[str], progress: Progress)
         )
         if is_too_large(exported.canonical.model):
             stage.note += ", weights left on disk"
+    plan.say_new(exported.notices, progress)
     data = divide_language(plan.data, exported, request.calib_samples)
     quantized = quantize_model(
         exported.canonical,

@@ -82,6 +82,7 @@ def export_checkpoint_targets(
     with progress.stage("loading the model") as stage:
         original = open_original(str(request.model), revision=request.revision, context=request.seq_len)
         stage.note = f"{original.source.architecture}, {original.source.parameters / 1e6:.1f} M parameters"
+    plan.say_new(original.notices, progress)
     data = divide_language(plan.data, original, request.calib_samples)
     return [
         _CheckpointExport(plan, request, original, data, target, progress).write()

@@ -113,13 +113,24 @@ class TargetResult:
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """What an export will do, known before any work (`--dry-run`)."""
+    """What an export will do, known before any work (`--dry-run`).
+
+    Attributes:
+        notices: what was said about the model's files.
+    """
 
     request: ExportRequest
     facts: ModelFacts
     data: CalibrationData
     destinations: Mapping[str, Path]
     variants: Mapping[str, tuple[VariantSpec, ...]]
+    notices: tuple[str, ...] = ()
+
+    def say_new(self, notices: Sequence[str], progress: Progress) -> None:
+        """What loading the model found out that its headers did not tell."""
+        for notice in notices:
+            if notice not in self.notices:
+                progress.notice(notice)
 
 
 def plan_export(request: ExportRequest, progress: Progress | None = None) -> ExportPlan:
@@ -128,7 +139,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
     Raises:
         EdgeqError: whatever would make the export fail later: model, data, options, output.
     """
-    from edgeq.exporters import inspect_model, sample_model_path
+    from edgeq.exporters import check_headers, inspect_model, sample_model_path
     from edgeq.exporters.extras import GRAPHS, require_modules
 
     progress = progress or SilentProgress()
@@ -162,10 +173,13 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
     else:
         require_language_model(targets, facts)
         check_gate_metrics(request.gates, possible_metrics(facts.task))
+    said = check_headers(facts, request.seq_len)
+    for notice in said:
+        progress.notice(notice)
     data = _load_data(request, progress)
     for notice in data.notices:
         progress.notice(notice)
-    return ExportPlan(request, facts, data, destinations, variants)
+    return ExportPlan(request, facts, data, destinations, variants, said)
 
 
 def _load_data(request: ExportRequest, progress: Progress) -> CalibrationData:
@@ -201,6 +215,7 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
         )
         size = exported.source.parameters / 1e6
         stage.note = f"{exported.source.architecture}, {size:.1f} M parameters, equal to the original"
+    plan.say_new(exported.notices, progress)
     head = head_of(exported.source, exported.canonical.outputs, exported.preprocessor.special_token_ids)
     check_gate_metrics(request.gates, head.entry.metrics)
     for name in plan.destinations:

@@ -70,9 +70,9 @@ def divide_language(
     held_out = texts[::HELD_OUT_SHARE]
     rest = [text for index, text in enumerate(texts) if index % HELD_OUT_SHARE][:calib_samples]
     tokenizer = PromptTokenizer(exported.preprocessor.tokenizer_json)
-    context = exported.settings.context_length
-    judged = judged_windows(tokenizer, held_out, context)
-    windows = calibration_windows(_joined(tokenizer, rest), context)
+    context, rows = exported.settings.context_length, exported.settings.vocabulary
+    judged = judged_windows(tokenizer, held_out, context, rows)
+    windows = calibration_windows(_joined(tokenizer, rest, rows), context)
     prompts = [(text, tokenizer.encode(text)) for text in held_out]
     return LanguageData(
         sets=DataSets(window_feeds(windows, exported.settings.cache), len(rest), (), (), (), tuple(rest)),
@@ -84,13 +84,21 @@ def divide_language(
     )
 
 
-def judged_windows(tokenizer: PromptTokenizer, texts: list[str], context: int) -> tuple[Window, ...]:
+def judged_windows(
+    tokenizer: PromptTokenizer, texts: list[str], context: int, rows: int
+) -> tuple[Window, ...]:
     """Sliding windows over some texts joined: half a window of context for every scored token.
 
+    Args:
+        tokenizer: of the model.
+        texts: to judge on.
+        context: most tokens of a window.
+        rows: of the embedding table.
+
     Raises:
-        DataError: too few tokens.
+        DataError: too few tokens, or one that the model has no embedding for.
     """
-    ids = _joined(tokenizer, texts)[:MOST_JUDGED_TOKENS]
+    ids = _joined(tokenizer, texts, rows)[:MOST_JUDGED_TOKENS]
     length = min(JUDGED_WINDOW, context)
     return tuple(sliding_windows(ids, length, max(1, length // 2)))
 
@@ -122,9 +130,12 @@ def window_feeds(windows: Array, cache: CacheShape) -> FeedBatches:
     return FeedBatches(feeds, max(1, TOKENS_PER_BATCH // length))
 
 
-def _joined(tokenizer: PromptTokenizer, texts: list[str]) -> Array:
+def _joined(tokenizer: PromptTokenizer, texts: list[str], rows: int) -> Array:
     """Token ids of all texts in a row, each with the start token its tokenizer adds."""
-    parts = [np.asarray(tokenizer.encode(text), np.int64) for text in texts]
+    found = [tokenizer.encode(text) for text in texts]
+    for ids in found:
+        tokenizer.require_embeddings(ids, rows, "the texts hold")
+    parts = [np.asarray(ids, np.int64) for ids in found]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 

@@ -126,7 +126,8 @@ class TextGenerator:
             is_rendered: a chat template wrote it, special tokens included: none are added.
 
         Raises:
-            DataError: the prompt is empty, not valid Unicode, or longer than the context.
+            DataError: the prompt is empty, not valid Unicode, longer than the context, or has a token that the model
+                has no embedding for.
         """
         ids = self.tokenizer.encode(prompt, add_special_tokens=not is_rendered)
         if not prompt or not ids:
@@ -139,6 +140,7 @@ class TextGenerator:
                 "prompt and answer together",
                 hint=f"shorten the prompt to at most {self.settings.context_length - 1} tokens",
             )
+        self.tokenizer.require_embeddings(ids, self.settings.vocabulary, "the prompt holds")
         return ids
 
     def generate(

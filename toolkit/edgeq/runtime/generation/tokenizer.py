@@ -43,6 +43,26 @@ class PromptTokenizer:
         """Text of token ids, special tokens left out."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
+    def require_embeddings(self, ids: Sequence[int], rows: int, what: str) -> None:
+        """Refuse tokens that this tokenizer knows and the model has no row for.
+
+        Args:
+            ids: of a text.
+            rows: of the model's embedding table.
+            what: the text is, for the message.
+
+        Raises:
+            DataError: there is such a token; the message has its text.
+        """
+        beyond = next((token for token in ids if token >= rows), None)
+        if beyond is None:
+            return
+        raise DataError(
+            f"{what} the token {self._tokenizer.id_to_token(beyond)!r} ({beyond}), which the model has no embedding "
+            f"for: its table has {rows} rows",
+            hint="leave that token out: the model has never seen it",
+        )
+
     @property
     def vocabulary(self) -> dict[str, int]:
         """Id of every token, added ones included."""

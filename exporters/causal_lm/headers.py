@@ -1,0 +1,45 @@
+"""What the headers of a language model's files say before any work: what is missing, damaged, left over, out of range."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeq.exporters.causal_lm.facts import context_length, read_lm_facts
+from edgeq.exporters.causal_lm.parameters import skeleton
+from edgeq.exporters.causal_lm.text import tokens_beyond
+from edgeq.exporters.causal_lm.weights import SAFETENSORS, open_weights
+from edgeq.exporters.checkpoint import weight_files
+
+
+def check_language_headers(folder: Path, context: int | None) -> tuple[str, ...]:
+    """Read the headers of a folder's weights and its tokenizer.
+
+    Args:
+        folder: of the checkpoint.
+        context: tokens asked for; None is the model's own.
+
+    Returns:
+        Notices, the same that the export gives.
+
+    Raises:
+        ModelError: the export would fail on these files.
+        ConfigError: `context` is longer than the model's.
+    """
+    from edgeq.exporters.tokenizer import load_tokenizer
+
+    facts = read_lm_facts(str(folder), folder).require_supported()
+    context_length(facts.config, context)
+    beyond = tokens_beyond(load_tokenizer(folder).get_vocab(), facts.config.get("vocab_size"))
+    return (*facts.notices, *_check_weights(folder, facts.quantized is not None), *beyond)
+
+
+def _check_weights(folder: Path, is_packed: bool) -> tuple[str, ...]:
+    if is_packed:
+        from edgeq.exporters.packed.folder import check_layers
+
+        check_layers(folder)
+        return ()
+    if weight_files(folder)[0].name not in SAFETENSORS:
+        # Pickled weights are copied before their names can be compared.
+        return ()
+    return open_weights(folder, skeleton(folder, folder)).notices

@@ -1,0 +1,43 @@
+"""What a model's files say before any work: headers cost milliseconds, and an export that fails late costs an hour."""
+
+from __future__ import annotations
+
+from edgeq.exporters.base import ModelFacts
+from edgeq.exporters.source import is_gguf_file, is_onnx_file, local_folder
+from edgeq.types import Task
+
+
+def check_headers(facts: ModelFacts, seq_len: int | None) -> tuple[str, ...]:
+    """Check the files of a local model folder without reading a weight; other models are checked when they are loaded.
+
+    Args:
+        facts: of a model that is supported.
+        seq_len: asked for; a language model's context.
+
+    Returns:
+        What the user should know about the files.
+
+    Raises:
+        ModelError: the export would fail on these files.
+        ConfigError: `seq_len` does not fit.
+    """
+    if is_onnx_file(facts.model) or is_gguf_file(facts.model) or local_folder(facts.model) is None:
+        return facts.notices
+    if facts.task is Task.TEXT_GENERATION:
+        from edgeq.exporters.causal_lm.headers import check_language_headers
+
+        return check_language_headers(facts.folder, seq_len)
+    _check_encoder(facts)
+    return facts.notices
+
+
+def _check_encoder(facts: ModelFacts) -> None:
+    from edgeq.exporters import ARCHITECTURES
+    from edgeq.exporters.checkpoint import check_shapes, check_weights
+    from edgeq.exporters.sentence import read_sentence_model
+
+    assert facts.task is not None
+    sentence = read_sentence_model(facts.folder)
+    folder = sentence.transformer if sentence else facts.folder
+    check_weights(folder)
+    check_shapes(folder, ARCHITECTURES[facts.architecture].head(facts.task))
