@@ -27,7 +27,7 @@ LARGEST: Mapping[str, int] = {
     "max_position_embeddings": 1 << 28,
     "n_positions": 1 << 28,
 }
-"""Keys that are whole numbers above 0, with a bound that no model comes near (some are null where they do not apply)."""
+"""Keys that are whole numbers above 0, with a bound that no model comes near; null where they do not apply."""
 WIDTHS, HEADS = ("hidden_size", "n_embd", "dim"), ("num_attention_heads", "n_head", "n_heads")
 
 

@@ -93,8 +93,8 @@ def refuse_adapter(folder: Path) -> None:
         "with the class of peft for its task, and export MERGED"
     )
     raise ModelError(
-        f"`{folder}` is a {kind} adapter of {base or 'a model that it does not name'}: its matrices are changes to that "
-        "model",
+        f"`{folder}` is a {kind} adapter of {base or 'a model that it does not name'}: its matrices are changes to "
+        "that model",
         hint=f"if the weights beside it are merged already, remove {ADAPTER_CONFIG}; else {merge}"
         if holds_weights
         else merge,
@@ -177,7 +177,7 @@ def _refuse_config(config: Mapping[str, Any], table: Mapping[str, TextArchitectu
     if architecture not in table:
         return ModelError(
             f"architecture `{architecture}` is not supported, expected one of {', '.join(sorted(table))}",
-            hint="an .onnx file of a text encoder, made by another exporter, is taken as it is: edgeq export model.onnx",
+            hint="an .onnx file of a text encoder, made by another exporter, is taken: edgeq export model.onnx",
         )
     return refusal_of_sizes(config)
 

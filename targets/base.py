@@ -288,6 +288,22 @@ class CheckpointTarget(Target, Protocol):
             OutputError: the disk is full.
         """
 
+    def check_family(self, model_type: str, positions: str) -> None:
+        """Whether its files can say how a family computes, by its config alone.
+
+        Args:
+            model_type: of the config.
+            positions: type of its rotary positions.
+
+        Raises:
+            UnsupportedError: they cannot.
+        """
+
+    def stored_bytes(
+        self, spec: VariantSpec, config: Mapping[str, Any], matrices: Mapping[str, tuple[int, ...]]
+    ) -> int:
+        """Bytes of some matrices `(out, in)` in a variant's file, by parameter name."""
+
     def read_back(
         self, model: Path, config: Mapping[str, Any], parameters: Mapping[str, tuple[int, ...]]
     ) -> Mapping[str, FloatArray]:

@@ -124,8 +124,8 @@ def context_length(config: Mapping[str, Any], asked: int | None) -> int:
     constant = constant_positions(config)
     if constant is not None and (asked or limit) > constant:
         raise ModelError(
-            f"rotary positions of type `{rope_type(config)}` are others for texts of more than {constant} tokens, and a "
-            f"graph has one table: the context of {asked or limit} tokens does not fit",
+            f"rotary positions of type `{rope_type(config)}` are others for texts of more than {constant} tokens, and "
+            f"a graph has one table: the context of {asked or limit} tokens does not fit",
             hint=f"--seq-len {constant}",
         )
     return asked or limit

@@ -8,7 +8,6 @@ from typing import Any
 from edgeq.exporters.causal_lm.families import FAMILIES, head_size
 from edgeq.runtime.generation.settings import GenerationSettings
 
-
 USUAL_LENGTH = 4096
 """GenAI takes a KV cache of `search.max_length` at once: the whole context of today's models is gigabytes of it."""
 

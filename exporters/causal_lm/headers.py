@@ -1,4 +1,4 @@
-"""What the headers of a language model's files say before any work: what is missing, damaged, left over, out of range."""
+"""What the headers of a language model's files say before any work: what is missing, damaged, left over."""
 
 from __future__ import annotations
 

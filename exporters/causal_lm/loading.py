@@ -133,6 +133,7 @@ def _original(facts: LanguageModelFacts, context: int | None) -> OriginalLanguag
     from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
     from edgeq.exporters.causal_lm.weights import float_bytes
     from edgeq.exporters.tokenizer import load_tokenizer, text_preprocessor
+    from edgeq.graph.streamed_tensor import HELD_BYTES
 
     length = context_length(facts.config, context)
     tokenizer = load_tokenizer(facts.folder)
@@ -209,14 +210,14 @@ def load_here(
 ) -> ExportedLanguageModel:
     """Export the model of a folder in this process; arguments and errors as `load_language_model`."""
     from edgeq.exporters.causal_lm.equivalence import check_decoder
-    from edgeq.exporters.causal_lm.own_library import check_reference
-    from edgeq.exporters.causal_lm.weights import float_bytes
-    from edgeq.graph.streamed_tensor import HELD_BYTES
     from edgeq.exporters.causal_lm.genai_config import traced_config, with_tokens
     from edgeq.exporters.causal_lm.hollow import hollow_decoder
+    from edgeq.exporters.causal_lm.own_library import check_reference
     from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
     from edgeq.exporters.causal_lm.text import chat_template, tokenizer_config
+    from edgeq.exporters.causal_lm.weights import float_bytes
     from edgeq.exporters.tokenizer import load_tokenizer, text_preprocessor
+    from edgeq.graph.streamed_tensor import HELD_BYTES
 
     length = context_length(facts.config, context)
     say("reading the weights")

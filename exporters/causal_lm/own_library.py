@@ -1,8 +1,9 @@
-"""The original as transformers itself loads and runs it: what edgeq compares with must be that, and not its own reading.
+"""The original as transformers itself loads and runs it: what edgeq compares with must be that, not its own reading.
 
-edgeq's reference runs transformers' modules over weights that edgeq found in the file. Whatever edgeq does not read would
-be missing on both sides of every comparison. So the reference is compared too, once per export: with `from_pretrained` and
-`generate` from raw text where the model is small, else row by row with the file as the safetensors library reads it.
+edgeq's reference runs transformers' modules over weights that edgeq found in the file. Whatever edgeq does not read
+would be missing on both sides of every comparison. So the reference is compared too, once per export: with
+`from_pretrained` and `generate` from raw text where the model is small, else row by row with the file as the
+safetensors library reads it.
 """
 
 from __future__ import annotations

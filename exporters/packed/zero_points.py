@@ -1,8 +1,8 @@
 """Whether zero points were read in the right version of GPTQ's format, from the numbers alone.
 
-`gptq` stores zero points less one and `gptq_v2` as they are; read as the other, every weight is off by one step, which is
-a model that runs and is wrong. Weights of a trained matrix lie around 0, so the mean of `code - zero` over all of them
-is near 0 when the version is right, and near 1 or -1 when it is the other.
+`gptq` stores zero points less one and `gptq_v2` as they are; read as the other, every weight is off by one step, which
+is a model that runs and is wrong. Weights of a trained matrix lie around 0, so the mean of `code - zero` over all of
+them is near 0 when the version is right, and near 1 or -1 when it is the other.
 """
 
 from __future__ import annotations

@@ -51,6 +51,27 @@ class GgufTarget:
     def check(self, recipe: Recipe, options: LoweringOptions) -> None:
         """Every length is taken."""
 
+    def check_family(self, model_type: str, positions: str) -> None:
+        """Whether files of a family can say how it computes.
+
+        Raises:
+            UnsupportedError: they cannot.
+        """
+        from edgeq.targets.gguf.architectures import check_rope
+        from edgeq.targets.gguf.tensors import family_of
+
+        family_of(model_type)
+        check_rope({"rope_parameters": {"rope_type": positions}})
+
+    def stored_bytes(
+        self, spec: VariantSpec, config: Mapping[str, Any], matrices: Mapping[str, tuple[int, ...]]
+    ) -> int:
+        """Bytes of these matrices in a file of this type."""
+        from edgeq.targets.gguf.tensors import place_tensors
+
+        name = spec.id.removeprefix("gguf-")
+        return sum(tensor.nbytes for tensor in place_tensors(matrices, config, name))
+
     def write(self, spec: VariantSpec, source: CheckpointInput, folder: Path) -> Lowered:
         """Write the file, `NAME-TYPE.gguf`."""
         from edgeq.targets.gguf.architectures import ignored_window

@@ -68,13 +68,22 @@ def architecture_of(config: Mapping[str, Any]) -> GgufArchitecture:
     Raises:
         UnsupportedError: edgeq writes no GGUF file for the family, or llama.cpp would run it as something else.
     """
-    kind = config["model_type"]
-    found = ARCHITECTURES.get(kind)
+    found = family_of(config["model_type"])
+    found.check(config)
+    return found
+
+
+def family_of(model_type: str) -> GgufArchitecture:
+    """The architecture of a family.
+
+    Raises:
+        UnsupportedError: edgeq writes no GGUF file for it.
+    """
+    found = ARCHITECTURES.get(model_type)
     if found is None:
         raise UnsupportedError(
-            f"edgeq writes no GGUF files for `{kind}`, expected one of {', '.join(ARCHITECTURES)}"
+            f"edgeq writes no GGUF files for `{model_type}`, expected one of {', '.join(ARCHITECTURES)}"
         )
-    found.check(config)
     return found
 
 
@@ -91,7 +100,15 @@ def plan_tensors(
     Raises:
         UnsupportedError: llama.cpp has no tensor for a parameter.
     """
-    architecture = architecture_of(config)
+    architecture_of(config)
+    return place_tensors(parameters, config, file_type)
+
+
+def place_tensors(
+    parameters: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], file_type: str
+) -> list[PlannedTensor]:
+    """`plan_tensors` without the question whether llama.cpp computes what the config says."""
+    architecture = family_of(config["model_type"])
     layers = int(config.get("num_hidden_layers") or config["n_layer"])
     by_name = _name_map(architecture.name, layers)
     names = {name: _file_name(name, architecture, by_name) for name in parameters}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgeq.errors import ModelError, UnsupportedError
+from edgeq.errors import UnsupportedError
 from edgeq.targets.gguf.pre_tokenizers import pre_tokenizer_name
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -120,16 +120,17 @@ def _table(document: Mapping[str, Any], rows: int) -> tuple[list[str], list[int]
     types = [UNUSED] * rows
     model = document["model"]
     added = document.get("added_tokens") or []
-    highest = max([*model["vocab"].values(), *(token["id"] for token in added)])
-    if highest >= rows:
-        raise ModelError(f"the tokenizer has a token {highest}; the embedding table has {rows} rows")
     is_bytes = bool(model.get("byte_fallback"))
     for text, index in model["vocab"].items():
+        if index >= rows:
+            continue
         tokens[index] = text
         is_byte = is_bytes and _BYTE_TOKEN.fullmatch(text)
         types[index] = BYTE if is_byte else UNKNOWN if text == model.get("unk_token") else NORMAL
     for token in added:
         text, index = token["content"], token["id"]
+        if index >= rows:
+            continue
         if token.get("special"):
             types[index] = UNKNOWN if text == model.get("unk_token") else CONTROL
         else:

@@ -60,7 +60,8 @@ def advise(
     _show(out, advice)
     out.result(advice.to_json())
     if advice.recommended is None:
-        raise ConfigError(advice.why, hint="a shorter --context, a larger --share, or a smaller model")
+        hint = None if advice.is_refused else "a shorter --context, a larger --share, or a smaller model"
+        raise ConfigError(advice.why, hint=hint)
 
 
 def _show(out: Out, advice: Advice) -> None:
@@ -77,14 +78,22 @@ def _show(out: Out, advice: Advice) -> None:
         f"budget {megabytes(request.budget_bytes)}: {request.share:.0%} of {megabytes(request.ram_bytes)}, the rest is "
         "the system's and other apps'"
     )
-    if request.measured_elsewhere:
+    if advice.is_computed:
+        out.notice(
+            f"memory is the file, a KV cache of {advice.tokens} tokens and activations, computed: nothing of "
+            f"{request.target} was measured"
+        )
+    elif request.measured_elsewhere:
         out.notice(f"memory is that of ONNX Runtime's CPU provider; {request.target}'s own was not measured")
     columns = ("recipe", "bits", "download", "RAM", "fits", "expected quality", "why")
     out.table(None, columns, [_row(advice, option) for option in advice.options])
     if advice.recommended is not None:
         out.notice(f"take {advice.recommended}: {advice.why}")
         out.notice(f"tolerance {request.tolerance} means {request.tolerance.meaning}")
-        out.notice(f"edgeq export {request.model} --target {request.target} --precision {advice.recommended}")
+        length = "" if advice.seq_len is None else f" --seq-len {advice.seq_len}"
+        out.notice(
+            f"edgeq export {request.model} --target {request.target} --precision {advice.recommended}{length}"
+        )
 
 
 def _largest_roles(advice: Advice) -> str:

@@ -41,10 +41,11 @@ from edgeq.pipeline.language_quality import (
     language_golden,
     measure_language,
 )
+from edgeq.pipeline.language_recipe import INT8_NOTICE, for_language_models, is_plain_int8
 from edgeq.pipeline.measure import metrics_of
 from edgeq.pipeline.quantizing import Quantized, quantize_model
 from edgeq.pipeline.stored import is_stored
-from edgeq.quantize.recipes import Recipe, load_recipe
+from edgeq.quantize.recipes import Recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.runtime.generation.session import DecoderSession
@@ -62,9 +63,6 @@ if TYPE_CHECKING:
     from edgeq.targets.base import CheckpointTarget, Target
 
 ENGINE = "cpu"
-INT8_BLOCK = 16
-"""Of `int8` of a language model, with GPTQ: half the KL divergence of recipe q8 (blocks of 32, rounded) for half a bit
-more per weight (benchmarks/lm_quality.py)."""
 
 
 def language_recipe(recipe: Recipe, progress: Progress) -> Recipe:
@@ -73,19 +71,9 @@ def language_recipe(recipe: Recipe, progress: Progress) -> Recipe:
     Raises:
         UnsupportedError: the recipe wants static int8 activations.
     """
-    if recipe.name == "int8" and recipe == load_recipe("int8"):
-        progress.notice(
-            "int8 of a language model is weight-only: 8 bits in blocks of 16, activations rounded to int8 as they come"
-        )
-        q8 = load_recipe("q8")
-        return replace(q8, name="int8", default=replace(q8.default, block_size=INT8_BLOCK, method="gptq"))
-    static = [spec for spec in recipe.possible_specs() if spec.format == "int8-static"]
-    if static:
-        raise UnsupportedError(
-            f"recipe `{recipe.name}` wants static int8 activations, which are not built for language models",
-            hint="--precision int8 (8-bit weights), int4, q4_k_m, q8, fp16 or fp32",
-        )
-    return recipe
+    if is_plain_int8(recipe):
+        progress.notice(INT8_NOTICE)
+    return for_language_models(recipe)
 
 
 def plan_language_model(

@@ -221,7 +221,7 @@ def _live(
     tokenizer = bundle_tokenizer(bundle)
     data = load_samples(request.data, column=request.data_column, count=LIVE_SAMPLES, seed=request.seed)
     texts = texts_of(data.samples)
-    windows = judged_windows(tokenizer, texts, settings.context_length)
+    windows = judged_windows(tokenizer, texts, settings.context_length, settings.vocabulary)
     _require_same_vocabulary(reference, settings.vocabulary, request)
     with progress.stage("comparing predictions", len(windows)) as stage:
         found = compare_on(reference, logits, windows, stage.advance)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from edgeq.errors import ConfigError, UsageError
+from edgeq.errors import ConfigError, EdgeqError, UnsupportedError, UsageError
+from edgeq.exporters import inspect_model
+from edgeq.exporters.causal_lm.families import constant_positions, rope_type
+from edgeq.exporters.facts import read_config
 from edgeq.exporters.shapes import ModelShape, read_shape
-from edgeq.pipeline.advise.memory import Footprint, estimate, has_cost
+from edgeq.pipeline.advise.memory import Footprint, estimate, file_footprint, has_cost
 from edgeq.pipeline.advise.quality import Quality, Tolerance, expected_quality
 from edgeq.pipeline.advise.sizes import megabytes
+from edgeq.pipeline.language_recipe import for_language_models
 from edgeq.quantize.recipes import BUILT_IN, LayerRef, Recipe, layer_refs, load_recipe, mean_bits_per_weight
 from edgeq.targets import get_target
+from edgeq.types import Task
 
+if TYPE_CHECKING:
+    from edgeq.targets.base import CheckpointTarget, Target, VariantSpec
+
+ENGINE = "cpu"
+"""Of the variants that run language models."""
 DEFAULT_SHARE = 0.5
 """Part of a device's memory that one app may plan with. Systems end the app that takes much more."""
 ENCODER_TOKENS = 512
@@ -105,6 +115,8 @@ class Advice:
         options: every recipe, from most to fewest bits.
         recommended: the recipe to take; None when nothing fits.
         why: in one sentence.
+        seq_len: that the export has to be given, because the model's own context is not taken; else None.
+        is_refused: export refuses the model, whatever the recipe.
     """
 
     request: Request
@@ -114,6 +126,13 @@ class Advice:
     options: tuple[Option, ...]
     recommended: str | None
     why: str
+    seq_len: int | None = None
+    is_refused: bool = False
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether memory follows from sizes alone: the target's own runtime was not measured."""
+        return get_target(self.request.target).made_from == "checkpoint"
 
     def to_json(self) -> dict[str, Any]:
         """The document of `edgeq advise --json`."""
@@ -144,29 +163,44 @@ def advise(request: Request) -> Advice:
     if not 0 < request.share <= 1:
         raise UsageError(f"--share got {request.share:g}, expected a part of the memory, above 0 and up to 1")
     target = get_target(request.target)
-    if target.made_from == "checkpoint":
-        raise UsageError(
-            f"advise weighs recipes that ONNX Runtime runs; target `{target.name}` has file types of its own",
-            hint="--target cpu or android",
-        )
     shape, folder = read_shape(request.model, request.revision)
-    tokens = context_tokens(shape, request.context)
+    config = read_config(folder)
+    constant = constant_positions(config) if shape.causal else None
+    tokens = context_tokens(shape, request.context, constant)
     layers = layer_refs(shape.matrices, shape.tied)
-    tokenizer = _tokenizer_bytes(folder)
-    options = tuple(
-        _weigh(
-            request,
-            shape,
-            layers,
-            tokens,
-            tokenizer,
-            recipe,
-            _refusal(target.variants(recipe), shape, recipe),
-        )
-        for recipe in weighed_recipes()
+    question = _Question(request, shape, layers, tokens, _tokenizer_bytes(folder), target, config)
+    refusal = model_refusal(request, target, config)
+    options = tuple(question.weigh(recipe, refusal) for recipe in weighed_recipes())
+    recommended, why = (
+        recommend(options, shape, request)
+        if refusal is None
+        else (None, f"export refuses the model: {refusal}")
     )
-    recommended, why = recommend(options, shape, request)
-    return Advice(request, shape, tokens, _roles(shape, layers), options, recommended, why)
+    seq_len = None if constant is None or constant >= (shape.positions or constant) else constant
+    return Advice(
+        request, shape, tokens, _roles(shape, layers), options, recommended, why, seq_len, refusal is not None
+    )
+
+
+def model_refusal(request: Request, target: Target, config: Mapping[str, Any]) -> str | None:
+    """Why no recipe can be exported of this model for this target; None where some can."""
+    facts = inspect_model(request.model, revision=request.revision)
+    if facts.refusal is not None:
+        return facts.refusal.message
+    is_language_model = facts.task is Task.TEXT_GENERATION
+    if target.made_from == "checkpoint":
+        if not is_language_model:
+            return f"target `{target.name}` takes language models alone"
+        try:
+            cast("CheckpointTarget", target).check_family(str(config["model_type"]), rope_type(config))
+        except EdgeqError as error:
+            return error.message
+        return None
+    if is_language_model and all(
+        spec.engine != ENGINE for recipe in weighed_recipes() for spec in target.variants(recipe)
+    ):
+        return f"target `{target.name}` does not take language models"
+    return None
 
 
 def weighed_recipes() -> list[Recipe]:
@@ -175,19 +209,25 @@ def weighed_recipes() -> list[Recipe]:
     return [r for r in recipes if all(has_cost(spec) for spec in r.possible_specs())]
 
 
-def context_tokens(shape: ModelShape, asked: int | None) -> int:
+def context_tokens(shape: ModelShape, asked: int | None, constant: int | None = None) -> int:
     """Tokens to plan for.
+
+    Args:
+        shape: of the model.
+        asked: on the command line.
+        constant: up to where its rotary positions can be exported; None for all of its context.
 
     Raises:
         ConfigError: more than the model has positions for.
     """
+    positions = min((limit for limit in (shape.positions, constant) if limit is not None), default=None)
     if asked is None:
         usual = DECODER_TOKENS if shape.causal else ENCODER_TOKENS
-        return min(usual, shape.positions or usual)
-    if asked < 1 or (shape.positions is not None and asked > shape.positions):
+        return min(usual, positions or usual)
+    if asked < 1 or (positions is not None and asked > positions):
         raise ConfigError(
-            f"--context {asked} does not fit: the model has positions for 1 to {shape.positions} tokens",
-            hint=f"--context {shape.positions}",
+            f"--context {asked} does not fit: the model has positions for 1 to {positions} tokens",
+            hint=f"--context {positions}",
         )
     return asked
 
@@ -220,36 +260,65 @@ def recommend(options: Sequence[Option], shape: ModelShape, request: Request) ->
     )
 
 
-def _weigh(
-    request: Request,
-    shape: ModelShape,
-    layers: Sequence[LayerRef],
-    tokens: int,
-    tokenizer: int,
-    recipe: Recipe,
-    refusal: str | None,
-) -> Option:
-    specs = recipe.resolve(layers)
-    footprint = estimate(shape, layers, specs, tokens)
-    quality, reason = expected_quality(specs, layers, shape.parameters)
-    return Option(
-        recipe=recipe.name,
-        bits=mean_bits_per_weight(specs, layers),
-        footprint=footprint,
-        download_bytes=footprint.model_file + tokenizer,
-        quality=quality,
-        reason=reason,
-        fits=footprint.ram <= request.budget_bytes,
-        tolerated=quality.rank <= request.tolerance.worst.rank,
-        refusal=refusal,
-    )
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What every recipe is weighed for.
 
+    Attributes:
+        request: the question.
+        shape: of the model.
+        layers: its matrices.
+        tokens: that memory is planned for.
+        tokenizer: bytes of its file.
+        target: of the request.
+        config: of the model.
+    """
 
-def _refusal(variants: Sequence[Any], shape: ModelShape, recipe: Recipe) -> str | None:
-    if shape.causal and recipe.default.format == "int8-static":
-        return "one static range cannot hold the outliers in a language model's activations; q8 keeps them in float"
-    refusals = [variant.refusal for variant in variants]
-    return refusals[0] if refusals and all(refusals) else None
+    request: Request
+    shape: ModelShape
+    layers: Sequence[LayerRef]
+    tokens: int
+    tokenizer: int
+    target: Target
+    config: Mapping[str, Any]
+
+    def weigh(self, built_in: Recipe, refusal: str | None) -> Option:
+        """One recipe, as the export would carry it out."""
+        recipe = built_in
+        variants = self.target.variants(recipe)
+        refused = [variant.refusal for variant in variants]
+        refusal = refusal or (refused[0] if refused and all(refused) else None)
+        is_file = self.target.made_from == "checkpoint"
+        if self.shape.causal:
+            try:
+                recipe = for_language_models(built_in)
+            except UnsupportedError as error:
+                refusal = refusal or error.message
+        specs = recipe.resolve(self.layers)
+        footprint = estimate(self.shape, self.layers, specs, self.tokens)
+        bits = mean_bits_per_weight(specs, self.layers)
+        if is_file and refusal is None:
+            footprint, bits = self._of_file(variants[0])
+        quality, reason = expected_quality(specs, self.layers, self.shape.parameters)
+        return Option(
+            recipe=recipe.name,
+            bits=bits,
+            footprint=footprint,
+            download_bytes=footprint.model_file + self.tokenizer,
+            quality=quality,
+            reason=reason,
+            fits=footprint.ram <= self.request.budget_bytes,
+            tolerated=quality.rank <= self.request.tolerance.worst.rank,
+            refusal=refusal,
+        )
+
+    def _of_file(self, variant: VariantSpec) -> tuple[Footprint, float]:
+        """Footprint and bits per weight of a file type, by the sizes of its tensors."""
+        target = cast("CheckpointTarget", self.target)
+        matrices = {f"{layer.name}.weight": layer.shape[::-1] for layer in self.layers}
+        size = target.stored_bytes(variant, self.config, matrices)
+        bits = 8 * size / sum(rows * columns for rows, columns in matrices.values())
+        return file_footprint(self.shape, size, self.tokens, target.cache_bytes_per_value), bits
 
 
 def _roles(shape: ModelShape, layers: Sequence[LayerRef]) -> dict[str, int]:

@@ -145,6 +145,20 @@ def estimate(
     )
 
 
+def file_footprint(shape: ModelShape, matrices: int, tokens: int, cache_bytes_per_value: int) -> Footprint:
+    """The footprint of a file that its own runtime maps as it is, computed and not measured.
+
+    Args:
+        shape: of the model.
+        matrices: bytes of its matrices in the file.
+        tokens: of prompt and answer together.
+        cache_bytes_per_value: of its KV cache.
+    """
+    size = matrices + shape.vectors * FLOAT_BYTES
+    cache = kv_cache_bytes(shape, tokens) * cache_bytes_per_value // FLOAT_BYTES
+    return Footprint(size, size, size, cache, activation_bytes(shape, tokens), 0)
+
+
 def turned_bytes(layer: LayerRef, spec: LayerSpec) -> int:
     """The transposed copy of a float table that is the head too; it goes when the head is packed, before a run."""
     is_float = spec.format in ("fp32", "fp16")
