@@ -52,7 +52,6 @@ def read_vocabulary(tokenizer_json: str, rows: int) -> Vocabulary:
 
     Raises:
         UnsupportedError: llama.cpp has no such tokenizer.
-        ModelError: more tokens than rows.
     """
     document = json.loads(tokenizer_json)
     model = document["model"]
@@ -78,22 +77,24 @@ def _byte_level(document: Mapping[str, Any], rows: int) -> Vocabulary:
         pre_tokenizer_name(document),
         tuple(tokens),
         tuple(types),
-        merges=tuple(" ".join(pair) for pair in _merges(document)),
+        merges=tuple(" ".join(pair) for pair in _merges(document, rows)),
         notes=notes if normalizer else (),
     )
 
 
 def _sentence_piece(document: Mapping[str, Any], rows: int) -> Vocabulary:
     tokens, types = _table(document, rows)
-    ranks = merge_ranks(_merges(document))
+    ranks = merge_ranks(_merges(document, rows))
     scores = [
         {NORMAL: -float(ranks.get(token, len(ranks))), UNUSED: _UNUSED_SCORE}.get(kind, 0.0)
         if kind not in (CONTROL, USER_DEFINED)
         else _ADDED_SCORE
         for token, kind in zip(tokens, types, strict=True)
     ]
-    adds_space = _adds_space(document)
-    return Vocabulary("llama", "default", tuple(tokens), tuple(types), tuple(scores), adds_space=adds_space)
+    adds_space, notes = _adds_space(document)
+    return Vocabulary(
+        "llama", "default", tuple(tokens), tuple(types), tuple(scores), adds_space=adds_space, notes=notes
+    )
 
 
 def merge_ranks(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
@@ -108,14 +109,16 @@ def merge_ranks(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
     return ranks
 
 
-def _merges(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _merges(document: Mapping[str, Any], rows: int) -> list[tuple[str, str]]:
+    """Pairs in order, without those of tokens that the embedding table has no row for: the file has none of these."""
     pairs = document["model"].get("merges") or []
     split = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in pairs]
-    return [(str(left), str(right)) for left, right in split]
+    beyond = {token for token, index in document["model"]["vocab"].items() if index >= rows}
+    return [(str(left), str(right)) for left, right in split if not beyond & {left, right, f"{left}{right}"}]
 
 
 def _table(document: Mapping[str, Any], rows: int) -> tuple[list[str], list[int]]:
-    """Texts and kinds by id; rows without a token are named and marked unused."""
+    """Texts and kinds by id; rows without a token are named and marked unused, tokens without a row left out."""
     tokens = [f"[PAD{index}]" for index in range(rows)]
     types = [UNUSED] * rows
     model = document["model"]
@@ -140,24 +143,35 @@ def _table(document: Mapping[str, Any], rows: int) -> tuple[list[str], list[int]
     return tokens, types
 
 
-def _adds_space(document: Mapping[str, Any]) -> bool:
-    """Whether a space goes before every text.
+FIRST_ALONE = (
+    "llama.cpp puts a space before the text after every special token, the tokenizer before a text's first word alone: "
+    "prompts with special tokens in them, as chat templates write them, differ by that space unless given as ids"
+)
+
+
+def _adds_space(document: Mapping[str, Any]) -> tuple[bool, tuple[str, ...]]:
+    """Whether a space goes before every text, and where llama.cpp will not do quite the same.
+
+    llama.cpp has one switch, `add_space_prefix`: a space before the first piece of raw text and before every piece that
+    follows a special token (llama_vocab::impl::tokenize, SPM). That is `prepend_scheme: always`; of `first` it gets
+    plain prompts right, and with the switch off it would get none of those right.
 
     Raises:
         UnsupportedError: the tokenizer changes text in another way than SentencePiece.
     """
-    found = False
+    found, scheme = False, "always"
     for step in (*_parts(document, "normalizer"), *_parts(document, "pre_tokenizer")):
         kind = step.get("type")
         if kind == "Prepend" and step.get("prepend") == SPACE:
             found = True
         elif kind == "Metaspace" and step.get("replacement") == SPACE:
-            found = step.get("prepend_scheme", "always") != "never"
+            scheme = step.get("prepend_scheme", "always")
+            found = scheme != "never"
         elif not _only_spaces(step):
             raise UnsupportedError(
                 f"the tokenizer has a step that llama.cpp's SentencePiece lacks: {json.dumps(step)}"
             )
-    return found
+    return found, (FIRST_ALONE,) if scheme == "first" else ()
 
 
 def _only_spaces(step: Mapping[str, Any]) -> bool:

@@ -10,7 +10,10 @@ from edgeq.quantize.recipes import Recipe, load_recipe
 INT8_BLOCK = 16
 """Of `int8` of a language model, with GPTQ: half the KL divergence of recipe q8 (blocks of 32, rounded) for half a bit
 more per weight (benchmarks/lm_quality.py)."""
-INT8_NOTICE = "int8 of a language model is weight-only: 8 bits in blocks of 16, activations are rounded to int8 as they come"
+INT8_NOTICE = (
+    "int8 of a language model is weight-only: 8 bits in blocks of 16, "
+    "activations rounded to int8 as they come"
+)
 
 
 def is_plain_int8(recipe: Recipe) -> bool:
