@@ -39,6 +39,7 @@ class LanguageModelFacts:
         quantized: how a checkpoint that is quantized already is (`gguf-q4_k_m`); None for a float one.
         lost: weights of it whose type ONNX cannot hold, by name, with the type and the reason.
         notices: what the user should know about it.
+        is_text_part: the folder is a checkpoint of images and text, and this is the language model in it.
     """
 
     model: str
@@ -49,6 +50,12 @@ class LanguageModelFacts:
     quantized: str | None = None
     lost: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    is_text_part: bool = False
+
+    @property
+    def is_unpacked(self) -> bool:
+        """Whether an ordinary folder has to be made of it first."""
+        return self.quantized is not None or self.is_text_part
 
     def as_model_facts(self) -> ModelFacts:
         """The same facts as every model has them."""

@@ -33,8 +33,16 @@ def asks_for_generation(folder: Path, task: str | None) -> bool:
         return False
     config = read_config(folder)
     if task is not None:
-        return task == Task.TEXT_GENERATION and config["model_type"] in FAMILIES
+        known = config["model_type"] in FAMILIES or _is_vision_and_text(config)
+        return task == Task.TEXT_GENERATION and known
+    if _is_vision_and_text(config):
+        return True
     return _head(config).endswith(LM_SUFFIXES) and config["model_type"] not in _encoders()
+
+
+def _is_vision_and_text(config: Mapping[str, Any]) -> bool:
+    """A checkpoint with a language model and something that sees."""
+    return _head(config).endswith("ForConditionalGeneration") and isinstance(config.get("text_config"), dict)
 
 
 def _encoders() -> Mapping[str, Any]:
@@ -56,6 +64,8 @@ def inspect_language_model(model: str | Path, *, revision: str | None = None) ->
 def read_lm_facts(model: str, folder: Path) -> LanguageModelFacts:
     """Facts about a folder with `config.json`."""
     config = read_config(folder)
+    if _is_vision_and_text(config):
+        return _read_text_part(model, folder, config)
     described = quantization_of(folder, config)
     plain = {name: value for name, value in config.items() if name != "quantization_config"}
     _, notice = own_code(plain, _class_of(plain))
@@ -67,6 +77,35 @@ def read_lm_facts(model: str, folder: Path) -> LanguageModelFacts:
         return replace(facts, quantized=read_settings(described).label)
     except ModelError as refusal:
         return replace(facts, refusal=facts.refusal or refusal)
+
+
+def _read_text_part(model: str, folder: Path, config: Mapping[str, Any]) -> LanguageModelFacts:
+    """The language model of a checkpoint of images and text."""
+    from edgeq.exporters.causal_lm.text_part import TEXT_PARTS, part_notice, text_config
+
+    inner = text_config(config)
+    if inner is None:
+        part = config["text_config"].get("model_type")
+        refusal = ModelError(
+            f"`{config['model_type']}` reads images and text{f', its text part is `{part}`' if part else ''}; the text "
+            f"part alone is taken of {', '.join(TEXT_PARTS)}"
+        )
+        return LanguageModelFacts(model, folder, config["model_type"], config, refusal, is_text_part=True)
+    described = quantization_of(folder, config)
+    refusal_of_code, code = own_code(config, str(config["architectures"][0]))
+    quantized = (
+        None
+        if described is None
+        else ModelError(
+            f"the checkpoint of images and text is already quantized ({described.get('quant_method')}), expected float "
+            "weights"
+        )
+    )
+    notices = (part_notice(config, inner["model_type"]), *((code,) if code else ()))
+    refused = refusal_of_code or quantized or refusal_of(inner)
+    return LanguageModelFacts(
+        model, folder, inner["model_type"], inner, refused, notices=notices, is_text_part=True
+    )
 
 
 def _head(config: Mapping[str, Any]) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgeq.exporters.causal_lm.base import LanguageModelFacts
 from edgeq.exporters.causal_lm.facts import context_length, read_lm_facts
 from edgeq.exporters.causal_lm.parameters import skeleton
 from edgeq.exporters.causal_lm.text import tokens_beyond
 from edgeq.exporters.causal_lm.weights import SAFETENSORS, open_weights
-from edgeq.exporters.checkpoint import weight_files
+from edgeq.exporters.checkpoint import check_weights, weight_files
 
 
 def check_language_headers(folder: Path, context: int | None) -> tuple[str, ...]:
@@ -30,11 +31,16 @@ def check_language_headers(folder: Path, context: int | None) -> tuple[str, ...]
     facts = read_lm_facts(str(folder), folder).require_supported()
     context_length(facts.config, context)
     beyond = tokens_beyond(load_tokenizer(folder).get_vocab(), facts.config.get("vocab_size"))
-    return (*facts.notices, *_check_weights(folder, facts.quantized is not None), *beyond)
+    return (*facts.notices, *_check_weights(facts), *beyond)
 
 
-def _check_weights(folder: Path, is_packed: bool) -> tuple[str, ...]:
-    if is_packed:
+def _check_weights(facts: LanguageModelFacts) -> tuple[str, ...]:
+    folder = facts.folder
+    if facts.is_text_part:
+        # Its language model is written as a folder of its own before names can be compared.
+        check_weights(folder)
+        return ()
+    if facts.quantized is not None:
         from edgeq.exporters.packed.folder import check_layers
 
         check_layers(folder)

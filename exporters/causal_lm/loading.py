@@ -62,7 +62,7 @@ def load_language_model(
     if local_folder(model) is None:
         say("downloading the model")
         facts = read_lm_facts(str(model), fetch(str(model), revision, config_only=False)).require_supported()
-    if facts.quantized is not None:
+    if facts.is_unpacked:
         return _load_packed(facts, context, road, say)
     return _load(facts, context, road, say)
 
@@ -102,7 +102,7 @@ def open_original(
     facts = inspect_language_model(model, revision=revision).require_supported()
     if local_folder(model) is None:
         facts = read_lm_facts(str(model), fetch(str(model), revision, config_only=False)).require_supported()
-    return _original(facts, context) if facts.quantized is None else _original_of_packed(facts, context)
+    return _original_of_packed(facts, context) if facts.is_unpacked else _original(facts, context)
 
 
 def _original_of_gguf(path: Path, context: int | None) -> OriginalLanguageModel:
@@ -117,10 +117,10 @@ def _original_of_gguf(path: Path, context: int | None) -> OriginalLanguageModel:
 
 
 def _original_of_packed(facts: LanguageModelFacts, context: int | None) -> OriginalLanguageModel:
-    from edgeq.exporters.packed.folder import unpack
+    from edgeq.exporters.causal_lm.checkpoint import unpack_folder
 
     with ScratchFolder("edgeq-packed-") as scratch:
-        plain = replace(facts, folder=unpack(facts.folder, scratch.path).folder, quantized=None)
+        plain = _plain(facts, unpack_folder(facts, scratch.path).folder)
         original = _original(plain, context)
         scratch.keep_for(original.weights)
     return replace(original, source=_packed_source(original.source, facts))
@@ -159,17 +159,23 @@ def _original(facts: LanguageModelFacts, context: int | None) -> OriginalLanguag
 def _load_packed(
     facts: LanguageModelFacts, context: int | None, road: str | None, say: Progress
 ) -> ExportedLanguageModel:
-    """A GPTQ or AWQ checkpoint, by way of a folder with its dequantized weights."""
-    from edgeq.exporters.packed.folder import unpack
+    """A checkpoint that is no ordinary folder (GPTQ, AWQ, images and text), by way of one that is made of it."""
+    from edgeq.exporters.causal_lm.checkpoint import unpack_folder
 
-    say("unpacking the quantized checkpoint")
+    say("unpacking the checkpoint")
     with ScratchFolder("edgeq-packed-") as scratch:
-        unpacked = unpack(facts.folder, scratch.path)
-        plain = replace(facts, folder=unpacked.folder, quantized=None)
+        unpacked = unpack_folder(facts, scratch.path)
+        plain = _plain(facts, unpacked.folder)
         # One fused matrix cannot read its input in two orders; the traced graph keeps the three apart.
         exported = _load(plain, context, "torch" if unpacked.is_torn else road, say)
         scratch.keep_for(exported.weights)
     return replace(exported, source=_packed_source(exported.source, facts), packed=unpacked.packed)
+
+
+def _plain(facts: LanguageModelFacts, folder: Path) -> LanguageModelFacts:
+    """The facts of the folder that a checkpoint was unpacked into, under the checkpoint's name."""
+    found = read_lm_facts(facts.model, folder).require_supported()
+    return replace(found, model=facts.model, notices=facts.notices)
 
 
 def _gguf_source(source: SourceInfo, path: Path) -> SourceInfo:

@@ -44,12 +44,12 @@ class UnpackedFolder:
 
     Attributes:
         folder: `config.json`, tokenizer, `model.safetensors` with dequantized weights.
-        packed: its quantized layers.
+        packed: its quantized layers; None where it has none.
         is_torn: layers that one fused matrix of the builder's graph reads have their inputs in different orders.
     """
 
     folder: Path
-    packed: PackedWeights
+    packed: PackedWeights | None
     is_torn: bool
 
 
@@ -70,12 +70,12 @@ def unpack(source: Path, folder: Path) -> UnpackedFolder:
     if described is None:
         raise ModelError(f"`{source}` is not quantized, expected a GPTQ or AWQ checkpoint")
     settings = read_settings(described)
-    _copy_the_rest(source, folder, config)
+    copy_the_rest(source, folder, config)
     tensors = open_checkpoint(source).tensors
     layers = find_layers(tensors, settings)
     parameters = parameters_of(folder, source)
     plain = _plain(tensors, layers, parameters)
-    plan = {name: (_kind(tensor), tensor.shape) for name, tensor in plain.items()}
+    plan = {name: (kind_of(tensor), tensor.shape) for name, tensor in plain.items()}
     plan |= {layer.parameter: ("F32", _expected(layer, parameters, config).shape) for layer in layers}
     packed = PackedWeights(settings.label)
     with DenseFile(folder / "model.safetensors", plan) as file:
@@ -115,7 +115,7 @@ def open_checkpoint(source: Path) -> Checkpoint:
     return Checkpoint.open(files[0] if len(files) == 1 and not has_usual_name else source)
 
 
-def _copy_the_rest(source: Path, folder: Path, config: Mapping[str, Any]) -> None:
+def copy_the_rest(source: Path, folder: Path, config: Mapping[str, Any]) -> None:
     """Tokenizer, generation defaults and texts, and the config of the float model."""
     for path in sorted(source.iterdir()):
         if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES):
@@ -146,7 +146,12 @@ def _plain(
     return found
 
 
-def _kind(tensor: StoredTensor) -> str:
+def kind_of(tensor: StoredTensor) -> str:
+    """The type of a tensor as safetensors names it.
+
+    Raises:
+        ModelError: it has no name there.
+    """
     if tensor.dtype not in SAFETENSORS:
         raise ModelError(
             f"tensor `{tensor.name}` holds {tensor.dtype}, expected one of {', '.join(SAFETENSORS)}"

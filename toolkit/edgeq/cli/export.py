@@ -162,18 +162,25 @@ def _dry_run(out: Any, request: ExportRequest) -> None:
         ("target", "variants", "output"),
         rows,
     )
-    out.notice(
-        f"calibration: {document['calibration']['samples']} samples of {document['calibration']['source']}"
-    )
+    samples = f"{document['calibration']['samples']} samples of {document['calibration']['source']}"
+    used = document["calibration"]["used"]
+    out.notice(f"calibration: {samples}" if used else f"no calibration; compared on {samples}")
 
 
 def _plan_json(plan: ExportPlan) -> dict[str, Any]:
+    from edgeq.pipeline.stored import is_calibrated
+
     return {
         "model": plan.request.model,
         "architecture": plan.facts.architecture,
         "task": str(plan.facts.task),
         "precision": plan.request.recipe.name,
-        "calibration": {"source": plan.data.source, "samples": len(plan.data), "sha256": plan.data.sha256},
+        "calibration": {
+            "source": plan.data.source,
+            "samples": len(plan.data),
+            "sha256": plan.data.sha256,
+            "used": is_calibrated(plan),
+        },
         "targets": {
             name: {"output": str(destination), "variants": [spec.id for spec in plan.variants[name]]}
             for name, destination in plan.destinations.items()

@@ -44,7 +44,7 @@ from edgeq.pipeline.language_quality import (
 from edgeq.pipeline.language_recipe import INT8_NOTICE, for_language_models, is_plain_int8
 from edgeq.pipeline.measure import metrics_of
 from edgeq.pipeline.quantizing import Quantized, quantize_model
-from edgeq.pipeline.stored import is_stored
+from edgeq.pipeline.stored import compared_with, is_stored, say_growth
 from edgeq.quantize.recipes import Recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.executors import CAN_SATURATE
@@ -240,7 +240,11 @@ class _LanguageExport:
                 self._record_language(writer, spec, lowered.model, bounds)
                 bundle = self._bundle(writer, target_name, spec, lowered, measured, gates, entries)
         archive = archived(destination, self.request)
-        return TargetResult(target_name, bundle, {spec.id: measured}, fp32_bytes, archive)
+        facts = self.plan.facts
+        say_growth(facts, bundle.variants[0].size_bytes, self.progress)
+        return TargetResult(
+            target_name, bundle, {spec.id: measured}, fp32_bytes, archive, compared_with(facts)
+        )
 
     def _lower(self, target: GraphTarget, spec: VariantSpec, writer: BundleWriter) -> Lowered:
         source = self.quantized.lowering_input(self.exported.canonical)

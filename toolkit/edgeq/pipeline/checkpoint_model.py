@@ -36,6 +36,7 @@ from edgeq.pipeline.language_golden import Answering, greedy_golden, record_lang
 from edgeq.pipeline.language_noise import LLAMA_CPP, Bounds, own_error_bounds
 from edgeq.pipeline.language_quality import GOLDEN_TOKENS, golden_prompts, language_gates
 from edgeq.pipeline.measure import Measured, describe_environment, metrics_of
+from edgeq.pipeline.stored import compared_with
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.adapter import Signature
 from edgeq.runtime.perplexity import Logits, compare_on
@@ -150,7 +151,8 @@ class _CheckpointExport:
                 bundle = self._bundle(writer, spec, lowered, runs[0], measured, gates)
         archive = archived(destination, self.request)
         size = 4 * self.original.source.parameters
-        return TargetResult(self.target.name, bundle, {spec.id: measured[0]}, size, archive)
+        against = compared_with(self.plan.facts)
+        return TargetResult(self.target.name, bundle, {spec.id: measured[0]}, size, archive, against)
 
     def _lower(self, spec: VariantSpec, writer: BundleWriter) -> Lowered:
         folder = writer.path(f"model/{spec.id}/file").parent

@@ -97,13 +97,18 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True)
 class TargetResult:
-    """One bundle and what was measured on the way; latency is not in the bundle, whose bytes are reproducible."""
+    """One bundle and what was measured on the way; latency is not in the bundle, whose bytes are reproducible.
+
+    Attributes:
+        compared_with: what the figures of fidelity are against.
+    """
 
     target: str
     bundle: Bundle
     measured: Mapping[str, Measured]
     fp32_bytes: int
     archive: Path | None = None
+    compared_with: str = "the original"
 
     @property
     def failed_gates(self) -> list[Gate]:

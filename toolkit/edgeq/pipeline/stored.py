@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgeq.exporters.base import ModelFacts
+    from edgeq.pipeline.export import ExportPlan
     from edgeq.progress import Progress
     from edgeq.quantize.packed import PackedWeights
+    from edgeq.targets.base import CheckpointTarget
 
 STORED = "stored"
 REQUANTIZED = LayerSpec("weight-only", 8, 32, True, "rtn")
@@ -70,6 +73,48 @@ def stored_recipe(recipe: Recipe, facts: ModelFacts, *, is_chosen: bool, requant
     if not is_chosen:
         recipe = load_recipe(STORED)
     return replace(recipe, name=facts.quantized) if recipe.name == STORED else recipe
+
+
+def compared_with(facts: ModelFacts) -> str:
+    """What a bundle's figures are against: of a quantized checkpoint its own weights, whose losses nobody knows here."""
+    if facts.quantized is None:
+        return "the original"
+    return f"the {facts.quantized} checkpoint itself (what that lost of its original is not known)"
+
+
+def say_growth(facts: ModelFacts, size: int, progress: Progress) -> None:
+    """Say that a bundle is larger than the quantized checkpoint it was made from, where it is."""
+    if facts.quantized is None:
+        return
+    before = checkpoint_bytes(facts.folder)
+    if size > before:
+        progress.notice(
+            f"the model takes {size / 1e6:.1f} MB, the checkpoint {before / 1e6:.1f} MB: ONNX Runtime computes in 4 and 8 "
+            "bits, and types in between are held in 8 (docs/import.md)"
+        )
+
+
+def checkpoint_bytes(path: Path) -> int:
+    """Bytes of a GGUF file, or of the safetensors files of a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+
+
+def is_calibrated(plan: ExportPlan) -> bool:
+    """Whether any variant of an export looks at calibration texts: those of floats and of stored codes do not."""
+    from edgeq.targets import get_target
+
+    specs = plan.request.recipe.possible_specs()
+    rounds = any(spec.format not in (STORED, "fp32", "fp16") for spec in specs)
+    for name, variants in plan.variants.items():
+        target = get_target(name)
+        if target.made_from == "graph":
+            if rounds:
+                return True
+        elif any(cast("CheckpointTarget", target).is_calibrated(spec) for spec in variants):
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -33,7 +33,7 @@ def summary_table(
     judged = f"{int(metrics['n'])} held-out {'tokens' if 'perplexity' in metrics else 'rows'}"
     targets = ", ".join(result.target for result in results)
     name = results[0].bundle.manifest.name
-    title = f"{name} for {targets}, against the original on {judged}"
+    title = f"{name} for {targets}, against {results[0].compared_with} on {judged}"
     return title, ("", *_headings(columns)), rows
 
 
