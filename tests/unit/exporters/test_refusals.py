@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeq.errors import ConfigError, EdgeqError, ExitCode, MissingExtraError, ModelError
-from edgeq.exporters import ARCHITECTURES, inspect_model, load_model, sample_model_path
+from edgeq.exporters import ARCHITECTURES, check_headers, inspect_model, load_model, sample_model_path
 from edgeq.exporters.checkpoint import load_encoder
 from edgeq.types import Task
 
@@ -115,7 +115,8 @@ def test_unsupported_architecture_is_named_with_the_list(folder):
     error = refused(folder, "architecture `roberto` is not supported")
     assert all(name in error.message for name in ARCHITECTURES)
     assert error.hint is not None
-    assert "did you mean roberta" in error.hint
+    # Another `model_type` over the same weights would only be refused later.
+    assert "did you mean" not in error.hint and "model.onnx" in error.hint
 
 
 @pytest.mark.parametrize(
@@ -355,3 +356,113 @@ def test_a_refusal_comes_before_torch_is_imported(folder):
 def test_refusals_are_model_errors():
     assert issubclass(ModelError, EdgeqError)
     assert ModelError("x").exit_code == ExitCode.USER
+
+
+@pytest.mark.parametrize("beside", ["nothing", "config.json", "weights"])
+def test_an_adapter_is_no_model(folder, beside):
+    described = {"peft_type": "LORA", "base_model_name_or_path": "my-org/base"}
+    (folder / "adapter_config.json").write_text(json.dumps(described))
+    if beside == "nothing":
+        (folder / "config.json").unlink()
+    if beside != "weights":
+        (folder / "model.safetensors").unlink()
+    error = refused(folder, "is a LORA adapter of my-org/base")
+    assert error.hint is not None and "merge it first" in error.hint
+    assert ("remove adapter_config.json" in error.hint) == (beside == "weights")
+
+
+def test_code_beside_a_known_family_is_not_needed(folder):
+    edit_config(
+        folder,
+        auto_map={"AutoConfig": "configuration_bert.BertConfig", "AutoModel": "modeling_bert.BertModel"},
+    )
+    (folder / "modeling_bert.py").write_text("raise SystemExit('run')")
+    facts = inspect_model(folder)
+    assert facts.is_supported and "`BertModel`" in facts.notices[0]
+    # Another class of the same `model_type` computes something else.
+    edit_config(folder, auto_map={"AutoModel": "someone/some--modeling_bert.JinaBertModel"})
+    refused(folder, "needs code of its own")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"hidden_size": 10**9},
+            "`hidden_size` in config.json is 1000000000, expected a whole number from 1 to",
+        ),
+        ({"num_attention_heads": 0}, "`num_attention_heads` in config.json is 0"),
+        ({"num_attention_heads": 5}, "cannot be divided among 5 attention heads"),
+        ({"num_hidden_layers": True}, "`num_hidden_layers` in config.json is True"),
+    ],
+)
+def test_sizes_that_no_model_has(folder, changes, message):
+    edit_config(folder, **changes)
+    assert message in str(inspect_model(folder).refusal)
+
+
+def test_headers_are_read_before_any_work(folder):
+    facts = inspect_model(folder)
+    assert check_headers(facts, None) == ()
+    whole = (folder / "model.safetensors").read_bytes()
+    for bytes_, message in ((whole[:-1], "corrupted or truncated"), (b"\xff" * 64, "corrupted or truncated")):
+        (folder / "model.safetensors").write_bytes(bytes_)
+        with pytest.raises(ModelError, match=message):
+            check_headers(facts, None)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="no weights in"):
+        check_headers(facts, None)
+    index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="of which missing: model-00001-of-00002"):
+        check_headers(facts, None)
+
+
+def test_headers_of_another_shape(folder):
+    edit_config(folder, intermediate_size=48)
+    with pytest.raises(ModelError, match=r"dense\.bias has \[64\], expected \[48\]"):
+        check_headers(inspect_model(folder), None)
+
+
+def rename(folder, change):
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / "model.safetensors"
+    save_file(
+        {change(name): value for name, value in load_file(path).items()}, path, metadata={"format": "pt"}
+    )
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_what_wrappers_put_before_names_is_stripped(folder, prefix):
+    said = []
+    expected = load_encoder(folder, ARCHITECTURES["bert"], Task.FEATURE_EXTRACTION, said.append).state_dict()
+    assert said == []
+    rename(folder, lambda name: prefix + name)
+    found = load_encoder(folder, ARCHITECTURES["bert"], Task.FEATURE_EXTRACTION, said.append).state_dict()
+    assert all((found[name] == value).all() for name, value in expected.items())
+    assert len(said) == 1 and "names of weights are taken without" in said[0]
+
+
+def test_tensors_without_a_place_in_an_encoder(folder):
+    from safetensors.numpy import load_file, save_file
+
+    def add(**tensors):
+        path = folder / "model.safetensors"
+        save_file(
+            load_file(path) | {n.replace("__", "."): v for n, v in tensors.items()},
+            path,
+            metadata={"format": "pt"},
+        )
+
+    def load():
+        said = []
+        load_encoder(folder, ARCHITECTURES["bert"], Task.FEATURE_EXTRACTION, said.append)
+        return said
+
+    add(cls__predictions__bias=np.ones(4, np.float32), embeddings__position_ids=np.arange(4)[None])
+    assert load() == []
+    add(adapter__down__weight=np.ones((4, 4), np.float32))
+    assert load() == ["1 stored tensors have no place in the model and are not used: `adapter.down.weight`"]
+    add(encoder__layer__0__output__dense__scale=np.ones(4, np.float32))
+    refused(folder, r"no place for, first `encoder\.layer\.0\.output\.dense\.scale`")

@@ -76,7 +76,7 @@ def stored_recipe(recipe: Recipe, facts: ModelFacts, *, is_chosen: bool, requant
 
 
 def compared_with(facts: ModelFacts) -> str:
-    """What a bundle's figures are against: of a quantized checkpoint its own weights, whose losses nobody knows here."""
+    """What a bundle's figures are against: of a quantized checkpoint its own weights; what they lost is not known."""
     if facts.quantized is None:
         return "the original"
     return f"the {facts.quantized} checkpoint itself (what that lost of its original is not known)"
@@ -89,8 +89,8 @@ def say_growth(facts: ModelFacts, size: int, progress: Progress) -> None:
     before = checkpoint_bytes(facts.folder)
     if size > before:
         progress.notice(
-            f"the model takes {size / 1e6:.1f} MB, the checkpoint {before / 1e6:.1f} MB: ONNX Runtime computes in 4 and 8 "
-            "bits, and types in between are held in 8 (docs/import.md)"
+            f"the model takes {size / 1e6:.1f} MB, the checkpoint {before / 1e6:.1f} MB: ONNX Runtime computes in 4 "
+            "and 8 bits, and types in between are held in 8 (docs/import.md)"
         )
 
 

@@ -37,8 +37,13 @@ def test_the_encoder_exporter_does_not_take_it(folder):
         ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "type `mamba` are not supported"),
         ({"auto_map": {"AutoModelForCausalLM": "modeling.M"}}, "needs code of its own"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, r"already quantized \(bitsandbytes\)"),
-        ({"rope_scaling": {"rope_type": "longrope"}}, "type `longrope` are not supported"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "type `yarn` are not supported"),
+        ({"rope_scaling": {"rope_type": "proportional"}}, "type `proportional` are not supported"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "original_max_position_embeddings": 64}},
+            "others for texts of more than 64 tokens",
+        ),
+        ({"hidden_size": 10**9}, "`hidden_size` in config.json is 1000000000"),
+        ({"num_attention_heads": 0}, "`num_attention_heads` in config.json is 0"),
         ({"max_position_embeddings": None}, "names no context length"),
     ],
 )

@@ -147,9 +147,47 @@ def test_every_recipe_is_weighed_and_ordered_by_quality(ask):
     assert classes["w4a8"] is Quality.COARSE
 
 
-def test_static_int8_is_not_for_language_models(ask):
-    assert "outliers" in option(ask(LLAMA_8B, 64), "int8").refusal
-    assert option(ask(MINILM, 64), "int8").refusal is None
+def test_int8_of_a_language_model_is_what_the_export_makes(ask):
+    found = ask(LLAMA_8B, 64)
+    # 8 bits and a float16 scale for each block of 16: as the export says it.
+    assert option(found, "int8").bits == 9.0 and option(found, "int8").refusal is None
+    assert option(ask(MINILM, 64), "int8").bits < 8.2
+    assert "static int8 activations" in option(found, "q8-static").refusal
+
+
+def test_gguf_files_are_weighed_by_their_own_types(ask):
+    found = ask(LLAMA_8B, 64, target="gguf")
+    # The published Q4_K_M of Llama 3.1 8B has 4.92 GB, its Q8_0 8.54 GB.
+    assert option(found, "q4_k_m").download_bytes == pytest.approx(4.92e9, rel=0.01)
+    assert option(found, "q8").download_bytes == pytest.approx(8.54e9, rel=0.01)
+    assert found.is_computed and not ask(LLAMA_8B, 64).is_computed
+    # The cache is float16 there.
+    assert option(found, "q8").footprint.kv_cache * 2 == option(ask(LLAMA_8B, 64), "q8").footprint.kv_cache
+    assert "language models alone" in ask(MINILM, 64, target="gguf").why
+
+
+@pytest.mark.parametrize(
+    ("config", "target", "why"),
+    [
+        ({"rope_scaling": {"rope_type": "proportional"}}, "cpu", "type `proportional`"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "gguf", "not written to GGUF"),
+        ({"num_attention_heads": 31}, "cpu", "cannot be divided among 31"),
+        ({}, "coreml", "does not take language models"),
+    ],
+)
+def test_what_export_refuses_is_not_recommended(ask, config, target, why):
+    found = ask(LLAMA_8B | config, 64, target=target)
+    assert found.recommended is None and found.is_refused and why in found.why
+    assert all(not one.is_possible for one in found.options)
+
+
+def test_positions_that_change_with_the_text_bound_the_context(ask):
+    rope = {"rope_type": "longrope", "original_max_position_embeddings": 2048}
+    found = ask(LLAMA_8B | {"rope_scaling": rope}, 64)
+    assert (found.tokens, found.seq_len) == (2048, 2048) and found.recommended is not None
+    assert ask(LLAMA_8B, 64).seq_len is None
+    with pytest.raises(ConfigError, match="--context 4096 does not fit"):
+        ask(LLAMA_8B | {"rope_scaling": rope}, 64, context=4096)
 
 
 def test_the_share_is_the_users(ask):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgeq.errors import ModelError, UnsupportedError
+from edgeq.errors import UnsupportedError
 from edgeq.targets.gguf.pre_tokenizers import (
     DIGITS,
     GPT_4O,
@@ -89,14 +89,26 @@ def test_spaces_before_texts(sentence_piece: dict[str, Any]) -> None:
     sentence_piece["normalizer"] = None
     metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
     sentence_piece["pre_tokenizer"] = metaspace
-    assert read_vocabulary(json.dumps(sentence_piece), 300).adds_space is True
-    metaspace["prepend_scheme"] = "never"
-    assert read_vocabulary(json.dumps(sentence_piece), 300).adds_space is False
+    first = read_vocabulary(json.dumps(sentence_piece), 300)
+    assert first.adds_space is True and "after every special token" in first.notes[0]
+    for scheme, adds in (("always", True), ("never", False)):
+        metaspace["prepend_scheme"] = scheme
+        found = read_vocabulary(json.dumps(sentence_piece), 300)
+        assert (found.adds_space, found.notes) == (adds, ())
+
+
+def test_tokens_without_a_row_are_left_out_with_their_merges(sentence_piece: dict[str, Any]) -> None:
+    whole = read_vocabulary(json.dumps(sentence_piece), 300)
+    at = whole.tokens.index("\u2581the")
+    cut = read_vocabulary(json.dumps(sentence_piece), at)
+    assert cut.tokens == whole.tokens[:at] and "\u2581the" not in cut.tokens
+    document = byte_level(None)
+    document["model"]["vocab"]["abb"], document["model"]["merges"] = 3, ["a b", "ab b"]
+    assert read_vocabulary(json.dumps(document), 4).merges == ("a b", "ab b")
+    assert read_vocabulary(json.dumps(document), 3).merges == ("a b",)
 
 
 def test_what_llama_cpp_would_tokenize_otherwise_is_refused(sentence_piece: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match="has a token 293; the embedding table has 200 rows"):
-        read_vocabulary(json.dumps(sentence_piece), 200)
     sentence_piece["normalizer"] = {"type": "NFKC"}
     with pytest.raises(UnsupportedError, match="NFKC"):
         read_vocabulary(json.dumps(sentence_piece), 300)
