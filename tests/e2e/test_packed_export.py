@@ -138,6 +138,13 @@ def test_embeddings_may_be_quantized_beside_what_is_stored(build, tmp_path):
         np.testing.assert_array_equal(weight, expected_of(name, weights))
 
 
+def test_a_dry_run_of_stored_weights_speaks_of_no_calibration(build, tmp_path, capsys):
+    model, _ = build("llama", "gptq")
+    assert edgeq("export", model, "--target", "cpu", "-o", tmp_path / "out", "--dry-run") == 0
+    said = re.sub(r"\s+", " ", capsys.readouterr().err)
+    assert "no calibration; compared on" in said
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -7,13 +7,17 @@ import onnx_ir as ir
 import pytest
 
 from edgeq.errors import UnsupportedError
-from edgeq.pipeline.stored import take_over
+from edgeq.exporters.base import ModelFacts
+from edgeq.pipeline.export import ExportRequest, plan_export
+from edgeq.pipeline.precision import recipe_named
+from edgeq.pipeline.stored import compared_with, is_calibrated, say_growth, take_over
 from edgeq.pipeline.weight_only import weight_jobs
 from edgeq.progress import SilentProgress
 from edgeq.quantize.layers import find_layers
 from edgeq.quantize.packed import PackedTensor, PackedWeights
 from edgeq.quantize.recipes import LayerSpec
 from edgeq.quantize.weight_only import WeightSpec, quantize
+from edgeq.types import Task
 
 RNG = np.random.default_rng(4)
 STORED = LayerSpec("stored")
@@ -86,3 +90,40 @@ def test_a_recipe_may_want_only_some_of_them(parts):
     dense = {name: weight.dequantize() for name, weight in weights.items()}
     found = taken(graph_of(**dense), packed, {"second": LayerSpec("weight-only", 8, 32, True, "rtn")})
     assert [layer.decision.name for layer in found.layers] == ["first"]
+
+
+def facts(path, label):
+    return ModelFacts("model", path, "llama", Task.TEXT_GENERATION, (), None, label)
+
+
+def test_what_figures_are_against(tmp_path):
+    assert compared_with(facts(tmp_path, None)) == "the original"
+    assert compared_with(facts(tmp_path, "gguf-q4_k_m")).startswith("the gguf-q4_k_m checkpoint itself")
+
+
+def test_growth_is_said(tmp_path):
+    class Notices(SilentProgress):
+        def __init__(self):
+            self.said = []
+
+        def notice(self, message):
+            self.said.append(message)
+
+    path, said = tmp_path / "model.gguf", Notices()
+    path.write_bytes(bytes(1_900_000))
+    say_growth(facts(path, "gguf-q4_k_m"), 1_900_000, said)
+    say_growth(facts(path, None), 2_600_000, said)
+    assert said.said == []
+    say_growth(facts(path, "gguf-q4_k_m"), 2_600_000, said)
+    assert "the model takes 2.6 MB, the checkpoint 1.9 MB" in said.said[0]
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "used"),
+    [("cpu", "fp16", False), ("cpu", "int4", True), ("gguf", "f16", False), ("gguf", "q4_k_m", True)],
+)
+def test_whether_texts_calibrate(tiny_decoder, tmp_path, target, precision, used):
+    request = ExportRequest(
+        str(tiny_decoder("llama")), (target,), recipe_named(precision), output=tmp_path / "out"
+    )
+    assert is_calibrated(plan_export(request)) is used

@@ -151,3 +151,13 @@ def test_settings_survive_the_file(tmp_path):
 def test_a_broken_tokenizer():
     with pytest.raises(IntegrityError, match=r"tokenizer\.json"):
         PromptTokenizer("{}")
+
+
+def test_tokens_without_an_embedding_are_refused_by_name(tokenizer_json, counting_model):
+    session = DecoderSession(counting_model, SHAPE, 40, threads=1)
+    small = TextGenerator(
+        OnnxTokens(session), PromptTokenizer(tokenizer_json), GenerationSettings(40, 9, (), SHAPE)
+    )
+    assert small.encode("t3 t8") == [3, 8]
+    with pytest.raises(DataError, match=r"the prompt holds the token 't9' \(9\).* its table has 9 rows"):
+        small.generate("t3 t9")
