@@ -55,12 +55,12 @@ def test_the_context_that_fits() -> None:
         context_length(config, 129)
 
 
-def test_longrope_inside_the_original_context(tiny_decoder: Callable[..., Path]) -> None:
+def test_longrope_inside_the_original_context(tiny_decoders: Any, tmp_path: Path) -> None:
     """The traced graph against the original, whose forward chooses the table by the length of the text."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    folder = tiny_decoder("phi3", **LONG)
+    folder = tiny_decoders.build_tiny_decoder(tmp_path, "phi3", **LONG)
     exported = load_language_model(folder, context=64)
     assert (exported.graph_source, exported.settings.context_length) == ("torch", 64)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -72,9 +72,9 @@ def test_longrope_inside_the_original_context(tiny_decoder: Callable[..., Path])
     assert np.abs(long[:60] - short).max() > 0.01 * np.abs(short).max()
 
 
-def test_yarn_is_constant(tiny_decoder: Callable[..., Path]) -> None:
+def test_yarn_is_constant(tiny_decoders: Any, tmp_path: Path) -> None:
     rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 10000.0}
-    exported = load_language_model(tiny_decoder("llama", rope_parameters=rope))
+    exported = load_language_model(tiny_decoders.build_tiny_decoder(tmp_path, rope_parameters=rope))
     assert (exported.graph_source, exported.settings.context_length) == ("torch", 128)
 
 
