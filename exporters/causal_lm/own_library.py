@@ -84,7 +84,8 @@ def _prompt_ids(tokenizer: Any, model: Any) -> Any:
     import torch
 
     config = model.config
-    context = int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 64))
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
+    context = next((limit for limit in limits if isinstance(limit, int)), 64)
     rows = model.get_input_embeddings().weight.shape[0]
     ids = [token for token in tokenizer(PROMPT)["input_ids"] if token < rows][: max(1, context - NEW_TOKENS)]
     return torch.tensor([ids or [0]])
