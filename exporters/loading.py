@@ -80,13 +80,13 @@ def load_model(
     """
     say = on_progress or (lambda _: None)
     require_modules(TORCH_EXPORT)
-    facts = inspect_model(model, task=task, revision=revision).require_supported()
-    if facts.task is Task.TEXT_GENERATION:
-        raise ModelError(f"`{model}` ({facts.architecture}) generates text, expected a text encoder")
     if is_onnx_file(model):
         from edgeq.exporters.onnx_file import load_onnx
 
-        return load_onnx(facts, seq_len, say)
+        return load_onnx(Path(model), task, seq_len, say)
+    facts = inspect_model(model, task=task, revision=revision).require_supported()
+    if facts.task is Task.TEXT_GENERATION:
+        raise ModelError(f"`{model}` ({facts.architecture}) generates text, expected a text encoder")
     if local_folder(model) is None:
         say("downloading the model")
         folder = fetch(str(model), revision, config_only=False)
