@@ -25,6 +25,8 @@ TOLERANCE = 1e-4
 HALF_TOLERANCE = 2e-2
 """The same, beside an original that rounds every layer to half precision, or to less: ten layers of 2^-11 and more."""
 
+_REPORT = "please report this model; it must not be shipped"
+
 LONG_TEXT_TOKENS = 512
 """Length of the long text of the check, or the model's own limit if that is less."""
 
@@ -56,6 +58,7 @@ def run_graph(canonical: CanonicalModel) -> Callable[[Feeds], Outputs]:
     """A function that runs the canonical graph in ONNX Runtime.
 
     Raises:
+        ModelError: it cannot be loaded; from the function, that it cannot run the feeds.
         OutputError: the temporary folder is full or not writable.
     """
     import onnx_ir as ir
@@ -71,11 +74,20 @@ def run_graph(canonical: CanonicalModel) -> Callable[[Feeds], Outputs]:
                 f"cannot write the graph to the temporary folder `{tempfile.gettempdir()}`: {error}",
                 hint="free some space there, or set TMPDIR to another folder",
             ) from error
-        session = ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
+        try:
+            session = ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises a family of its own
+            raise ModelError(f"ONNX Runtime cannot load the converted graph: {error}", hint=_REPORT) from error
     names = [spec.name for spec in canonical.outputs]
 
     def run(feeds: Feeds) -> Outputs:
-        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        try:
+            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        except Exception as error:  # the same family
+            shapes = {name: list(array.shape) for name, array in feeds.items()}
+            raise ModelError(
+                f"the converted graph cannot run inputs of shapes {shapes}: {error}", hint=_REPORT
+            ) from error
 
     return run
 
@@ -129,7 +141,7 @@ def _refuse(worst: Difference, tolerance: float) -> None:
             f"the exported graph does not compute what the model does: output {worst.output} at "
             f"{worst.position} is {worst.got:.6g}, expected {worst.expected:.6g}, a difference of "
             f"{worst.relative:.2g} of the output's scale where {tolerance:g} is allowed",
-            hint="please report this model; it must not be shipped",
+            hint=_REPORT,
         )
 
 

@@ -53,19 +53,6 @@ def _inspect(model: ir.Model, path: Path, task: str | None) -> ModelFacts:
     )
 
 
-def rehearse_onnx(path: Path, task: str | None, seq_len: int | None) -> ModelFacts:
-    """Facts about an ONNX file after everything was done with it that an export does, but for comparing the numbers.
-
-    Raises:
-        ModelError: the file cannot be read or run, its graph cannot be converted, or it has no tokenizer.
-        ConfigError: `seq_len` is more than it takes.
-    """
-    facts = inspect_onnx(path, task).require_supported()
-    prepared = _prepare(facts, seq_len)
-    _canonicalize_file(prepared)
-    return facts
-
-
 def read_onnx(path: Path) -> ir.Model:
     """Parse an ONNX file; weights in other files are read when they are used.
 
@@ -131,7 +118,31 @@ def _refuse_graph(model: ir.Model, path: Path) -> ModelError | None:
             f"`{path}` is already quantized ({', '.join(quantized)}), expected a float model",
             hint="export the model it was made from",
         )
-    return opset_refusal(model)
+    return _refuse_hidden_weights(model, path) or opset_refusal(model)
+
+
+def _refuse_hidden_weights(model: ir.Model, path: Path) -> ModelError | None:
+    """Operators of ONNX Runtime's own that hold a matrix: it would stay in float, whatever was asked for."""
+    hidden = sorted(
+        {
+            node.op_type
+            for node in model.graph.all_nodes()
+            if node.domain not in ("", "ai.onnx", *(key[0] for key in model.functions))
+            and any(_is_matrix(value) for value in node.inputs)
+        }
+    )
+    if not hidden:
+        return None
+    return ModelError(
+        f"`{path}` was optimized for ONNX Runtime: its weights are inside {', '.join(hidden)}, where they cannot be "
+        "quantized",
+        hint="export the file it was optimized from, or the checkpoint; edgeq fuses what its target runs fused",
+    )
+
+
+def _is_matrix(value: ir.Value | None) -> bool:
+    tensor = value.const_value if value is not None else None
+    return tensor is not None and len(tensor.shape) > 1 and tensor.dtype.is_floating_point()
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,11 +274,10 @@ def _canonicalize_file(prepared: _Prepared) -> bool:
 
 def _convert(model: ir.Model, signature: FileSignature) -> bool:
     from onnx_ir.passes.common import InlinePass
-    from onnxscript import version_converter
 
     from edgeq.exporters.onnx_floats import widen_floats
-    from edgeq.exporters.onnx_fusions import fuse_spelled_out
-    from edgeq.exporters.onnx_opsets import lower_opset
+    from edgeq.exporters.onnx_fusions import EXACT, HALF, fuse_spelled_out
+    from edgeq.exporters.onnx_opsets import lower_opset, raise_opset
     from edgeq.graph.canonical import CANONICAL_OPSET
 
     InlinePass()(model)
@@ -277,9 +287,9 @@ def _convert(model: ir.Model, signature: FileSignature) -> bool:
     if ours > CANONICAL_OPSET:
         lower_opset(model)
     if ours < CANONICAL_OPSET:
-        version_converter.convert_version(model, CANONICAL_OPSET, fallback=True)
+        raise_opset(model)
     # First the fusions: the optimizer takes a small epsilon for zero and drops it.
-    fuse_spelled_out(model)
+    fuse_spelled_out(model, HALF if was_half else EXACT)
     _fold(model)
     return was_half
 

@@ -345,8 +345,8 @@ def _shared_out(product: int, sizes: list[int], rows: int, tokens: int) -> list[
 
 def _expand(freeing: _Freeing, node: ir.Node) -> None:
     shapes, made = freeing.changed(node.inputs[0]), freeing.old.shapes.get(node.outputs[0])
-    target = node.inputs[1]
-    if shapes is None or made is None or target is None or target.const_value is None:
+    target = freeing.new.numbers.get(node.inputs[1])
+    if shapes is None or made is None or target is None or not {ROWS, TOKENS}.isdisjoint(target.tolist()):
         return
     old, new = shapes
     missing = len(made) - len(old)
@@ -419,7 +419,15 @@ def _cut(freeing: _Freeing, node: ir.Node, index: int, axis: int, size: int) -> 
     end = freeing.constant(np.array([1])) if size == ROWS else freeing.dimension(size)
     assert end is not None
     start, along = freeing.constant(np.array([0])), freeing.constant(np.array([axis]))
-    node.replace_input_with(index, freeing.before(node, "Slice", [value, start, end, along], value))
+    cut = freeing.before(node, "Slice", [value, start, end, along], value)
+    if size == ROWS and node.op_type in ("Concat", "GatherElements"):
+        # These do not broadcast.
+        rows = freeing.dimension(ROWS)
+        assert rows is not None
+        others = [freeing.constant(np.array([1]))] * (len(freeing.old.shapes[value] or ()) - axis - 1)
+        target = freeing.before(node, "Concat", [rows, *others], rows, axis=0) if others else rows
+        cut = freeing.before(node, "Expand", [cut, target], value)
+    node.replace_input_with(index, cut)
 
 
 REPAIRS: Mapping[str, Any] = {

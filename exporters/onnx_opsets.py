@@ -88,6 +88,57 @@ def lower_opset(model: ir.Model) -> None:
     model.opset_imports[""] = CANONICAL_OPSET
 
 
+def raise_opset(model: ir.Model) -> None:
+    """Bring an older file to the canonical operator set, in place."""
+    from onnxscript import version_converter
+
+    kept = _set_aside_softmaxes(model)
+    version_converter.convert_version(model, CANONICAL_OPSET, fallback=True)
+    if kept:
+        for node in model.graph:
+            if node.domain == SET_ASIDE:
+                node.domain = ""
+                node.attributes["axis"] = _last_axis()
+        model.opset_imports.pop(SET_ASIDE, None)
+
+
+SET_ASIDE = "edgeq.unchanged"
+"""Domain in which operators wait that the converter would rewrite without need."""
+
+
+def _last_axis() -> ir.Attr:
+    import onnx_ir as ir
+
+    return ir.AttrInt64("axis", -1)
+
+
+def _set_aside_softmaxes(model: ir.Model) -> bool:
+    """Before opset 13 a softmax was over all axes from one on; over the last one it is what it is today."""
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    if model.opset_imports.get("", 0) >= FIRST_SOFTMAX_OF_ONE_AXIS:
+        return False
+    ShapeInferencePass()(model)
+    found = False
+    for node in model.graph:
+        value = node.inputs[0] if node.op_type == "Softmax" else None
+        if value is None:
+            continue
+        axis = node.attributes["axis"].value if "axis" in node.attributes else 1
+        # Scores whose rank is not known have four dimensions in every encoder; the comparison with the file decides.
+        rank = SCORES_RANK if value.shape is None else len(value.shape)
+        if axis in (-1, rank - 1):
+            node.domain = SET_ASIDE
+            found = True
+    if found:
+        model.opset_imports[SET_ASIDE] = 1
+    return found
+
+
+FIRST_SOFTMAX_OF_ONE_AXIS = 13
+SCORES_RANK = 4
+
+
 def _write_out(model: ir.Model, node: ir.Node) -> None:
     """`softmax(query @ key^T * scale + mask) @ value`, as the operator's definition has it."""
     import onnx_ir as ir

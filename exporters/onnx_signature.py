@@ -166,7 +166,11 @@ def run_file(
     except (
         Exception
     ) as error:  # onnxruntime raises a family of its own for broken files and unknown operators
-        raise ModelError(f"ONNX Runtime cannot run `{path}`: {error}") from error
+        raise ModelError(
+            f"ONNX Runtime cannot run `{path}`: {error}",
+            hint="the file is what its bundle is compared with: export it in float32 or float16, with operators that "
+            "ONNX Runtime has on CPUs",
+        ) from error
 
     def once(feeds: Feeds) -> list[Array]:
         own = {one.name: feeds[one.role_name].astype(NUMPY_TYPES[one.dtype]) for one in signature.inputs}
