@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeq.exporters.onnx_signature import ROLES
 from edgeq.exporters.text_encoder import MASKED_SCORE
 from edgeq.onnx_runtime import session_options
 from edgeq.types import Array
@@ -138,16 +139,14 @@ def _run(model: ir.Model, values: Sequence[ir.Value], mask: Array) -> list[Array
     import onnx_ir as ir
     import onnxruntime as ort
 
-    inputs = list(model.graph.inputs)
+    inputs = [value for value in model.graph.inputs if value.name in ROLES]
     graph = ir.convenience.extract(model.graph, inputs, list(values))
     part = ir.Model(graph, ir_version=model.ir_version)
     part.graph.opset_imports.update(model.opset_imports)
     session = ort.InferenceSession(
         ir.to_proto(part).SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
     )
-    taken = {one.name for one in session.get_inputs()}
     feeds = {str(value.name): mask if value.name == MASK else np.zeros_like(mask) for value in inputs}
-    feeds = {name: array for name, array in feeds.items() if name in taken}
     return [np.asarray(array) for array in session.run([str(value.name) for value in values], feeds)]
 
 
