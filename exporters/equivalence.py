@@ -77,7 +77,9 @@ def run_graph(canonical: CanonicalModel) -> Callable[[Feeds], Outputs]:
         try:
             session = ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises a family of its own
-            raise ModelError(f"ONNX Runtime cannot load the converted graph: {error}", hint=_REPORT) from error
+            raise ModelError(
+                f"ONNX Runtime cannot load the converted graph: {error}", hint=_REPORT
+            ) from error
     names = [spec.name for spec in canonical.outputs]
 
     def run(feeds: Feeds) -> Outputs:

@@ -27,6 +27,7 @@ from edgeq.types import Feeds, Outputs, Role, SourceInfo, Task, TensorSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+
 def companion_folder(path: Path) -> Path:
     """The folder with the tokenizer: the file's own, or its parent (a Hub repository keeps `onnx/model.onnx`)."""
     own, above = path.parent, path.parent.parent
@@ -294,7 +295,19 @@ def _convert(model: ir.Model, signature: FileSignature) -> bool:
     return was_half
 
 
-WEIGHT_ARITHMETIC = ("Add", "Cast", "Div", "Identity", "Mul", "Neg", "Reshape", "Squeeze", "Sub", "Transpose", "Unsqueeze")
+WEIGHT_ARITHMETIC = (
+    "Add",
+    "Cast",
+    "Div",
+    "Identity",
+    "Mul",
+    "Neg",
+    "Reshape",
+    "Squeeze",
+    "Sub",
+    "Transpose",
+    "Unsqueeze",
+)
 """Operators that prepare a weight; of constants of any size they are computed here, or no layer is found."""
 
 

@@ -59,7 +59,7 @@ class _World:
 
     def __init__(self, model: ir.Model, rows: int, tokens: int) -> None:
         self.opsets = dict(model.opset_imports)
-        self.shapes: dict[ir.Value, Shape | None] = {value: (rows, tokens) for value in model.graph.inputs}
+        self.shapes: dict[ir.Value, Shape | None] = dict.fromkeys(model.graph.inputs, (rows, tokens))
         self.numbers: dict[ir.Value, Array] = {}
         for value in model.graph.initializers.values():
             assert value.const_value is not None
@@ -103,7 +103,9 @@ class _World:
         if node.op_type == "Shape" and source is not None:
             shape = self.shapes.get(source)
             if shape is not None:
-                start, end = (_attribute(node, name, default) for name, default in (("start", 0), ("end", None)))
+                start, end = (
+                    _attribute(node, name, default) for name, default in (("start", 0), ("end", None))
+                )
                 self.numbers[node.outputs[0]] = np.array(shape[start:end], np.int64)
             return
         inputs = {str(value.name): self.numbers.get(value) for value in node.inputs if value is not None}
@@ -202,7 +204,11 @@ class _Freeing:
 
     def refusal(self, node: ir.Node) -> ModelError:
         """The file cannot be freed at this node."""
-        sizes = [f"{count} {what}" for count, what in ((self.rows, "rows"), (self.tokens, "tokens")) if count < ROWS]
+        sizes = [
+            f"{count} {what}"
+            for count, what in ((self.rows, "rows"), (self.tokens, "tokens"))
+            if count < ROWS
+        ]
         return ModelError(
             f"the file is fixed to {' of '.join(sizes)}, and its node `{node.name}` ({node.op_type}) does not work "
             "for others",
@@ -237,19 +243,23 @@ class _Freeing:
 
         name = f"free_constant_{len(self.model.graph.initializers)}"
         tensor = ir.tensor(np.asarray(array, np.int64), name=name)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(
+            name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
         self.model.graph.register_initializer(value)
         for world in (self.old, self.new):
             world.note_constant(value)
         return value
 
-    def before(self, node: ir.Node, op_type: str, inputs: Sequence[ir.Value], like: ir.Value, **attributes: Any) -> ir.Value:
+    def before(
+        self, node: ir.Node, op_type: str, inputs: Sequence[ir.Value], like: ir.Value, **attributes: Any
+    ) -> ir.Value:
         """A new node in front of another; both worlds learn of its output."""
         import onnx_ir as ir
 
         made = ir.node(op_type, list(inputs), attributes, metadata_props=dict(node.metadata_props))
         made.outputs[0].name = f"{node.outputs[0].name}_{op_type.lower()}_{len(self.new.shapes)}"
-        made.outputs[0].dtype = like.dtype
+        made.outputs[0].type = like.type
         assert node.graph is not None
         node.graph.insert_before(node, made)
         for world in (self.old, self.new):
@@ -345,7 +355,8 @@ def _shared_out(product: int, sizes: list[int], rows: int, tokens: int) -> list[
 
 def _expand(freeing: _Freeing, node: ir.Node) -> None:
     shapes, made = freeing.changed(node.inputs[0]), freeing.old.shapes.get(node.outputs[0])
-    target = freeing.new.numbers.get(node.inputs[1])
+    goal = node.inputs[1]
+    target = freeing.new.numbers.get(goal) if goal is not None else None
     if shapes is None or made is None or target is None or not {ROWS, TOKENS}.isdisjoint(target.tolist()):
         return
     old, new = shapes
@@ -367,9 +378,10 @@ def _expand(freeing: _Freeing, node: ir.Node) -> None:
 def _slice(freeing: _Freeing, node: ir.Node) -> None:
     """An end that was the whole length stays the whole length."""
     shapes = freeing.changed(node.inputs[0])
-    ends, axes = freeing.new.numbers.get(node.inputs[2]), None
-    if len(node.inputs) > 3 and node.inputs[3] is not None:
-        axes = freeing.new.numbers.get(node.inputs[3])
+    ends, axes = (
+        freeing.new.numbers.get(value) if value is not None else None
+        for value in (*node.inputs[2:4], None)[:2]
+    )
     if shapes is None or ends is None:
         return
     old, new = shapes
@@ -385,7 +397,9 @@ def _slice(freeing: _Freeing, node: ir.Node) -> None:
 def _agree(freeing: _Freeing, node: ir.Node) -> None:
     """Cut inputs made of constants to the free size of the others."""
     axis = _attribute(node, "axis", None) if node.op_type in ("Concat", "GatherElements") else None
-    rank = max((len(freeing.old.shapes.get(value) or ()) for value in node.inputs if value is not None), default=0)
+    rank = max(
+        (len(freeing.old.shapes.get(value) or ()) for value in node.inputs if value is not None), default=0
+    )
     for index, value in enumerate(node.inputs):
         if value is None or (shapes := freeing.changed(value)) is None:
             continue

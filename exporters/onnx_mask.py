@@ -88,7 +88,11 @@ def _operands(value: ir.Value | None) -> Iterator[_Operand]:
                 yield _Operand(node, index, addend)
             else:
                 yield from _operands(addend)
-    elif node.op_type == "Where" and (condition := node.inputs[0]) is not None and _sources(condition) == {MASK}:
+    elif (
+        node.op_type == "Where"
+        and (condition := node.inputs[0]) is not None
+        and _sources(condition) == {MASK}
+    ):
         if any(_low_number(branch) for branch in node.inputs[1:]):
             yield _Operand(node, 0, condition)
 
@@ -116,9 +120,7 @@ def _sources(value: ir.Value) -> set[str]:
     return found
 
 
-def _windows(
-    model: ir.Model, operands: Sequence[_Operand], tokens: int, rows: int
-) -> dict[int, int | None]:
+def _windows(model: ir.Model, operands: Sequence[_Operand], tokens: int, rows: int) -> dict[int, int | None]:
     """For every operand: None for a mask of padding alone, its window in tokens, or `LEAVE`."""
     values = list({id(operand.value): operand.value for operand in operands}.values())
     kept = np.ones((rows, tokens), np.int64)
@@ -319,7 +321,5 @@ def _with_window(model: ir.Model, padding: ir.Value, window: int, tokens: int) -
     distance = head.op("local_bias", "Abs", head.op("local_bias", "Sub", *sides))
     width = head.number("local_bias_window", np.float32(window))
     beyond = head.op("local_bias", "Relu", head.op("local_bias", "Sub", distance, width))
-    low = head.op(
-        "local_bias", "Mul", beyond, head.number("local_bias_score", np.float32(MASKED_SCORE))
-    )
+    low = head.op("local_bias", "Mul", beyond, head.number("local_bias_score", np.float32(MASKED_SCORE)))
     return head.op("local_bias", "Add", low, padding)

@@ -58,7 +58,9 @@ def _newer_than_ours(node: ir.Node) -> str | None:
 def _strange_attention(node: ir.Node) -> str | None:
     """What of an `Attention` is more than a product of softmax and values."""
     others = [
-        name for name, one in node.attributes.items() if name not in PLAIN_ATTENTION and one.value not in (0, 0.0)
+        name
+        for name, one in node.attributes.items()
+        if name not in PLAIN_ATTENTION and one.value not in (0, 0.0)
     ]
     inputs = [index for index, value in enumerate(node.inputs) if index > 3 and value is not None]
     if others or inputs:
@@ -67,6 +69,8 @@ def _strange_attention(node: ir.Node) -> str | None:
     shapes = [value.shape for value in (query, key) if value is not None]
     if any(shape is None or len(shape) != 4 for shape in shapes):
         return f"{ATTENTION} of inputs that are not [batch, heads, sequence, size]"
+    if not isinstance(shapes[0][-1] if shapes[0] is not None else None, int):
+        return f"{ATTENTION} of a size that the file does not state"
     heads = [shape[1] for shape in shapes if shape is not None]
     if heads[0] != heads[1]:
         return f"{ATTENTION} whose keys have {heads[1]} heads beside {heads[0]}"
@@ -145,8 +149,8 @@ def _write_out(model: ir.Model, node: ir.Node) -> None:
 
     query, key, value = node.inputs[:3]
     mask = node.inputs[3] if len(node.inputs) > 3 else None
-    assert query is not None and query.shape is not None
-    scale = node.attributes["scale"].value if "scale" in node.attributes else 1 / math.sqrt(int(query.shape[-1]))
+    assert query is not None
+    scale = node.attributes["scale"].value if "scale" in node.attributes else 1 / math.sqrt(_size(query))
 
     def op(name: str, kind: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         made = ir.node(kind, list(inputs), attributes, metadata_props=dict(node.metadata_props))
@@ -157,7 +161,9 @@ def _write_out(model: ir.Model, node: ir.Node) -> None:
 
     def number(name: str, array: float) -> ir.Value:
         tensor = ir.tensor(np.float32(array), name=f"{node.outputs[0].name}/{name}")
-        held = ir.Value(name=tensor.name, shape=ir.Shape(()), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        held = ir.Value(
+            name=tensor.name, shape=ir.Shape(()), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
         model.graph.register_initializer(held)
         return held
 
@@ -169,3 +175,10 @@ def _write_out(model: ir.Model, node: ir.Node) -> None:
     result = op("context", "MatMul", op("weights", "Softmax", masked, axis=-1), value)
     node.outputs[0].replace_all_uses_with(result, replace_graph_outputs=True)
     model.graph.remove(node, safe=True)
+
+
+def _size(query: ir.Value) -> int:
+    """Numbers per head; `_strange_attention` refused a file that does not state it."""
+    size = query.shape[-1] if query.shape is not None else None
+    assert isinstance(size, int)
+    return size

@@ -87,7 +87,9 @@ def read_signature(model: ir.Model, path: Path) -> FileSignature:
             hint="export the original model instead: edgeq takes its folder or Hub id",
         )
     inputs = tuple(_read_input(value, path) for value in model.graph.inputs)
-    sizes = [{size for one in inputs if (size := getattr(one, axis)) is not None} for axis in ("batch", "sequence")]
+    sizes = [
+        {size for one in inputs if (size := getattr(one, axis)) is not None} for axis in ("batch", "sequence")
+    ]
     for axis, found in zip(("rows", "tokens"), sizes, strict=True):
         if len(found) > 1 or 0 in found:
             raise ModelError(f"the inputs of `{path}` want {sorted(found)} {axis} at once")
@@ -208,4 +210,3 @@ def _padded(array: Array, signature: FileSignature, rows: int, tokens: int) -> A
         missing = signature.batch - rows % signature.batch
         array = np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
     return array
-

@@ -11,7 +11,13 @@ HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
 CONFIG_PATTERNS = ("*.json", "*_*/config.json", "README.md", "LICENSE*")
 MODEL_PATTERNS = (*CONFIG_PATTERNS, "*.safetensors", "*_*/*.safetensors", "*.txt", "*.model")
-ONNX_PATTERNS = ("onnx/model.onnx", "onnx/model.onnx_data*", "onnx/model.onnx.data", "model.onnx", "model.onnx_data*")
+ONNX_PATTERNS = (
+    "onnx/model.onnx",
+    "onnx/model.onnx_data*",
+    "onnx/model.onnx.data",
+    "model.onnx",
+    "model.onnx_data*",
+)
 PICKLE_PATTERNS = ("pytorch_model*.bin", "*_*/pytorch_model.bin")
 
 

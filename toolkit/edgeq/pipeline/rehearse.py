@@ -1,4 +1,4 @@
-"""`--dry-run` of a model that is a graph already: taken in and lowered in float, so that it refuses what an export does."""
+"""`--dry-run` of a model that is a graph already: taken in and lowered in float, to refuse what an export does."""
 
 from __future__ import annotations
 
