@@ -219,7 +219,7 @@ class _Freeing:
 
     def dimension(self, size: int) -> ir.Value | None:
         """`[1]` int64: a number, or the measured batch or length; None for products of them."""
-        if size == ROWS or size == TOKENS:
+        if size in (ROWS, TOKENS):
             return self._length(0 if size == ROWS else 1)
         return self.constant(np.array([size])) if size % ROWS and size % TOKENS else None
 

@@ -92,9 +92,8 @@ def _operands(value: ir.Value | None) -> Iterator[_Operand]:
         node.op_type == "Where"
         and (condition := node.inputs[0]) is not None
         and _sources(condition) == {MASK}
-    ):
-        if any(_low_number(branch) for branch in node.inputs[1:]):
-            yield _Operand(node, 0, condition)
+    ) and any(_low_number(branch) for branch in node.inputs[1:]):
+        yield _Operand(node, 0, condition)
 
 
 def _low_number(value: ir.Value | None) -> bool:
