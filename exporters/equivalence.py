@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest absolute value of the output."""
 
+HALF_TOLERANCE = 2e-2
+"""The same, beside an original that rounds every layer to half precision, or to less: ten layers of 2^-11 and more."""
+
+_REPORT = "please report this model; it must not be shipped"
+
 LONG_TEXT_TOKENS = 512
 """Length of the long text of the check, or the model's own limit if that is less."""
 
@@ -53,6 +58,7 @@ def run_graph(canonical: CanonicalModel) -> Callable[[Feeds], Outputs]:
     """A function that runs the canonical graph in ONNX Runtime.
 
     Raises:
+        ModelError: it cannot be loaded; from the function, that it cannot run the feeds.
         OutputError: the temporary folder is full or not writable.
     """
     import onnx_ir as ir
@@ -68,38 +74,61 @@ def run_graph(canonical: CanonicalModel) -> Callable[[Feeds], Outputs]:
                 f"cannot write the graph to the temporary folder `{tempfile.gettempdir()}`: {error}",
                 hint="free some space there, or set TMPDIR to another folder",
             ) from error
-        session = ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
+        try:
+            session = ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises a family of its own
+            raise ModelError(
+                f"ONNX Runtime cannot load the converted graph: {error}", hint=_REPORT
+            ) from error
     names = [spec.name for spec in canonical.outputs]
 
     def run(feeds: Feeds) -> Outputs:
-        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        try:
+            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        except Exception as error:  # the same family
+            shapes = {name: list(array.shape) for name, array in feeds.items()}
+            raise ModelError(
+                f"the converted graph cannot run inputs of shapes {shapes}: {error}", hint=_REPORT
+            ) from error
 
     return run
 
 
 def check_equivalence(
-    canonical: CanonicalModel, preprocessor: TextPreprocessor, reference: Callable[[Feeds], Outputs]
+    canonical: CanonicalModel,
+    preprocessor: TextPreprocessor,
+    reference: Callable[[Feeds], Outputs],
+    *,
+    longest: int = LONG_TEXT_TOKENS,
+    tolerance: float = TOLERANCE,
 ) -> tuple[Difference, ...]:
     """Compare the graph with the original model on a ragged batch, on two sentences alone, and on a long text.
+
+    Args:
+        canonical: the graph.
+        preprocessor: makes feeds of texts.
+        reference: runs the original.
+        longest: tokens of the long text, where the model takes as many.
+        tolerance: largest difference, relative to the scale of the output.
 
     Returns:
         The worst difference of every output.
 
     Raises:
-        ModelError: one of them is above `TOLERANCE`, or not a number.
+        ModelError: one of them is above the tolerance, or not a number.
     """
     run = run_graph(canonical)
     worst: dict[str, Difference] = {}
     # Positions and local attention show their errors only far from the beginning.
-    long_text = " ".join(PROBES * (LONG_TEXT_TOKENS // 64))
-    bounded = preprocessor.with_max_length(min(preprocessor.max_length, LONG_TEXT_TOKENS))
+    bounded = preprocessor.with_max_length(min(preprocessor.max_length, longest))
+    long_text = " ".join(PROBES * (bounded.max_length // 64 + 1))
     for texts in (PROBES, PROBES[:1], PROBES[4:5], (long_text,)):
         feeds = bounded(list(texts))
         for found in compare(canonical.outputs, reference(feeds), run(feeds), feeds["attention_mask"]):
             kept = worst.setdefault(found.output, found)
             if not found.relative <= kept.relative:
                 worst[found.output] = found
-    _refuse(max(worst.values(), key=lambda difference: _sortable(difference.relative)))
+    _refuse(max(worst.values(), key=lambda difference: _sortable(difference.relative)), tolerance)
     return tuple(worst.values())
 
 
@@ -107,14 +136,14 @@ def _sortable(relative: float) -> float:
     return float("inf") if np.isnan(relative) else relative
 
 
-def _refuse(worst: Difference) -> None:
+def _refuse(worst: Difference, tolerance: float) -> None:
     # Written so that NaN fails too.
-    if not worst.relative <= TOLERANCE:
+    if not worst.relative <= tolerance:
         raise ModelError(
             f"the exported graph does not compute what the model does: output {worst.output} at "
             f"{worst.position} is {worst.got:.6g}, expected {worst.expected:.6g}, a difference of "
-            f"{worst.relative:.2g} of the output's scale where {TOLERANCE:g} is allowed",
-            hint="please report this model; it must not be shipped",
+            f"{worst.relative:.2g} of the output's scale where {tolerance:g} is allowed",
+            hint=_REPORT,
         )
 
 

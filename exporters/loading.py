@@ -10,6 +10,7 @@ from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
 from edgeq.exporters.extras import TORCH_EXPORT, require_modules
 from edgeq.exporters.facts import read_facts, read_problem_type
+from edgeq.exporters.onnx_folder import onnx_of_folder
 from edgeq.exporters.sentence import build_sentence_head, read_sentence_model
 from edgeq.exporters.source import fetch, is_gguf_file, is_onnx_file, local_folder
 from edgeq.types import Role, SourceInfo, Task, TensorSpec
@@ -52,6 +53,10 @@ def inspect_model(model: str | Path, *, task: str | None = None, revision: str |
     folder = local_folder(model) or fetch(str(model), revision, config_only=True)
     if asks_for_generation(folder, task):
         return read_lm_facts(str(model), folder).as_model_facts()
+    if (file := onnx_of_folder(folder)) is not None:
+        from edgeq.exporters.onnx_file import inspect_onnx
+
+        return inspect_onnx(file, task)
     return read_facts(str(model), folder, _table(), task)
 
 
@@ -80,18 +85,23 @@ def load_model(
     """
     say = on_progress or (lambda _: None)
     require_modules(TORCH_EXPORT)
-    facts = inspect_model(model, task=task, revision=revision).require_supported()
-    if facts.task is Task.TEXT_GENERATION:
-        raise ModelError(f"`{model}` ({facts.architecture}) generates text, expected a text encoder")
     if is_onnx_file(model):
         from edgeq.exporters.onnx_file import load_onnx
 
-        return load_onnx(facts, seq_len, say)
-    if local_folder(model) is None:
+        return load_onnx(Path(model), task, seq_len, say)
+    facts = inspect_model(model, task=task, revision=revision).require_supported()
+    if facts.task is Task.TEXT_GENERATION:
+        raise ModelError(f"`{model}` ({facts.architecture}) generates text, expected a text encoder")
+    folder = local_folder(model)
+    if folder is None:
         say("downloading the model")
         folder = fetch(str(model), revision, config_only=False)
-        facts = read_facts(str(model), folder, _table(), task).require_supported()
-    return _load_folder(facts, seq_len, say)
+        facts = read_facts(str(model), folder, _table(), task)
+    if (file := onnx_of_folder(folder)) is not None:
+        from edgeq.exporters.onnx_file import load_onnx
+
+        return load_onnx(file, task, seq_len, say)
+    return _load_folder(facts.require_supported(), seq_len, say)
 
 
 def _load_folder(facts: ModelFacts, seq_len: int | None, say: Progress) -> ExportedModel:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError
 from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
 from edgeq.exporters.facts import detect_task, parse_task, read_config, read_problem_type
+from edgeq.exporters.onnx_opsets import opset_refusal
+from edgeq.exporters.onnx_quantized import quantized_by
+from edgeq.exporters.onnx_signature import (
+    ROLES,
+    FileSignature,
+    plain_name,
+    read_signature,
+    run_file,
+    take_our_inputs,
+)
 from edgeq.exporters.text_encoder import OUTPUTS
-from edgeq.onnx_runtime import session_options
 from edgeq.types import Feeds, Outputs, Role, SourceInfo, Task, TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-ROLES = {
-    "input_ids": Role.TOKEN_IDS,
-    "attention_mask": Role.ATTENTION_MASK,
-    "token_type_ids": Role.TOKEN_TYPE_IDS,
-}
-QUANTIZED = ("QLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "MatMulNBits")
-"""Beginnings of operator names that only quantized models have."""
 
 
 def companion_folder(path: Path) -> Path:
@@ -37,8 +40,11 @@ def inspect_onnx(path: Path, task: str | None) -> ModelFacts:
     Raises:
         ModelError: the file is missing or cannot be read.
     """
-    model = read_onnx(path)
-    names = [str(value.name) for value in model.graph.outputs]
+    return _inspect(read_onnx(path), path, task)
+
+
+def _inspect(model: ir.Model, path: Path, task: str | None) -> ModelFacts:
+    names = [plain_name(str(value.name)) for value in model.graph.outputs]
     config = _config(companion_folder(path))
     chosen = parse_task(task) if task else _task_of(names, config)
     tasks = tuple(one for one in OUTPUTS if _picked_outputs(names, one) is not None)
@@ -81,23 +87,19 @@ def _task_of(names: list[str], config: Mapping[str, Any]) -> Task | None:
 def _picked_outputs(names: list[str], task: Task) -> dict[str, str] | None:
     """Our output name to the file's, or None when the file has not what the task returns."""
     wanted = OUTPUTS[task]
-    if all(name in names for name in wanted):
-        return {name: name for name in wanted}
+    own = {plain_name(name): name for name in names}
+    if all(name in own for name in wanted):
+        return {name: own[name] for name in wanted}
     # An export with one output often calls it `output` or `output_0`.
     return {wanted[0]: names[0]} if len(wanted) == len(names) == 1 else None
 
 
 def _refusal(model: ir.Model, task: Task | None, tasks: tuple[Task, ...], path: Path) -> ModelError | None:
-    inputs, outputs = (
-        [str(value.name) for value in side] for side in (model.graph.inputs, model.graph.outputs)
-    )
-    unknown = [name for name in inputs if name not in ROLES]
-    if unknown or "input_ids" not in inputs or "attention_mask" not in inputs:
-        return ModelError(
-            f"`{path}` has the inputs {', '.join(inputs)}, expected input_ids, attention_mask and perhaps "
-            "token_type_ids",
-            hint="export the original model instead: edgeq takes its folder or Hub id",
-        )
+    outputs = [str(value.name) for value in model.graph.outputs]
+    try:
+        read_signature(model, path)
+    except ModelError as error:
+        return error
     if task is None:
         return ModelError(
             f"the outputs of `{path}` ({', '.join(outputs)}) do not say what it computes",
@@ -111,61 +113,126 @@ def _refusal(model: ir.Model, task: Task | None, tasks: tuple[Task, ...], path: 
 
 
 def _refuse_graph(model: ir.Model, path: Path) -> ModelError | None:
-    quantized = sorted({node.op_type for node in model.graph if node.op_type.startswith(QUANTIZED)})
+    quantized = quantized_by(model)
     if quantized:
         return ModelError(
-            f"`{path}` is already quantized ({', '.join(quantized)}), expected a float32 model",
+            f"`{path}` is already quantized ({', '.join(quantized)}), expected a float model",
             hint="export the model it was made from",
         )
-    for value in model.graph.inputs:
-        shape = list(value.shape or ())
-        if len(shape) != 2 or any(isinstance(dim, int) for dim in shape):
-            return ModelError(
-                f"input {value.name} of `{path}` has shape {shape}, expected two free dimensions, batch and sequence"
-            )
-        if value.dtype is None or value.dtype.name != "INT64":
-            return ModelError(f"input {value.name} of `{path}` is {value.dtype}, expected INT64")
-    return None
+    return _refuse_hidden_weights(model, path) or opset_refusal(model)
 
 
-def load_onnx(facts: ModelFacts, seq_len: int | None, say: Progress) -> ExportedModel:
-    """Bring an ONNX file as close to the canonical graph as its operators allow.
+def _refuse_hidden_weights(model: ir.Model, path: Path) -> ModelError | None:
+    """Operators of ONNX Runtime's own that hold a matrix: it would stay in float, whatever was asked for."""
+    hidden = sorted(
+        {
+            node.op_type
+            for node in model.graph.all_nodes()
+            if node.domain not in ("", "ai.onnx", *(key[0] for key in model.functions))
+            and any(_is_matrix(value) for value in node.inputs)
+        }
+    )
+    if not hidden:
+        return None
+    return ModelError(
+        f"`{path}` was optimized for ONNX Runtime: its weights are inside {', '.join(hidden)}, where they cannot be "
+        "quantized",
+        hint="export the file it was optimized from, or the checkpoint; edgeq fuses what its target runs fused",
+    )
 
-    The reference is the file itself, run as it is in ONNX Runtime.
 
-    Raises:
-        ModelError: the graph cannot be converted, or computes something else afterwards.
+def _is_matrix(value: ir.Value | None) -> bool:
+    tensor = value.const_value if value is not None else None
+    return tensor is not None and len(tensor.shape) > 1 and tensor.dtype.is_floating_point()
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A file that is about to be converted.
+
+    Attributes:
+        facts: what it is.
+        model: its graph, not changed yet.
+        signature: how the file wants to be fed.
+        picked: our output names, and the file's.
+        tokenizer: that of the folder, by transformers.
+        length: longest sequence in tokens.
+        reference: runs the file as it is.
     """
-    from edgeq.exporters.equivalence import check_equivalence
+
+    facts: ModelFacts
+    model: ir.Model
+    signature: FileSignature
+    picked: Mapping[str, str]
+    tokenizer: Any
+    length: int
+    reference: Callable[[Feeds], Outputs]
+
+    @property
+    def path(self) -> Path:
+        return Path(self.facts.model)
+
+
+def _prepare(facts: ModelFacts, seq_len: int | None) -> _Prepared:
     from edgeq.exporters.loading import check_seq_len
-    from edgeq.exporters.tokenizer import load_tokenizer, longest_text, text_preprocessor
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.exporters.tokenizer import load_tokenizer, longest_text
 
     path, task = Path(facts.model), facts.task
     assert task is not None
-    say("loading the model")
     folder = companion_folder(path)
     tokenizer = load_tokenizer(folder)
-    positions = _positions(folder, tokenizer)
+    model = read_onnx(path)
+    signature = read_signature(model, path)
+    positions = min(_positions(folder, tokenizer), signature.sequence or sys.maxsize)
     check_seq_len(seq_len, positions)
     length = longest_text(tokenizer, positions, seq_len)
-    model = read_onnx(path)
     picked = _picked_outputs([str(value.name) for value in model.graph.outputs], task)
     assert picked is not None
-    reference = _run_file(path, picked)
+    reference = run_file(path, signature, picked, _is_per_token(task))
+    return _Prepared(facts, model, signature, picked, tokenizer, length, reference)
+
+
+def load_onnx(path: Path, task: str | None, seq_len: int | None, say: Progress) -> ExportedModel:
+    """Bring an ONNX file as close to the canonical graph as its operators allow.
+
+    The reference is the file itself, run as it is in ONNX Runtime. A file that is fixed to a batch or a length is
+    freed of it; no text is longer than its length.
+
+    Raises:
+        ModelError: the graph cannot be converted, or computes something else afterwards.
+        ConfigError: `seq_len` is more than it takes.
+    """
+    from edgeq.exporters.equivalence import HALF_TOLERANCE, TOLERANCE, check_equivalence
+    from edgeq.exporters.tokenizer import text_preprocessor
+    from edgeq.graph.canonical import CanonicalModel
+
+    say("loading the model")
+    facts = inspect_onnx(path, task).require_supported()
+    prepared = _prepare(facts, seq_len)
+    model, reference, task_of = prepared.model, prepared.reference, facts.task
+    assert task_of is not None
     say("canonicalizing the graph")
-    _canonicalize_file(model, picked, path)
+    was_half = _canonicalize_file(prepared)
     inputs = tuple(
         TensorSpec(str(v.name), "int64", ("batch", "sequence"), ROLES[str(v.name)])
         for v in model.graph.inputs
     )
-    preprocessor = text_preprocessor(tokenizer, max_length=length, input_names=[spec.name for spec in inputs])
-    outputs = _measure_outputs(reference(preprocessor(["a", "a b"])), task, picked)
+    preprocessor = text_preprocessor(
+        prepared.tokenizer, max_length=prepared.length, input_names=[spec.name for spec in inputs]
+    )
+    outputs = _measure_outputs(reference(preprocessor(["a", "a b"])), task_of, prepared.picked)
     _state_shapes(model, outputs)
-    canonical = CanonicalModel(model, inputs, outputs, task, facts.architecture, length)
+    canonical = CanonicalModel(model, inputs, outputs, task_of, facts.architecture, prepared.length)
     say("checking the graph against the file")
-    check_equivalence(canonical, preprocessor, reference)
-    return ExportedModel(canonical, _source(facts, path, folder, model), preprocessor, reference)
+    check_equivalence(
+        canonical,
+        preprocessor,
+        reference,
+        longest=prepared.length,
+        tolerance=HALF_TOLERANCE if was_half else TOLERANCE,
+    )
+    source = _source(facts, path, companion_folder(path), model)
+    return ExportedModel(canonical, source, preprocessor, reference)
 
 
 def _positions(folder: Path, tokenizer: Any) -> int:
@@ -181,64 +248,77 @@ def _positions(folder: Path, tokenizer: Any) -> int:
     return int(min(tokenizer.model_max_length, 512))
 
 
-def _run_file(path: Path, picked: Mapping[str, str]) -> Callable[[Feeds], Outputs]:
-    import onnxruntime as ort
-
-    try:
-        session = ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
-    except (
-        Exception
-    ) as error:  # onnxruntime raises a family of its own for broken files and unknown operators
-        raise ModelError(f"ONNX Runtime cannot run `{path}`: {error}") from error
-
-    def run(feeds: Feeds) -> Outputs:
-        try:
-            values = session.run(list(picked.values()), dict(feeds))
-        except Exception as error:  # the same family
-            shapes = {name: list(array.shape) for name, array in feeds.items()}
-            raise ModelError(
-                f"`{path}` cannot run inputs of shapes {shapes}: {error}",
-                hint="the tokenizer beside it may be that of another model",
-            ) from error
-        return dict(zip(picked, values, strict=True))
-
-    return run
-
-
-def _canonicalize_file(model: ir.Model, picked: Mapping[str, str], path: Path) -> None:
+def _canonicalize_file(prepared: _Prepared) -> bool:
+    """Bring the graph of a file to the canonical form, in place; returns whether it computed in less than float32."""
     from edgeq.exporters.canonicalize import canonicalize
-    from edgeq.exporters.onnx_mask import replace_mask
+    from edgeq.exporters.onnx_fixed import free_dimensions
+    from edgeq.exporters.onnx_mask import drop_softmax_guards, replace_mask
     from edgeq.exporters.torch_onnx import quiet
 
+    model, signature = prepared.model, prepared.signature
     try:
         with quiet():
-            _convert(model)
+            was_half = _convert(model, signature)
     except ModelError:
         raise
     except Exception as error:  # the converters raise bare exceptions for operators they do not know
-        raise ModelError(f"`{path}` cannot be converted to the canonical opset: {error}") from error
-    _keep_outputs(model, picked)
-    replace_mask(model)
+        raise ModelError(f"`{prepared.path}` cannot be converted to the canonical opset: {error}") from error
+    _keep_outputs(model, prepared.picked)
+    replace_mask(model, signature.sequence or prepared.length, signature.batch or 1)
+    drop_softmax_guards(model)
+    free_dimensions(model, signature.batch, signature.sequence)
     _forget_unknown_shapes(model)
     _scope_by_names(model)
     canonicalize(model, _name_prefixes(model))
+    return was_half
 
 
-def _convert(model: ir.Model) -> None:
-    import onnxscript.optimizer
-    from onnxscript import version_converter
+def _convert(model: ir.Model, signature: FileSignature) -> bool:
+    from onnx_ir.passes.common import InlinePass
 
-    from edgeq.exporters.onnx_fusions import fuse_spelled_out
+    from edgeq.exporters.onnx_floats import widen_floats
+    from edgeq.exporters.onnx_fusions import EXACT, HALF, fuse_spelled_out
+    from edgeq.exporters.onnx_opsets import lower_opset, raise_opset
     from edgeq.graph.canonical import CANONICAL_OPSET
 
+    InlinePass()(model)
+    take_our_inputs(model, signature)
+    was_half = widen_floats(model)
     ours = model.opset_imports.get("", 0)
     if ours > CANONICAL_OPSET:
-        raise ModelError(f"the file uses opset {ours}, expected {CANONICAL_OPSET} or older")
+        lower_opset(model)
     if ours < CANONICAL_OPSET:
-        version_converter.convert_version(model, CANONICAL_OPSET, fallback=True)
+        raise_opset(model)
     # First the fusions: the optimizer takes a small epsilon for zero and drops it.
-    fuse_spelled_out(model)
-    onnxscript.optimizer.optimize(model)
+    fuse_spelled_out(model, HALF if was_half else EXACT)
+    _fold(model)
+    return was_half
+
+
+WEIGHT_ARITHMETIC = (
+    "Add",
+    "Cast",
+    "Div",
+    "Identity",
+    "Mul",
+    "Neg",
+    "Reshape",
+    "Squeeze",
+    "Sub",
+    "Transpose",
+    "Unsqueeze",
+)
+"""Operators that prepare a weight; of constants of any size they are computed here, or no layer is found."""
+
+
+def _fold(model: ir.Model) -> None:
+    from onnxscript import optimizer
+
+    def prepares_a_weight(node: ir.Node) -> bool | None:
+        constants = [value is not None and value.const_value is not None for value in node.inputs]
+        return True if node.op_type in WEIGHT_ARITHMETIC and constants and all(constants) else None
+
+    optimizer.optimize_ir(model, should_fold=prepares_a_weight)
 
 
 def _forget_unknown_shapes(model: ir.Model) -> None:
@@ -289,11 +369,14 @@ def _name_prefixes(model: ir.Model) -> tuple[str, ...]:
 
 def _measure_outputs(outputs: Outputs, task: Task, picked: Mapping[str, str]) -> tuple[TensorSpec, ...]:
     """Output specs from a run: exporters often leave shapes out."""
-    per_token = task not in (Task.SENTENCE_EMBEDDING, Task.SEQUENCE_CLASSIFICATION)
-    free = ("batch", "sequence") if per_token else ("batch",)
+    free = ("batch", "sequence") if _is_per_token(task) else ("batch",)
     return tuple(
         TensorSpec(name, "float32", (*free, *outputs[name].shape[len(free) :]), Role(name)) for name in picked
     )
+
+
+def _is_per_token(task: Task) -> bool:
+    return task not in (Task.SENTENCE_EMBEDDING, Task.SEQUENCE_CLASSIFICATION)
 
 
 def _state_shapes(model: ir.Model, outputs: tuple[TensorSpec, ...]) -> None:

@@ -9,10 +9,18 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def fuse_spelled_out(model: ir.Model) -> int:
+EXACT, HALF = 1e-5, 1e-3
+"""How far the constants of a pattern may be from it, relatively: half precision has 11 bits of the root of 2."""
+
+
+def fuse_spelled_out(model: ir.Model, tolerance: float = EXACT) -> int:
     """Fuse in place; returns how many operators were put together.
 
     A model exported for an opset below 17 has no LayerNormalization, below 20 no Gelu.
+
+    Args:
+        model: edited in place.
+        tolerance: `EXACT`, or `HALF` for a file whose constants were rounded to half precision.
     """
     from onnx_ir.passes.common import ShapeInferencePass
     from onnxscript.rewriter import pattern
@@ -20,7 +28,7 @@ def fuse_spelled_out(model: ir.Model) -> int:
 
     _write_defaults(model)
     gelu = pattern.RewriteRuleSet(
-        [_gelu_rule(shape) for shape in (_gelu_outer, _gelu_inner, _gelu_left)], commute=True
+        [_gelu_rule(shape, tolerance) for shape in (_gelu_outer, _gelu_inner, _gelu_left)], commute=True
     )
     count: int = gelu.apply_to_model(model)
     # The rules for LayerNormalization ask for the type of what they normalize.
@@ -37,22 +45,25 @@ def _write_defaults(model: ir.Model) -> None:
             node.attributes["keepdims"] = ir.AttrInt64("keepdims", 1)
 
 
-def _gelu_rule(shape: Any) -> Any:
+def _gelu_rule(shape: Any, tolerance: float) -> Any:
     from onnxscript.rewriter import pattern
 
-    return pattern.RewriteRule(shape, lambda op, x: op.Gelu(x, approximate="none"))
+    root = pattern.Constant(math.sqrt(2), rel_tol=tolerance)
+    return pattern.RewriteRule(
+        lambda op, x: shape(x, op.Erf(x / root) + 1.0), lambda op, x: op.Gelu(x, approximate="none")
+    )
 
 
-def _gelu_outer(op: Any, x: Any) -> Any:
+def _gelu_outer(x: Any, shifted: Any) -> Any:
     """0.5 (x (1 + erf(x / sqrt 2)))."""
-    return 0.5 * (x * (op.Erf(x / math.sqrt(2)) + 1.0))
+    return 0.5 * (x * shifted)
 
 
-def _gelu_inner(op: Any, x: Any) -> Any:
+def _gelu_inner(x: Any, shifted: Any) -> Any:
     """X (0.5 (1 + erf(x / sqrt 2)))."""
-    return x * (0.5 * (op.Erf(x / math.sqrt(2)) + 1.0))
+    return x * (0.5 * shifted)
 
 
-def _gelu_left(op: Any, x: Any) -> Any:
+def _gelu_left(x: Any, shifted: Any) -> Any:
     """(0.5 x) (1 + erf(x / sqrt 2))."""
-    return (0.5 * x) * (op.Erf(x / math.sqrt(2)) + 1.0)
+    return (0.5 * x) * shifted

@@ -11,6 +11,13 @@ HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
 CONFIG_PATTERNS = ("*.json", "*_*/config.json", "README.md", "LICENSE*")
 MODEL_PATTERNS = (*CONFIG_PATTERNS, "*.safetensors", "*_*/*.safetensors", "*.txt", "*.model")
+ONNX_PATTERNS = (
+    "onnx/model.onnx",
+    "onnx/model.onnx_data*",
+    "onnx/model.onnx.data",
+    "model.onnx",
+    "model.onnx_data*",
+)
 PICKLE_PATTERNS = ("pytorch_model*.bin", "*_*/pytorch_model.bin")
 
 
@@ -54,6 +61,8 @@ def fetch(model: str, revision: str | None, *, config_only: bool) -> Path:
     folder = _snapshot(model, revision, patterns)
     if not config_only and not any(folder.glob("*.safetensors")) and not any(folder.glob("*/*.safetensors")):
         folder = _snapshot(model, revision, (*MODEL_PATTERNS, *PICKLE_PATTERNS))
+        if not any(found for pattern in PICKLE_PATTERNS for found in folder.glob(pattern)):
+            folder = _snapshot(model, revision, (*MODEL_PATTERNS, *ONNX_PATTERNS))
     return folder
 
 

@@ -87,6 +87,11 @@ def write_cpu_variant(source: LoweringInput, path: Path, level: OptimizationLeve
     verify_weight_only(path, lowering.nodes)
     kernels, notes = count_kernels(path)
     planned = sum(item.quantized for item in source.plan.linears) if source.plan else 0
+    if planned and not kernels.integer_matmuls:
+        raise UnsupportedError(
+            f"none of {planned} int8 layers would run as an integer kernel",
+            hint="--precision fp32 or fp16 exports the model in float",
+        )
     if kernels.integer_matmuls < planned:
         missing = planned - kernels.integer_matmuls
         notes = (*notes, f"{missing} of {planned} int8 layers do not run as integer kernels")

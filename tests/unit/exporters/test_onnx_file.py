@@ -120,7 +120,7 @@ def masked_softmax(*, by_content: bool) -> ir.Model:
         helper.make_node("Unsqueeze", ["kept", "axes"], ["wide"]),
         helper.make_node("Shape", ["input_ids"], ["shape"]),
         helper.make_node("Where", ["wide", "zero", "low"], ["bias"]),
-        helper.make_node("Add", ["bias", "scores"], ["spoiled"]),
+        helper.make_node("Mul", ["bias", "scores"], ["spoiled"]),
         helper.make_node("Add", ["scores", "spoiled" if by_content else "bias"], ["masked"]),
         helper.make_node("Softmax", ["masked"], ["logits"]),
     ]
@@ -150,7 +150,7 @@ def test_a_mask_made_by_comparison_becomes_a_product():
     before, after = (
         ort.InferenceSession(ir.to_proto(one).SerializeToString()).run(None, feeds)[0]
         for one in (masked_softmax(by_content=False), model)
-        if one is not model or replace_mask(model)
+        if one is not model or replace_mask(model, 3)
     )
     np.testing.assert_allclose(after, before, atol=1e-7)
     added = next(node for node in model.graph if node.outputs[0].name == "masked")
@@ -158,7 +158,7 @@ def test_a_mask_made_by_comparison_becomes_a_product():
 
 
 def test_a_mask_made_of_more_than_the_mask_is_left_alone():
-    assert not replace_mask(masked_softmax(by_content=True))
+    assert not replace_mask(masked_softmax(by_content=True), 3)
 
 
 @pytest.mark.parametrize("where", ["model.onnx", "onnx/model.onnx"])
@@ -218,14 +218,6 @@ def test_unknown_inputs(place):
     )
 
 
-def test_fixed_shapes(place):
-    refused(place(spelled_out(seq=128)), "expected two free dimensions")
-
-
-def test_other_integer_types(place):
-    refused(place(spelled_out(ids=TensorProto.INT32)), "input_ids .* expected INT64")
-
-
 def test_no_tokenizer(place):
     path = place(spelled_out())
     (path.parent / "tokenizer.json").unlink()
@@ -253,5 +245,5 @@ def test_a_quantized_file(place):
     refused(place(proto), r"already quantized \(DynamicQuantizeLinear\)")
 
 
-def test_a_newer_opset(place):
-    refused(place(spelled_out(opset=26)), "opset 26|cannot run")
+def test_an_opset_that_onnx_runtime_does_not_have(place):
+    assert refused(place(spelled_out(opset=99)), "cannot run|opset 99").hint

@@ -148,9 +148,11 @@ def _run(out: Any, request: ExportRequest) -> list[TargetResult]:
 
 def _dry_run(out: Any, request: ExportRequest) -> None:
     from edgeq.pipeline.export import plan_export
+    from edgeq.pipeline.rehearse import rehearse
 
     with out.progress() as progress:
         plan = plan_export(request, progress)
+        rehearse(plan, progress)
     document = _plan_json(plan)
     rows = [
         (name, ", ".join(target["variants"]), target["output"])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from edgeq.errors import UnsupportedError
 from edgeq.graph.streamed_tensor import StreamedTensor
 from edgeq.types import Array
 
@@ -129,10 +130,17 @@ def constant_shape(value: ir.Value) -> tuple[int, ...]:
 
 
 def static_shape(value: ir.Value) -> list[int]:
-    """The shape of a value whose dimensions are all known."""
-    assert value.shape is not None, f"`{value.name}` has no shape"
-    dims = [dim for dim in value.shape if isinstance(dim, int)]
-    assert len(dims) == len(value.shape), f"`{value.name}` has free dimensions: {value.shape}"
+    """The shape of a value whose dimensions are all known.
+
+    Raises:
+        UnsupportedError: one is not, as where a file computes a shape from its input.
+    """
+    dims = [dim for dim in value.shape or () if isinstance(dim, int)]
+    if value.shape is None or len(dims) < len(value.shape):
+        raise UnsupportedError(
+            f"the target needs every shape fixed, and that of `{value.name}` is not: {value.shape}",
+            hint="--target cpu leaves shapes free; with the checkpoint that a file was made from, export that",
+        )
     return dims
 
 

@@ -26,6 +26,7 @@ from edgeq.pipeline.kernel_noise import Noise, measure_noise, noise_gates
 from edgeq.pipeline.measure import Measured, golden_cases, measure_variants, open_session
 from edgeq.pipeline.parity import parity_gates
 from edgeq.pipeline.peers import CalibrationFeeds, find_peer, onnx_first
+from edgeq.pipeline.rehearse import refuse_partitions
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
@@ -206,6 +207,7 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
         EdgeqError: see `plan_export`; nothing half-written is left.
     """
     from edgeq.exporters import load_model
+    from edgeq.exporters.source import is_onnx_file
 
     progress = progress or SilentProgress()
     plan = plan_export(request, progress)
@@ -223,9 +225,12 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
     plan.say_new(exported.notices, progress)
     head = head_of(exported.source, exported.canonical.outputs, exported.preprocessor.special_token_ids)
     check_gate_metrics(request.gates, head.entry.metrics)
+    seq_len = static_length(request, exported)
+    options = LoweringOptions(seq_len, all_lengths(request, exported), request.ios)
     for name in plan.destinations:
         check_graph(get_target(name), exported.canonical.model)
-    seq_len = static_length(request, exported)
+    if is_onnx_file(plan.facts.model):
+        refuse_partitions(exported, plan.variants, options)
     data = divide(
         plan.data,
         exported.preprocessor,
@@ -239,7 +244,6 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
     effects: Sequence[LayerEffect] = ()
     if request.sensitivity and quantized.plan is not None:
         effects = _sensitivity(exported, quantized, data, progress)
-    options = LoweringOptions(seq_len, all_lengths(request, exported), request.ios)
     export = _Export(plan, request, exported, head, data, quantized, options, progress, effects)
     results: dict[str, TargetResult] = {}
     for name in onnx_first(plan.destinations):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeq.errors import UnsupportedError
 from edgeq.pipeline.int8 import quantize_int8
 from edgeq.pipeline.palettes import palettize_weights
 from edgeq.pipeline.stored import STORED, take_over
@@ -119,6 +120,7 @@ def quantize_model(
     Raises:
         ConfigError: a rule of the recipe matches nothing in this model.
         DataError: calibration data the methods cannot use.
+        UnsupportedError: the recipe quantizes, and no layer of this model would be.
     """
     layers = find_layers(canonical.model)
     specs = recipe.resolve(layers.refs)
@@ -129,6 +131,7 @@ def quantize_model(
         specs, taken = dict(over.specs), over.layers
     precision = family(specs.values(), taken)
     if precision in (Precision.FP32, Precision.FP16) and len({spec.format for spec in specs.values()}) <= 1:
+        _require_layers(recipe, [])
         return Quantized(recipe, precision, None, canonical.model)
     static = _static_part(canonical, data, recipe, layers, specs, progress)
     graph = canonical.model if static is None else static.equalized
@@ -146,6 +149,14 @@ def quantize_model(
         ),
         fp16=_fp16(layers, specs),
     )
+    linears = {site.name for site in layers.sites.linears}
+    _require_layers(
+        recipe,
+        [
+            *(item.name for item in plan.linears if item.quantized),
+            *(item.name for item in plan.weights if item.name in linears or item.name in layers.tied),
+        ],
+    )
     return Quantized(
         recipe=_settled(recipe, static),
         precision=precision,
@@ -158,6 +169,20 @@ def quantize_model(
         palettes={layer.decision.initializer: layer.palette for layer in palettes},
         static={} if static is None else static.weights,
     )
+
+
+def _require_layers(recipe: Recipe, quantized: Sequence[str]) -> None:
+    """A bundle does not bear the name of a precision that none of its layers has.
+
+    Raises:
+        UnsupportedError: the recipe quantizes, and no layer is.
+    """
+    if is_quantized(recipe.default) and not quantized:
+        raise UnsupportedError(
+            f"recipe `{recipe.name}` quantizes linear layers, and this graph has none that it could: a layer is a "
+            "MatMul or Gemm whose weight is stored as float",
+            hint="export the checkpoint that the file was made from; --precision fp32 takes the file as it is",
+        )
 
 
 def family(specs: Iterable[LayerSpec], taken: Sequence[QuantizedLayer] = ()) -> Precision:

@@ -45,10 +45,24 @@ def fold_constants(model: ir.Model) -> None:
             value.shape = None
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     optimizer.optimize_ir(
-        model, num_iterations=3, input_size_limit=FOLD_LIMIT_BYTES, output_size_limit=FOLD_LIMIT_BYTES
+        model,
+        num_iterations=3,
+        input_size_limit=FOLD_LIMIT_BYTES,
+        output_size_limit=FOLD_LIMIT_BYTES,
+        should_fold=_fills_a_shape,
     )
     for output in model.graph.outputs:
         output.shape = output.shape or ir.Shape([])
+
+
+def _fills_a_shape(node: ir.Node) -> bool | None:
+    """Small fills are shape arithmetic, which the optimizer keeps by default; older exporters expand through them."""
+    size = node.inputs[0].const_value if node.op_type == "ConstantOfShape" and node.inputs[0] else None
+    is_small = size is not None and int(size.numpy().prod()) <= MOST_DIMENSIONS
+    return True if is_small else None
+
+
+MOST_DIMENSIONS = 8
 
 
 def _sized(dim: int | ir.SymbolicDim, sizes: Mapping[str, int]) -> int:
