@@ -149,17 +149,14 @@ def _samples(texts: list[str], pairs: list[str], npz: Path | None) -> list[Sampl
 
 
 def _read_npz(path: Path) -> Feeds:
-    import zipfile
-
-    import numpy as np
+    from edgeq.arrays import read_arrays
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return read_arrays(path)
     except FileNotFoundError as error:
         raise DataError(f"there is no file `{path}`") from error
-    except (ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"`{path}` is not a .npz file of plain arrays: {error}") from error
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def _warn_truncated(out: Out, runtime: Runtime, samples: Sequence[Sample]) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from edgeq.bundle.codec import Count, TokenId, decode
+from edgeq.bundle.documents import read_document
 from edgeq.errors import ConfigError, DataError, IntegrityError
 from edgeq.files import atomic_write_text
 from edgeq.types import Array, Sample
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "preprocess.json"
+MAX_SETTINGS_BYTES = 4 << 20
+"""It takes some 500 bytes."""
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
@@ -40,9 +44,9 @@ class TextSettings:
         special_tokens: token by role (`cls_token`, `sep_token`, `mask_token`, ...), for people and for apps.
     """
 
-    max_length: int
+    max_length: Count
     pad_token: str
-    pad_id: int
+    pad_id: TokenId
     input_names: tuple[str, ...] = (INPUT_IDS, ATTENTION_MASK)
     truncation_side: Literal["left", "right"] = "right"
     special_tokens: Mapping[str, str] = field(default_factory=dict)
@@ -119,12 +123,13 @@ class TextPreprocessor:
         """
         try:
             tokenizer_json = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
-            document = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-            document["input_names"] = tuple(document["input_names"])
-            settings = TextSettings(**document)
-        except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
+            document = read_document(folder / SETTINGS_FILE, max_bytes=MAX_SETTINGS_BYTES)
+            settings, unknown = decode(TextSettings, document)
+            if unknown:
+                raise ValueError(f"{SETTINGS_FILE} has `{next(iter(unknown))[0]:.60}`, which is not known here")
+            return cls(tokenizer_json, settings)
+        except (OSError, ValueError, ConfigError) as error:
             raise IntegrityError(f"the tokenizer in `{folder}` cannot be read: {error}") from error
-        return cls(tokenizer_json, settings)
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `preprocess.json`; the same preprocessor gives the same bytes."""
