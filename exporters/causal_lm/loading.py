@@ -12,12 +12,12 @@ from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelF
 from edgeq.exporters.causal_lm.facts import inspect_language_model, read_lm_facts
 from edgeq.exporters.causal_lm.families import builder_refusal, head_size, layer_windows
 from edgeq.exporters.causal_lm.graph_io import ATTENTION_MASK, INPUT_IDS, input_specs, output_specs
-from edgeq.exporters.causal_lm.scratch import ScratchFolder
 from edgeq.exporters.extras import TORCH_EXPORT, require_modules
 from edgeq.exporters.source import fetch, is_gguf_file, local_folder
 from edgeq.files import sha256_file
 from edgeq.graph.canonical import CanonicalModel
 from edgeq.runtime.generation.settings import CacheShape, GenerationSettings
+from edgeq.scratch import ScratchFolder
 from edgeq.types import SourceFile, SourceInfo, Task
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _load_gguf(path: Path, context: int | None, road: str | None, say: Progress)
 
     inspect_gguf(path).require_supported()
     say("unpacking the GGUF file")
-    with ScratchFolder("edgeq-gguf-") as scratch:
+    with ScratchFolder("gguf") as scratch:
         unpacked = unpack(path, scratch.path)
         facts = replace(read_lm_facts(str(path), unpacked.folder), model=str(path))
         exported = _load(facts.require_supported(), context, road, say)
@@ -104,7 +104,7 @@ def _original_of_gguf(path: Path, context: int | None) -> OriginalLanguageModel:
     from edgeq.exporters.gguf import inspect_gguf, unpack
 
     inspect_gguf(path).require_supported()
-    with ScratchFolder("edgeq-gguf-") as scratch:
+    with ScratchFolder("gguf") as scratch:
         facts = replace(read_lm_facts(str(path), unpack(path, scratch.path).folder), model=str(path))
         original = _original(facts.require_supported(), context)
         scratch.keep_for(original.weights)
@@ -114,7 +114,7 @@ def _original_of_gguf(path: Path, context: int | None) -> OriginalLanguageModel:
 def _original_of_packed(facts: LanguageModelFacts, context: int | None) -> OriginalLanguageModel:
     from edgeq.exporters.packed.folder import unpack
 
-    with ScratchFolder("edgeq-packed-") as scratch:
+    with ScratchFolder("packed") as scratch:
         plain = replace(facts, folder=unpack(facts.folder, scratch.path).folder, quantized=None)
         original = _original(plain, context)
         scratch.keep_for(original.weights)
@@ -146,7 +146,7 @@ def _load_packed(
     from edgeq.exporters.packed.folder import unpack
 
     say("unpacking the quantized checkpoint")
-    with ScratchFolder("edgeq-packed-") as scratch:
+    with ScratchFolder("packed") as scratch:
         unpacked = unpack(facts.folder, scratch.path)
         plain = replace(facts, folder=unpacked.folder, quantized=None)
         # One fused matrix cannot read its input in two orders; the traced graph keeps the three apart.

@@ -17,7 +17,16 @@ MAX_RATIO, MAX_SMALL_BYTES = 64, 128 << 20
 """What a compressed file may unpack to: so many times its own size, or so many bytes (padding shrinks to nothing)."""
 MAX_HEADER_BYTES = 4096
 _CHUNK = 1 << 20
-_MALFORMED = (SyntaxError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError, MemoryError)
+_MALFORMED = (
+    SyntaxError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+)
 """What numpy raises for damaged headers, beside ValueError."""
 
 

@@ -50,4 +50,6 @@ class _BoundedFile(io.FileIO):
 
     def _check(self, size: int | None) -> None:
         if size is not None and size > MAX_DIRECTORY_BYTES:
-            raise zipfile.BadZipFile(f"{size} bytes are to be read at once, expected at most {MAX_DIRECTORY_BYTES}")
+            raise zipfile.BadZipFile(
+                f"{size} bytes are to be read at once, expected at most {MAX_DIRECTORY_BYTES}"
+            )

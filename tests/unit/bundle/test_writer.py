@@ -12,11 +12,11 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from edgeq.bundle import writer as writer_module
 from edgeq.bundle.archive import write_archive
 from edgeq.bundle.reader import open_bundle
 from edgeq.bundle.writer import BundleWriter
 from edgeq.errors import IntegrityError, OutputError
+from edgeq.scratch import host
 
 
 def _tree(folder: Path) -> dict[str, bytes]:
@@ -203,7 +203,7 @@ def test_a_bundle_half_replaced_by_a_killed_process_is_put_back(tiny: Any, tmp_p
     tiny.build(tmp_path / "bundle")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    hidden = tmp_path / f".bundle.edgeq-old.{writer_module._host()}.{dead.pid}.0"
+    hidden = tmp_path / f".bundle.edgeq-old.{host()}.{dead.pid}.0"
     (tmp_path / "bundle").rename(hidden)
     with pytest.raises(OutputError), BundleWriter(tmp_path / "bundle"):
         pytest.fail("the restored bundle must be protected")

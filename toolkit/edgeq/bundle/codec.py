@@ -1,7 +1,7 @@
 """Frozen dataclasses to JSON and back, driven by their type hints; keys of newer minor versions survive.
 
-The one reader of what may come from anyone: every value has the type of its hint and, where the hint is `Annotated` with
-`Between`, its range, or the document is refused.
+The one reader of what may come from anyone: every value has the type of its hint and, where the hint is `Annotated`
+with `Between`, its range, or the document is refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 T = TypeVar("T")
 
@@ -159,7 +170,11 @@ def _scalar(hint: Any, data: Any) -> Any:
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         # By type too: True is 1.
-        return data if data in choices and isinstance(data, str) else _refuse(data, " or ".join(map(repr, choices)))
+        return (
+            data
+            if data in choices and isinstance(data, str)
+            else _refuse(data, " or ".join(map(repr, choices)))
+        )
     if issubclass(hint, Enum):
         return _member(hint, data)
     if hint is float:
@@ -215,7 +230,9 @@ def _refuse(value: Any, wanted: str) -> NoReturn:
         shown = repr(value)
     except (ValueError, RecursionError):  # an int of more digits than Python writes, or deep nesting
         shown = f"a {type(value).__name__}"
-    raise _RefusedError(f"got {shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + '...'}, expected {wanted}")
+    raise _RefusedError(
+        f"got {shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + '...'}, expected {wanted}"
+    )
 
 
 def _label(item: Any, index: int) -> str:

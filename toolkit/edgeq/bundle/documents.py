@@ -31,8 +31,8 @@ def parse(text: str | bytes, *, max_values: int = MAX_VALUES) -> Any:
     """A JSON document.
 
     Raises:
-        ValueError: it is not JSON in UTF-8 (nor are repeated keys, NaN, numbers beyond float64 or 64 bits, and halves of
-            surrogate pairs), has more than `max_values` values, or is nested too deeply.
+        ValueError: it is not JSON in UTF-8 (nor are repeated keys, NaN, numbers beyond float64 or 64 bits, and halves
+            of surrogate pairs), has more than `max_values` values, or is nested too deeply.
     """
     text = text if isinstance(text, str) else text.decode("utf-8")
     values = text.count(",") + text.count("[") + text.count("{")

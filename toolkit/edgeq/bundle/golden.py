@@ -134,10 +134,9 @@ def read_golden(folder: Path, entries: Sequence[GoldenEntry]) -> list[GoldenCase
         return []
     try:
         samples = _read_samples(contained_path(folder, GOLDEN_INDEX))
-        absent = next((entry.id for entry in entries if entry.id not in samples), None)
-        if absent is not None:
-            raise ValueError(f"`{GOLDEN_INDEX}` has no case `{absent}`")
         cases = [_case(entry.id, samples[entry.id], contained_path(folder, entry.path)) for entry in entries]
+    except KeyError as error:
+        raise IntegrityError(f"`{GOLDEN_INDEX}` has no case {error}") from error
     except (OSError, ValueError) as error:
         raise IntegrityError(f"the golden cases cannot be read: {error}") from error
     for case, entry in zip(cases, entries, strict=True):

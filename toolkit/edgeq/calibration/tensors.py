@@ -43,7 +43,9 @@ def _read(path: Path) -> Feeds:
     try:
         with path.open("rb") as stream:
             if stream.read(len(_ONE_ARRAY)) == _ONE_ARRAY:
-                raise DataError(f"`{path}` is one array, expected an .npz file with one array per model input")
+                raise DataError(
+                    f"`{path}` is one array, expected an .npz file with one array per model input"
+                )
         feeds = read_arrays(path)
     except (OSError, ValueError) as error:
         raise DataError(f"`{path}` is not a readable .npz file: {error}") from error

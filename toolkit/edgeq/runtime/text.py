@@ -123,10 +123,7 @@ class TextPreprocessor:
         """
         try:
             tokenizer_json = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
-            document = read_document(folder / SETTINGS_FILE, max_bytes=MAX_SETTINGS_BYTES)
-            settings, unknown = decode(TextSettings, document)
-            if unknown:
-                raise ValueError(f"{SETTINGS_FILE} has `{next(iter(unknown))[0]:.60}`, which is not known here")
+            settings = _read_settings(folder / SETTINGS_FILE)
             return cls(tokenizer_json, settings)
         except (OSError, ValueError, ConfigError) as error:
             raise IntegrityError(f"the tokenizer in `{folder}` cannot be read: {error}") from error
@@ -224,6 +221,13 @@ class TextPreprocessor:
             feeds[ATTENTION_MASK][row, :used] = encoding.attention_mask
             feeds[TOKEN_TYPE_IDS][row, :used] = encoding.type_ids
         return {name: feeds[name] for name in self.settings.input_names}
+
+
+def _read_settings(path: Path) -> TextSettings:
+    settings, unknown = decode(TextSettings, read_document(path, max_bytes=MAX_SETTINGS_BYTES))
+    if unknown:  # it would change what texts become
+        raise ValueError(f"`{path.name}` has `{next(iter(unknown))[0]:.60}`, which is not known here")
+    return settings
 
 
 def _parse_tokenizer(tokenizer_json: str) -> Tokenizer:
