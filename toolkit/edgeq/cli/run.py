@@ -163,9 +163,9 @@ def _warn_truncated(out: Out, runtime: Runtime, samples: Sequence[Sample]) -> No
     if runtime.preprocessor is None or not samples:
         return
     limit = runtime.preprocessor.max_length
-    for sample, length in zip(samples, runtime.preprocessor.token_lengths(samples), strict=True):
-        if length > limit:
-            out.warn(f"{_shorten(sample)!r} has {length} tokens; the model sees the first {limit}")
+    for sample in samples:
+        if runtime.preprocessor.is_longer(sample):
+            out.warn(f"{_shorten(sample)!r} has more than {limit} tokens; the model sees the first {limit}")
 
 
 def _warn_not_finite(out: Out, outputs: Outputs) -> None:
