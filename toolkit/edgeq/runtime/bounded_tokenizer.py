@@ -67,8 +67,11 @@ class BoundedTokenizer:
                 f"tokenizer.json takes words of {word} characters, expected at most {MAX_WORD_CHARACTERS}"
             )
         steps = [*_steps(self.raw.normalizer), *_steps(self.raw.pre_tokenizer)]
-        self._growth = prod(_growth(step) for step in steps)
-        self._decoding_growth = prod(_growth(step) for step in _steps(self.raw.decoder))
+        decoding = _steps(self.raw.decoder)
+        # Expressions alone can take for ever; a thread for the others would cost more than they do.
+        self._run = _in_time if any(map(_has_expression, [*steps, *decoding])) else _at_once
+        self._growth = prod(map(_growth, steps))
+        self._decoding_growth = prod(map(_growth, decoding))
         splits = any(map(_splits, _steps(self.raw.pre_tokenizer))) and not _has_spaces(self.raw)
         self._is_local = splits and all(map(_is_local, steps))
 
@@ -81,7 +84,7 @@ class BoundedTokenizer:
         """
         characters = sum(map(_characters, samples))
         self._check_growth(max(map(_characters, samples), default=0), self._growth)
-        return _in_time(
+        return self._run(
             characters,
             lambda: list(self.raw.encode_batch(list(samples), add_special_tokens=add_special_tokens)),
         )
@@ -95,7 +98,7 @@ class BoundedTokenizer:
         ids = list(token_ids)
         characters = sum(len(self.raw.id_to_token(token) or "") for token in ids)
         self._check_growth(characters, self._decoding_growth)
-        found = _in_time(characters, lambda: self.raw.decode_batch([ids], skip_special_tokens=True))
+        found = self._run(characters, lambda: self.raw.decode_batch([ids], skip_special_tokens=True))
         return str(found[0])
 
     def head(self, text: str, tokens: int) -> str:
@@ -134,6 +137,10 @@ def _last_word_end(text: str, size: int) -> int:
     while end > 0 and text[end - 1].isspace():
         end -= 1
     return max(end, 0)
+
+
+def _at_once(_: int, call: Callable[[], Item]) -> Item:
+    return _panics_as_errors("tokenizer.json cannot read the texts", call)
 
 
 def _in_time(characters: int, call: Callable[[], Item]) -> Item:
@@ -185,6 +192,11 @@ def _flat(step: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for key in ("normalizers", "pretokenizers", "decoders"):
         for inner in step.get(key, ()):
             yield from _flat(inner)
+
+
+def _has_expression(step: Mapping[str, Any]) -> bool:
+    pattern = step.get("pattern")
+    return isinstance(pattern, dict) and pattern.get("Regex") not in (None, *_LOCAL_PATTERNS)
 
 
 def _growth(step: Mapping[str, Any]) -> int:
