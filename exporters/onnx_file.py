@@ -10,6 +10,7 @@ from edgeq.errors import ModelError
 from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
 from edgeq.exporters.facts import detect_task, parse_task, read_config, read_problem_type
 from edgeq.exporters.text_encoder import OUTPUTS
+from edgeq.onnx_references import check_references
 from edgeq.onnx_runtime import session_options
 from edgeq.types import Feeds, Outputs, Role, SourceInfo, Task, TensorSpec
 
@@ -58,6 +59,7 @@ def read_onnx(path: Path) -> ir.Model:
 
     if not path.is_file():
         raise ModelError(f"there is no file `{path}`")
+    check_references(path)
     try:
         model = ir.load(path)
     except Exception as error:  # protobuf and onnx_ir raise many kinds for a broken file

@@ -33,6 +33,7 @@ LAYERS = (
         "config",
         "files",
         "zips",
+        "onnx_references",
         "arrays",
         "scratch",
         "caches",

@@ -13,6 +13,7 @@ from edgeq.bundle.integrity import check_hashes, check_listing
 from edgeq.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, Status, Variant
 from edgeq.errors import GateError, IntegrityError, ModelError
 from edgeq.files import ARCHIVE_SUFFIX, BUNDLE_MARKER, contained_path
+from edgeq.onnx_references import check_references
 from edgeq.scratch import ScratchFolder
 
 
@@ -96,7 +97,8 @@ def open_bundle(path: str | Path, *, force: bool = False, verify: bool = True) -
 
     Raises:
         ModelError: nothing is there.
-        IntegrityError: a changed, missing, unlisted or unsafe file, or a newer major format.
+        IntegrityError: a changed, missing, unlisted or unsafe file, a model that refers to files outside the bundle or
+            to operators of other libraries, or a newer major format.
         GateError: the bundle failed its gate and `force` is not set.
     """
     path = Path(path)
@@ -129,11 +131,19 @@ def _open_folder(
     check_listing(folder, manifest.integrity)
     if verify:
         check_hashes(folder, manifest.integrity)
+        _check_models(folder, manifest)
     if manifest.status is Status.FAILED and not force:
         raise GateError(
             f"`{path}` failed its quality gate{_failed_gates(manifest)}", hint="open it with --force"
         )
     return Bundle(path, folder, manifest, scratch=scratch)
+
+
+def _check_models(folder: Path, manifest: Manifest) -> None:
+    """What is hashed may still point outside: whoever made the bundle wrote it."""
+    for entry in manifest.integrity.files:
+        if entry.path.endswith(".onnx"):
+            check_references(contained_path(folder, entry.path), IntegrityError)
 
 
 def _read_manifest(path: Path, folder: Path) -> Manifest:
