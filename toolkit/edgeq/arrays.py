@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 import zipfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ MAX_RATIO, MAX_SMALL_BYTES = 64, 128 << 20
 MAX_HEADER_BYTES = 4096
 _CHUNK = 1 << 20
 _MALFORMED = (
+    tokenize.TokenError,
     SyntaxError,
     TypeError,
     KeyError,
