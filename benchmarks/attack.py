@@ -56,8 +56,7 @@ def main() -> int:
     from edgeq.runtime.host import cpu_name
 
     machine = f"{cpu_name()}, {platform.machine()}, {os.cpu_count()} cores"
-    print(f"{machine}, load {os.getloadavg()[0]:.1f}; seed {arguments.seed}
-")
+    print(f"{machine}, load {os.getloadavg()[0]:.1f}; seed {arguments.seed}\n")
     print("| kind | inputs | taken | exit 70 | slowest, s | of CPU, s | most memory, MB | written outside |")
     print("|---|---|---|---|---|---|---|---|")
     rows = [row(name, run_worker(name, counts[name], arguments.seed)) for name in names]
@@ -86,9 +85,7 @@ def work(name: str, count: int, seed: int) -> dict[str, Any]:
 def run_worker(name: str, count: int, seed: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--seed", str(seed), "--worker", name, str(count)]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "RUST_BACKTRACE": "0"}
-    ended = subprocess.run(
-        command, capture_output=True, text=True, env=environment, check=False
-    )
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if ended.returncode != 0:
         return {"inputs": count, "internal": 1, "slowest": 0.0, "slowest_cpu": 0.0, "megabytes": 0.0, "outside": [],
                 "outcomes": {}, "examples": [f"ended with {ended.returncode}: {ended.stderr[-2000:]}"]}  # fmt: skip
