@@ -23,8 +23,8 @@ from typing import Any
 
 SUPPORT = Path(__file__).parents[1] / "tests" / "support" / "hostile_inputs.py"
 COUNTS = {
-    "manifests": 30_000, "bundles": 1_000, "archives": 4_000, "goldens": 8_000, "settings": 12_000, "tokenizers": 4_000,
-    "templates": 4_000, "safetensors": 16_000, "gguf": 12_000, "onnx": 8_000, "calibration": 8_000, "labels": 8_000,
+    "manifests": 12_000, "bundles": 500, "archives": 2_000, "goldens": 5_000, "settings": 8_000, "tokenizers": 2_500,
+    "templates": 2_500, "safetensors": 20_000, "gguf": 24_000, "onnx": 12_000, "calibration": 8_000, "labels": 8_000,
 }  # fmt: skip
 COMMAND_LINES = 60
 MOST_SECONDS, MOST_MEGABYTES = 2.0, 500.0

@@ -217,3 +217,27 @@ def test_leftovers_of_other_machines_are_not_touched(tmp_path: Path) -> None:
     with BundleWriter(tmp_path / "bundle"):
         pass
     assert foreign.is_dir()
+
+
+def test_of_two_writers_without_force_only_the_first_succeeds(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = tmp_path / "bundle"
+    with BundleWriter(destination) as late, BundleWriter(destination) as early:
+        manifests = [tiny.fill(writer) for writer in (late, early)]
+        early.commit(replace(manifests[1], name="early"))
+        # As if both had looked whether something is there at the same moment.
+        monkeypatch.setattr("edgeq.bundle.writer.check_output", lambda *_, **__: None)
+        with pytest.raises(OutputError, match="cannot write"):
+            late.commit(replace(manifests[0], name="late"))
+    assert open_bundle(destination).manifest.name == "early"
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_empty_folders_are_not_written(tiny: Any, tmp_path: Path) -> None:
+    with BundleWriter(tmp_path / "bundle") as writer:
+        manifest = tiny.fill(writer)
+        (writer.folder / "model/left/over").mkdir(parents=True)
+        writer.commit(manifest)
+    assert not (tmp_path / "bundle/model/left").exists()
+    open_bundle(tmp_path / "bundle")

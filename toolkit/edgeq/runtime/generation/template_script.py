@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 MAX_RENDERED = 4 << 20
 """Characters: a template that writes more is broken or hostile."""
-CPU_SECONDS = 1.0
+CPU_SECONDS = 0.8
 MEMORY_BYTES = 384 << 20
 """Of address space, of which the interpreter takes a tenth."""
 
