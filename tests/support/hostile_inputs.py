@@ -195,11 +195,12 @@ def _change(generator: random.Random, document: Any) -> None:
         parent[key] = copy.deepcopy(generator.choice(NASTY))
 
 
-def _places(node: Any) -> Iterator[tuple[Any, Any]]:
+def _places(node: Any, deepest: int = 80) -> Iterator[tuple[Any, Any]]:
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
         yield node, key
-        yield from _places(value)
+        if deepest:
+            yield from _places(value, deepest - 1)
 
 
 def changed_bytes(generator: random.Random, data: bytes, most: int = 8) -> bytes:
