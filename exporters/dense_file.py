@@ -57,7 +57,7 @@ class DenseFile:
             raise OutputError(
                 f"the dequantized model takes {needed / 1e9:.1f} GB in `{self._path.parent}`, which has "
                 f"{free / 1e9:.1f} GB",
-                hint="set TMPDIR to a folder with more space",
+                hint="free some space there, or choose another --output",
             )
         self._file = self._path.open("wb")
         self._file.write(self._header)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy as np
 from edgeq.errors import ModelError, OutputError
 from edgeq.graph.canonical import SEQUENCE
 from edgeq.onnx_runtime import session_options
+from edgeq.scratch import scratch_folder
 from edgeq.types import Array, Feeds, Outputs, TensorSpec
 
 if TYPE_CHECKING:
@@ -64,15 +63,15 @@ def run_graph(canonical: CanonicalModel) -> Callable[[Feeds], Outputs]:
     import onnx_ir as ir
     import onnxruntime as ort
 
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch_folder("equivalence") as folder:
+        path = folder / "model.onnx"
         try:
             # Saving moves the weights into the model on disk; a clone keeps the caller's in memory.
             ir.save(canonical.model.clone(), path, external_data="weights.bin")
         except OSError as error:
             raise OutputError(
-                f"cannot write the graph to the temporary folder `{tempfile.gettempdir()}`: {error}",
-                hint="free some space there, or set TMPDIR to another folder",
+                f"cannot write the graph to the temporary folder `{folder}`: {error}",
+                hint="free some space there, or choose another --output",
             ) from error
         try:
             session = ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])

@@ -22,6 +22,7 @@ from edgeq.exporters.onnx_signature import (
     take_our_inputs,
 )
 from edgeq.exporters.text_encoder import OUTPUTS
+from edgeq.onnx_references import check_references
 from edgeq.types import Feeds, Outputs, Role, SourceInfo, Task, TensorSpec
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def read_onnx(path: Path) -> ir.Model:
 
     if not path.is_file():
         raise ModelError(f"there is no file `{path}`")
+    check_references(path)
     try:
         model = ir.load(path)
     except Exception as error:  # protobuf and onnx_ir raise many kinds for a broken file

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError
 from edgeq.onnx_runtime import session_options
+from edgeq.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -77,8 +77,8 @@ def optimized_kernels(model: Path) -> KernelSummary:
     import onnx
     import onnxruntime as ort
 
-    with TemporaryDirectory(prefix="edgeq-") as folder:
-        optimized = Path(folder) / "optimized.onnx"
+    with scratch_folder("kernels") as folder:
+        optimized = folder / "optimized.onnx"
         # What an app's session runs: its own kernels.
         options = session_options(exact=False)
         options.optimized_model_filepath = str(optimized)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from edgeq.errors import EdgeqError
 from edgeq.onnx_runtime import DEFAULT_LEVEL, LEVELS, OptimizationLevel
 from edgeq.runtime.executors import Executor, NativeExecutor, open_executor
+from edgeq.scratch import scratch_folder
 from edgeq.targets.base import Twin
 from edgeq.types import Feeds, Outputs, Verification
 
@@ -89,8 +89,8 @@ def louder_twins(model: Path, open_twin: OpenTwin, seeds: int, last_bits: int) -
 def _noisy(kind: str, edited: ir.Model, open_twin: OpenTwin) -> Iterator[Twin]:
     import onnx_ir as ir
 
-    with TemporaryDirectory(prefix="edgeq-noise-") as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch_folder("noise") as folder:
+        path = folder / "model.onnx"
         ir.save(edited, path, external_data="weights.bin")
         yield Twin(kind, open_twin(path))
 

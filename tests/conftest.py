@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ def _load_support(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"edgeq_tests_{name}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -96,6 +98,12 @@ def tiny_decoders() -> ModuleType:
 def packed_checkpoints() -> ModuleType:
     """The functions of tests/support/packed_checkpoints.py."""
     return _load_support("packed_checkpoints")
+
+
+@pytest.fixture(scope="session")
+def hostile_inputs() -> ModuleType:
+    """tests/support/hostile_inputs.py."""
+    return _load_support("hostile_inputs")
 
 
 @pytest.fixture(scope="session")

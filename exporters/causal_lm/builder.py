@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ from edgeq.exporters.causal_lm.recording import Recording
 from edgeq.exporters.causal_lm.weights import DecoderWeights
 from edgeq.exporters.checkpoint import quiet_transformers
 from edgeq.exporters.modules import replaced
+from edgeq.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -47,10 +47,10 @@ def build_decoder(folder: Path, model: Any, weights: DecoderWeights) -> tuple[ir
         ModelError: the builder fails on this model.
     """
     recording = Recording(model, weights)
-    with tempfile.TemporaryDirectory(prefix="edgeq-builder-") as scratch:
-        out = Path(scratch) / "model"
+    with scratch_folder("builder") as scratch:
+        out = scratch / "model"
         with recording.stacking():
-            graph = _run_builder(folder, model, out, Path(scratch) / "cache", is_torn=weights.is_torn)
+            graph = _run_builder(folder, model, out, scratch / "cache", is_torn=weights.is_torn)
         config = json.loads((out / "genai_config.json").read_text(encoding="utf-8"))
     for value in graph.graph.initializers.values():
         if value.const_value is not None:

@@ -21,10 +21,10 @@ def load_original(model: str | Path, *, revision: str | None = None) -> Logits:
     """
     from edgeq.exporters.causal_lm.facts import inspect_language_model
     from edgeq.exporters.causal_lm.hollow import hollow_decoder
-    from edgeq.exporters.causal_lm.scratch import ScratchFolder
     from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
     from edgeq.exporters.gguf import inspect_gguf, unpack
     from edgeq.exporters.source import fetch, is_gguf_file, local_folder
+    from edgeq.scratch import ScratchFolder
 
     def run(folder: Path) -> tuple[Logits, DecoderWeights]:
         original, weights = hollow_decoder(folder)
@@ -34,7 +34,7 @@ def load_original(model: str | Path, *, revision: str | None = None) -> Logits:
     if is_gguf_file(model):
         path = Path(model).expanduser()
         inspect_gguf(path).require_supported()
-        with ScratchFolder("edgeq-gguf-") as scratch:
+        with ScratchFolder("gguf") as scratch:
             logits, weights = run(unpack(path, scratch.path).folder)
             scratch.keep_for(weights)
         return logits
@@ -43,7 +43,7 @@ def load_original(model: str | Path, *, revision: str | None = None) -> Logits:
     is_local = local_folder(model) is not None
     folder = facts.folder if is_local else fetch(str(model), revision, config_only=False)
     if facts.is_unpacked:
-        with ScratchFolder("edgeq-packed-") as scratch:
+        with ScratchFolder("packed") as scratch:
             logits, weights = run(unpack_folder(replace(facts, folder=folder), scratch.path).folder)
             scratch.keep_for(weights)
         return logits

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 
 from edgeq.errors import ModelError
@@ -13,6 +10,7 @@ from edgeq.graph.canonical import CanonicalModel
 from edgeq.graph.streamed_tensor import is_too_large
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GenerationSettings
+from edgeq.scratch import scratch_folder
 from edgeq.types import Array, FloatArray
 
 PROBE_TOKENS = 40
@@ -50,8 +48,8 @@ def _in_a_session(
     """Logits in one go and in pieces."""
     import onnx_ir as ir
 
-    with tempfile.TemporaryDirectory(prefix="edgeq-check-") as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch_folder("check") as folder:
+        path = folder / "model.onnx"
         ir.save(canonical.model, path, external_data="model.onnx.data")
         session = DecoderSession(path, settings.cache, settings.context_length)
         return session.logits(ids), _in_pieces(session, ids)

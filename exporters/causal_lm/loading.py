@@ -17,12 +17,12 @@ from edgeq.exporters.causal_lm.families import (
     layer_windows,
 )
 from edgeq.exporters.causal_lm.graph_io import ATTENTION_MASK, INPUT_IDS, input_specs, output_specs
-from edgeq.exporters.causal_lm.scratch import ScratchFolder
 from edgeq.exporters.extras import TORCH_EXPORT, require_modules
 from edgeq.exporters.source import fetch, is_gguf_file, local_folder
 from edgeq.files import sha256_file
 from edgeq.graph.canonical import CanonicalModel
 from edgeq.runtime.generation.settings import CacheShape, GenerationSettings
+from edgeq.scratch import ScratchFolder
 from edgeq.types import SourceFile, SourceInfo, Task
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _load_gguf(path: Path, context: int | None, road: str | None, say: Progress)
 
     inspect_gguf(path).require_supported()
     say("unpacking the GGUF file")
-    with ScratchFolder("edgeq-gguf-") as scratch:
+    with ScratchFolder("gguf") as scratch:
         unpacked = unpack(path, scratch.path)
         facts = replace(read_lm_facts(str(path), unpacked.folder), model=str(path))
         exported = _load(facts.require_supported(), context, road, say)
@@ -109,7 +109,7 @@ def _original_of_gguf(path: Path, context: int | None) -> OriginalLanguageModel:
     from edgeq.exporters.gguf import inspect_gguf, unpack
 
     inspect_gguf(path).require_supported()
-    with ScratchFolder("edgeq-gguf-") as scratch:
+    with ScratchFolder("gguf") as scratch:
         facts = replace(read_lm_facts(str(path), unpack(path, scratch.path).folder), model=str(path))
         original = _original(facts.require_supported(), context)
         scratch.keep_for(original.weights)
@@ -119,7 +119,7 @@ def _original_of_gguf(path: Path, context: int | None) -> OriginalLanguageModel:
 def _original_of_packed(facts: LanguageModelFacts, context: int | None) -> OriginalLanguageModel:
     from edgeq.exporters.causal_lm.checkpoint import unpack_folder
 
-    with ScratchFolder("edgeq-packed-") as scratch:
+    with ScratchFolder("packed") as scratch:
         plain = _plain(facts, unpack_folder(facts, scratch.path).folder)
         original = _original(plain, context)
         scratch.keep_for(original.weights)
@@ -163,7 +163,7 @@ def _load_packed(
     from edgeq.exporters.causal_lm.checkpoint import unpack_folder
 
     say("unpacking the checkpoint")
-    with ScratchFolder("edgeq-packed-") as scratch:
+    with ScratchFolder("packed") as scratch:
         unpacked = unpack_folder(facts, scratch.path)
         plain = _plain(facts, unpacked.folder)
         # One fused matrix cannot read its input in two orders; the traced graph keeps the three apart.

@@ -79,6 +79,8 @@ def _load(file: Path) -> dict[str, Any]:
         )
     except Exception as error:  # pickle fails in many ways, all of them a bad file
         raise ModelError(f"`{file}` cannot be loaded as plain weights: {error}") from error
+    if not isinstance(state, dict):
+        raise ModelError(f"`{file}` holds a {type(state).__name__}, expected tensors by name")
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 

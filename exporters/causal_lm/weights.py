@@ -11,11 +11,11 @@ import numpy as np
 
 from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm.pickled import write_as_safetensors
-from edgeq.exporters.causal_lm.scratch import ScratchFolder
 from edgeq.exporters.checkpoint import check_weights, weight_files
 from edgeq.exporters.stored_names import PlainNames, check_unplaced, plain_names
 from edgeq.quantize.streaming.checkpoint import INDEX, SINGLE, Checkpoint
 from edgeq.quantize.streaming.stored_tensor import FLOATS, StoredTensor
+from edgeq.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ def open_weights(folder: Path, model: Any) -> DecoderWeights:
     files = weight_files(folder)
     if files[0].name in SAFETENSORS:
         return _found(folder, Checkpoint.open(files[0]), model)
-    with ScratchFolder("edgeq-weights-") as scratch:
+    with ScratchFolder("weights") as scratch:
         write_as_safetensors(files, scratch.path / SINGLE)
         found = _found(folder, Checkpoint.open(scratch.path / SINGLE), model)
         scratch.keep_for(found)

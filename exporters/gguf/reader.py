@@ -6,7 +6,7 @@ tensors beyond the end) is refused before or caught here. Format: gguf.md of ggm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,9 +158,28 @@ def open_gguf(path: Path) -> GgufFile:
     for item in reader.tensors:
         tensor = _tensor(path, item, size)
         tensors[tensor.name] = tensor
+    _check_layout(path, reader.tensors, int(reader.alignment))
     if not tensors:
         raise ModelError(f"`{path}` holds no tensors")
     return GgufFile(path, metadata, tensors)
+
+
+def _check_layout(path: Path, items: Iterable[Any], alignment: int) -> None:
+    """Every tensor at a place of its own, aligned as the file says: two in one place are one of them twice."""
+    end = 0
+    for item in sorted(items, key=lambda item: int(item.data_offset)):
+        begin = int(item.data_offset)
+        if begin % alignment:
+            raise ModelError(
+                f"`{path}`: tensor `{item.name}` begins at byte {begin}, expected a multiple of {alignment}; the file "
+                "is damaged"
+            )
+        if begin < end:
+            raise ModelError(
+                f"`{path}`: tensor `{item.name}` begins at byte {begin}, inside the one before it, which ends at "
+                f"{end}; the file is damaged"
+            )
+        end = begin + int(item.n_bytes)
 
 
 def _contents(field: Any) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.onnx_runtime import OptimizationLevel, session_options
+from edgeq.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -27,9 +27,9 @@ def optimize_level_1(proto: onnx.ModelProto, base_dir: Path | None) -> onnx.Mode
     """
     import onnx
 
-    with tempfile.TemporaryDirectory(prefix="edgeq-placement-") as folder:
-        source, result = Path(folder) / "model.onnx", Path(folder) / "optimized.onnx"
-        source.write_bytes(_hollow(proto, base_dir, Path(folder)).SerializeToString())
+    with scratch_folder("placement") as folder:
+        source, result = folder / "model.onnx", folder / "optimized.onnx"
+        source.write_bytes(_hollow(proto, base_dir, folder).SerializeToString())
         options = _session_options("ORT_ENABLE_BASIC")
         # Hollow weights stay references to the file of zeros: nothing of their size is read or written.
         options.optimized_model_filepath = str(result)
@@ -45,9 +45,9 @@ def outputs_as_loaded(
     Raises:
         OptimizeError: ONNX Runtime refuses the model.
     """
-    with tempfile.TemporaryDirectory(prefix="edgeq-placement-") as folder:
-        source = Path(folder) / "model.onnx"
-        source.write_bytes(_hollow(proto, base_dir, Path(folder)).SerializeToString())
+    with scratch_folder("placement") as folder:
+        source = folder / "model.onnx"
+        source.write_bytes(_hollow(proto, base_dir, folder).SerializeToString())
         session = _open_session(source, _session_options("ORT_DISABLE_ALL"))
         return {value.name: (value.type, tuple(value.shape)) for value in session.get_outputs()}
 

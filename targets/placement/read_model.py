@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgeq.errors import MissingExtraError, ModelError
+from edgeq.onnx_references import check_references
 from edgeq.targets.placement.contrib_shapes import fill_contrib_shapes
 from edgeq.targets.placement.lift_constants import lifted_constant
 from edgeq.targets.placement.model_view import GraphView, Node, Shape
@@ -40,7 +41,7 @@ def load_proto(model: ModelLike) -> tuple[onnx.ModelProto, Path | None]:
         return model, None
     if isinstance(model, str | Path):
         proto = _parse(Path(model))
-        _check_external_data(proto, Path(model))
+        check_references(Path(model), any_domain=True)
         return proto, Path(model).resolve().parent
     import onnx_ir as ir
 
@@ -69,31 +70,6 @@ def _parse(path: Path) -> onnx.ModelProto:
             hint="it may be truncated or another format; export or download it again",
         )
     return proto
-
-
-def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
-    for tensor in proto.graph.initializer:
-        if not tensor.external_data:
-            continue
-        entry = {item.key: item.value for item in tensor.external_data}
-        location = entry.get("location", "")
-        data = path.parent / location
-        if Path(location).is_absolute() or ".." in Path(location).parts:
-            raise ModelError(
-                f"`{path}` keeps `{tensor.name}` at `{location}`, outside the model's folder",
-                hint="external data must lie beside the model; export it again",
-            )
-        if not data.is_file():
-            raise ModelError(
-                f"external data of `{path}` is missing: `{data}` (initializer `{tensor.name}`)",
-                hint="copy the data file next to the model",
-            )
-        needed = int(entry.get("offset", 0)) + int(entry.get("length", 0))
-        if data.stat().st_size < needed:
-            raise ModelError(
-                f"external data `{data}` has {data.stat().st_size} bytes, `{tensor.name}` needs {needed}",
-                hint="the file is truncated; copy or export it again",
-            )
 
 
 def read_graph(proto: onnx.ModelProto, *, base_dir: Path | None = None) -> GraphView:

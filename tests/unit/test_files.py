@@ -220,3 +220,47 @@ def test_force_is_only_suggested_where_it_helps(tmp_path: Path) -> None:
         with pytest.raises(OutputError) as caught:
             check_output(path, force=False)
         assert ("--force" in str(caught.value.hint)) is suggests
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "con",
+        "NUL",
+        "aux.txt",
+        "Com1.onnx",
+        "lpt9",
+        "com\u00b9",
+        "conin$",
+        "prn .x",
+        "a.",
+        "b ",
+        "x:y",
+        "a?",
+        "a|b",
+    ],
+)
+def test_names_that_windows_cannot_have_are_refused(tmp_path: Path, name: str) -> None:
+    for path in (name, f"model/{name}", f"{name}/model.onnx"):
+        with pytest.raises(IntegrityError, match="unsafe path"):
+            contained_path(tmp_path, path)
+
+
+@pytest.mark.parametrize(
+    "name", ["console.txt", "com10", "null", "auxiliary", "lpt", "a.con", ".hidden", "caf\u00e9 1"]
+)
+def test_names_that_only_look_like_devices_are_taken(tmp_path: Path, name: str) -> None:
+    assert contained_path(tmp_path, name) == tmp_path / name
+
+
+def test_of_two_who_write_one_zip_without_force_one_does(zip_input: Path, tmp_path: Path) -> None:
+    names = list_files(zip_input)
+    destination = tmp_path / "other.edgeq"
+    write_zip(destination, zip_input, names, replace=False)
+    before = destination.read_bytes()
+    with pytest.raises(FileExistsError):
+        write_zip(destination, zip_input, names[:1], replace=False)
+    assert destination.read_bytes() == before
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".other")] == []
+    write_zip(destination, zip_input, names[:1], replace=True)
+    assert destination.read_bytes() != before

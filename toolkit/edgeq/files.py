@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -21,6 +22,13 @@ ARCHIVE_SUFFIX = ".edgeq"
 MAX_PATH_CHARACTERS = 512
 MAX_NAME_CHARACTERS = 200
 """Of a path inside a bundle and of each of its parts: below the limits of every file system in use."""
+
+FORBIDDEN = '<>:"|?*'
+"""Characters that no name on Windows has; after a colon NTFS keeps a hidden stream."""
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])", re.IGNORECASE
+)
+"""Names that mean a device on Windows whatever follows their first dot."""
 
 _LOCAL_HEADER_BYTES = 30
 _ZIP64_EXTRA_BYTES = 20
@@ -65,14 +73,9 @@ def contained_path(root: Path, relative: str) -> Path:
     """The path of `relative` inside `root`.
 
     Raises:
-        IntegrityError: it is empty, absolute or too long, has `..`, `.`, a backslash, a NUL or a drive letter,
-            or goes through a symbolic link.
+        IntegrityError: as `check_path`, or it goes through a symbolic link.
     """
-    problem = _path_problem(relative)
-    if problem:
-        raise IntegrityError(
-            f"unsafe path {relative[:80]!r}: {problem}; expected a plain path inside the bundle"
-        )
+    check_path(relative)
     path = root
     for part in PurePosixPath(relative).parts:
         path = path / part
@@ -81,12 +84,25 @@ def contained_path(root: Path, relative: str) -> Path:
     return path
 
 
+def check_path(relative: str) -> None:
+    """Refuse what is no plain path inside a bundle on every system.
+
+    Raises:
+        IntegrityError: it is empty, absolute or too long, has `..`, `.`, a backslash, a NUL or a drive letter, or is a
+            name that Windows keeps for devices or cannot write.
+    """
+    problem = _path_problem(relative)
+    if problem:
+        raise IntegrityError(
+            f"unsafe path {relative[:80]!r}: {problem}; expected a plain path inside the bundle"
+        )
+
+
 def _path_problem(relative: str) -> str | None:
     if not relative:
         return "it is empty"
-    if len(relative) > MAX_PATH_CHARACTERS or any(
-        len(part) > MAX_NAME_CHARACTERS for part in relative.split("/")
-    ):
+    parts = relative.split("/")
+    if len(relative) > MAX_PATH_CHARACTERS or any(len(part) > MAX_NAME_CHARACTERS for part in parts):
         return "it is too long"
     if "\0" in relative:
         return "it has a NUL byte"
@@ -94,32 +110,58 @@ def _path_problem(relative: str) -> str | None:
         return "it has a backslash"
     if relative.startswith("/") or (len(relative) > 1 and relative[1] == ":"):
         return "it is absolute"
-    if any(part in ("", ".", "..") for part in relative.split("/")):
+    if any(part in ("", ".", "..") for part in parts):
         return "it has an empty, `.` or `..` part"
+    return next((problem for part in parts if (problem := _name_problem(part))), None)
+
+
+def _name_problem(name: str) -> str | None:
+    """Why some system cannot have a file of this name."""
+    if any(0xD800 <= ord(character) < 0xE000 for character in name):
+        return "it is not UTF-8"
+    if any(character < " " or character in FORBIDDEN for character in name):
+        return "it has a character that Windows does not allow"
+    if name[-1] in ". ":
+        return "a part ends in a dot or a space, which Windows drops"
+    if _DEVICE.fullmatch(name.split(".", 1)[0].rstrip(" ")):
+        return "it is the name of a Windows device"
     return None
 
 
-def list_files(root: Path) -> list[str]:
-    """Every file under `root` as sorted POSIX paths.
+def list_files(root: Path, *, empty_folders: bool = False) -> list[str]:
+    """Every file under `root` as sorted POSIX paths, with `empty_folders` also those, with a slash at the end.
 
     Raises:
-        IntegrityError: something is a symbolic link or neither a file nor a folder.
+        IntegrityError: something is a symbolic link or neither a file nor a folder, is not named in UTF-8, or lies
+            deeper than any bundle's files.
     """
     found: list[str] = []
-    pending = [root]
+    pending = [""]
     while pending:
-        with os.scandir(pending.pop()) as scan:
+        folder = pending.pop()
+        with os.scandir(root / folder) as scan:
             entries = list(scan)
+        if empty_folders and folder and not entries:
+            found.append(folder)
         for entry in entries:
-            relative = Path(entry.path).relative_to(root).as_posix()
+            relative = folder + entry.name
+            _check_entry(entry, relative)
             if entry.is_dir(follow_symlinks=False):
-                pending.append(Path(entry.path))
-            elif entry.is_file(follow_symlinks=False):
-                found.append(relative)
+                pending.append(relative + "/")
             else:
-                kind = "a symbolic link" if entry.is_symlink() else "not a regular file"
-                raise IntegrityError(f"`{relative}` is {kind}; a bundle has only files and folders")
+                found.append(relative)
     return sorted(found)
+
+
+def _check_entry(entry: os.DirEntry[str], relative: str) -> None:
+    shown = relative[:80].encode("utf-8", "backslashreplace").decode()
+    if len(relative) > MAX_PATH_CHARACTERS:
+        raise IntegrityError(f"`{shown}...` lies deeper than {MAX_PATH_CHARACTERS} characters")
+    if shown != relative[:80]:
+        raise IntegrityError(f"the name of `{shown}` is not UTF-8")
+    if not entry.is_dir(follow_symlinks=False) and not entry.is_file(follow_symlinks=False):
+        kind = "a symbolic link" if entry.is_symlink() else "not a regular file"
+        raise IntegrityError(f"`{relative}` is {kind}; a bundle has only files and folders")
 
 
 def check_output(destination: Path, force: bool, *, needed_bytes: int = 0) -> None:
@@ -210,7 +252,12 @@ def _megabytes(size_bytes: int) -> str:
 
 
 def write_zip(
-    destination: Path, root: Path, names: Sequence[str], *, alignment: int = PAGE_ALIGNMENT
+    destination: Path,
+    root: Path,
+    names: Sequence[str],
+    *,
+    alignment: int = PAGE_ALIGNMENT,
+    replace: bool = True,
 ) -> None:
     """Store files in a zip whose bytes depend on nothing but their names, order and contents.
 
@@ -222,6 +269,10 @@ def write_zip(
         root: the folder the names are relative to.
         names: POSIX paths, in the order they are stored.
         alignment: in bytes, at most 32768 (the padding lives in a 16-bit extra field).
+        replace: a file that is there.
+
+    Raises:
+        FileExistsError: something is there, and is not to be replaced.
     """
     descriptor, name = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.", suffix=".tmp")
     os.close(descriptor)
@@ -231,9 +282,22 @@ def write_zip(
             for entry in names:
                 _store(archive, root / entry, entry, alignment)
         temporary.chmod(0o644)
-        temporary.replace(destination)
+        _put(temporary, destination, replace)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def _put(temporary: Path, destination: Path, replace: bool) -> None:
+    if replace:
+        temporary.replace(destination)
+        return
+    # Of two who get here at once only one makes it.
+    destination.open("xb").close()
+    try:
+        temporary.replace(destination)
+    except BaseException:
+        destination.unlink(missing_ok=True)
         raise
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from edgeq.bundle.language_fields import MAX_LANGUAGE_BYTES
 from edgeq.bundle.language_golden import (
     LANGUAGE_FILE,
+    MAX_LANGUAGE_BYTES,
     GreedyAnswer,
     GreedyGolden,
     LanguageGolden,

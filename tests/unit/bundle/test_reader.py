@@ -308,7 +308,7 @@ def test_an_entry_that_is_there_twice_is_refused(archive: Path) -> None:
 
 def test_a_file_that_is_also_a_folder_is_refused(archive: Path) -> None:
     _rewrite(archive, lambda entries: entries.append((zipfile.ZipInfo("edgeq.json/x"), b"{}")))
-    with pytest.raises(IntegrityError, match="not an intact bundle archive"):
+    with pytest.raises(IntegrityError, match="not listed in its manifest"):
         open_bundle(archive)
 
 
@@ -350,3 +350,85 @@ def test_entries_may_not_claim_more_than_the_archive_has(archive: Path) -> None:
         target._didModify = True  # type: ignore[attr-defined]
     with pytest.raises(IntegrityError, match="claim more bytes"):
         open_bundle(archive)
+
+
+def test_nothing_is_made_of_an_archive_whose_manifest_does_not_list_it(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    mkdir = Path.mkdir
+    monkeypatch.setattr(Path, "mkdir", lambda self, *a, **k: (made.append(self), mkdir(self, *a, **k))[1])
+    deep = [(zipfile.ZipInfo(f"{number}/" + "d/" * 200 + "x"), b"") for number in range(50)]
+    _rewrite(archive, lambda entries: entries.extend(deep))
+    with pytest.raises(IntegrityError, match="not listed in its manifest"):
+        open_bundle(archive)
+    assert len(made) == 1, "only the folder that it would be unpacked into"
+
+
+def test_an_entry_of_another_size_than_listed_is_refused(archive: Path) -> None:
+    def longer(entries: list[Any]) -> None:
+        place = next(i for i, (info, _) in enumerate(entries) if info.filename.startswith("model/"))
+        entries[place] = (entries[place][0], entries[place][1] + b" ")
+
+    _rewrite(archive, longer)
+    with pytest.raises(IntegrityError, match="bytes; the manifest says"):
+        open_bundle(archive)
+
+
+def test_a_directory_of_very_many_entries_is_not_read(archive: Path) -> None:
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_STORED) as target:
+        for number in range(25_000):
+            target.writestr(zipfile.ZipInfo("x" * 60 + str(number)), b"")
+    with pytest.raises(IntegrityError, match="to be read at once"):
+        open_bundle(archive)
+
+
+@pytest.mark.parametrize("name", ["empty", "model/cpu-fp32/empty", "a/b/c"])
+def test_an_empty_folder_is_refused(tiny_bundle: Path, name: str) -> None:
+    (tiny_bundle / name).mkdir(parents=True)
+    with pytest.raises(IntegrityError, match=f"the empty folder `{name}/` is not listed"):
+        open_bundle(tiny_bundle)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tiny_bundle: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tiny_bundle) + b"/caf\xe9")).touch()
+    with pytest.raises(IntegrityError, match=r"the name of `caf\\udce9` is not UTF-8"):
+        open_bundle(tiny_bundle)
+
+
+def _sign(bundle: Path) -> None:
+    from edgeq.bundle.integrity import SUMS_FILE, measure, sums_text
+
+    document = json.loads((bundle / "edgeq.json").read_text())
+    integrity = measure(bundle)
+    files = [{"path": e.path, "size": e.size, "sha256": e.sha256} for e in integrity.files]
+    document["integrity"]["files"] = files
+    (bundle / "edgeq.json").write_text(json.dumps(document))
+    (bundle / SUMS_FILE).write_text(sums_text(bundle, integrity))
+
+
+def test_a_model_that_reads_other_files_or_needs_other_libraries_is_refused(tiny_bundle: Path) -> None:
+    import onnx
+
+    path = tiny_bundle / "model/cpu-fp32/model.onnx"
+    good = onnx.load(path)
+
+    def opened(change: Callable[[Any], object]) -> None:
+        model = onnx.ModelProto()
+        model.CopyFrom(good)
+        change(model.graph)
+        path.write_bytes(model.SerializeToString())
+        _sign(tiny_bundle)
+        open_bundle(tiny_bundle)
+
+    def read_passwords(graph: Any) -> None:
+        tensor = graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = 1
+        tensor.external_data.add(key="location", value="../../../etc/passwd")
+
+    opened(lambda graph: None)
+    with pytest.raises(IntegrityError, match="operators of `evil`"):
+        opened(lambda graph: setattr(graph.node[0], "domain", "evil"))
+    with pytest.raises(IntegrityError, match="unsafe path"):
+        opened(read_passwords)

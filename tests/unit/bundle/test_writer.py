@@ -12,11 +12,11 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from edgeq.bundle import writer as writer_module
 from edgeq.bundle.archive import write_archive
 from edgeq.bundle.reader import open_bundle
 from edgeq.bundle.writer import BundleWriter
 from edgeq.errors import IntegrityError, OutputError
+from edgeq.scratch import host
 
 
 def _tree(folder: Path) -> dict[str, bytes]:
@@ -203,7 +203,7 @@ def test_a_bundle_half_replaced_by_a_killed_process_is_put_back(tiny: Any, tmp_p
     tiny.build(tmp_path / "bundle")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    hidden = tmp_path / f".bundle.edgeq-old.{writer_module._host()}.{dead.pid}.0"
+    hidden = tmp_path / f".bundle.edgeq-old.{host()}.{dead.pid}.0"
     (tmp_path / "bundle").rename(hidden)
     with pytest.raises(OutputError), BundleWriter(tmp_path / "bundle"):
         pytest.fail("the restored bundle must be protected")
@@ -217,3 +217,27 @@ def test_leftovers_of_other_machines_are_not_touched(tmp_path: Path) -> None:
     with BundleWriter(tmp_path / "bundle"):
         pass
     assert foreign.is_dir()
+
+
+def test_of_two_writers_without_force_only_the_first_succeeds(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = tmp_path / "bundle"
+    with BundleWriter(destination) as late, BundleWriter(destination) as early:
+        manifests = [tiny.fill(writer) for writer in (late, early)]
+        early.commit(replace(manifests[1], name="early"))
+        # As if both had looked whether something is there at the same moment.
+        monkeypatch.setattr("edgeq.bundle.writer.check_output", lambda *_, **__: None)
+        with pytest.raises(OutputError, match="cannot write"):
+            late.commit(replace(manifests[0], name="late"))
+    assert open_bundle(destination).manifest.name == "early"
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_empty_folders_are_not_written(tiny: Any, tmp_path: Path) -> None:
+    with BundleWriter(tmp_path / "bundle") as writer:
+        manifest = tiny.fill(writer)
+        (writer.folder / "model/left/over").mkdir(parents=True)
+        writer.commit(manifest)
+    assert not (tmp_path / "bundle/model/left").exists()
+    open_bundle(tmp_path / "bundle")

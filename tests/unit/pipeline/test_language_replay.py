@@ -27,8 +27,8 @@ from edgeq.pipeline.language_replay import (
     language_golden_of,
     replay_answers,
 )
-from edgeq.runtime.generation.chat import REFUSES
 from edgeq.runtime.generation.settings import CacheShape, GenerationSettings
+from edgeq.runtime.generation.template_process import REFUSES
 from edgeq.types import Role, TensorSpec
 
 LOGITS = TensorSpec("logits", "float32", ("batch", "sequence", 8), Role.LOGITS)

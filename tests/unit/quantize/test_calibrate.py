@@ -239,7 +239,7 @@ def test_a_full_temporary_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ir, "save", full)
     with pytest.raises(OutputError, match="No space left on device") as caught:
         observe(tiny_model(), ["hidden"], batches_of(texts(2), Words()))
-    assert caught.value.hint == "set TMPDIR to a folder with more space"
+    assert caught.value.hint == "free some space there, or choose another --output"
 
 
 def test_batches_stream() -> None:

@@ -220,3 +220,128 @@ def test_a_tokenizer_that_has_lost_its_unknown_token_is_damaged() -> None:
     for read in (preprocessor, preprocessor.token_lengths):
         with pytest.raises(IntegrityError, match="cannot read the texts"):
             read(["the cat"])
+
+
+def _long(words: int) -> str:
+    return "the cat sat " * (words // 3)
+
+
+@pytest.mark.parametrize(
+    "sample", [_long(90_000), (_long(90_000), "a dog"), ("a dog", _long(90_000)), (_long(900),) * 2]
+)
+def test_no_more_of_a_long_text_is_tokenized_than_can_matter(
+    tiny: Any, sample: Any, monkeypatch: Any
+) -> None:
+    from edgeq.runtime.bounded_tokenizer import BoundedTokenizer
+
+    preprocessor = tiny.preprocessor()
+    # As if none were trusted to do with a part what they do with the whole.
+    with monkeypatch.context() as whole:
+        whole.setattr(BoundedTokenizer, "head", lambda _, text, tokens: text)
+        expected = preprocessor([sample])
+    seen: list[int] = []
+    encode = BoundedTokenizer.encode
+
+    def counted(self: Any, samples: Any, **options: Any) -> Any:
+        seen.extend(sum(map(len, [one] if isinstance(one, str) else one)) for one in samples)
+        return encode(self, samples, **options)
+
+    monkeypatch.setattr(BoundedTokenizer, "encode", counted)
+    found = preprocessor([sample])
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert max(seen) < 20_000
+    assert preprocessor.is_longer(sample)
+    assert not preprocessor.is_longer("the cat")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " " * 100_000 + "the cat sat " * 20,
+        "x" * 100_000 + " the cat",
+        "the" + "\u0301" * 50_000 + " cat" * 20,
+        ("the cat\n" * 30_000) + " dog",
+        "[SEP] the " * 20_000,
+    ],
+)
+def test_a_part_has_the_tokens_of_the_whole(tiny: Any, text: str, monkeypatch: Any) -> None:
+    from edgeq.runtime.bounded_tokenizer import BoundedTokenizer
+
+    preprocessor = tiny.preprocessor()
+    found = preprocessor([text])["input_ids"]
+    monkeypatch.setattr(BoundedTokenizer, "head", lambda _, text, tokens: text)
+    assert np.array_equal(found, preprocessor([text])["input_ids"])
+
+
+def _json_of(**changes: Any) -> str:
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
+    model |= {"max_input_chars_per_word": 100, "vocab": {"[UNK]": 0, "a": 1}}
+    document = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None}
+    document |= {"pre_tokenizer": None, "post_processor": None, "decoder": None, "model": model}
+    return json.dumps(document | changes)
+
+
+def _replace(pattern: str, content: str, kind: str = "String") -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {kind: pattern}, "content": content}
+
+
+def _split(expression: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"normalizer": {"type": "Sequence", "normalizers": [_replace("a", "aa")] * 32}},
+            "can make 4294967296",
+        ),
+        (
+            {"normalizer": {"type": "Sequence", "normalizers": [_replace("x*", "y", "Regex")] * 32}},
+            "can make 4294967296",
+        ),
+        ({"normalizer": {"type": "Prepend", "prepend": "a" * 100_000}}, "can make 100000"),
+        ({"pre_tokenizer": _split("(x+x+)+y")}, "retry-limit"),
+        ({"pre_tokenizer": _split("(?=(x*x*y)?)x")}, r"took it [0-9.]+ s"),
+    ],
+)
+def test_a_tokenizer_that_takes_time_or_memory_without_end_is_refused(changes: Any, words: str) -> None:
+    preprocessor = TextPreprocessor(_json_of(**changes), TextSettings(8, "a", 1))
+    with pytest.raises(IntegrityError, match=words):
+        preprocessor(["x" * 2500])
+
+
+def test_a_decoder_that_takes_memory_without_end_is_refused() -> None:
+    decoder = {"type": "Sequence", "decoders": [_replace("a", "aa")] * 40}
+    preprocessor = TextPreprocessor(_json_of(decoder=decoder), TextSettings(8, "a", 1))
+    with pytest.raises(IntegrityError, match="can make"):
+        preprocessor.decode([1])
+
+
+def test_words_without_end_are_refused() -> None:
+    model = json.loads(_json_of())["model"] | {"max_input_chars_per_word": 10**6}
+    with pytest.raises(IntegrityError, match="words of 1000000 characters"):
+        TextPreprocessor(_json_of(model=model), TextSettings(8, "a", 1))
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"max_length": "16"}, "at max_length: got '16', expected a whole number"),
+        ({"max_length": 10**12}, "expected a number from 1 to"),
+        ({"max_length": True}, "expected a whole number"),
+        ({"pad_id": -1}, "expected a number from 0"),
+        ({"pad_token": "\ud800"}, "surrogates not allowed"),
+        ({"input_names": "input_ids"}, "expected a list"),
+        ({"input_names": [["input_ids"]]}, "expected text"),
+        ({"truncation_side": "up"}, "expected 'left' or 'right'"),
+        ({"special_tokens": {"cls_token": 3}}, "at special_tokens.cls_token: got 3"),
+        ({"lower_case": True}, "has `lower_case`, which is not known here"),
+    ],
+)
+def test_settings_of_other_types_are_said(tiny: Any, tmp_path: Path, document: Any, words: str) -> None:
+    tiny.preprocessor().save(tmp_path)
+    path = tmp_path / "preprocess.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | document))
+    with pytest.raises(IntegrityError, match=words):
+        TextPreprocessor.load(tmp_path)

@@ -7,19 +7,22 @@ import stat
 import zipfile
 from pathlib import Path
 
-from edgeq.errors import IntegrityError
+from edgeq.bundle.integrity import UNLISTED
+from edgeq.bundle.manifest import MAX_MANIFEST_BYTES, Manifest
+from edgeq.errors import IntegrityError, OutputError
 from edgeq.files import (
     ARCHIVE_SUFFIX,
     BUNDLE_MARKER,
     check_free_space,
     check_output,
+    check_path,
     contained_path,
     list_files,
     write_zip,
 )
+from edgeq.zips import open_zip
 
 _ENCRYPTED = 0x1
-_MALFORMED = (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError)
 
 
 def write_archive(bundle_folder: Path, destination: Path | None = None, *, force: bool = False) -> Path:
@@ -40,28 +43,34 @@ def write_archive(bundle_folder: Path, destination: Path | None = None, *, force
     names = list_files(bundle_folder)
     size = sum((bundle_folder / name).stat().st_size for name in names)
     check_output(destination, force, needed_bytes=size)
-    write_zip(destination, bundle_folder, sorted(names, key=lambda name: (name != BUNDLE_MARKER, name)))
+    ordered = sorted(names, key=lambda name: (name != BUNDLE_MARKER, name))
+    try:
+        write_zip(destination, bundle_folder, ordered, replace=force)
+    except FileExistsError as error:
+        check_output(destination, force)
+        raise OutputError(f"`{destination}` came into being meanwhile") from error
     return destination
 
 
 def unpack_archive(archive_path: Path, folder: Path) -> None:
-    """Unpack into an empty folder only what is a plain stored file with a safe path.
+    """Unpack into an empty folder what the archive's own manifest lists: plain stored files with safe paths.
 
-    Stored entries cannot expand, and all of them together must fit the archive, so a small file never fills
-    the disk.
+    Nothing is written before the manifest is read and every entry is one of its files, with its size. Stored entries
+    cannot expand, and all of them together must fit the archive, so a small file never fills the disk.
 
     Raises:
         IntegrityError: not a zip, or it has an entry that a bundle's archive never has.
         OutputError: the disk has no room.
     """
     try:
-        with zipfile.ZipFile(archive_path) as archive:
+        with open_zip(archive_path) as archive:
             entries = archive.infolist()
             _check_entries(entries, archive_path.stat().st_size)
+            _check_permitted(archive, entries)
             check_free_space(folder, sum(entry.file_size for entry in entries))
             for entry in entries:
                 _extract(archive, entry, folder)
-    except (*_MALFORMED, FileExistsError, NotADirectoryError) as error:
+    except (ValueError, FileExistsError, NotADirectoryError) as error:
         raise IntegrityError(f"`{archive_path}` is not an intact bundle archive: {error}") from error
 
 
@@ -73,9 +82,33 @@ def _check_entries(entries: list[zipfile.ZipInfo], archive_bytes: int) -> None:
             problem = "it is there twice"
         if problem:
             raise IntegrityError(f"the archive entry `{entry.filename[:80]}` is refused: {problem}")
+        check_path(entry.filename)
         seen.add(entry.filename.casefold())
     if sum(entry.file_size for entry in entries) > archive_bytes:
         raise IntegrityError("the archive's entries overlap or claim more bytes than the archive has")
+
+
+def _check_permitted(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> None:
+    """The manifest is believed here only about what may be there; whoever opens the folder verifies all of it."""
+    sizes = {entry.filename: entry.file_size for entry in entries}
+    manifest = _read_manifest(archive, sizes.get(BUNDLE_MARKER))
+    permitted = {entry.path: entry.size for entry in manifest.integrity.files}
+    for name, size in sizes.items():
+        if name not in permitted and name not in UNLISTED:
+            raise IntegrityError(f"the archive entry `{name[:80]}` is not listed in its manifest")
+        if name in permitted and size != permitted[name]:
+            raise IntegrityError(
+                f"the archive entry `{name[:80]}` has {size} bytes; the manifest says {permitted[name]}"
+            )
+
+
+def _read_manifest(archive: zipfile.ZipFile, size: int | None) -> Manifest:
+    if size is None:
+        raise IntegrityError(f"the archive has no `{BUNDLE_MARKER}`: it is not a bundle")
+    if size > MAX_MANIFEST_BYTES:
+        raise IntegrityError(f"`{BUNDLE_MARKER}` of the archive is larger than {MAX_MANIFEST_BYTES} bytes")
+    with archive.open(BUNDLE_MARKER) as stream:
+        return Manifest.from_text(stream.read(size))
 
 
 def _entry_problem(entry: zipfile.ZipInfo) -> str | None:

@@ -16,6 +16,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from edgeq.arrays import read_arrays
+from edgeq.bundle.codec import decode
+from edgeq.bundle.documents import read_document
 from edgeq.bundle.golden_checks import check_case
 from edgeq.bundle.manifest import Gate, GoldenEntry
 from edgeq.errors import IntegrityError
@@ -25,8 +28,22 @@ from edgeq.types import Array, Feeds, Outputs, Sample, TensorSpec
 GOLDEN_FOLDER = "golden"
 GOLDEN_INDEX = "golden/golden.json"
 POSITIONS = "positions"
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, EOFError, RecursionError, zipfile.BadZipFile)
-"""What damaged JSON and damaged `.npz` files raise."""
+MAX_INDEX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedCase:
+    """What the index says of a case: its id, and its samples, each a text or a pair of texts."""
+
+    id: str
+    samples: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenIndex:
+    """The contents of `golden/golden.json` that readers use."""
+
+    cases: tuple[IndexedCase, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +133,30 @@ def read_golden(folder: Path, entries: Sequence[GoldenEntry]) -> list[GoldenCase
     if not entries:
         return []
     try:
-        index = json.loads(contained_path(folder, GOLDEN_INDEX).read_text(encoding="utf-8"))
-        samples = {case["id"]: _samples(case["samples"]) for case in index["cases"]}
+        samples = _read_samples(contained_path(folder, GOLDEN_INDEX))
         cases = [_case(entry.id, samples[entry.id], contained_path(folder, entry.path)) for entry in entries]
-    except UNREADABLE as error:
-        raise IntegrityError(f"the golden cases cannot be read: {type(error).__name__}: {error}") from error
+    except KeyError as error:
+        raise IntegrityError(f"`{GOLDEN_INDEX}` has no case {error}") from error
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"the golden cases cannot be read: {error}") from error
     for case, entry in zip(cases, entries, strict=True):
         check_case(case, entry.tolerances)
     return cases
+
+
+def _read_samples(path: Path) -> dict[str, tuple[Sample, ...]]:
+    """By case id."""
+    index, _ = decode(GoldenIndex, read_document(path, max_bytes=MAX_INDEX_BYTES))
+    return {case.id: tuple(_sample(case.id, item) for item in case.samples) for case in index.cases}
+
+
+def _sample(case_id: str, item: Any) -> Sample:
+    match item:
+        case str():
+            return item
+        case [str() as first, str() as second]:
+            return (first, second)
+    raise ValueError(f"a sample of the case `{case_id}` is {item!r:.60}, expected a text or a pair of texts")
 
 
 def write_npz(path: Path, arrays: dict[str, Array]) -> None:
@@ -160,26 +193,20 @@ def _describe(case: GoldenCase) -> dict[str, Any]:
     }
 
 
-def _samples(items: list[Any]) -> tuple[Sample, ...]:
-    return tuple(item if isinstance(item, str) else (str(item[0]), str(item[1])) for item in items)
-
-
 def _case(case_id: str, samples: tuple[Sample, ...], path: Path) -> GoldenCase:
     feeds: dict[str, Array] = {}
     reference: Outputs = {}
     outputs: dict[str, Outputs] = {}
     positions = None
-    # Opened here: numpy leaves a file open that is no archive.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        for key in archive.files:
-            stage, _, name = key.partition("/")
-            if stage == "inputs":
-                feeds[name] = archive[key]
-            elif stage == "reference":
-                reference[name] = archive[key]
-            elif key == POSITIONS:
-                positions = archive[key]
-            else:
-                variant, _, output = name.partition("/")
-                outputs.setdefault(variant, {})[output] = archive[key]
+    for key, array in read_arrays(path).items():
+        stage, _, name = key.partition("/")
+        if stage == "inputs":
+            feeds[name] = array
+        elif stage == "reference":
+            reference[name] = array
+        elif key == POSITIONS:
+            positions = array
+        else:
+            variant, _, output = name.partition("/")
+            outputs.setdefault(variant, {})[output] = array
     return GoldenCase(case_id, samples, feeds, reference, outputs, positions)

@@ -9,12 +9,13 @@ from edgeq.errors import IntegrityError
 from edgeq.files import BUNDLE_MARKER, contained_path, list_files, sha256_file
 
 SUMS_FILE = "SHA256SUMS"
-_UNLISTED = (BUNDLE_MARKER, SUMS_FILE)
+UNLISTED = (BUNDLE_MARKER, SUMS_FILE)
+"""What a bundle has beside the files that its manifest lists."""
 
 
 def measure(folder: Path) -> Integrity:
     """Size and SHA-256 of every file but `edgeq.json` and `SHA256SUMS`, sorted by path."""
-    paths = [path for path in list_files(folder) if path not in _UNLISTED]
+    paths = [path for path in list_files(folder) if path not in UNLISTED]
     return Integrity(tuple(_entry(folder, path) for path in paths))
 
 
@@ -30,7 +31,7 @@ def check_listing(folder: Path, integrity: Integrity) -> None:
     listed = {entry.path for entry in integrity.files}
     for entry in integrity.files:
         path = contained_path(folder, entry.path)
-        if entry.path in _UNLISTED:
+        if entry.path in UNLISTED:
             raise IntegrityError(f"integrity.files lists `{entry.path}`, which cannot hold its own hash")
         if not path.is_file():
             raise IntegrityError(f"the file `{entry.path}` is missing from the bundle `{folder}`")
@@ -38,8 +39,13 @@ def check_listing(folder: Path, integrity: Integrity) -> None:
             raise IntegrityError(
                 f"the file `{entry.path}` has {path.stat().st_size} bytes; the manifest says {entry.size}"
             )
-    for found in list_files(folder):
-        if found not in listed and found not in _UNLISTED:
+    for found in list_files(folder, empty_folders=True):
+        if found.endswith("/"):
+            raise IntegrityError(
+                f"the empty folder `{found}` is not listed in the manifest of `{folder}`",
+                hint=f"remove it: rmdir '{folder / found}'",
+            )
+        if found not in listed and found not in UNLISTED:
             raise IntegrityError(
                 f"the file `{found}` is not listed in the manifest of `{folder}`",
                 hint=f"remove it if it is harmless: rm '{folder / found}'",

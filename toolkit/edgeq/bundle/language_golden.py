@@ -9,14 +9,47 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from edgeq.bundle import language_fields as fields
+from edgeq.bundle.codec import Between, TokenId, decode
+from edgeq.bundle.documents import read_document
 from edgeq.errors import IntegrityError
 from edgeq.files import atomic_write_text, contained_path
 
 LANGUAGE_FILE = "golden/language.json"
+MAX_LANGUAGE_BYTES = 16 << 20
+"""What is recorded takes some 100 kB."""
+MAX_SETTING = 1000
+"""Bytes of a setting's JSON; longer ones are recorded as their hash."""
+
+
+class IsoTime:
+    """In `Annotated`: a time, as ISO 8601 writes it."""
+
+    def check(self, value: str) -> None:
+        """Raise ValueError for any other text."""
+        datetime.fromisoformat(value)
+
+
+class DecimalIds:
+    """In `Annotated`: an object whose keys are token ids in decimal."""
+
+    def check(self, value: Mapping[str, str]) -> None:
+        """Raise ValueError for any other key; `int` alone would take signs, spaces and digits of other scripts."""
+        for key in value:
+            if not (key.isascii() and key.isdigit() and len(key) <= 10 and str(int(key)) == key):
+                raise ValueError(f"got {key!r:.60}, expected a token id in decimal")
+
+
+class Short:
+    """In `Annotated`: JSON as short as settings are recorded."""
+
+    def check(self, value: Any) -> None:
+        """Raise ValueError where it is longer."""
+        if len(json.dumps(value, ensure_ascii=False).encode("utf-8")) > MAX_SETTING:
+            raise ValueError(f"a setting is longer than {MAX_SETTING} bytes of JSON")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +57,7 @@ class TokenizedText:
     """A text, its token ids with those the tokenizer adds, and what they decode to without special tokens."""
 
     text: str
-    token_ids: tuple[int, ...]
+    token_ids: tuple[TokenId, ...]
     decoded: str
 
 
@@ -38,9 +71,9 @@ class VocabularyGolden:
         tokens: some of them, to the very last, by id in decimal.
     """
 
-    size: int
+    size: TokenId
     sha256: str
-    tokens: Mapping[str, str]
+    tokens: Annotated[Mapping[str, str], DecimalIds()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +93,7 @@ class RenderedChat:
     messages: tuple[Mapping[str, str], ...]
     add_generation_prompt: bool
     text: str | None
-    token_ids: tuple[int, ...]
+    token_ids: tuple[TokenId, ...]
     refusal: str | None = None
 
 
@@ -76,8 +109,8 @@ class GreedyAnswer:
     """
 
     prompt: str
-    prompt_ids: tuple[int, ...]
-    token_ids: tuple[int, ...]
+    prompt_ids: tuple[TokenId, ...]
+    token_ids: tuple[TokenId, ...]
     margins: tuple[float, ...]
 
 
@@ -93,7 +126,7 @@ class GreedyGolden:
     """
 
     variant: str
-    certain_margin: float
+    certain_margin: Annotated[float, Between(0)]
     derived_from: str
     answers: tuple[GreedyAnswer, ...] = ()
 
@@ -125,8 +158,8 @@ class LanguageGolden:
     texts: tuple[TokenizedText, ...]
     vocabulary: VocabularyGolden
     chats: tuple[RenderedChat, ...]
-    chat_time: str
-    settings: Mapping[str, Mapping[str, Any]]
+    chat_time: Annotated[str, IsoTime()]
+    settings: Mapping[str, Mapping[str, Annotated[Any, Short()]]]
     greedy: GreedyGolden
 
     def save(self, folder: Path) -> None:
@@ -148,77 +181,21 @@ def read_language_golden(folder: Path) -> LanguageGolden | None:
     if not path.is_file():
         return None
     try:
-        return _from_json(fields.read_document(path))
-    except KeyError as error:
-        raise IntegrityError(f"`{LANGUAGE_FILE}` cannot be read: it has no {error}") from error
-    except RecursionError as error:
-        raise IntegrityError(f"`{LANGUAGE_FILE}` cannot be read: it is nested too deeply") from error
+        # Keys that are not known here belong to newer versions.
+        golden, _ = decode(LanguageGolden, read_document(path, max_bytes=MAX_LANGUAGE_BYTES))
+        _check_parts(golden)
     except (OSError, ValueError) as error:
         raise IntegrityError(f"`{LANGUAGE_FILE}` cannot be read: {error}") from error
+    return golden
 
 
-def _from_json(document: Mapping[str, Any]) -> LanguageGolden:
-    """Keys that are not known here belong to newer versions."""
-    return LanguageGolden(
-        texts=fields.items(document["texts"], _text),
-        vocabulary=_vocabulary(document["vocabulary"]),
-        chats=fields.items(document["chats"], _chat),
-        chat_time=fields.iso_time(document["chat_time"]),
-        settings=fields.settings(document["settings"]),
-        greedy=_greedy(document["greedy"]),
-    )
-
-
-def _text(value: Any) -> TokenizedText:
-    item = fields.obj(value)
-    return TokenizedText(
-        fields.text(item["text"]), fields.token_ids(item["token_ids"]), fields.text(item["decoded"])
-    )
-
-
-def _vocabulary(value: Any) -> VocabularyGolden:
-    item = fields.obj(value)
-    return VocabularyGolden(
-        fields.token_id(item["size"]), fields.text(item["sha256"]), fields.tokens_by_id(item["tokens"])
-    )
-
-
-def _chat(value: Any) -> RenderedChat:
-    item = fields.obj(value)
-    chat = RenderedChat(
-        fields.text(item["name"]),
-        fields.items(item["messages"], fields.texts_by_key),
-        fields.flag(item["add_generation_prompt"]),
-        fields.text_or_none(item["text"]),
-        fields.token_ids(item["token_ids"]),
-        fields.text_or_none(item["refusal"]),
-    )
-    if (chat.text is None) == (chat.refusal is None):
-        raise ValueError(f"the chat {chat.name!r:.40} needs either a text or a refusal")
-    return chat
-
-
-def _greedy(value: Any) -> GreedyGolden:
-    item = fields.obj(value)
-    return GreedyGolden(
-        fields.text(item["variant"]),
-        fields.not_negative(item["certain_margin"]),
-        fields.text(item["derived_from"]),
-        fields.items(item["answers"], _answer),
-    )
-
-
-def _answer(value: Any) -> GreedyAnswer:
-    item = fields.obj(value)
-    answer = GreedyAnswer(
-        fields.text(item["prompt"]),
-        fields.token_ids(item["prompt_ids"]),
-        fields.token_ids(item["token_ids"]),
-        fields.items(item["margins"], fields.number),
-    )
-    if not answer.prompt_ids or len(answer.token_ids) != len(answer.margins):
-        raise ValueError(
-            f"an answer to {len(answer.prompt_ids)} tokens has {len(answer.token_ids)} with "
-            f"{len(answer.margins)} margins"
-        )
-    return answer
+def _check_parts(golden: LanguageGolden) -> None:
+    for chat in golden.chats:
+        if (chat.text is None) == (chat.refusal is None):
+            raise ValueError(f"the chat {chat.name!r:.40} needs either a text or a refusal")
+    for answer in golden.greedy.answers:
+        if not answer.prompt_ids or len(answer.token_ids) != len(answer.margins):
+            raise ValueError(
+                f"an answer to {len(answer.prompt_ids)} tokens has {len(answer.token_ids)} with "
+                f"{len(answer.margins)} margins"
+            )

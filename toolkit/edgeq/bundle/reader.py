@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +13,8 @@ from edgeq.bundle.integrity import check_hashes, check_listing
 from edgeq.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, Status, Variant
 from edgeq.errors import GateError, IntegrityError, ModelError
 from edgeq.files import ARCHIVE_SUFFIX, BUNDLE_MARKER, contained_path
+from edgeq.onnx_references import check_references
+from edgeq.scratch import ScratchFolder
 
 
 class Bundle:
@@ -27,11 +26,13 @@ class Bundle:
         manifest: the contents of `edgeq.json`.
     """
 
-    def __init__(self, path: Path, folder: Path, manifest: Manifest, *, temporary: bool) -> None:
+    def __init__(
+        self, path: Path, folder: Path, manifest: Manifest, *, scratch: ScratchFolder | None = None
+    ) -> None:
         self.path = path
         self.folder = folder
         self.manifest = manifest
-        self._cleanup = weakref.finalize(self, _remove_folder, folder) if temporary else None
+        self._scratch = scratch
 
     def __enter__(self) -> Self:
         return self
@@ -46,8 +47,8 @@ class Bundle:
 
     def close(self) -> None:
         """Remove the temporary files of an archive."""
-        if self._cleanup is not None:
-            self._cleanup()
+        if self._scratch is not None:
+            self._scratch.remove()
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -96,7 +97,8 @@ def open_bundle(path: str | Path, *, force: bool = False, verify: bool = True) -
 
     Raises:
         ModelError: nothing is there.
-        IntegrityError: a changed, missing, unlisted or unsafe file, or a newer major format.
+        IntegrityError: a changed, missing, unlisted or unsafe file, a model that refers to files outside the bundle or
+            to operators of other libraries, or a newer major format.
         GateError: the bundle failed its gate and `force` is not set.
     """
     path = Path(path)
@@ -105,15 +107,15 @@ def open_bundle(path: str | Path, *, force: bool = False, verify: bool = True) -
     if path.is_dir() or path.is_file():
         refuse_foreign(path)
     if path.is_dir():
-        return _open_folder(path, path, force=force, verify=verify, temporary=False)
+        return _open_folder(path, path, force=force, verify=verify)
     if not path.is_file():
         raise ModelError(f"`{path}` is neither a folder nor a file, expected a bundle")
-    folder = Path(tempfile.mkdtemp(prefix="edgeq-"))
+    scratch = ScratchFolder("bundle")
     try:
-        unpack_archive(path, folder)
-        return _open_folder(path, folder, force=force, verify=verify, temporary=True)
+        unpack_archive(path, scratch.path)
+        return _open_folder(path, scratch.path, force=force, verify=verify, scratch=scratch)
     except BaseException:
-        _remove_folder(folder)
+        scratch.remove()
         raise
 
 
@@ -122,16 +124,26 @@ def looks_like_bundle(path: Path) -> bool:
     return (path / BUNDLE_MARKER).is_file() or (path.is_file() and path.suffix == ARCHIVE_SUFFIX)
 
 
-def _open_folder(path: Path, folder: Path, *, force: bool, verify: bool, temporary: bool) -> Bundle:
+def _open_folder(
+    path: Path, folder: Path, *, force: bool, verify: bool, scratch: ScratchFolder | None = None
+) -> Bundle:
     manifest = _read_manifest(path, folder)
     check_listing(folder, manifest.integrity)
     if verify:
         check_hashes(folder, manifest.integrity)
+        _check_models(folder, manifest)
     if manifest.status is Status.FAILED and not force:
         raise GateError(
             f"`{path}` failed its quality gate{_failed_gates(manifest)}", hint="open it with --force"
         )
-    return Bundle(path, folder, manifest, temporary=temporary)
+    return Bundle(path, folder, manifest, scratch=scratch)
+
+
+def _check_models(folder: Path, manifest: Manifest) -> None:
+    """What is hashed may still point outside: whoever made the bundle wrote it."""
+    for entry in manifest.integrity.files:
+        if entry.path.endswith(".onnx"):
+            check_references(contained_path(folder, entry.path), IntegrityError)
 
 
 def _read_manifest(path: Path, folder: Path) -> Manifest:
@@ -151,7 +163,3 @@ def _failed_gates(manifest: Manifest) -> str:
         if gate.value is not None
     ]
     return f": {'; '.join(described)}" if described else ""
-
-
-def _remove_folder(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import IntegrityError
+from edgeq.files import MAX_PATH_CHARACTERS
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -19,6 +21,8 @@ SCHEMA_FILE = "schema/edgeq-1.0.schema.json"
 STEP_OUTPUTS = {"answer_span": 2}
 """How many outputs a postprocessing step reads; the others read one."""
 _MOST_SHOWN = 5
+_MOST_LOOKED_FOR = 50
+_SHOWN = 60
 
 
 @cache
@@ -39,30 +43,39 @@ def _validator() -> Draft202012Validator:
 
 def check_schema(document: Any) -> None:
     """Raise IntegrityError naming each place that is wrong, what is there and what the schema expects."""
-    problems = [
-        _describe(error) for error in sorted(_validator().iter_errors(document), key=lambda e: e.json_path)
-    ]
-    _refuse(problems)
+    # Some of them: each of a million takes a kilobyte, and is looked for once more.
+    found = list(islice(_validator().iter_errors(document), _MOST_LOOKED_FOR))
+    _refuse([_describe(error) for error in sorted(found, key=lambda error: error.json_path)])
 
 
 def check_consistency(document: dict[str, Any]) -> None:
     """Raise IntegrityError when a document's parts do not agree (a gate of a variant that is not there)."""
     checks = (_repeated, _dangling_variants, _dangling_outputs, _steps, _missing_files)
-    _refuse([problem for check in checks for problem in check(document)])
+    _refuse(list(islice((problem for check in checks for problem in check(document)), _MOST_LOOKED_FOR)))
 
 
 def _refuse(problems: list[str]) -> None:
     if not problems:
         return
     shown = problems[:_MOST_SHOWN]
-    more = f"; and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
+    least = " at least" if len(problems) == _MOST_LOOKED_FOR else ""
+    more = f"; and{least} {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
     raise IntegrityError(f"`edgeq.json` does not follow format 1: {'; '.join(shown)}{more}")
 
 
 def _describe(error: ValidationError) -> str:
     where = error.json_path.removeprefix("$").removeprefix(".") or "the document"
-    got = json.dumps(error.instance)
-    return f"at {where}: got {got if len(got) <= 60 else got[:57] + '...'}, expected {_expected(error)}"
+    return f"at {where[:_SHOWN]}: got {_shown(error.instance)}, expected {_expected(error)}"
+
+
+def _shown(instance: Any) -> str:
+    """The beginning of it; of a million values only as many are written."""
+    shown = ""
+    for piece in json.JSONEncoder().iterencode(instance):
+        shown += piece
+        if len(shown) > _SHOWN:
+            return shown[: _SHOWN - 3] + "..."
+    return shown
 
 
 def _expected(error: ValidationError) -> str:
@@ -138,7 +151,7 @@ def _output_names(variant: dict[str, Any]) -> set[str]:
 
 
 def _missing_files(document: dict[str, Any]) -> Iterator[str]:
-    paths = [entry["path"] for entry in document["integrity"]["files"]]
+    present = {path for entry in document["integrity"]["files"] for path in _path_and_folders(entry["path"])}
     named = [(f"variants `{variant['id']}`", variant["model"]) for variant in document["variants"]]
     named += [(f"golden `{case['id']}`", case["path"]) for case in document.get("golden", [])]
     if "tokenizer" in document:
@@ -146,5 +159,11 @@ def _missing_files(document: dict[str, Any]) -> Iterator[str]:
     if "language_golden" in document:
         named.append(("language_golden", document["language_golden"]))
     for where, path in named:
-        if path not in paths and not any(listed.startswith(path + "/") for listed in paths):
+        if path not in present:
             yield f"at {where}: the file `{path}` is not in integrity.files"
+
+
+def _path_and_folders(path: str) -> Iterator[str]:
+    """Of an unsafe path, however deep, not more than those that a safe one could have."""
+    parts = path[:MAX_PATH_CHARACTERS].split("/")
+    return ("/".join(parts[:count]) for count in range(1, len(parts) + 1))

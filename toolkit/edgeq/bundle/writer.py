@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import signal
-import sys
 import threading
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -20,6 +17,7 @@ from edgeq.bundle.package import write_model_package
 from edgeq.bundle.reader import Bundle, open_bundle
 from edgeq.errors import OutputError
 from edgeq.files import BUNDLE_MARKER, atomic_write_text, check_output, contained_path, list_files
+from edgeq.scratch import hold, is_abandoned, mark, release, remove, remove_abandoned
 
 _UNFINISHED = "edgeq-tmp"
 _REPLACED = "edgeq-old"
@@ -52,6 +50,7 @@ class BundleWriter:
         self._needed_bytes = needed_bytes
         self._signals = _TerminationAsException()
         self._committed = False
+        self._lock: int | None = None
         self.folder = _sibling(self.destination, _UNFINISHED)
 
     def __enter__(self) -> Self:
@@ -65,6 +64,7 @@ class BundleWriter:
         except BaseException:
             self._signals.restore()
             raise
+        self._lock = hold(self.folder)
         return self
 
     def __exit__(
@@ -74,6 +74,7 @@ class BundleWriter:
             if not self._committed:
                 shutil.rmtree(self.folder, ignore_errors=True)
         finally:
+            release(self._lock)
             self._signals.restore()
 
     def path(self, relative: str) -> Path:
@@ -104,6 +105,7 @@ class BundleWriter:
             OutputError: the destination came into being meanwhile.
         """
         write_model_package(self.folder, manifest.name, manifest.variants)
+        _remove_empty_folders(self.folder)
         manifest = replace(manifest, integrity=measure(self.folder))
         # Nothing is written that could not be read back.
         Manifest.from_json(manifest.to_json())
@@ -116,7 +118,9 @@ class BundleWriter:
     def _move(self) -> None:
         """Swap the new bundle in; if that fails the old one is put back."""
         replaced = _sibling(self.destination, _REPLACED)
-        had_old = self.destination.exists()
+        # Without force nothing but an empty folder may be there, and a rename over anything else fails: of two writers
+        # who checked at the same time only one succeeds.
+        had_old = self.force and self.destination.exists()
         try:
             if had_old:
                 self.destination.rename(replaced)
@@ -126,9 +130,17 @@ class BundleWriter:
             if had_old and replaced.exists() and not self.destination.exists():
                 replaced.rename(self.destination)
             if isinstance(error, OSError):
+                check_output(self.destination, self.force)
                 raise OutputError(f"cannot write `{self.destination}`: {error.strerror or error}") from error
             raise
-        _remove(replaced)
+        remove(replaced)
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    """Readers refuse them, and archives could not hold them; deepest first."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        if Path(path) != folder and not os.listdir(path):
+            os.rmdir(path)
 
 
 class _TerminationAsException:
@@ -159,48 +171,17 @@ def _exit(number: int, _: FrameType | None) -> None:
 
 
 def _sibling(destination: Path, purpose: str) -> Path:
-    """A hidden name on the same file system that says whose it is: `.NAME.edgeq-tmp.HOST.PID.RANDOM`."""
-    owner = f"{_host()}.{os.getpid()}.{os.urandom(4).hex()}"
-    return destination.with_name(f".{destination.name}.{purpose}.{owner}")
-
-
-def _host() -> str:
-    return f"{zlib.crc32(platform.node().encode()):08x}"
+    """A hidden name on the same file system that says whose it is."""
+    return destination.with_name(f".{destination.name}.{purpose}.{mark()}")
 
 
 def _clean_up_after_the_dead(destination: Path) -> None:
     """Remove what killed writers of this destination left; a bundle they were replacing is put back."""
     if not destination.parent.is_dir():
         return
+    prefix = f".{destination.name}.{_REPLACED}."
+    for path in list(destination.parent.iterdir()):
+        if path.name.startswith(prefix) and not destination.exists() and is_abandoned(path):
+            path.rename(destination)
     for purpose in (_REPLACED, _UNFINISHED):
-        prefix = f".{destination.name}.{purpose}."
-        for path in list(destination.parent.iterdir()):
-            if not path.name.startswith(prefix) or not _is_abandoned(path.name.removeprefix(prefix)):
-                continue
-            if purpose == _REPLACED and not destination.exists():
-                path.rename(destination)
-            else:
-                _remove(path)
-
-
-def _is_abandoned(owner: str) -> bool:
-    """Whether a process of this machine owned it and is gone; when in doubt, no."""
-    host, _, rest = owner.partition(".")
-    pid = rest.partition(".")[0]
-    # On Windows os.kill(pid, 0) would end the process instead of asking after it.
-    if host != _host() or not pid.isdigit() or sys.platform == "win32":
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        remove_abandoned(destination.parent, f".{destination.name}.{purpose}.")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from edgeq.arrays import read_arrays
 from edgeq.calibration.data import CalibrationData, digest_of, feeds_contents, feeds_length
 from edgeq.calibration.sampling import rank
 from edgeq.errors import DataError
 from edgeq.types import Array, Feeds
+
+_ONE_ARRAY = b"\x93NUMPY"
 
 
 def load_feeds(path: Path, count: int, seed: int) -> CalibrationData:
@@ -40,14 +42,12 @@ def load_feeds(path: Path, count: int, seed: int) -> CalibrationData:
 def _read(path: Path) -> Feeds:
     try:
         with path.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+            if stream.read(len(_ONE_ARRAY)) == _ONE_ARRAY:
                 raise DataError(
                     f"`{path}` is one array, expected an .npz file with one array per model input"
                 )
-            with archive:
-                feeds = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        feeds = read_arrays(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"`{path}` is not a readable .npz file: {error}") from error
     if not feeds:
         raise DataError(f"`{path}` holds no arrays, expected one per model input")

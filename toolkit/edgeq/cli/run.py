@@ -149,26 +149,23 @@ def _samples(texts: list[str], pairs: list[str], npz: Path | None) -> list[Sampl
 
 
 def _read_npz(path: Path) -> Feeds:
-    import zipfile
-
-    import numpy as np
+    from edgeq.arrays import read_arrays
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return read_arrays(path)
     except FileNotFoundError as error:
         raise DataError(f"there is no file `{path}`") from error
-    except (ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"`{path}` is not a .npz file of plain arrays: {error}") from error
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def _warn_truncated(out: Out, runtime: Runtime, samples: Sequence[Sample]) -> None:
     if runtime.preprocessor is None or not samples:
         return
     limit = runtime.preprocessor.max_length
-    for sample, length in zip(samples, runtime.preprocessor.token_lengths(samples), strict=True):
-        if length > limit:
-            out.warn(f"{_shorten(sample)!r} has {length} tokens; the model sees the first {limit}")
+    for sample in samples:
+        if runtime.preprocessor.is_longer(sample):
+            out.warn(f"{_shorten(sample)!r} has more than {limit} tokens; the model sees the first {limit}")
 
 
 def _warn_not_finite(out: Out, outputs: Outputs) -> None:

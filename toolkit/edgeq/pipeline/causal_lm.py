@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 from edgeq.bundle.language_golden import LANGUAGE_FILE
@@ -49,6 +48,7 @@ from edgeq.quantize.recipes import Recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.runtime.generation.session import DecoderSession
+from edgeq.scratch import scratch_folder
 from edgeq.targets import get_target
 from edgeq.targets.base import GraphTarget, Lowered, LoweringOptions, VariantSpec
 
@@ -220,11 +220,11 @@ class _LanguageExport:
         destination = self.plan.destinations[target_name]
         with (
             BundleWriter(destination, self.request.force) as writer,
-            TemporaryDirectory(prefix="edgeq-") as scratch,
+            scratch_folder("fp32") as scratch,
         ):
             (spec,) = self.plan.variants[target_name]
             lowered = self._lower(cast("GraphTarget", get_target(target_name)), spec, writer)
-            fp32, fp32_bytes = self._fp32(Path(scratch))
+            fp32, fp32_bytes = self._fp32(scratch)
             safe = lowered.placement.get(CAN_SATURATE) == []
             measured = measure_language(
                 self.exported, lowered.model, fp32, spec, self.data, self.progress, safe=safe

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 from edgeq.bundle.manifest import Calibration, Gate
@@ -30,6 +29,7 @@ from edgeq.pipeline.rehearse import refuse_partitions
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
+from edgeq.scratch import scratch_beside, scratch_folder
 from edgeq.targets import get_target
 from edgeq.targets.base import (
     GraphTarget,
@@ -203,14 +203,21 @@ def _load_data(request: ExportRequest, progress: Progress) -> CalibrationData:
 def run_export(request: ExportRequest, progress: Progress | None = None) -> list[TargetResult]:
     """Do all of it. A bundle below its gate is kept, marked failed; the caller looks at `failed_gates`.
 
+    What takes disk space on the way is beside the first output, and gone at the end.
+
     Raises:
         EdgeqError: see `plan_export`; nothing half-written is left.
     """
+    progress = progress or SilentProgress()
+    plan = plan_export(request, progress)
+    with scratch_beside(next(iter(plan.destinations.values()))):
+        return _export(plan, progress)
+
+
+def _export(plan: ExportPlan, progress: Progress) -> list[TargetResult]:
     from edgeq.exporters import load_model
     from edgeq.exporters.source import is_onnx_file
 
-    progress = progress or SilentProgress()
-    plan = plan_export(request, progress)
     request = plan.request
     if plan.facts.task is Task.TEXT_GENERATION:
         from edgeq.pipeline.causal_lm import export_language_model
@@ -271,11 +278,11 @@ class _Export:
         destination = self.plan.destinations[target_name]
         with (
             BundleWriter(destination, self.request.force) as writer,
-            TemporaryDirectory(prefix="edgeq-") as scratch,
+            scratch_folder("fp32") as scratch,
         ):
             target = get_target(target_name)
             written = self._lower(target, writer.path("model/variant").parent)
-            fp32_model = self._fp32(Path(scratch))
+            fp32_model = self._fp32(scratch)
             sessions = {
                 name: open_session(target, spec, lowered, self.exported.preprocessor.pad_id)
                 for name, (spec, lowered) in written.items()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +18,7 @@ from edgeq.quantize.plan import QuantizationPlan
 from edgeq.quantize.simulate import simulate
 from edgeq.quantize.static_int8 import StaticInt8Quantizer, StaticInt8Result, StaticInt8Settings, Trial
 from edgeq.runtime.session import VariantSession
+from edgeq.scratch import scratch_folder
 from edgeq.types import Feeds, Outputs
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ def quantize_int8(
         progress: one stage for calibration passes and trials.
     """
     with (
-        TemporaryDirectory(prefix="edgeq-") as folder,
+        scratch_folder("search") as folder,
         progress.stage("quantizing: calibration", data.calibration_samples) as stage,
     ):
         observer = _Observer(data, progress, stage)
-        scorer = _Scorer(canonical, _alternating(data.search, data.general), Path(folder))
+        scorer = _Scorer(canonical, _alternating(data.search, data.general), folder)
         quantizer = StaticInt8Quantizer(canonical.model, settings, observer, scorer, observer.on_trial)
         result = quantizer.run()
         stage.note = _summary(result)

@@ -11,9 +11,9 @@ from edgeq.bundle.language_golden import LANGUAGE_FILE, LanguageGolden, Rendered
 from edgeq.errors import IntegrityError, MissingExtraError
 from edgeq.pipeline.language_golden import margin_of, rendered, tokenized, vocabulary_of
 from edgeq.pipeline.language_settings import read_settings, settings_files
-from edgeq.runtime.generation.chat import REFUSES
 from edgeq.runtime.generation.generator import bundle_tokenizer
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
+from edgeq.runtime.generation.template_process import REFUSES
 from edgeq.types import FloatArray, Role
 
 if TYPE_CHECKING:

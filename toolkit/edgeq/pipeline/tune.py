@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -24,6 +23,7 @@ from edgeq.quantize.bootstrap import Estimate, rows_needed
 from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.quantize.search import Point, Unit, best_within, demotions, first_accepted, front
+from edgeq.scratch import scratch_folder
 from edgeq.tasks.labelled import read_pairs
 from edgeq.types import ONNX_RUNTIME, Array
 
@@ -336,10 +336,8 @@ class _Tuner:
         canonical = self.exported.canonical
         found = quantize_model(canonical, self.data.sets, self._recipe(specs, ""), SilentProgress())
         source = found.lowering_input(canonical)
-        with TemporaryDirectory(prefix="edgeq-") as folder:
-            lowered = cast("GraphTarget", self.target).lower(
-                self.spec, source, LoweringOptions(), Path(folder)
-            )
+        with scratch_folder("tune") as folder:
+            lowered = cast("GraphTarget", self.target).lower(self.spec, source, LoweringOptions(), folder)
             signature = Signature(lowered.inputs, lowered.outputs)
             pad_id, level = self.exported.preprocessor.pad_id, self.spec.level
             session = VariantSession(lowered.model, signature, pad_id=pad_id, level=level)

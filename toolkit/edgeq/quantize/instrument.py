@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError, OutputError
 from edgeq.onnx_runtime import session_options
+from edgeq.scratch import scratch_folder
 from edgeq.types import Array, Feeds
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def session_of(model: ir.Model | Path | str, tensors: Sequence[str], threads: in
     # An arena keeps the largest block of every shape it ever saw; shapes vary here.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
-    with tempfile.TemporaryDirectory(prefix="edgeq-calibration-", ignore_cleanup_errors=True) as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch_folder("calibration") as folder:
+        path = folder / "model.onnx"
         _save(graph, path)
         try:
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -74,7 +74,7 @@ def _save(graph: ir.Model, path: Path) -> None:
     except OSError as error:
         raise OutputError(
             f"no room for a copy of the model in `{path.parent}`: {error.strerror or error}",
-            hint="set TMPDIR to a folder with more space",
+            hint="free some space there, or choose another --output",
         ) from error
 
 

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from edgeq.bundle.codec import Count, TokenId, decode
+from edgeq.bundle.documents import read_document
 from edgeq.errors import ConfigError, DataError, IntegrityError
 from edgeq.files import atomic_write_text
+from edgeq.runtime.bounded_tokenizer import SEGMENT_CHARACTERS, BoundedTokenizer
 from edgeq.types import Array, Sample
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "preprocess.json"
+MAX_SETTINGS_BYTES = 4 << 20
+"""It takes some 500 bytes."""
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
@@ -40,9 +45,9 @@ class TextSettings:
         special_tokens: token by role (`cls_token`, `sep_token`, `mask_token`, ...), for people and for apps.
     """
 
-    max_length: int
+    max_length: Count
     pad_token: str
-    pad_id: int
+    pad_id: TokenId
     input_names: tuple[str, ...] = (INPUT_IDS, ATTENTION_MASK)
     truncation_side: Literal["left", "right"] = "right"
     special_tokens: Mapping[str, str] = field(default_factory=dict)
@@ -74,9 +79,9 @@ class TextPreprocessor:
     def __init__(self, tokenizer_json: str, settings: TextSettings) -> None:
         self.tokenizer_json = tokenizer_json
         self.settings = settings
-        self._truncating = _parse_tokenizer(tokenizer_json)
-        _truncate(self._truncating, settings)
-        self._whole: Tokenizer | None = None
+        self._truncating = BoundedTokenizer(tokenizer_json)
+        _truncate(self._truncating.raw, settings)
+        self._whole: BoundedTokenizer | None = None
 
     @classmethod
     def from_transformers(
@@ -119,12 +124,10 @@ class TextPreprocessor:
         """
         try:
             tokenizer_json = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
-            document = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-            document["input_names"] = tuple(document["input_names"])
-            settings = TextSettings(**document)
-        except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
+            settings = _read_settings(folder / SETTINGS_FILE)
+            return cls(tokenizer_json, settings)
+        except (OSError, ValueError, ConfigError) as error:
             raise IntegrityError(f"the tokenizer in `{folder}` cannot be read: {error}") from error
-        return cls(tokenizer_json, settings)
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `preprocess.json`; the same preprocessor gives the same bytes."""
@@ -147,7 +150,7 @@ class TextPreprocessor:
     @property
     def vocabulary_size(self) -> int:
         """Ids are below it."""
-        return 1 + max(self._truncating.get_vocab().values(), default=-1)
+        return 1 + max(self._truncating.raw.get_vocab().values(), default=-1)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -158,7 +161,8 @@ class TextPreprocessor:
     def special_token_ids(self) -> dict[str, int]:
         """Id by role (`cls_token`, `sep_token`, ...) of the special tokens the vocabulary has."""
         ids = {
-            role: self._truncating.token_to_id(token) for role, token in self.settings.special_tokens.items()
+            role: self._truncating.raw.token_to_id(token)
+            for role, token in self.settings.special_tokens.items()
         }
         return {role: token_id for role, token_id in ids.items() if token_id is not None}
 
@@ -175,7 +179,7 @@ class TextPreprocessor:
             DataError: no samples, a sample that is not text, only empty samples, or one longer than `pad_to`.
             IntegrityError: the tokenizer fails on them, as one that lacks its token for unknown words does.
         """
-        encodings = _encode(self._truncating, samples)
+        encodings = self._truncating.encode([self._head(sample) for sample in _all_checked(samples)])
         longest = max(len(encoding) for encoding in encodings)
         if longest == 0:
             raise DataError("the texts are empty: the tokenizer gives no tokens for them")
@@ -188,23 +192,42 @@ class TextPreprocessor:
 
     def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
         """Token count of each sample before truncation, special tokens included."""
-        if self._whole is None:
-            self._whole = _parse_tokenizer(self.tokenizer_json)
-            self._whole.no_truncation()
-            self._whole.no_padding()
-        return [len(encoding) for encoding in _encode(self._whole, samples)]
+        return [len(encoding) for encoding in self._untruncated().encode(_all_checked(samples))]
+
+    def is_longer(self, sample: Sample) -> bool:
+        """Whether a sample is truncated; of one that is very long no more is tokenized than tells."""
+        (checked,) = _all_checked([sample])
+        return len(self._untruncated().encode([self._head(checked)])[0]) > self.max_length
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of some token ids, special tokens left out."""
-        return self._truncating.decode(list(token_ids), skip_special_tokens=True)
+        return self._truncating.decode(token_ids)
 
     def id_to_token(self, token_id: int) -> str:
         """A token as the vocabulary spells it; the number itself when it has none."""
-        return self._truncating.id_to_token(token_id) or str(token_id)
+        return self._truncating.raw.id_to_token(token_id) or str(token_id)
 
     def tokens(self, sample: Sample) -> list[str]:
         """The tokens of one sample after truncation, as the vocabulary spells them."""
-        return list(_encode(self._truncating, [sample])[0].tokens)
+        return list(self._truncating.encode(_all_checked([sample]))[0].tokens)
+
+    def _untruncated(self) -> BoundedTokenizer:
+        if self._whole is None:
+            self._whole = BoundedTokenizer(self.tokenizer_json)
+            self._whole.raw.no_truncation()
+            self._whole.raw.no_padding()
+        return self._whole
+
+    def _head(self, sample: Sample) -> Sample:
+        """What of a sample can matter, where its end is what is cut off: the first `max_length` tokens of each text."""
+        limit = self.max_length + 1
+        texts = (sample,) if isinstance(sample, str) else sample
+        if self.settings.truncation_side != "right" or max(map(len, texts)) <= limit * SEGMENT_CHARACTERS:
+            return sample
+        whole = self._untruncated()
+        if isinstance(sample, str):
+            return whole.head(sample, limit)
+        return whole.head(sample[0], limit), whole.head(sample[1], limit)
 
     def _pad(self, encodings: Sequence[Encoding], length: int) -> dict[str, Array]:
         shape = (len(encodings), length)
@@ -221,13 +244,11 @@ class TextPreprocessor:
         return {name: feeds[name] for name in self.settings.input_names}
 
 
-def _parse_tokenizer(tokenizer_json: str) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_str(tokenizer_json)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise IntegrityError(f"tokenizer.json is not a tokenizer: {error}") from error
+def _read_settings(path: Path) -> TextSettings:
+    settings, unknown = decode(TextSettings, read_document(path, max_bytes=MAX_SETTINGS_BYTES))
+    if unknown:  # it would change what texts become
+        raise ValueError(f"`{path.name}` has `{next(iter(unknown))[0]:.60}`, which is not known here")
+    return settings
 
 
 def _truncate(tokenizer: Tokenizer, settings: TextSettings) -> None:
@@ -252,16 +273,13 @@ def _without_batch_state(tokenizer_json: str) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _encode(tokenizer: Tokenizer, samples: Sequence[Sample]) -> list[Encoding]:
+def _all_checked(samples: Sequence[Sample]) -> list[Sample]:
     if isinstance(samples, str):
         raise DataError(f"samples must be a list of texts, got one text: {samples[:40]!r}")
     checked = [_checked(index, sample) for index, sample in enumerate(samples)]
     if not checked:
         raise DataError("there are no samples to tokenize")
-    try:
-        return list(tokenizer.encode_batch(checked))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise IntegrityError(f"tokenizer.json cannot read the texts: {error}") from error
+    return checked
 
 
 def _checked(index: int, sample: Any) -> Sample:

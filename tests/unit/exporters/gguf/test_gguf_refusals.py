@@ -240,3 +240,19 @@ def test_scales_that_are_not_finite(good: bytes, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(ModelError, match=r"m.gguf`: tensor `blk.0.ffn_up.weight` holds NaN or infinite"):
         unpack(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("by", "words"), [(-32, "inside the one before it"), (4, "expected a multiple of 32")]
+)
+def test_tensors_that_overlap_or_are_not_aligned(good: bytes, by: int, words: str, tmp_path: Path) -> None:
+    path = written(tmp_path, good)
+    reader = gguf.GGUFReader(path)
+    place = reader.tensors[1].field.parts[-1]
+    offset, start = int(place[0]), place.ctypes.data - reader.data.ctypes.data
+    del place, reader
+    changed = bytearray(good)
+    assert struct.unpack_from("<Q", changed, start) == (offset,)
+    struct.pack_into("<Q", changed, start, offset + by)
+    with pytest.raises(ModelError, match=words):
+        inspect_gguf(written(tmp_path, bytes(changed)))

@@ -1,3 +1,5 @@
+import resource
+import time
 from datetime import datetime
 
 import pytest
@@ -73,6 +75,32 @@ def test_no_template():
 def test_bad_templates(template, message):
     with pytest.raises(DataError, match=message):
         render_chat(settings(template), USER)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'x' * 10**10 }}",
+        "{% set n = namespace(x='x') %}{% for a in range(64) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
+        "{{ '%1000000000d' | format(1) }}",
+        "{{ 'x'.ljust(10**10) }}",
+        "{{ 9 ** (9 ** 9) }}",
+    ],
+)
+def test_a_template_that_takes_time_or_memory_without_end_is_stopped(template):
+    before = peak_megabytes()
+    began = time.process_time()
+    with pytest.raises(DataError, match=r"more than the second|MemoryError|OverflowError|characters"):
+        render_chat(settings(template), USER)
+    assert time.process_time() - began < 0.5
+    assert peak_megabytes() - before < 100
+    # The next one is rendered as if nothing had been.
+    assert render_chat(settings("{{ messages[0].content }}"), USER) == "Hi"
+
+
+def peak_megabytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 @pytest.mark.parametrize(

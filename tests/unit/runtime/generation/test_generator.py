@@ -144,7 +144,7 @@ def test_settings_survive_the_file(tmp_path):
     settings.save(tmp_path)
     assert GenerationSettings.load(tmp_path / "generation.json") == settings
     (tmp_path / "generation.json").write_text('{"vocabulary": 3}')
-    with pytest.raises(IntegrityError, match="KeyError"):
+    with pytest.raises(IntegrityError, match="it has no `context_length`"):
         GenerationSettings.load(tmp_path / "generation.json")
 
 

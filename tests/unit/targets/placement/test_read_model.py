@@ -119,10 +119,10 @@ def test_external_weights_are_checked_but_not_loaded(tmp_path, builder):
     assert "stored as external data" in old.refused[0].reason
     data = (tmp_path / "w.bin").read_bytes()
     (tmp_path / "w.bin").write_bytes(data[:-1])
-    with pytest.raises(ModelError, match="has 47 bytes, `c0` needs 48"):
+    with pytest.raises(ModelError, match="end at byte 48 of 47"):
         predict(path, target="android")
     (tmp_path / "w.bin").unlink()
-    with pytest.raises(ModelError, match=r"external data of .* is missing"):
+    with pytest.raises(ModelError, match=r"weights in `w\.bin` are missing"):
         predict(path, target="android")
 
 
@@ -131,7 +131,7 @@ def test_external_data_may_not_leave_the_folder(tmp_path, builder):
     model = onnx.load(path, load_external_data=False)
     model.graph.initializer[0].external_data[0].value = "../w.bin"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match="outside the model's folder"):
+    with pytest.raises(ModelError, match="unsafe path"):
         load_proto(path)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from edgeq.quantize.streaming.stacked_rows import StackedRows
 from edgeq.quantize.streaming.stored_tensor import StoredTensor
 from edgeq.quantize.weight_only.base import QuantizedWeight, WeightSpec
 from edgeq.quantize.weight_only.matmul_nbits import to_block_weight
+from edgeq.scratch import ScratchFolder
 from edgeq.types import Array
 
 if TYPE_CHECKING:
@@ -63,18 +62,14 @@ class HeldCodes:
 
 
 class WeightStore:
-    """A temporary file of quantized weights that goes with the last one who refers to it.
+    """A temporary file of quantized weights that goes with the last one who refers to it."""
 
-    Args:
-        folder: where the file is made; the system's place for temporary files when left out.
-    """
-
-    def __init__(self, folder: Path | None = None) -> None:
-        place = Path(tempfile.mkdtemp(prefix="edgeq-weights-", dir=folder))
-        self._writer = ExternalDataWriter(place / "quantized")
+    def __init__(self) -> None:
+        scratch = ScratchFolder("weights")
+        self._writer = ExternalDataWriter(scratch.path / "quantized")
         self._writer.__enter__()
         self._bytes: Array | None = None
-        weakref.finalize(self, _remove, self._writer, place)
+        weakref.finalize(self, _remove, self._writer, scratch)
 
     @property
     def path(self) -> Path:
@@ -130,9 +125,9 @@ class WeightStore:
         return offset if offset >= 0 and offset + array.nbytes <= self._bytes.size else None
 
 
-def _remove(writer: ExternalDataWriter, place: Path) -> None:
+def _remove(writer: ExternalDataWriter, scratch: ScratchFolder) -> None:
     writer.__exit__()
-    shutil.rmtree(place, ignore_errors=True)
+    scratch.remove()
 
 
 def _first_row(block: BlockWeight) -> BlockWeight:

@@ -1,21 +1,17 @@
-"""Chat templates: the Jinja source a model brings, rendered in a sandbox that cannot reach anything."""
+"""Chat templates: the Jinja source a model brings, rendered in a sandbox in a process with limits."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
+from importlib.util import find_spec
+from typing import Any
 
 from edgeq.errors import DataError, MissingExtraError, UnsupportedError
 from edgeq.runtime.generation.settings import GenerationSettings
+from edgeq.runtime.generation.template_process import templates
 
 ROLES = ("system", "user", "assistant", "tool")
-MAX_RENDERED = 4 << 20
-"""Characters: a template that writes more is broken or hostile."""
-REFUSES = "the chat template refuses these messages: "
-"""Before what a template says with `raise_exception`: all other errors are worded by Jinja or Python."""
 
 
 def render_chat(
@@ -35,7 +31,7 @@ def render_chat(
 
     Raises:
         UnsupportedError: the model has no chat template.
-        DataError: messages are malformed, or the template is, or it refuses them.
+        DataError: messages are malformed, or the template is, it refuses them, or takes more than it may.
         MissingExtraError: jinja2 is not installed.
     """
     if settings.chat_template is None:
@@ -68,56 +64,13 @@ def _checked(index: int, message: Mapping[str, str]) -> dict[str, str]:
 
 
 def _render(source: str, context: Mapping[str, Any], now: datetime | None) -> str:
+    if not _has_jinja():
+        raise MissingExtraError("rendering a chat template", "llm")
+    return templates.render(source, context, now)
+
+
+def _has_jinja() -> bool:
     try:
-        import jinja2
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError as error:
-        raise MissingExtraError("rendering a chat template", "llm") from error
-
-    # The options and names transformers renders with, so that templates mean the same here.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals |= {
-        "raise_exception": _refuse,
-        "strftime_now": lambda form: _at(now, form),
-    }
-    try:
-        rendered = environment.from_string(_without_generation_tags(source)).render(**context)
-    except jinja2.TemplateSyntaxError as error:
-        raise DataError(
-            f"the chat template is not valid Jinja, line {error.lineno}: {error.message}"
-        ) from error
-    except _RefusedError as error:
-        raise DataError(f"{REFUSES}{error}") from error
-    except Exception as error:  # a template is a program of strangers: whatever it trips over
-        raise DataError(f"the chat template fails: {type(error).__name__}: {error}") from error
-    if len(rendered) > MAX_RENDERED:
-        raise DataError(
-            f"the chat template wrote {len(rendered)} characters, expected at most {MAX_RENDERED}"
-        )
-    return rendered
-
-
-class _RefusedError(Exception):
-    """Raised by a template's `raise_exception`."""
-
-
-def _refuse(message: str) -> NoReturn:
-    raise _RefusedError(message)
-
-
-def _at(now: datetime | None, form: str) -> str:
-    """The time, for templates that tell the model today's date."""
-    # By the user's own clock, as transformers has it.
-    return (now or datetime.now()).strftime(form)
-
-
-def _without_generation_tags(source: str) -> str:
-    """What the assistant says stands in a tag of transformers' own; rendered, it is a scope like `with`."""
-    return re.sub(r"(\{%[-+]?\s*(?:end)?)generation(?=\s*[-+]?%\})", r"\1with", source)
-
-
-def _tojson(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+        return find_spec("jinja2") is not None
+    except ValueError:  # it is there only in name
+        return False

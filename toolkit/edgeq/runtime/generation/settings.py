@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
+from edgeq.bundle.codec import Between, Count, TokenId, decode
+from edgeq.bundle.documents import read_document
 from edgeq.errors import IntegrityError
 from edgeq.files import atomic_write_text
 
 GENERATION_FILE = "generation.json"
+MAX_SETTINGS_BYTES = 4 << 20
+"""Of them a chat template may take some 20 kB."""
+Size: TypeAlias = Annotated[int, Between(1, 1 << 16)]
+"""Of a cache: what is larger would overflow, or fill any memory, at the first token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +31,11 @@ class CacheShape:
         bytes_per_value: 4 for float32; 2 where a runtime keeps it in float16.
     """
 
-    layers: int
-    heads: int
-    size: int
+    layers: Size
+    heads: Size
+    size: Size
     shares_buffer: bool = False
-    bytes_per_value: int = 4
+    bytes_per_value: Annotated[int, Between(1, 8)] = 4
 
     @property
     def bytes_per_token(self) -> int:
@@ -43,10 +48,10 @@ class SamplingDefaults:
     """The model's own `generation_config.json`; what it leaves out is neutral."""
 
     do_sample: bool = False
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
+    temperature: Annotated[float, Between(0)] = 1.0
+    top_p: Annotated[float, Between(0)] = 1.0
+    top_k: TokenId = 0
+    repetition_penalty: Annotated[float, Between(0)] = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +69,9 @@ class GenerationSettings:
         sampling: the model's defaults.
     """
 
-    context_length: int
-    vocabulary: int
-    stop_ids: tuple[int, ...]
+    context_length: Count
+    vocabulary: Count
+    stop_ids: tuple[TokenId, ...]
     cache: CacheShape
     bos_token: str | None = None
     eos_token: str | None = None
@@ -86,20 +91,19 @@ class GenerationSettings:
             IntegrityError: it is missing or malformed.
         """
         try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise IntegrityError(f"`{path}` cannot be read: {type(error).__name__}: {error}") from error
+            return cls.from_json(read_document(path, max_bytes=MAX_SETTINGS_BYTES))
+        except (OSError, ValueError) as error:
+            raise IntegrityError(f"`{path}` cannot be read: {error}") from error
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> GenerationSettings:
-        """From the contents of `generation.json`."""
-        return cls(
-            context_length=int(document["context_length"]),
-            vocabulary=int(document["vocabulary"]),
-            bos_token=document.get("bos_token"),
-            eos_token=document.get("eos_token"),
-            chat_template=document.get("chat_template"),
-            stop_ids=tuple(int(token) for token in document["stop_ids"]),
-            cache=CacheShape(**document["cache"]),
-            sampling=SamplingDefaults(**document["sampling"]),
-        )
+    def from_json(cls, document: Any) -> GenerationSettings:
+        """From the contents of `generation.json`; what a newer version adds beside them is left out.
+
+        Raises:
+            ValueError: a value is missing, of another type, or outside its range.
+        """
+        settings, unknown = decode(cls, document)
+        foreign = next((path for path in unknown if len(path) > 1), None)
+        if foreign is not None:
+            raise ValueError(f"it has `{'.'.join(foreign):.60}`, which is not known here")
+        return settings

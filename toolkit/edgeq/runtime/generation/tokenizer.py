@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeq.errors import DataError, IntegrityError
+from edgeq.errors import DataError
+from edgeq.runtime.bounded_tokenizer import BoundedTokenizer
 
 
 class PromptTokenizer:
@@ -18,12 +19,8 @@ class PromptTokenizer:
     """
 
     def __init__(self, tokenizer_json: str) -> None:
-        from tokenizers import Tokenizer
-
-        try:
-            self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        except Exception as error:  # tokenizers raises bare Exception
-            raise IntegrityError(f"tokenizer.json is not a tokenizer: {error}") from error
+        self._bounded = BoundedTokenizer(tokenizer_json)
+        self._tokenizer = self._bounded.raw
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
@@ -31,17 +28,18 @@ class PromptTokenizer:
         """Token ids of a text; a start token is added where the tokenizer says so.
 
         Raises:
-            DataError: the text is not valid Unicode (a command line with broken UTF-8 ends up so).
+            DataError: the text is not valid Unicode (a command line with broken UTF-8 ends up so), or far too long.
+            IntegrityError: the tokenizer fails on it.
         """
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(f"the text is not valid Unicode: {error}", hint="give it as UTF-8") from error
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        return list(self._bounded.encode([text], add_special_tokens=add_special_tokens)[0].ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
-        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        return self._bounded.decode(token_ids)
 
     def require_embeddings(self, ids: Sequence[int], rows: int, what: str) -> None:
         """Refuse tokens that this tokenizer knows and the model has no row for.
