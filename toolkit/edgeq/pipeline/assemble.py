@@ -119,6 +119,8 @@ def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
         parts.coverage,
         fp32_bytes=parts.fp32_bytes,
         cosines={name: values.cosines for name, values in parts.measured.items()},
+        golden=parts.golden,
+        preprocessor=exported.preprocessor,
     )
     return writer.commit(manifest)
 

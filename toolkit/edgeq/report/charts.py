@@ -9,8 +9,10 @@ import numpy as np
 
 from edgeq.report.markup import Html, el
 
-WIDTH = 960
-LABEL_WIDTH = 190
+ROW = 50
+"""Pixels that one row of a spread chart is high."""
+INSET = 9
+"""Percent of a chart's width left free on both sides, so that the first and last number of an axis fit on a phone."""
 BINS = 40
 
 
@@ -68,60 +70,65 @@ def spreads(rows: Sequence[Spread], top: float, title: str) -> Html:
     """From lowest to mean on one axis that ends at `top`, with gates as dashed lines."""
     bottom = min(min(row.low, *row.gates) if row.gates else row.low for row in rows)
     bottom -= 0.06 * max(top - bottom, 1e-9)
-    height = 34 * len(rows) + 26
+    height = ROW * len(rows) + 22
 
     def x(value: float) -> float:
-        return LABEL_WIDTH + (WIDTH - LABEL_WIDTH - 30) * (value - bottom) / (top - bottom)
+        return INSET + (100 - 2 * INSET) * (value - bottom) / (top - bottom)
 
-    marks = [
-        mark for index, row in enumerate(rows) for mark in _spread_marks(row, 34 * index + 20, x(row.low), x)
-    ]
+    marks = [mark for index, row in enumerate(rows) for mark in _spread_marks(row, ROW * index, x)]
     labels = [
-        el("text", _tick(value, top - bottom), x=_number(x(value)), y=height - 4, text_anchor="middle")
+        el("text", _tick(value, top - bottom), x=_percent(x(value)), y=height - 4, text_anchor="middle")
         for value in _ticks(bottom, top)
     ]
-    return el("svg", *marks, *labels, viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=title)
+    return el("svg", *marks, *labels, height=height, role="img", aria_label=title)
 
 
-def _spread_marks(row: Spread, y: float, start: float, x: Callable[[float], float]) -> list[Html]:
-    line = [el("line", x1=_number(start), x2=_number(x(row.mean)), y1=y, y2=y, class_="range")]
-    ticks = [
-        el("line", x1=_number(x(value)), x2=_number(x(value)), y1=y - 7, y2=y + 7, class_="tick")
-        for value in (row.low, row.inner)
-    ]
-    gates = [
-        el("line", x1=_number(x(gate)), x2=_number(x(gate)), y1=y - 13, y2=y + 13, class_="gate")
-        for gate in row.gates
-    ]
-    dot = el("circle", cx=_number(x(row.mean)), cy=y, r=6, class_="mark")
-    return [el("text", _short(row.label), x=0, y=y + 4, class_="strong"), *line, *ticks, *gates, dot]
+def _spread_marks(row: Spread, y: int, x: Callable[[float], float]) -> list[Html]:
+    """The label on a line of its own: beside the marks it would leave them no room on a phone."""
+    middle = y + 32
+    line = _line(row.low, row.mean, middle, middle, x, "range")
+    ticks = [_line(value, value, middle - 7, middle + 7, x, "tick") for value in (row.low, row.inner)]
+    gates = [_line(gate, gate, middle - 12, middle + 12, x, "gate") for gate in row.gates]
+    dot = el("circle", cx=_percent(x(row.mean)), cy=middle, r=6, class_="mark")
+    return [el("text", _short(row.label), x=0, y=y + 14, class_="strong"), line, *ticks, *gates, dot]
+
+
+def _line(
+    start: float, end: float, top: int, bottom: int, x: Callable[[float], float], kind: str
+) -> Html:
+    return el("line", x1=_percent(x(start)), x2=_percent(x(end)), y1=top, y2=bottom, class_=kind)
 
 
 def histogram(values: Sequence[float], low: float, high: float, title: str) -> Html:
     """Counts of values in `BINS` equal bins from `low` to `high`."""
     counts, _ = np.histogram(np.asarray(values, np.float64), bins=BINS, range=(low, high))
     full = max(int(counts.max()), 1)
-    step = WIDTH / BINS
+    step = 100 / BINS
     bars = [
         el(
             "rect",
             el("title", f"{count} samples"),
-            x=_number(index * step + 1),
+            x=_percent(index * step + 0.1),
             y=_number(80 - 78 * count / full),
-            width=_number(step - 2),
+            width=_percent(step - 0.2),
             height=_number(78 * count / full),
             class_="chosen",
         )
         for index, count in enumerate(counts.tolist())
         if count
     ]
-    axis = el("line", x1=0, x2=WIDTH, y1=80, y2=80, class_="axis")
+    axis = el("line", x1=0, x2="100%", y1=80, y2=80, class_="axis")
     ends = [
         el("text", _tick(low, high - low), x=0, y=96),
-        el("text", _tick(high, high - low), x=WIDTH, y=96, text_anchor="end"),
-        el("text", f"highest bin: {full}", x=WIDTH // 2, y=96, text_anchor="middle"),
+        el("text", _tick(high, high - low), x="100%", y=96, text_anchor="end"),
+        el("text", f"highest bin: {full}", x="50%", y=96, text_anchor="middle"),
     ]
-    return el("svg", *bars, axis, *ends, viewBox=f"0 0 {WIDTH} 100", role="img", aria_label=title)
+    return el("svg", *bars, axis, *ends, height=100, role="img", aria_label=title)
+
+
+def _percent(value: float) -> str:
+    """A position across the chart: it stretches with the screen, and its text does not shrink."""
+    return f"{_number(value)}%"
 
 
 def _number(value: float) -> str:

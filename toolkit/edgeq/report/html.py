@@ -7,23 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.files import atomic_write_text
-from edgeq.metrics import LOWER_IS_BETTER
-from edgeq.report.charts import Spread, bar, histogram, spreads
+from edgeq.report.charts import Spread, histogram, spreads
+from edgeq.report.examples import examples_section
 from edgeq.report.html_quantization import calibration_section, layers_section, search_section
 from edgeq.report.markup import Child, Html, bullets, el, join, page, section, table
+from edgeq.report.measured import accuracy_section, latency_section
+from edgeq.report.overview import Section, summary_section, tiles
 from edgeq.report.style import CSS
 from edgeq.report.words import (
-    CPU,
     VERIFICATION_MEANINGS,
     caveats,
     gate_text,
-    megabytes,
     metric_title,
     metric_value,
     placement_lines,
-    placement_summary,
     requirement_lines,
-    runtime_title,
     shape_text,
     source_title,
     task_title,
@@ -31,10 +29,12 @@ from edgeq.report.words import (
 from edgeq.types import Verification
 
 if TYPE_CHECKING:
-    from edgeq.bundle.manifest import Manifest, Metric, Variant
+    from edgeq.bundle.golden import GoldenCase
+    from edgeq.bundle.manifest import Manifest, Metric
     from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.plan import QuantizationPlan
     from edgeq.quantize.static_int8 import Trial
+    from edgeq.runtime.text import TextPreprocessor
 
 Cosines = Mapping[str, Mapping[str, Sequence[float]]]
 """Cosine to the original of every held-out row, by variant and output."""
@@ -49,6 +49,8 @@ def write_report(
     *,
     fp32_bytes: int | None = None,
     cosines: Cosines | None = None,
+    golden: Sequence[GoldenCase] = (),
+    preprocessor: TextPreprocessor | None = None,
 ) -> None:
     """Write the report into a bundle's folder.
 
@@ -60,8 +62,19 @@ def write_report(
         coverage: of the calibration texts.
         fp32_bytes: size of the float32 graph that sizes are compared with.
         cosines: see `Cosines`; without them there is no distribution.
+        golden: recorded cases, which examples are taken from.
+        preprocessor: names tokens in them.
     """
-    content = report(manifest, plan, trials, coverage, fp32_bytes=fp32_bytes, cosines=cosines)
+    content = report(
+        manifest,
+        plan,
+        trials,
+        coverage,
+        fp32_bytes=fp32_bytes,
+        cosines=cosines,
+        golden=golden,
+        preprocessor=preprocessor,
+    )
     atomic_write_text(folder / "report.html", content)
 
 
@@ -73,10 +86,15 @@ def report(
     *,
     fp32_bytes: int | None = None,
     cosines: Cosines | None = None,
+    golden: Sequence[GoldenCase] = (),
+    preprocessor: TextPreprocessor | None = None,
 ) -> str:
     """The page; the same arguments give the same text."""
     sections = [
-        _summary(manifest, fp32_bytes),
+        summary_section(manifest, fp32_bytes),
+        examples_section(manifest, golden, preprocessor),
+        accuracy_section(manifest),
+        latency_section(),
         _fidelity(manifest, cosines or {}),
         _gates(manifest),
         search_section(plan, trials),
@@ -90,10 +108,10 @@ def report(
     found = [item for item in sections if item is not None]
     title = f"{manifest.name} for {manifest.target}"
     links = el("nav", *(el("a", name, href=f"#{anchor}") for anchor, name, _ in found))
-    return page(title, CSS, _header(manifest, title, links), *(section(*item) for item in found))
+    return page(title, CSS, _header(manifest, title, links, fp32_bytes), *(section(*item) for item in found))
 
 
-def _header(manifest: Manifest, title: str, links: Html) -> Html:
+def _header(manifest: Manifest, title: str, links: Html, fp32_bytes: int | None) -> Html:
     source = manifest.source
     passed = manifest.status == "passed"
     pill = el(
@@ -102,100 +120,7 @@ def _header(manifest: Manifest, title: str, links: Html) -> Html:
     does = task_title(manifest)
     count = f"{source.parameters / 1e6:.1f} million parameters"
     sub = f"{does}. {source.architecture}, {count}, from {source_title(source)}."
-    return el("header", el("h1", title, " ", pill), el("p", sub, class_="sub"), _tiles(manifest), links)
-
-
-KIND_TILES = ("decision_agreement", "score_error_mean", "rank_correlation", "span_agreement")
-"""Of kinds whose answers have no top-1, or whose outputs have no direction."""
-
-
-def _tiles(manifest: Manifest) -> Html:
-    """The preferred variant at a glance."""
-    first = manifest.variants[0]
-    tiles = [(megabytes(first.size_bytes), f"{first.id}, the preferred variant")]
-    for name in ("top1_agreement", "cosine_mean", "cosine_min", *KIND_TILES):
-        found = _worst(manifest, first.id, name)
-        if found is not None:
-            tiles.append((metric_value(name, found.value), f"{metric_title(name)}, {found.n} held-out rows"))
-    tiles += [
-        (f"{v.placement['partitions']}", f"predicted partitions of {v.id}") for v in _accelerated(manifest)
-    ]
-    return el(
-        "div",
-        *(el("div", el("b", value), el("span", what), class_="tile") for value, what in tiles),
-        class_="tiles",
-    )
-
-
-def _accelerated(manifest: Manifest) -> list[Variant]:
-    return [
-        v
-        for v in manifest.variants
-        if v.execution_provider != CPU and isinstance(v.placement.get("partitions"), int)
-    ]
-
-
-def _worst(manifest: Manifest, variant: str, name: str) -> Metric | None:
-    """A metric over all outputs, the worst."""
-    found = [metric for metric in manifest.metrics if (metric.variant, metric.metric) == (variant, name)]
-    worst = max if name in LOWER_IS_BETTER else min
-    return worst(found, key=lambda metric: metric.value, default=None)
-
-
-Section = tuple[str, str, Child]
-"""Anchor, title, content."""
-
-
-SUMMARY_METRICS = {
-    "top1_agreement": "top-1",
-    "cosine_mean": "cosine mean",
-    "cosine_p01": "1st pct.",
-    "cosine_min": "lowest",
-    "kl_p99": "KL, 99th pct.",
-    "score_error_mean": "score error",
-    "score_error_p99": "99th pct.",
-    "rank_correlation": "rank corr.",
-    "probability_error_mean": "prob. error",
-    "probability_error_p99": "99th pct.",
-    "decision_agreement": "decisions",
-    "span_agreement": "spans",
-    "batch_invariance_min": "batching",
-}
-"""Columns of the summary, where anything has them; `batching` is the lowest cosine of a row alone and in a batch."""
-
-
-def _summary(manifest: Manifest, fp32_bytes: int | None) -> Section:
-    present = {metric.metric for metric in manifest.metrics}
-    names = [name for name in SUMMARY_METRICS if name in present]
-    full = max(fp32_bytes or 0, *(variant.size_bytes for variant in manifest.variants))
-    rows = [_summary_row(manifest, variant, names, full, fp32_bytes) for variant in manifest.variants]
-    if fp32_bytes is not None:
-        blank: list[Child] = ["" for _ in names]
-        size = [megabytes(fp32_bytes), bar(fp32_bytes, full), "1.00"]
-        rows.append([el("span", "float32", class_="id"), "for comparison", *size, *blank, "", ""])
-    titles = [f"{SUMMARY_METRICS[name]}>" for name in names]
-    columns = ["variant", "runs on", "size>", "", "of float32>", *titles, "placement", "verified"]
-    note = "Variants are in order of preference: an app takes the first one whose requirements it meets."
-    return "summary", "Summary", join([el("p", note, class_="muted"), table(columns, rows)])
-
-
-def _summary_row(
-    manifest: Manifest, variant: Variant, names: Sequence[str], full: int, fp32_bytes: int | None
-) -> list[Child]:
-    found = [_worst(manifest, variant.id, name) for name in names]
-    values = ["" if metric is None else metric_value(metric.metric, metric.value) for metric in found]
-    ratio = f"{variant.size_bytes / fp32_bytes:.2f}" if fp32_bytes else ""
-    levels = dict.fromkeys(metric.verification for metric in manifest.metrics if metric.variant == variant.id)
-    return [
-        el("b", variant.id, class_="id"),
-        runtime_title(variant),
-        megabytes(variant.size_bytes),
-        bar(variant.size_bytes, full, chosen=True),
-        ratio,
-        *values,
-        placement_summary(variant),
-        ", ".join(levels),
-    ]
+    return el("header", el("h1", title, " ", pill), el("p", sub, class_="sub"), tiles(manifest, fp32_bytes), links)
 
 
 def _fidelity(manifest: Manifest, cosines: Cosines) -> Section | None:
@@ -222,7 +147,7 @@ def _output_parts(manifest: Manifest, output: str | None, cosines: Cosines) -> l
 
 
 def _numbers(manifest: Manifest, output: str | None) -> Html:
-    """Metrics down, variants across; each column says on how many samples, how and where it was measured."""
+    """Metrics down, variants across; below, on how many samples, how and where each column was measured."""
     found = [metric for metric in manifest.metrics if metric.output == output]
     series = list(dict.fromkeys(map(_series, found)))
     names = list(dict.fromkeys(metric.metric for metric in found))
@@ -230,11 +155,10 @@ def _numbers(manifest: Manifest, output: str | None) -> Html:
     rows: list[list[Child]] = [
         [metric_title(name), *(values.get((name, key), "") for key in series)] for name in names
     ]
-    about = zip(
-        ("samples", "verification", "where"), zip(*(key[1:] for key in series), strict=True), strict=True
-    )
-    rows += [[title, *(el("span", fact, class_="muted") for fact in facts)] for title, facts in about]
-    return table(["", *(f"{key[0]}>" for key in series)], rows)
+    about = [
+        f"{variant}: {samples} samples, {level}, on {environment}" for variant, samples, level, environment in series
+    ]
+    return join([table(["", *(f"{key[0]}>" for key in series)], rows, "facts"), el("div", bullets(about), class_="muted")])
 
 
 def _series(metric: Metric) -> tuple[str, int, str, str]:

@@ -46,25 +46,29 @@ def text(value: object) -> Html:
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Child]], class_: str | None = None) -> Html:
-    """A table that scrolls sideways where it is too wide; columns named with a trailing `>` align right."""
+    """A table; columns named with a trailing `>` align right.
+
+    A narrow screen shows each row as a block of lines, a cell behind the name of its column: no number hides behind
+    sideways scroll.
+    """
     names = list(columns)
     right = [name.endswith(">") for name in names]
+    titles = [name.removesuffix(">") for name in names]
     head = [
-        el("th", name.removesuffix(">"), class_="num" if numeric else None, scope="col")
-        for name, numeric in zip(names, right, strict=True)
+        el("th", title, class_="num" if numeric else None, scope="col")
+        for title, numeric in zip(titles, right, strict=True)
     ]
     body = [
         el(
             "tr",
             *(
-                el("td", cell, class_="num" if numeric else None)
-                for cell, numeric in zip(row, right, strict=True)
+                el("td", cell, class_="num" if numeric else None, data_label=title or None)
+                for cell, numeric, title in zip(row, right, titles, strict=True)
             ),
         )
         for row in rows
     ]
-    whole = el("table", el("thead", el("tr", *head)), el("tbody", *body), class_=class_)
-    return el("div", whole, class_="scroll")
+    return el("table", el("thead", el("tr", *head)), el("tbody", *body), class_=class_)
 
 
 def bullets(items: Iterable[Child]) -> Html:

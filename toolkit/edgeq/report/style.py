@@ -25,9 +25,11 @@ a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: un
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px; margin: 20px 0 4px; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
 .tile b { display: block; font-size: 22px; line-height: 1.3; font-variant-numeric: tabular-nums; }
-.tile span { color: var(--muted); font-size: 13px; }
-.scroll { overflow-x: auto; }
+.tile span { display: block; color: var(--muted); font-size: 13px; line-height: 1.4; margin-top: 2px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
+th, td { overflow-wrap: anywhere; min-width: 3.5em; } td:has(> code) { min-width: 10.5em; }
+.facts, .texts { table-layout: fixed; } .facts th:first-child { width: 28%; } .texts th:first-child { width: 34%; }
+.texts td { vertical-align: top; } .texts td div + div { margin-top: 4px; }
 th { text-align: left; color: var(--muted); font-weight: 600; border-bottom: 1px solid var(--line);
   padding: 5px 14px 5px 0; vertical-align: bottom; }
 td { border-bottom: 1px solid var(--line); padding: 5px 14px 5px 0; vertical-align: middle; }
@@ -35,10 +37,9 @@ tr:last-child td { border-bottom: 0; }
 .num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 code, .id { font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
   overflow-wrap: anywhere; }
-.id { white-space: nowrap; }
-td > svg { display: block; min-width: 90px; }
+td > svg { display: block; min-width: 60px; }
 figure { margin: 8px 0 14px; } figcaption { font-size: 13px; max-width: 78ch; }
-svg { width: 100%; height: auto; } svg.bar { height: 10px; }
+svg { display: block; width: 100%; } svg.bar { height: 10px; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--muted); }
 .track { fill: var(--track); } .fill { fill: var(--soft); } .chosen { fill: var(--accent); }
 .mark { fill: var(--accent); stroke: var(--card); stroke-width: 1.5; } .axis { stroke: var(--line); }
@@ -47,5 +48,17 @@ svg text { font: 12px system-ui, sans-serif; fill: var(--muted); }
 .gate { stroke: var(--bad); stroke-width: 1.5; stroke-dasharray: 3 3; } svg .strong { fill: var(--text); }
 details summary { cursor: pointer; color: var(--accent); margin: 8px 0; }
 ul { margin: 6px 0 10px; padding-left: 20px; } li { margin: 3px 0; max-width: 90ch; overflow-wrap: anywhere; }
+@media (max-width: 960px) {
+  main { padding: 20px 12px 40px; } section { padding: 14px 14px; }
+  .tiles { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); }
+  thead { display: none; } table, tbody, tr, td { display: block; }
+  tr { padding: 8px 0; border-bottom: 1px solid var(--line); } tr:last-child { border-bottom: 0; }
+  td, td:has(> code) { min-width: 0; display: flex; gap: 12px; justify-content: space-between; border: 0; padding: 2px 0; text-align: right; }
+  td:empty { display: none; }
+  td::before { content: attr(data-label); color: var(--muted); text-align: left; flex: 0 1 auto; min-width: 30%; }
+  td:first-child, td:not([data-label]) { justify-content: flex-start; text-align: left; font-weight: 600; }
+  td:first-child::before, td:not([data-label])::before { content: none; }
+  td > * { min-width: 0; } .num { white-space: normal; } td > svg { margin: 4px 0; }
+}
 @media print { body { background: #fff; } section { break-inside: avoid; } nav { display: none; } }
 """

@@ -238,17 +238,19 @@ def _node_lines(placement: Mapping[str, Any]) -> list[str]:
 
 
 def placement_summary(variant: Variant) -> str:
-    """`NNAPI takes 602 of 602 nodes, 1 partition (predicted)`, or the kinds of matrix products of a CPU variant."""
+    """`NNAPI takes all 602 nodes in one piece (predicted)`, or the kinds of matrix products of a CPU variant."""
     placement = variant.placement
     nodes, partitions = placement.get("nodes"), placement.get("partitions")
     accelerator = next((name for name in nodes if name != CPU), None) if isinstance(nodes, Mapping) else None
     if accelerator is None or not isinstance(nodes, Mapping):
         kinds = ", ".join(_kernels(placement))
-        return f"matrix products: {kinds}" if kinds else _program(placement)
-    pieces = f", {_count(partitions, 'partition')}" if isinstance(partitions, int) else ""
-    level = " (predicted)" if placement.get("level") == "predicted" else ""
+        return f"CPU; matrix products: {kinds}" if kinds else _program(placement)
     taken, total = nodes[accelerator], sum(nodes.values())
-    return f"{provider_name(accelerator)} takes {taken} of {total} nodes{pieces}{level}"
+    share = f"all {total} nodes" if taken == total else f"{taken} of {total} nodes"
+    pieces = f" in {'one piece' if partitions == 1 else f'{partitions} pieces'}" if isinstance(partitions, int) else ""
+    level = " (predicted)" if placement.get("level") == "predicted" else ""
+    rest = "" if taken == total else ", the CPU the rest"
+    return f"{provider_name(accelerator)} takes {share}{pieces}{rest}{level}"
 
 
 def _kernel_lines(placement: Mapping[str, Any]) -> list[str]:
