@@ -50,12 +50,27 @@ def read_license(folder: Path) -> str | None:
         named = re.search(r"^license:\s*[\"']?([\w.+-]+)", found[1], re.MULTILINE) if found else None
         if named:
             return named[1]
-    return _recognize(
-        next(
-            (folder / name for name in ("LICENSE", "LICENSE.txt", "LICENSE.md") if (folder / name).is_file()),
-            None,
-        )
-    )
+    return _recognize(_first(folder, "LICENSE"))
+
+
+LEGAL_FILES = ("LICENSE", "NOTICE", "USE_POLICY")
+"""What has to travel with a model, by the name it has in a bundle; its source may write `.txt` or `.md` behind it."""
+
+
+def legal_texts(folder: Path) -> dict[str, str]:
+    """Licence, notices and terms of use that lie beside a model, by name without suffix; empty where there are none."""
+    found = {name: _first(folder, name) for name in LEGAL_FILES}
+    return {
+        name: path.read_text(encoding="utf-8", errors="replace")
+        for name, path in found.items()
+        if path is not None
+    }
+
+
+def _first(folder: Path, name: str) -> Path | None:
+    """`NAME`, `NAME.txt` or `NAME.md`."""
+    paths = (folder / f"{name}{suffix}" for suffix in ("", ".txt", ".md"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 LICENSE_PHRASES = {

@@ -9,7 +9,7 @@ from edgeq.errors import MissingExtraError, ModelError
 
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
-CONFIG_PATTERNS = ("*.json", "*_*/config.json", "README.md", "LICENSE*")
+CONFIG_PATTERNS = ("*.json", "*_*/config.json", "README.md", "LICENSE*", "NOTICE*", "USE_POLICY*")
 MODEL_PATTERNS = (*CONFIG_PATTERNS, "*.safetensors", "*_*/*.safetensors", "*.txt", "*.model")
 ONNX_PATTERNS = (
     "onnx/model.onnx",

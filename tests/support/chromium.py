@@ -12,6 +12,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,12 +21,21 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 DEADLINE_S = 60.0
 
+LAUNCHER = """import fcntl, os, sys
+pipes = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for place, pipe in enumerate(pipes, 3):
+    os.dup2(pipe, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Puts the pipes where the browser looks for them, and becomes the browser."""
+
 OVERFLOWS = """(() => {
   document.querySelectorAll('details').forEach((one) => { one.open = true; });
   const width = document.documentElement.clientWidth, found = [];
   const named = (one) => `${one.tagName.toLowerCase()}.${one.getAttribute('class') || ''} ` +
     `${(one.textContent || '').trim().slice(0, 40)}`;
-  if (document.documentElement.scrollWidth > width) found.push(`the page is ${document.documentElement.scrollWidth} wide`);
+  const whole = document.documentElement.scrollWidth;
+  if (whole > width) found.push(`the page is ${whole} wide`);
   for (const one of document.body.querySelectorAll('*')) {
     const box = one.getBoundingClientRect(), style = getComputedStyle(one);
     if (box.width && (box.right > width + 0.5 || box.left < -0.5)) found.push(`outside: ${named(one)}`);
@@ -61,12 +71,27 @@ class Chromium:
         self._profile = tempfile.TemporaryDirectory(prefix="edgeq-test-", ignore_cleanup_errors=True)
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
-        options = ["--headless", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run", "--hide-scrollbars"]
+        options = [
+            "--headless",
+            "--disable-gpu",
+            "--remote-debugging-pipe",
+            "--no-first-run",
+            "--hide-scrollbars",
+        ]
         if os.geteuid() == 0:
             options.append("--no-sandbox")
-        shell = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
         self._process = subprocess.Popen(
-            ["sh", "-c", shell, program, *options, f"--user-data-dir={self._profile.name}", "about:blank"],
+            [
+                sys.executable,
+                "-c",
+                LAUNCHER,
+                str(theirs_in),
+                str(theirs_out),
+                program,
+                *options,
+                f"--user-data-dir={self._profile.name}",
+                "about:blank",
+            ],
             pass_fds=(theirs_in, theirs_out),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -78,6 +103,13 @@ class Chromium:
         self._last_id = 0
         self.events: list[dict[str, Any]] = []
         self._session: str | None = None
+        try:
+            self._attach()
+        except RuntimeError:
+            self.close()
+            raise
+
+    def _attach(self) -> None:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
@@ -146,12 +178,16 @@ class Chromium:
             for event in self.events
             if event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] != "verbose"
         ]
-        thrown = [str(event["params"]) for event in self.events if event.get("method") == "Runtime.exceptionThrown"]
+        thrown = [
+            str(event["params"]) for event in self.events if event.get("method") == "Runtime.exceptionThrown"
+        ]
         return entries + thrown
 
     def screenshot(self, path: Path, height: int | None = None) -> None:
         """A PNG of the page from its top: whole, or so many pixels of it."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": height or size["height"], "scale": 1}
-        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)["data"]
+        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)[
+            "data"
+        ]
         path.write_bytes(base64.b64decode(data))

@@ -119,7 +119,8 @@ def test_text_that_utf8_cannot_hold(manifest, tmp_path) -> None:
         "0.996710",
         "executed-other-arch",
         "1.00",
-        "NNAPI takes 600 of 602 nodes, 2 partitions (predicted)",
+        "NNAPI takes 600 of 602 nodes in 2 pieces, the CPU the rest (predicted)",
+        "99 % of the 602 operations of nnapi-int8, which NNAPI takes in 2 pieces; the CPU computes the rest",
         "Refused: Erf has no builder (2 times).",
         "alpha 0.75 0.1200 chosen",
         "no bias correction 0.1200 chosen",
@@ -156,7 +157,7 @@ def test_failed_bundle(manifest: Manifest) -> None:
 def test_sections_without_evidence_are_left_out(manifest: Manifest) -> None:
     bare = replace(manifest, metrics=(), gates=(), quantization=None)
     outline = Outline(report(bare))
-    assert outline.ids == {"summary", "placement", "contract", "limits", "provenance"}
+    assert outline.ids == {"summary", "accuracy", "latency", "placement", "contract", "limits", "provenance"}
 
 
 def test_weight_only_layers(manifest: Manifest, hostile: Manifest) -> None:

@@ -43,6 +43,9 @@ def bench(
             help="Python that has llama-cpp-python, which runs a .gguf file.", show_default="this one"
         ),
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write the bundle's report with these times: a .html file.")
+    ] = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -54,11 +57,16 @@ def bench(
     """
     from edgeq.cli.output import Out
     from edgeq.pipeline.bench import BenchRequest, run_bench
+    from edgeq.pipeline.pages import check_page, write_bench_page
 
     out = Out(json_mode=json, quiet=quiet)
     request = BenchRequest(bundle, against, threads, force, prompt_tokens, new_tokens, llama_python)
+    if report is not None:
+        check_page(report, [bundle])
     with out.progress() as progress:
         baseline, found = run_bench(request, progress)
+    if report is not None:
+        write_bench_page(bundle, report, baseline, found, threads=threads, force=force)
     _report(out, baseline, found)
     out.result({"baseline": baseline, "variants": [item.to_json() for item in found]})
 

@@ -82,6 +82,13 @@ def export(
     ] = None,
     variants: Annotated[str | None, typer.Option(help="Keep only these variants: cpu, nnapi.")] = None,
     archive: Annotated[bool, typer.Option("--archive", help="Also write NAME.edgeq, one file.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the report with this machine's latency beside float32: a .html file, with several "
+            "targets one each (NAME-TARGET.html)."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Measure each quantized layer alone, for `edgeq explain`.")
@@ -128,7 +135,7 @@ def export(
     if dry_run:
         _dry_run(out, request)
         return
-    results = _run(out, request)
+    results = _run(out, request, report)
     _print(out, results)
     require_passed(results)
 
@@ -139,11 +146,17 @@ def _request(config: Any, *, archive: bool, force: bool) -> ExportRequest:
     return request_from(config, archive=archive, force=force)
 
 
-def _run(out: Any, request: ExportRequest) -> list[TargetResult]:
-    from edgeq.pipeline.export import run_export
+def _run(out: Any, request: ExportRequest, page: Path | None) -> list[TargetResult]:
+    from edgeq.pipeline.export import bundle_folders, run_export
+    from edgeq.pipeline.pages import check_page, write_export_pages
 
+    if page is not None:
+        check_page(page, list(bundle_folders(request).values()))
     with out.progress() as progress:
-        return run_export(request, progress)
+        results = run_export(request, progress)
+    if page is not None:
+        write_export_pages(results, page)
+    return results
 
 
 def _dry_run(out: Any, request: ExportRequest) -> None:

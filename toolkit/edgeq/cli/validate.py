@@ -54,6 +54,10 @@ def validate(
         list[str] | None,
         typer.Option(help="METRIC=X, the worst that passes; replaces the bundle's quality gates."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="With --labels: also write the bundle's report with the accuracy, a .html file."),
+    ] = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -62,10 +66,13 @@ def validate(
     from edgeq.cli.output import Out
     from edgeq.errors import GateError
     from edgeq.pipeline.export import parse_gates
+    from edgeq.pipeline.pages import check_accuracy_page, write_accuracy_page
     from edgeq.pipeline.validation import ValidationRequest, run_validation
     from edgeq.runtime.adb import AdbOptions
 
     out = Out(json_mode=json, quiet=quiet)
+    if report is not None:
+        check_accuracy_page(report, bundle, labels)
     request = ValidationRequest(
         bundle=bundle,
         against=against,
@@ -80,11 +87,13 @@ def validate(
         adb=None if runner is None else AdbOptions(runner, tuple(runner_library or ()), serial),
     )
     with out.progress() as progress:
-        report = run_validation(request, progress)
-    _print(out, report, on)
-    if not report.passed:
+        found = run_validation(request, progress)
+    _print(out, found, on)
+    if report is not None:
+        write_accuracy_page(bundle, report, found, force=force)
+    if not found.passed:
         raise GateError(
-            f"{len(report.failures)} checks do not hold: {', '.join(report.failures)}",
+            f"{len(found.failures)} checks do not hold: {', '.join(found.failures)}",
             hint="edgeq validate --json has every number",
         )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgeq import __version__
 from edgeq.bundle.golden import write_golden
+from edgeq.bundle.language_golden import read_language_golden
 from edgeq.bundle.manifest import (
     Calibration,
     ExcludedNode,
@@ -28,6 +29,7 @@ from edgeq.files import atomic_write_text
 from edgeq.pipeline.kernel_noise import Noise, case_tolerances
 from edgeq.pipeline.measure import Measured, metrics_of
 from edgeq.pipeline.sensitivity import FILE_NAME, to_document
+from edgeq.report.examples import Recorded
 from edgeq.report.html import write_report
 from edgeq.report.model_card import write_model_card
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.reader import Bundle
     from edgeq.bundle.writer import BundleWriter
-    from edgeq.exporters.base import ExportedModel
+    from edgeq.exporters.base import ExportedModel, ModelFacts
     from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.plan import QuantizationPlan
     from edgeq.quantize.recipes import Recipe
@@ -119,10 +121,36 @@ def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
         parts.coverage,
         fp32_bytes=parts.fp32_bytes,
         cosines={name: values.cosines for name, values in parts.measured.items()},
-        golden=parts.golden,
-        preprocessor=exported.preprocessor,
+        recorded=Recorded(parts.golden, exported.preprocessor),
     )
     return writer.commit(manifest)
+
+
+def carry_legal_texts(writer: BundleWriter, facts: ModelFacts) -> None:
+    """Licence, notices and terms of use of the source, which hold for the bundle too.
+
+    A GGUF file names its licence inside; what lies beside it in a folder of downloads belongs to something else.
+    """
+    from edgeq.exporters.provenance import legal_texts
+
+    if facts.folder.is_dir():
+        for name, text in legal_texts(facts.folder).items():
+            atomic_write_text(writer.path(name), text)
+
+
+def write_pages(
+    writer: BundleWriter,
+    manifest: Manifest,
+    facts: ModelFacts,
+    preprocessor: TextPreprocessor,
+    plan: QuantizationPlan | None = None,
+) -> None:
+    """Card, report and legal texts of a language model, after everything that they tell of is recorded."""
+    language = read_language_golden(writer.folder)
+    recorded = Recorded((), preprocessor, None if language is None else language.greedy)
+    carry_legal_texts(writer, facts)
+    write_model_card(writer.folder, manifest)
+    write_report(writer.folder, manifest, plan, recorded=recorded)
 
 
 def tool_versions() -> dict[str, str]:

@@ -29,6 +29,7 @@ from edgeq.pipeline.assemble import (
     status_of,
     tokenizer_info,
     tool_versions,
+    write_pages,
 )
 from edgeq.pipeline.choices import check_file_type
 from edgeq.pipeline.language_data import LanguageData, divide_language
@@ -299,8 +300,6 @@ class _LanguageExport:
         gates: list[Gate],
         entries: tuple[GoldenEntry, ...],
     ) -> Bundle:
-        from edgeq.report.model_card import write_model_card
-
         manifest = Manifest(
             name=bundle_name(str(self.request.model)),
             target=target,
@@ -316,7 +315,7 @@ class _LanguageExport:
             gates=tuple(gates),
             metrics=tuple(metrics_of({spec.id: measured}, environment())),
         )
-        write_model_card(writer.folder, manifest)
+        write_pages(writer, manifest, self.plan.facts, self.exported.preprocessor, self.quantized.plan)
         return writer.commit(manifest)
 
     def _write_files(self, writer: BundleWriter, folder: Path) -> None:

@@ -30,6 +30,7 @@ from edgeq.pipeline.assemble import (
     status_of,
     tokenizer_info,
     tool_versions,
+    write_pages,
 )
 from edgeq.pipeline.language_data import LanguageData, divide_language
 from edgeq.pipeline.language_golden import Answering, greedy_golden, record_language
@@ -213,7 +214,6 @@ class _CheckpointExport:
         gates: list[Gate],
     ) -> Bundle:
         from edgeq.bundle.golden import write_golden
-        from edgeq.report.model_card import write_model_card
 
         self._write_files(spec, writer)
         golden = self._golden(spec.id, run)
@@ -236,7 +236,7 @@ class _CheckpointExport:
             gates=tuple(gates),
             metrics=tuple(metric for one in measured for metric in metrics_of({spec.id: one}, environment())),
         )
-        write_model_card(writer.folder, manifest)
+        write_pages(writer, manifest, self.plan.facts, self.original.preprocessor)
         return writer.commit(manifest)
 
     def _write_files(self, spec: VariantSpec, writer: BundleWriter) -> None:

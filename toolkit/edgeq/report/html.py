@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from edgeq.files import atomic_write_text
 from edgeq.report.charts import Spread, histogram, spreads
-from edgeq.report.examples import examples_section
+from edgeq.report.examples import Recorded, examples_section
 from edgeq.report.html_quantization import calibration_section, layers_section, search_section
 from edgeq.report.markup import Child, Html, bullets, el, join, page, section, table
 from edgeq.report.measured import accuracy_section, latency_section
 from edgeq.report.overview import Section, summary_section, tiles
 from edgeq.report.style import CSS
 from edgeq.report.words import (
+    CPU,
     VERIFICATION_MEANINGS,
     caveats,
     gate_text,
@@ -29,13 +30,12 @@ from edgeq.report.words import (
 from edgeq.types import Verification
 
 if TYPE_CHECKING:
-    from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.manifest import Manifest, Metric
     from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.plan import QuantizationPlan
     from edgeq.quantize.static_int8 import Trial
-    from edgeq.runtime.text import TextPreprocessor
 
+REPORT_FILE = "report.html"
 Cosines = Mapping[str, Mapping[str, Sequence[float]]]
 """Cosine to the original of every held-out row, by variant and output."""
 
@@ -49,8 +49,7 @@ def write_report(
     *,
     fp32_bytes: int | None = None,
     cosines: Cosines | None = None,
-    golden: Sequence[GoldenCase] = (),
-    preprocessor: TextPreprocessor | None = None,
+    recorded: Recorded | None = None,
 ) -> None:
     """Write the report into a bundle's folder.
 
@@ -62,8 +61,7 @@ def write_report(
         coverage: of the calibration texts.
         fp32_bytes: size of the float32 graph that sizes are compared with.
         cosines: see `Cosines`; without them there is no distribution.
-        golden: recorded cases, which examples are taken from.
-        preprocessor: names tokens in them.
+        recorded: what examples are taken from.
     """
     content = report(
         manifest,
@@ -72,10 +70,9 @@ def write_report(
         coverage,
         fp32_bytes=fp32_bytes,
         cosines=cosines,
-        golden=golden,
-        preprocessor=preprocessor,
+        recorded=recorded,
     )
-    atomic_write_text(folder / "report.html", content)
+    atomic_write_text(folder / REPORT_FILE, content)
 
 
 def report(
@@ -86,13 +83,12 @@ def report(
     *,
     fp32_bytes: int | None = None,
     cosines: Cosines | None = None,
-    golden: Sequence[GoldenCase] = (),
-    preprocessor: TextPreprocessor | None = None,
+    recorded: Recorded | None = None,
 ) -> str:
     """The page; the same arguments give the same text."""
     sections = [
         summary_section(manifest, fp32_bytes),
-        examples_section(manifest, golden, preprocessor),
+        None if recorded is None else examples_section(manifest, recorded),
         accuracy_section(manifest),
         latency_section(),
         _fidelity(manifest, cosines or {}),
@@ -120,7 +116,9 @@ def _header(manifest: Manifest, title: str, links: Html, fp32_bytes: int | None)
     does = task_title(manifest)
     count = f"{source.parameters / 1e6:.1f} million parameters"
     sub = f"{does}. {source.architecture}, {count}, from {source_title(source)}."
-    return el("header", el("h1", title, " ", pill), el("p", sub, class_="sub"), tiles(manifest, fp32_bytes), links)
+    return el(
+        "header", el("h1", title, " ", pill), el("p", sub, class_="sub"), tiles(manifest, fp32_bytes), links
+    )
 
 
 def _fidelity(manifest: Manifest, cosines: Cosines) -> Section | None:
@@ -156,9 +154,15 @@ def _numbers(manifest: Manifest, output: str | None) -> Html:
         [metric_title(name), *(values.get((name, key), "") for key in series)] for name in names
     ]
     about = [
-        f"{variant}: {samples} samples, {level}, on {environment}" for variant, samples, level, environment in series
+        f"{variant}: {samples} samples, {level}, on {environment}"
+        for variant, samples, level, environment in series
     ]
-    return join([table(["", *(f"{key[0]}>" for key in series)], rows, "facts"), el("div", bullets(about), class_="muted")])
+    return join(
+        [
+            table(["", *(f"{key[0]}>" for key in series)], rows, "facts"),
+            el("div", bullets(about), class_="muted"),
+        ]
+    )
 
 
 def _series(metric: Metric) -> tuple[str, int, str, str]:
@@ -230,6 +234,15 @@ def _gates(manifest: Manifest) -> Section | None:
 def _placement(manifest: Manifest) -> Section | None:
     found = [(variant.id, placement_lines(variant)) for variant in manifest.variants]
     parts = [part for name, lines in found if lines for part in (el("h3", el("code", name)), bullets(lines))]
+    note = (
+        "A partition is a piece of the graph that an accelerator computes in one go; between two of them the CPU takes "
+        "over, which costs time."
+    )
+    if any(
+        variant.execution_provider != CPU and "partitions" in variant.placement
+        for variant in manifest.variants
+    ):
+        parts.insert(0, el("p", note, class_="muted"))
     return ("placement", "Placement", join(parts)) if parts else None
 
 

@@ -178,7 +178,6 @@ def _weights(items: Sequence[WeightDecision]) -> Html | None:
         "details",
         el("summary", f"{len(rows)} layers and tables, in graph order"),
         table(columns, rows),
-        open="",
     )
     return join([el("h3", "Quantized weights"), el("p", note, class_="muted"), body])
 
@@ -226,7 +225,7 @@ def _ranges(plan: QuantizationPlan) -> Html | None:
         [
             el("h3", "Ranges"),
             el("p", note, class_="muted"),
-            el("details", summary, body, open=""),
+            el("details", summary, body),
             _exactness(quantized),
         ]
     )

@@ -44,13 +44,16 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class EncoderTime:
-    """One contender at one batch size and length; `ratio` is to the baseline, in the same rounds."""
+    """One contender at one batch size and length; `ratio` is to the baseline, in the same rounds.
+
+    Of a baseline that is known by ratios alone there is no percentile.
+    """
 
     contender: str
     texts: int
     tokens: int
     p50_ms: float
-    p95_ms: float
+    p95_ms: float | None
     ratio: float
 
 
@@ -63,7 +66,7 @@ def encoder_times(machine: str, baseline: str, found: Sequence[EncoderTime], pre
             f"{item.texts} of {item.tokens} tokens",
             f"{item.p50_ms:.1f}",
             bar(item.p50_ms, slowest, chosen=item.contender == preferred),
-            f"{item.p95_ms:.1f}",
+            "" if item.p95_ms is None else f"{item.p95_ms:.1f}",
             f"{item.ratio:.2f}x",
         ]
         for item in found
@@ -90,12 +93,14 @@ def accuracy_section(manifest: Manifest) -> Section | None:
     """What labelled texts would say of a bundle, and how to ask them; None for kinds that have no such metric."""
     if manifest.source.task is Task.TEXT_GENERATION:
         return None
-    labelled = head_of(manifest.source, manifest.variants[0].outputs, steps=manifest.postprocess).entry.labelled
+    labelled = head_of(
+        manifest.source, manifest.variants[0].outputs, steps=manifest.postprocess
+    ).entry.labelled
     if labelled is None:
         return None
     words = (
-        f"No labelled texts came with this bundle: its numbers say how close it is to the original, not how often either "
-        f"is right. With lines of {labelled.form}, ",
+        "No labelled texts came with this bundle: its numbers say how close it is to the original, not how often "
+        f"either is right. With lines of {labelled.form}, ",
         el("code", "edgeq validate BUNDLE --labels FILE.tsv --against ORIGINAL --report report.html"),
         f" measures the {labelled.name} of both and writes this page with it.",
     )
@@ -130,7 +135,9 @@ def with_accuracy(page: str, found: Sequence[Accuracy]) -> str:
     note = "In brackets what chance leaves open (95 %, bootstrap); lost is measured text by text."
     body = join([el("p", note, class_="muted"), table(columns, rows)])
     first = found[0]
-    page = _with_tile(page, f"{first.metrics[title]:.4g}", f"{title} of {first.variant} on {first.texts} labelled texts")
+    page = _with_tile(
+        page, f"{first.metrics[title]:.4g}", f"{title} of {first.variant} on {first.texts} labelled texts"
+    )
     return _with_section(page, ACCURACY, "Accuracy", body)
 
 

@@ -96,7 +96,9 @@ def _agreement(manifest: Manifest, variant: Variant) -> list[tuple[str, str]]:
     for name, words in (headline, AGREEMENT[headline]), *_tail_of(headline):
         metric = worst_metric(manifest, variant.id, name)
         if metric is not None:
-            found.append((metric_value(name, metric.value), words.format(n=metric.n, rows=f"held-out {rows}")))
+            found.append(
+                (metric_value(name, metric.value), words.format(n=metric.n, rows=f"held-out {rows}"))
+            )
     return found
 
 
@@ -121,7 +123,7 @@ def _accelerator(variant: Variant) -> list[tuple[str, str]]:
     way = "in one go" if pieces == 1 else f"in {pieces} pieces"
     rest = "" if taken == total else "; the CPU computes the rest"
     how = ", predicted and not run" if variant.placement.get("level") == "predicted" else ""
-    share = "All" if taken == total else f"{100 * taken / max(total, 1):.0f} %"
+    share = "All" if taken == total else f"{100 * taken // max(total, 1)} %"
     words = f"of the {total} operations of {variant.id}, which {provider_name(name)} takes {way}{rest}{how}"
     return [(share, words)]
 

@@ -34,7 +34,7 @@ th { text-align: left; color: var(--muted); font-weight: 600; border-bottom: 1px
   padding: 5px 14px 5px 0; vertical-align: bottom; }
 td { border-bottom: 1px solid var(--line); padding: 5px 14px 5px 0; vertical-align: middle; }
 tr:last-child td { border-bottom: 0; }
-.num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.num { text-align: right; font-variant-numeric: tabular-nums; } td.num { white-space: nowrap; }
 code, .id { font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
   overflow-wrap: anywhere; }
 td > svg { display: block; min-width: 60px; }
@@ -48,17 +48,18 @@ svg text { font: 12px system-ui, sans-serif; fill: var(--muted); }
 .gate { stroke: var(--bad); stroke-width: 1.5; stroke-dasharray: 3 3; } svg .strong { fill: var(--text); }
 details summary { cursor: pointer; color: var(--accent); margin: 8px 0; }
 ul { margin: 6px 0 10px; padding-left: 20px; } li { margin: 3px 0; max-width: 90ch; overflow-wrap: anywhere; }
-@media (max-width: 960px) {
+@media (max-width: 1060px) {
   main { padding: 20px 12px 40px; } section { padding: 14px 14px; }
   .tiles { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); }
   thead { display: none; } table, tbody, tr, td { display: block; }
   tr { padding: 8px 0; border-bottom: 1px solid var(--line); } tr:last-child { border-bottom: 0; }
-  td, td:has(> code) { min-width: 0; display: flex; gap: 12px; justify-content: space-between; border: 0; padding: 2px 0; text-align: right; }
+  td, td:has(> code) { min-width: 0; display: flex; gap: 12px; justify-content: space-between; border: 0;
+    padding: 2px 0; text-align: right; }
   td:empty { display: none; }
   td::before { content: attr(data-label); color: var(--muted); text-align: left; flex: 0 1 auto; min-width: 30%; }
   td:first-child, td:not([data-label]) { justify-content: flex-start; text-align: left; font-weight: 600; }
   td:first-child::before, td:not([data-label])::before { content: none; }
-  td > * { min-width: 0; } .num { white-space: normal; } td > svg { margin: 4px 0; }
+  td > * { min-width: 0; } td.num { white-space: normal; } td > svg { margin: 4px 0; }
 }
 @media print { body { background: #fff; } section { break-inside: avoid; } nav { display: none; } }
 """

@@ -247,7 +247,11 @@ def placement_summary(variant: Variant) -> str:
         return f"CPU; matrix products: {kinds}" if kinds else _program(placement)
     taken, total = nodes[accelerator], sum(nodes.values())
     share = f"all {total} nodes" if taken == total else f"{taken} of {total} nodes"
-    pieces = f" in {'one piece' if partitions == 1 else f'{partitions} pieces'}" if isinstance(partitions, int) else ""
+    pieces = (
+        f" in {'one piece' if partitions == 1 else f'{partitions} pieces'}"
+        if isinstance(partitions, int)
+        else ""
+    )
     level = " (predicted)" if placement.get("level") == "predicted" else ""
     rest = "" if taken == total else ", the CPU the rest"
     return f"{provider_name(accelerator)} takes {share}{pieces}{rest}{level}"

@@ -1,0 +1,167 @@
+"""A bundle's report with what one machine measured: a file of its own, so that the bundle's bytes stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeq.errors import OutputError, UsageError
+from edgeq.files import atomic_write_text
+from edgeq.pipeline.bench import VariantBench
+from edgeq.pipeline.language_bench import EngineBench, columns_of, row_of
+from edgeq.pipeline.measure import BENCH_TOKENS, ORIGINAL_FP32
+from edgeq.report.html import REPORT_FILE
+from edgeq.report.measured import Accuracy, EncoderTime, Times, encoder_times, with_accuracy, with_times
+
+if TYPE_CHECKING:
+    from edgeq.pipeline.export import TargetResult
+    from edgeq.pipeline.validation import ValidationReport
+
+SUFFIXES = (".html", ".htm")
+
+
+def check_page(page: Path, bundles: Sequence[Path] = ()) -> None:
+    """Find out before the work that a page cannot be written.
+
+    Args:
+        page: where it goes; a page that is there is replaced.
+        bundles: folders that would not be what they list with another file in them.
+
+    Raises:
+        UsageError: it is no `.html` file, or inside a bundle.
+        OutputError: its folder is not there, or it is a folder itself.
+    """
+    if page.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"a report goes to a .html file, got `{page}`")
+    folder = page.absolute().parent.resolve()
+    inside = next((bundle for bundle in bundles if folder.is_relative_to(bundle.absolute().resolve())), None)
+    if inside is not None:
+        raise UsageError(
+            f"`{page}` is inside the bundle `{inside}`, whose files are listed with their hashes",
+            hint=f"--report {inside.name}-{REPORT_FILE}",
+        )
+    if page.is_dir() or not folder.is_dir():
+        raise OutputError(
+            f"cannot write `{page}`: `{page if page.is_dir() else folder}` is not a "
+            + ("file" if page.is_dir() else "folder")
+        )
+
+
+def check_accuracy_page(page: Path, bundle: Path, labels: Path | None) -> None:
+    """As `check_page`; there is no accuracy without labelled texts.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if labels is None:
+        raise UsageError(
+            "--report of validate shows accuracy, which needs labelled texts: --labels FILE",
+            hint=f"edgeq bench {bundle} --report {page} writes the report with times",
+        )
+    check_page(page, [bundle])
+
+
+def export_pages(page: Path, targets: Sequence[str]) -> dict[str, Path]:
+    """Where the page of each target goes: several share no file."""
+    if len(targets) == 1:
+        return {targets[0]: page}
+    return {target: page.with_name(f"{page.stem}-{target}{page.suffix}") for target in targets}
+
+
+def write_export_pages(results: Sequence[TargetResult], page: Path) -> list[Path]:
+    """The report of every bundle, with the times that its export took beside float32."""
+    pages = export_pages(page, [result.target for result in results])
+    for result in results:
+        text = (result.bundle.path / REPORT_FILE).read_text(encoding="utf-8")
+        times = _export_times(result)
+        atomic_write_text(pages[result.target], text if times is None else with_times(text, times))
+    return list(pages.values())
+
+
+def _export_times(result: TargetResult) -> Times | None:
+    """None where nothing ran in the target's own runtime."""
+    variants = result.bundle.manifest.variants
+    timed = [(variant.id, timing) for variant in variants if (timing := result.measured[variant.id].timing)]
+    if not timed:
+        return None
+    tokens = _timed_tokens(result)
+    rows = [EncoderTime(name, 1, tokens, item.p50_ms, item.p95_ms, item.ratio) for name, item in timed]
+    base = timed[0][1]
+    fp32 = EncoderTime(ORIGINAL_FP32, 1, tokens, base.p50_ms / base.ratio, None, 1.0)
+    return encoder_times(_machine(None), ORIGINAL_FP32, [*rows, fp32], variants[0].id)
+
+
+def _timed_tokens(result: TargetResult) -> int:
+    manifest = result.bundle.manifest
+    limits = [
+        spec.shape[1] for variant in manifest.variants for spec in variant.inputs if len(spec.shape) == 2
+    ]
+    most = [manifest.tokenizer.max_length] if manifest.tokenizer else []
+    return min([BENCH_TOKENS, *most, *(limit for limit in limits if isinstance(limit, int))])
+
+
+def write_bench_page(
+    bundle: Path,
+    page: Path,
+    baseline: str,
+    found: Sequence[VariantBench] | Sequence[EngineBench],
+    *,
+    threads: int | None,
+    force: bool,
+) -> None:
+    """The report of a bundle, with what `edgeq bench` measured."""
+    text, preferred = _report_of(bundle, force=force)
+    machine = _machine(threads)
+    engines = [item for item in found if isinstance(item, EngineBench)]
+    if engines:
+        note = f"Medians; in brackets the ratio to {baseline} in the same rounds, where above 1 is faster."
+        times = Times(machine, note, columns_of(engines), [row_of(item) for item in engines])
+    else:
+        rows = [
+            EncoderTime(
+                item.id, case.batch, case.tokens, case.timing.p50_ms, case.timing.p95_ms, case.timing.ratio
+            )
+            for item in found
+            if isinstance(item, VariantBench)
+            for case in item.cases
+        ]
+        times = encoder_times(machine, baseline, rows, preferred)
+    atomic_write_text(page, with_times(text, times))
+
+
+def write_accuracy_page(bundle: Path, page: Path, found: ValidationReport, *, force: bool) -> None:
+    """The report of a bundle, with what `edgeq validate --labels` found.
+
+    Raises:
+        UsageError: no variant was run on labelled texts.
+    """
+    rows = [
+        Accuracy(
+            found.title(variant),
+            variant.labelled.name,
+            variant.labelled.value.n,
+            variant.labelled.metrics(),
+            variant.labelled.verdict,
+        )
+        for variant in found.variants
+        if variant.labelled is not None
+    ]
+    if not rows:
+        raise UsageError("no variant was run on labelled texts: there is no accuracy to report")
+    atomic_write_text(page, with_accuracy(_report_of(bundle, force=force)[0], rows))
+
+
+def _report_of(path: Path, *, force: bool) -> tuple[str, str]:
+    """A bundle's own page, and its preferred variant."""
+    from edgeq.bundle.reader import open_bundle
+
+    with open_bundle(path, force=force) as bundle:
+        return bundle.file(REPORT_FILE).read_text(encoding="utf-8"), bundle.variants[0].id
+
+
+def _machine(threads: int | None) -> str:
+    from edgeq.runtime.host import cpu_name, host_architecture
+
+    ran = "" if threads is None else f", {threads} thread" + ("s" if threads > 1 else "")
+    return f"{cpu_name()} ({host_architecture()}{ran})"
