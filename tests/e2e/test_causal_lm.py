@@ -23,10 +23,14 @@ PROMPT = "Once upon a time"
 @pytest.fixture(scope="module")
 def model(tiny_decoder, tiny_decoders, tmp_path_factory):
     """Tied, with a chat template: the builder's road."""
-    folder = tmp_path_factory.mktemp("tiny-llama")
-    return tiny_decoders.build_tiny_decoder(
-        folder, "llama", chat_template=tiny_decoders.CHAT_TEMPLATE, tie_word_embeddings=True
+    folder = tiny_decoders.build_tiny_decoder(
+        tmp_path_factory.mktemp("tiny-llama"),
+        "llama",
+        chat_template=tiny_decoders.CHAT_TEMPLATE,
+        tie_word_embeddings=True,
     )
+    (folder / "USE_POLICY.md").write_text("Do no harm.")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,9 @@ def test_what_a_bundle_holds(bundle):
     settings = json.loads((bundle.folder / "generation.json").read_text())
     assert settings["stop_ids"] == [257, 259]
     assert "<|im_start|>" in settings["chat_template"]
+    assert (bundle.folder / "USE_POLICY").read_text() == "Do no harm."
+    page = (bundle.folder / "report.html").read_text()
+    assert all(f'<section id="{name}">' in page for name in ("summary", "examples", "latency", "fidelity"))
     files = {path.name for path in (bundle.folder / "model/cpu-int4").iterdir()}
     assert files >= {"model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json"}
     assert [entry.id for entry in bundle.manifest.golden][:2] == ["prefill-00", "decode-00"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,21 +18,25 @@ import pytest
 from edgeq.cli import run_command_line as run
 from edgeq.errors import ExitCode
 
+LICENSE = "Permission is hereby granted, free of charge, to Zoë\n"
 FAST = ["--seq-len", "32", "--calib-samples", "32", "--quiet"]
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Callable[..., Path]) -> Path:
-    return tiny_model("bert", "sentence-embedding")
+def model(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the licence that its author wrote."""
+    folder = tmp_path_factory.mktemp("source") / "model"
+    shutil.copytree(tiny_model("bert", "sentence-embedding"), folder)
+    (folder / "LICENSE.txt").write_text(LICENSE, encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="module")
 def bundle(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("exported") / "bundle"
-    assert (
-        run(["export", str(model), "--target", "android", "-o", str(output), "--archive", *FAST])
-        == ExitCode.OK
-    )
+    page = str(output.with_name("page.html"))
+    options = ["--target", "android", "-o", str(output), "--archive", "--report", page]
+    assert run(["export", str(model), *options, *FAST]) == ExitCode.OK
     return output
 
 
@@ -60,6 +65,27 @@ def test_the_bundle_is_whole(bundle: Path) -> None:
         "nnapi-int8",
     }
     assert bundle.with_name("bundle.edgeq").is_file()
+
+
+def test_the_licence_travels_along(bundle: Path) -> None:
+    assert (bundle / "LICENSE").read_text(encoding="utf-8") == LICENSE
+    assert not (bundle / "NOTICE").exists()
+
+
+def test_times_are_in_the_page_beside_the_bundle_alone(bundle: Path) -> None:
+    """That the bundle's bytes stay the same is another test's."""
+    own = (bundle / "report.html").read_text(encoding="utf-8")
+    page = bundle.with_name("page.html").read_text(encoding="utf-8")
+    assert " ms</b>" in page and "fp32, by the ratio" in page
+    assert " ms</b>" not in own and "by the ratio" not in own
+    assert own.count("<section") == page.count("<section")
+    assert '<section id="examples">' in own and "have the same closest text" in own
+
+
+def test_a_page_inside_the_bundle_is_refused_before_the_work(model: Path, tmp_path: Path) -> None:
+    inside = tmp_path / "new" / "page.html"
+    assert export(model, tmp_path / "new", "--report", str(inside)) == ExitCode.USAGE
+    assert leftovers(tmp_path) == []
 
 
 def test_the_manifest_names_no_path_of_this_machine(bundle: Path, model: Path) -> None:

@@ -11,7 +11,7 @@ from edgeq.files import atomic_write_text
 from edgeq.pipeline.bench import VariantBench
 from edgeq.pipeline.language_bench import EngineBench, columns_of, row_of
 from edgeq.pipeline.measure import BENCH_TOKENS, ORIGINAL_FP32
-from edgeq.report.html import REPORT_FILE
+from edgeq.report.html import REPORT_FILE, report
 from edgeq.report.measured import Accuracy, EncoderTime, Times, encoder_times, with_accuracy, with_times
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _export_times(result: TargetResult) -> Times | None:
     tokens = _timed_tokens(result)
     rows = [EncoderTime(name, 1, tokens, item.p50_ms, item.p95_ms, item.ratio) for name, item in timed]
     base = timed[0][1]
-    fp32 = EncoderTime(ORIGINAL_FP32, 1, tokens, base.p50_ms / base.ratio, None, 1.0)
+    fp32 = EncoderTime(f"{ORIGINAL_FP32}, by the ratio", 1, tokens, base.p50_ms / base.ratio, None, 1.0)
     return encoder_times(_machine(None), ORIGINAL_FP32, [*rows, fp32], variants[0].id)
 
 
@@ -153,11 +153,13 @@ def write_accuracy_page(bundle: Path, page: Path, found: ValidationReport, *, fo
 
 
 def _report_of(path: Path, *, force: bool) -> tuple[str, str]:
-    """A bundle's own page, and its preferred variant."""
+    """A bundle's own page, and its preferred variant; of bundles of before that have none, what their manifest says."""
     from edgeq.bundle.reader import open_bundle
 
     with open_bundle(path, force=force) as bundle:
-        return bundle.file(REPORT_FILE).read_text(encoding="utf-8"), bundle.variants[0].id
+        own = bundle.folder / REPORT_FILE
+        text = own.read_text(encoding="utf-8") if own.is_file() else report(bundle.manifest)
+        return text, bundle.variants[0].id
 
 
 def _machine(threads: int | None) -> str:

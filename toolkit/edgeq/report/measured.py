@@ -32,14 +32,14 @@ class Times:
         note: what was timed, and what ratios refer to.
         columns: as of `edgeq.report.markup.table`.
         rows: cells; the first is the contender.
-        headline: of the preferred variant, `12.3 ms`; None where nothing stands for all.
+        headline: of the preferred variant, `12.3 ms` and what it is of; None where nothing stands for all.
     """
 
     machine: str
     note: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Child]]
-    headline: str | None = None
+    headline: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,12 @@ def encoder_times(machine: str, baseline: str, found: Sequence[EncoderTime], pre
     columns = ["variant", "texts", "median, ms>", "", "95th percentile, ms>", f"time, of {baseline}>"]
     note = f"Below 1x is faster than {baseline}; both ran in turn, so that the machine's drift falls on both."
     first = next((item for item in found if item.contender == preferred), None)
-    return Times(machine, note, columns, rows, None if first is None else f"{first.p50_ms:.1f} ms")
+    return Times(machine, note, columns, rows, None if first is None else _headline(first))
+
+
+def _headline(time: EncoderTime) -> tuple[str, str]:
+    texts = "a text" if time.texts == 1 else f"{time.texts} texts"
+    return f"{time.p50_ms:.1f} ms", f"for {texts} of {time.tokens} tokens"
 
 
 def latency_section() -> Section:
@@ -112,7 +117,8 @@ def with_times(page: str, times: Times) -> str:
     machine = el("p", "Measured on ", el("b", times.machine), ". ", times.note)
     body = join([machine, table(times.columns, times.rows)])
     if times.headline is not None:
-        page = _with_tile(page, times.headline, f"a text, median, on {times.machine}; see Latency")
+        value, what = times.headline
+        page = _with_tile(page, value, f"{what}, median, on {times.machine}; see Latency")
     return _with_section(page, LATENCY, "Latency", body)
 
 

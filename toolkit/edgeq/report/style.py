@@ -25,6 +25,7 @@ a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: un
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px; margin: 20px 0 4px; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
 .tile b { display: block; font-size: 22px; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.tile { overflow-wrap: anywhere; }
 .tile span { display: block; color: var(--muted); font-size: 13px; line-height: 1.4; margin-top: 2px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
 th, td { overflow-wrap: anywhere; min-width: 3.5em; } td:has(> code) { min-width: 10.5em; }
