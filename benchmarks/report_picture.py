@@ -2,8 +2,8 @@
 
     python benchmarks/report_picture.py out/demo-report.html [docs/report.png]
 
-The page is what `edgeq export --target android --report out/demo-report.html` wrote. A desktop's and a phone's view stand
-beside each other; with 64 grey and coloured tones the file stays below 150 kB.
+The page is what `edgeq export --target android --report out/demo-report.html` wrote. A desktop's and a phone's view
+stand beside each other; with 64 colours the file stays below 150 kB.
 """
 
 from __future__ import annotations
