@@ -14,6 +14,7 @@ COMMANDS: tuple[str, ...] = (
     "validate",
     "run",
     "bench",
+    "pack",
     "inspect",
     "check",
     "diff",
