@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from enum import Enum
@@ -44,6 +45,15 @@ def restore(document: dict[str, Any], unknown: Mapping[KeyPath, Any]) -> None:
         parent = _find(document, path[:-1])
         if isinstance(parent, dict):
             parent.setdefault(path[-1], value)
+
+
+def finite(value: Any) -> Any:
+    """NaN and infinities as None: JSON has no word for them."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @cache

@@ -23,6 +23,7 @@ COMMANDS: tuple[str, ...] = (
     "advise",
     "explain",
     "tune",
+    "cache",
     "doctor",
 )
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from edgeq.bundle.codec import finite
 from edgeq.cli.heartbeat import Heartbeat
 from edgeq.cli.tables import PIPE_WIDTH, print_table, width_of
 
@@ -42,15 +42,6 @@ def print_error(message: str, hint: str | None) -> None:
 def printable(text: str) -> str:
     """Text without control characters: names come from models and bundles of strangers, and terminals obey."""
     return _CONTROL.sub("\ufffd", text)
-
-
-def finite(value: Any) -> Any:
-    """NaN and infinities as None: JSON has no word for them."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Out:
