@@ -403,3 +403,28 @@ def test_explain_without_a_measurement_says_what_is_known(tiny: Any, tmp_path: P
 
 def test_explain_of_a_float_bundle_has_nothing_to_say(tiny_bundle: Path) -> None:
     assert edgeq("explain", tiny_bundle).returncode == 1
+
+
+def test_bench_of_another_runtime_says_what_to_do(tiny: Any, tmp_path: Path) -> None:
+    def edit(manifest: Any) -> Any:
+        return replace(manifest, variants=tuple(replace(v, runtime="coreml") for v in manifest.variants))
+
+    tiny.build(tmp_path / "bundle", edit)
+    result = edgeq("bench", tmp_path / "bundle")
+    said = " ".join(result.stderr.split())
+    assert result.returncode == 1
+    assert "run on coreml" in said
+    assert "--target cpu" in said
+
+
+def test_a_static_variant_says_how_many_tokens_it_takes(tiny: Any) -> None:
+    from edgeq.bundle.manifest import Variant
+
+    def variant(*, static: bool, **placement: Any) -> Variant:
+        inputs, outputs = tiny.signature(static=static)
+        return Variant("v", "m", "coreml", "all", "fp32", inputs, outputs, 1, placement=placement)
+
+    assert variant(static=True).token_lengths == (tiny.static_length,)
+    assert variant(static=False).token_lengths == ()
+    assert variant(static=False, sequence_lengths=[128, 32]).token_lengths == (32, 128)
+    assert variant(static=False, sequence_lengths="many").token_lengths == ()
