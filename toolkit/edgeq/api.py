@@ -29,6 +29,7 @@ def export(
     output: str | Path | None = None,
     variants: Sequence[str] = (),
     archive: bool = False,
+    slim: bool = False,
     force: bool = False,
     seed: int | None = None,
     progress: Progress | None = None,
@@ -50,6 +51,7 @@ def export(
         output: the bundle's folder; `NAME-TARGET` in the current folder when left out.
         variants: engines to keep, as in `["cpu"]`.
         archive: also write `NAME.edgeq`.
+        slim: without golden cases, report and plan.
         force: replace an existing bundle.
         seed: of sampling (0).
         progress: told about stages.
@@ -80,6 +82,7 @@ def export(
         "output": output,
         "variants": list(variants),
         "seed": seed,
+        "slim": slim or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
     request = request_from(given, archive=archive, force=force)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeq.errors import OutputError
@@ -28,3 +32,48 @@ def cache_folder(cache: Path | None = None) -> Path:
             "there is no cache folder: this user has no home folder",
             hint=f"set {FOLDER_VARIABLE} to a folder",
         ) from error
+
+
+PURPOSES = {
+    "calibration": "statistics of calibration runs; made again by the next export",
+    "sensitivity": "losses layer by layer; measured again by explain and export --sensitivity",
+    "tune": "candidates that tune has measured",
+    "arm64-onnxruntime-*": "the ARM64 lane; edgeq doctor --setup arm64 downloads it again",
+}
+"""What edgeq keeps in its cache folder, by name. Nothing else there is ever removed: the folder may be anybody's."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """One thing in the cache."""
+
+    name: str
+    path: Path
+    purpose: str
+    files: int
+    size_bytes: int
+
+
+def cache_entries(folder: Path) -> list[CacheEntry]:
+    """What edgeq keeps in a cache folder, by name; symbolic links are not followed."""
+    if not folder.is_dir():
+        return []
+    found = []
+    for path in sorted(folder.iterdir()):
+        purpose = next(
+            (text for name, text in PURPOSES.items() if fnmatch.fnmatchcase(path.name, name)), None
+        )
+        if purpose is not None and path.is_dir() and not path.is_symlink():
+            sizes = [file.lstat().st_size for file in path.rglob("*") if not file.is_dir()]
+            found.append(CacheEntry(path.name, path, purpose, len(sizes), sum(sizes)))
+    return found
+
+
+def clear(entries: Sequence[CacheEntry]) -> None:
+    """Remove entries.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    for entry in entries:
+        shutil.rmtree(entry.path)

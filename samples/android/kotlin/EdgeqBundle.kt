@@ -43,7 +43,17 @@ class EdgeqBundle private constructor(val folder: File, val manifest: JSONObject
                 (provider == null || variant.getString("execution_provider") == provider) &&
                 needs.optInt("min_android_api", 0) <= apiLevel &&
                 (wanted.isEmpty() || wanted.any { it in abis })
-        } ?: throw BundleException("no variant of ${manifest.getString("name")} runs at API level $apiLevel")
+        } ?: throw BundleException(
+            "no variant of ${manifest.getString("name")} runs at API level $apiLevel on ${abis.joinToString()}: " +
+                variants.joinToString("; ") { needed(it) }
+        )
+
+    /** `cpu-int8 needs API level 24 and arm64-v8a`: an emulator of another ABI is not told about API levels alone. */
+    private fun needed(variant: JSONObject): String {
+        val needs = variant.optJSONObject("requirements") ?: JSONObject()
+        val wanted = needs.optJSONArray("abi")?.strings()?.joinToString(" or ") ?: "any ABI"
+        return "${variant.getString("id")} needs API level ${needs.optInt("min_android_api", 0)} and $wanted"
+    }
 
     fun file(path: String): File = File(folder, path)
 

@@ -87,7 +87,7 @@ def test_run_usage_and_data_errors(tiny_bundle: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "wrong.npz", x=np.zeros(3))
     np.save(tmp_path / "single.npy", np.zeros(3))
     for arguments, code, message in (
-        ((), 2, "takes --text (once or more) or --npz"),
+        ((), 2, "takes --text (once or more), --texts or --npz"),
         (("--text", "a", "--npz", "f"), 2, "one of them"),
         (("--text", "a", "--text", "b", "--pair", "c"), 2, "got 2 --text and 1 --pair"),
         (("--text", "a", "--variant", "gpu"), 1, "has no variant `gpu`; it has cpu-fp32, nnapi-fp32"),
@@ -101,7 +101,67 @@ def test_run_usage_and_data_errors(tiny_bundle: Path, tmp_path: Path) -> None:
         assert f"error: {message}" in result.stderr or message in result.stderr
 
 
+def test_run_reads_a_text_from_stdin(tiny_bundle: Path) -> None:
+    command = [sys.executable, "-m", "edgeq", "run", str(tiny_bundle), "--json", "--text", "-"]
+    piped = subprocess.run(command, input="the cat\n", capture_output=True, text=True, check=True)
+    assert json.loads(piped.stdout) == _json(edgeq("run", tiny_bundle, "--text", "the cat", "--json"))
+    empty = subprocess.run(command, input="\n", capture_output=True, text=True, check=False)
+    assert (empty.returncode, "stdin is empty" in empty.stderr) == (1, True)
+
+
+def test_run_writes_a_row_per_line(tiny_bundle: Path, tmp_path: Path) -> None:
+    lines = [f"the {'cat ' * (index % 5)}sat" if index % 7 else "" for index in range(70)]
+    (tmp_path / "texts.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    done = _json(
+        edgeq("run", tiny_bundle, "--texts", tmp_path / "texts.txt", "-o", tmp_path / "v.npy", "--json")
+    )
+    assert (done["texts"], done["cut"]) == (70, 0)
+    vectors = np.load(tmp_path / "v.npy")
+    for index in (0, 1, 34, 69):
+        alone = _json(edgeq("run", tiny_bundle, "--text", lines[index], "--json"))["outputs"]
+        # One text alone and in a batch: sums of the same few values.
+        np.testing.assert_allclose(vectors[index], alone["sentence_embedding"][0], atol=2e-6)
+    assert not np.allclose(vectors[1], vectors[2])
+    edgeq("run", tiny_bundle, "--texts", tmp_path / "texts.jsonl", "-o", tmp_path / "v.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == lines
+    np.testing.assert_array_equal(vectors, np.float32([row["sentence_embedding"] for row in rows]))
+    # Padding of the batch is no part of a text's own rows: [CLS], words, [SEP].
+    assert [len(row["last_hidden_state"]) for row in rows[:3]] == [2, 5, 6]
+
+
+def test_run_of_texts_leaves_nothing_half_written(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('"the cat"\n{"txt": 1}\n')
+    (tmp_path / "latin.txt").write_bytes(b"\xe9t\xe9\n")
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "good.txt").write_text("the cat\n")
+    (tmp_path / "there.npy").write_bytes(b"mine")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for source, output, code, message in (
+        ("bad.jsonl", "v.npy", 1, "line 2 of"),
+        ("latin.txt", "v.npy", 1, "line 1 of"),
+        ("empty.txt", "v.npy", 1, "has no line"),
+        ("none.txt", "v.npy", 1, "there is no file"),
+        ("good.txt", "v.csv", 2, "ends in .npy or .jsonl"),
+        ("good.txt", "there.npy", 1, "exists"),
+    ):
+        result = edgeq("run", tiny_bundle, "--texts", tmp_path / source, "-o", tmp_path / output)
+        assert (result.returncode, message in result.stderr) == (code, True), result.stderr
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert (tmp_path / "there.npy").read_bytes() == b"mine"
+    assert edgeq("run", tiny_bundle, "--texts", tmp_path / "good.txt").returncode == 2
+
+
 # inspect
+
+
+def test_inspect_fits_a_screen(tiny_bundle: Path) -> None:
+    shown = edgeq("inspect", tiny_bundle)
+    assert len(shown.stdout.splitlines()) <= 24
+    assert all(word in shown.stdout for word in ("cpu-fp32", "nnapi-fp32", "1 passed", "cosine_mean 1.0000"))
+    assert "--full" in shown.stderr
+    assert len(edgeq("inspect", tiny_bundle, "--full").stdout.splitlines()) > 24
 
 
 def test_inspect_json_is_the_manifest(tiny_bundle: Path) -> None:
@@ -112,8 +172,8 @@ def test_inspect_json_is_the_manifest(tiny_bundle: Path) -> None:
     assert facts["size_bytes"] == sum(entry["size"] for entry in document["integrity"]["files"])
 
 
-def test_inspect_shows_everything(tiny_bundle: Path) -> None:
-    result = edgeq("inspect", tiny_bundle)
+def test_inspect_full_shows_everything(tiny_bundle: Path) -> None:
+    result = edgeq("inspect", tiny_bundle, "--full")
     assert result.returncode == 0
     for part in (
         "tiny for android",
@@ -275,3 +335,96 @@ def test_no_bundle_exits_with_1(tmp_path: Path) -> None:
     result = edgeq("run", tmp_path / "none", "--text", "a")
     assert result.returncode == 1
     assert "there is no bundle at" in result.stderr
+
+
+def test_diff_keeps_both_gates_of_a_metric(tiny: Any, tmp_path: Path) -> None:
+    def edit(bound: float, **changes: Any) -> Callable[[Any], Any]:
+        def apply(manifest: Any) -> Any:
+            floor = manifest.gates[0]
+            measured = replace(
+                floor, threshold=bound, derived_from=f"measured {bound} on 96 samples", **changes
+            )
+            return replace(manifest, gates=(floor, measured))
+
+        return apply
+
+    tiny.build(tmp_path / "a", edit(0.995))
+    tiny.build(tmp_path / "b", edit(0.997, value=0.996, passed=False))
+    (change,) = _json(edgeq("diff", tmp_path / "a", tmp_path / "b", "--json"))["gates"]
+    assert change["what"] == "cpu-fp32 sentence_embedding cosine_mean >= (measured)"
+    assert (change["a"], change["b"]) == (">= 0.995, passed", ">= 0.997, failed")
+
+
+def test_diff_is_short_unless_asked(tiny: Any, tiny_bundle: Path, tmp_path: Path) -> None:
+    makers = {f"tool{index}": "1" for index in range(40)}
+    tiny.build(tmp_path / "b", lambda m: replace(m, created_by=makers, name="other"))
+    short = edgeq("diff", tiny_bundle, tmp_path / "b")
+    assert len(short.stdout.splitlines()) < 25
+    # What matters is not hidden behind forty tools.
+    assert "other" in short.stdout
+    assert "more of manifest" in short.stderr
+    full = edgeq("diff", tiny_bundle, tmp_path / "b", "--full").stdout
+    assert all(name in full for name in makers)
+
+
+# explain
+
+
+def test_explain_without_a_measurement_says_what_is_known(tiny: Any, tmp_path: Path) -> None:
+    from edgeq.bundle.writer import BundleWriter
+
+    decision = {
+        "name": "query",
+        "initializer": "w",
+        "bits": 4,
+        "block_size": 32,
+        "symmetric": True,
+        "method": "gptq",
+    }
+    errors = {"bits_per_weight": 4.5, "weight_error": 0.08, "output_error": 0.05, "notes": []}
+    plan = {
+        "equalizations": [],
+        "linears": [],
+        "embeddings": [],
+        "settings": {},
+        "weights": [decision | errors],
+    }
+    with BundleWriter(tmp_path / "bundle") as writer:
+        manifest = tiny.fill(writer)
+        (writer.folder / "plan.json").write_text(json.dumps(plan))
+        writer.commit(manifest)
+    result = edgeq("explain", tmp_path / "bundle")
+    assert result.returncode == 0, result.stderr
+    assert "gptq, weight error 8.00%, output error 5.00%" in result.stdout
+    assert f"edgeq explain {tmp_path / 'bundle'} --against MODEL" in " ".join(result.stderr.split())
+    assert _json(edgeq("explain", tmp_path / "bundle", "--json"))["layers"][0]["name"] == "query"
+    assert edgeq("explain", tmp_path / "bundle", "--plot", tmp_path / "a.svg").returncode == 2
+
+
+def test_explain_of_a_float_bundle_has_nothing_to_say(tiny_bundle: Path) -> None:
+    assert edgeq("explain", tiny_bundle).returncode == 1
+
+
+def test_bench_of_another_runtime_says_what_to_do(tiny: Any, tmp_path: Path) -> None:
+    def edit(manifest: Any) -> Any:
+        return replace(manifest, variants=tuple(replace(v, runtime="coreml") for v in manifest.variants))
+
+    tiny.build(tmp_path / "bundle", edit)
+    result = edgeq("bench", tmp_path / "bundle")
+    said = " ".join(result.stderr.split())
+    assert result.returncode == 1
+    assert "run on coreml" in said
+    assert "--target cpu" in said
+
+
+def test_a_static_variant_says_how_many_tokens_it_takes(tiny: Any) -> None:
+    from edgeq.bundle.manifest import Variant
+
+    def variant(*, static: bool, **placement: Any) -> Variant:
+        inputs, outputs = tiny.signature(static=static)
+        return Variant("v", "m", "coreml", "all", "fp32", inputs, outputs, 1, placement=placement)
+
+    assert variant(static=True).token_lengths == (tiny.static_length,)
+    assert variant(static=False).token_lengths == ()
+    assert variant(static=False, sequence_lengths=[128, 32]).token_lengths == (32, 128)
+    assert variant(static=False, sequence_lengths="many").token_lengths == ()

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from edgeq.cli.output import Out, finite, printable
+from edgeq.bundle.codec import finite
+from edgeq.cli.output import Out, printable
 
 COMMAND = f"{sys.executable} -m edgeq"
 

@@ -87,6 +87,15 @@ def restore(document: dict[str, Any], unknown: Mapping[KeyPath, Any]) -> None:
             parent.setdefault(path[-1], value)
 
 
+def finite(value: Any) -> Any:
+    """NaN and infinities as None: JSON has no word for them."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 @cache
 def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any, TypeAlias
 
 from edgeq.bundle.codec import encode
@@ -30,9 +32,9 @@ class BundleDiff:
 
     Attributes:
         manifest: source, versions, status, tokenizer, quantization and the like.
-        variants: by `variant.field`.
+        variants: by `variant.field`; one that only one side has is one value, in words.
         metrics: by `variant output metric (verification)`.
-        gates: by `variant output metric`.
+        gates: by `variant output metric op (derivation)`: a metric may have several, a floor and what was measured.
         files: by path; the values are sizes in bytes, equal when only the contents differ.
     """
 
@@ -52,7 +54,7 @@ def compare(a: Manifest, b: Manifest) -> BundleDiff:
     """Compare two manifests; the hashes in them stand for the files."""
     return BundleDiff(
         manifest=_changes(_general(a), _general(b)),
-        variants=_changes(_variants(a.variants), _variants(b.variants)),
+        variants=_changes(_variants(a, b), _variants(b, a)),
         metrics=_changes(_metrics(a.metrics), _metrics(b.metrics)),
         gates=_changes(_gates(a.gates), _gates(b.gates)),
         files=_file_changes(a, b),
@@ -69,8 +71,14 @@ def _general(manifest: Manifest) -> dict[str, Scalar]:
     return _flatten(document)
 
 
-def _variants(variants: Iterable[Variant]) -> dict[str, Scalar]:
-    return _flatten({variant.id: encode(variant) for variant in variants})
+def _variants(mine: Manifest, other: Manifest) -> dict[str, Scalar]:
+    ids = {variant.id for variant in other.variants}
+    alone = {variant.id: _in_words(variant) for variant in mine.variants if variant.id not in ids}
+    return alone | _flatten({variant.id: encode(variant) for variant in mine.variants if variant.id in ids})
+
+
+def _in_words(variant: Variant) -> str:
+    return f"{variant.precision} for {variant.runtime}, {variant.size_bytes / 1e6:.2f} MB"
 
 
 def _metrics(metrics: Iterable[Metric]) -> dict[str, Scalar]:
@@ -81,9 +89,18 @@ def _metrics(metrics: Iterable[Metric]) -> dict[str, Scalar]:
 
 
 def _gates(gates: Iterable[Gate]) -> dict[str, Scalar]:
-    return {
-        " ".join(filter(None, (gate.variant, gate.output, gate.metric))): _gate_text(gate) for gate in gates
-    }
+    found: dict[str, Scalar] = {}
+    for gate in gates:
+        name = f"{gate.variant} {gate.output} {gate.metric} {gate.op} ({_derivation(gate)})"
+        # Two of one kind: none of them is lost.
+        names = chain([name], (f"{name} #{index}" for index in count(2)))
+        found[next(item for item in names if item not in found)] = _gate_text(gate)
+    return found
+
+
+def _derivation(gate: Gate) -> str:
+    """What kind of bound it is, without the numbers that differ from export to export."""
+    return re.split(r"\s[\d.]", gate.derived_from, maxsplit=1)[0]
 
 
 def _gate_text(gate: Gate) -> str:

@@ -12,7 +12,7 @@ from edgeq.bundle.codec import NOT_IN_JSON, KeyPath, decode, encode, restore
 from edgeq.bundle.documents import parse
 from edgeq.bundle.schema import check_consistency, check_schema
 from edgeq.errors import IntegrityError
-from edgeq.types import SourceInfo, TensorSpec, Verification
+from edgeq.types import Role, SourceInfo, TensorSpec, Verification
 
 FORMAT_NAME = "edgeq"
 FORMAT_VERSION = "1.1"
@@ -86,6 +86,15 @@ class Variant:
     opset: int | None = None
     requirements: Mapping[str, Any] = field(default_factory=dict)
     placement: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def token_lengths(self) -> tuple[int, ...]:
+        """Sequence lengths it was compiled for, ascending; empty where the length is free or it takes no tokens."""
+        several = self.placement.get("sequence_lengths")
+        if isinstance(several, list | tuple) and several and all(isinstance(item, int) for item in several):
+            return tuple(sorted(several))
+        sizes = (spec.shape[1:2] for spec in self.inputs if spec.role is Role.TOKEN_IDS)
+        return tuple(dim for shape in sizes for dim in shape if isinstance(dim, int))
 
 
 @dataclass(frozen=True, slots=True)

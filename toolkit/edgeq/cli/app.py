@@ -14,6 +14,7 @@ COMMANDS: tuple[str, ...] = (
     "validate",
     "run",
     "bench",
+    "pack",
     "inspect",
     "check",
     "diff",
@@ -22,6 +23,7 @@ COMMANDS: tuple[str, ...] = (
     "advise",
     "explain",
     "tune",
+    "cache",
     "doctor",
 )
 

@@ -20,6 +20,10 @@ _SECTIONS = (
     ("files", "Files (bytes)"),
 )
 
+_SHOWN = 4
+"""Changes of one kind in the short view."""
+_MINOR = ("created_by.", "source.files", "format.")
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -31,6 +35,7 @@ def diff(
         Path, typer.Argument(metavar="A", help="A bundle folder or .edgeq archive.", show_default=False)
     ],
     b: Annotated[Path, typer.Argument(metavar="B", help="The bundle to compare with.", show_default=False)],
+    full: Annotated[bool, typer.Option("--full", help="Every change, not the first of each kind.")] = False,
     json_mode: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also open bundles that failed their gate.")] = False,
 ) -> None:
@@ -47,10 +52,37 @@ def diff(
         changes = compare(left.manifest, right.manifest)
     document = {"same": changes.is_empty, **{name: _section(changes, name) for name, _ in _SECTIONS}}
     out.result(encode(document), "the bundles are the same" if changes.is_empty else None)
+    if full:
+        _print_full(out, changes)
+    elif not changes.is_empty:
+        _print_short(out, changes)
+
+
+def _print_full(out: Out, changes: BundleDiff) -> None:
     for name, title in _SECTIONS:
         rows = [_row(change) for change in getattr(changes, name)]
         if rows:
             out.table(title, ["what", "A", "B", "change"], rows)
+
+
+def _print_short(out: Out, changes: BundleDiff) -> None:
+    """The first changes of each kind, those of a failed gate before all others, and how many more there are."""
+    rows, hidden = [], []
+    for name, title in _SECTIONS:
+        found = sorted(getattr(changes, name), key=_weight)
+        rows += [[name if index == 0 else "", *_row(change)] for index, change in enumerate(found[:_SHOWN])]
+        if found[_SHOWN:]:
+            hidden.append(f"{len(found) - _SHOWN} more of {title.lower()}")
+    out.table(None, ["", "what", "A", "B", "change"], rows)
+    if hidden:
+        out.notice(f"{', '.join(hidden)}: --full")
+
+
+def _weight(change: Change) -> int:
+    """What a reader has to see comes first; hashes and tool versions come last."""
+    if any("failed" in str(side) for side in (change.a, change.b)):
+        return 0
+    return 2 if change.what.startswith(_MINOR) or ".placement." in change.what else 1
 
 
 def _section(changes: BundleDiff, name: str) -> list[dict[str, object]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeq.cli.options import Force, Json, Quiet, Seed
+from edgeq.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeq.pipeline.explain import Explanation
@@ -43,7 +44,10 @@ def explain(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show the layers of a bundle that lose most when only they are quantized, and why."""
+    """Show the layers of a bundle that lose most when only they are quantized, and why.
+
+    Losses are measured with --against, or were by `export --sensitivity`; without either, what the plan says is shown.
+    """
     from edgeq.cli.output import Out
     from edgeq.pipeline.explain import ExplainRequest, run_explain
     from edgeq.report.plots import bar_plot, check_plot_path
@@ -54,6 +58,9 @@ def explain(
     request = ExplainRequest(bundle, against, data, data_column, force, seed)
     with out.progress() as progress:
         found = run_explain(request, progress)
+    if not found.effects:
+        _print_decisions(out, found, top, plot)
+        return
     shown = list(found.effects)[: top or None]
     if plot is not None:
         title = f"{bundle.name}: loss with only this layer quantized"
@@ -84,6 +91,22 @@ def _print(out: Any, found: Explanation, shown: list[LayerEffect]) -> None:
             "layers": [item.to_json() for item in found.effects],
         }
     )
+
+
+def _print_decisions(out: Any, found: Explanation, top: int, plot: Path | None) -> None:
+    if plot is not None:
+        raise UsageError("nothing to plot: no layer was measured", hint=found.next_command)
+    shown = found.decisions[: top or None]
+    title = f"{found.variant}: {len(found.decisions)} layers and tables in graph order ({found.source})"
+    out.table(title, ("layer", "format", "known"), [(item.name, item.format, item.known) for item in shown])
+    if len(shown) < len(found.decisions):
+        out.notice(f"{len(found.decisions) - len(shown)} more: --top 0")
+    out.notice(
+        f"which layer loses most was not measured; {found.next_command} measures it, export --sensitivity stores it"
+    )
+    layers = [{"name": item.name, "format": item.format, "known": item.known} for item in found.decisions]
+    facts = {"variant": found.variant, "source": found.source, "layers": layers}
+    out.result({**facts, "next_command": found.next_command})
 
 
 def _loss_name(shown: list[LayerEffect]) -> str:

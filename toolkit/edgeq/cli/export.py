@@ -89,6 +89,13 @@ def export(
             "targets one each (NAME-TARGET.html)."
         ),
     ] = None,
+    slim: Annotated[
+        bool,
+        typer.Option(
+            "--slim",
+            help="Without golden cases, report and plan, as `edgeq pack` leaves them out for an app.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Measure each quantized layer alone, for `edgeq explain`.")
@@ -130,6 +137,7 @@ def export(
         "seed": seed,
         "sensitivity": sensitivity or None,
         "requantize": requantize or None,
+        "slim": slim or None,
     }
     request = _request(read_export_config(flags, Path.cwd(), out.notice), archive=archive, force=force)
     if dry_run:
@@ -204,9 +212,12 @@ def _plan_json(plan: ExportPlan) -> dict[str, Any]:
 
 
 def _print(out: Any, results: list[TargetResult]) -> None:
-    from edgeq.pipeline.summary import result_json, summary_table
+    from edgeq.pipeline.summary import next_commands, result_json, summary_table
 
     title, columns, rows = summary_table(results)
     out.report(title, columns, rows)
     paths = [path for result in results for path in (result.bundle.path, result.archive) if path is not None]
     out.result({"bundles": [result_json(result) for result in results]}, "\n".join(map(str, paths)))
+    commands = next_commands(results)
+    if commands:
+        out.notice("\n".join(("next:", *(f"  {command}" for command in commands))))

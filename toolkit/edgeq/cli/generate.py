@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.cli.output import Out
+from edgeq.cli.streams import read_stdin
 from edgeq.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -98,19 +98,12 @@ def _sampling(options: GenerateOptions) -> Sampling:
 
 
 def _prompt(options: GenerateOptions, generator: TextGenerator) -> str:
-    text = _read_stdin() if options.prompt == "-" else str(options.prompt)
+    text = read_stdin() if options.prompt == "-" else str(options.prompt)
     if not options.chat:
         return text
     if not text.strip():
         raise DataError("the message is empty, expected some text")
     return generator.chat_prompt([{"role": "user", "content": text}])
-
-
-def _read_stdin() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"the prompt on stdin is not valid UTF-8: {error}") from error
 
 
 def _print_piece(piece: str) -> None:

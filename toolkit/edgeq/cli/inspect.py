@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeq.cli.output import Out
+from edgeq.cli.tables import named_lines
 from edgeq.errors import GateError
 
 if TYPE_CHECKING:
@@ -29,10 +30,13 @@ def inspect(
         Path, typer.Argument(metavar="BUNDLE", help="A bundle folder or .edgeq archive.", show_default=False)
     ],
     json_mode: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also inputs, outputs, placement, and every metric and gate.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Exit 0 for a bundle that failed its gate.")] = False,
     verify: Annotated[bool, typer.Option(help="Compare every file's SHA-256 with the manifest.")] = True,
 ) -> None:
-    """Show what is inside a bundle: variants, inputs and outputs, sizes, requirements, metrics, gates.
+    """Show what is inside a bundle: variants, sizes, requirements, quality; with --full everything in its manifest.
 
     A bundle that failed its quality gate is shown too, and the exit code is then 3 unless --force is given.
     """
@@ -43,8 +47,12 @@ def inspect(
     out = Out(json_mode=json_mode)
     with open_bundle(bundle_path, force=True, verify=verify) as bundle:
         saturating = {variant.id: saturating_layers(bundle, variant) for variant in bundle.variants}
-        out.result(_document(bundle, saturating, verified=verify), _summary(bundle, verified=verify))
-        _print_tables(out, bundle.manifest)
+        text = _summary(bundle, verified=verify, full=full, width=out.width)
+        out.result(_document(bundle, saturating, verified=verify), text)
+        if full:
+            _print_tables(out, bundle.manifest)
+        else:
+            _print_short(out, bundle.manifest)
         _warn_of_saturation(out, saturating)
         if bundle.manifest.status is Status.FAILED and not force:
             raise GateError(
@@ -72,7 +80,7 @@ def _document(
     return {"bundle": facts, **bundle.manifest.to_json()}
 
 
-def _summary(bundle: Bundle, *, verified: bool) -> str:
+def _summary(bundle: Bundle, *, verified: bool, full: bool, width: int | None) -> str:
     manifest = bundle.manifest
     source = manifest.source
     files = len(manifest.integrity.files)
@@ -85,11 +93,17 @@ def _summary(bundle: Bundle, *, verified: bool) -> str:
         ("source", _join(source.model, source.revision, source.license)),
         ("model", f"{source.architecture}, {source.task}, {source.parameters / 1e6:.1f} M parameters"),
         ("files", f"{files}, {_size(_total_bytes(manifest))}, {'verified' if verified else 'not verified'}"),
-        ("made by", ", ".join(f"{name} {version}" for name, version in manifest.created_by.items())),
+        ("made by", _makers(manifest, full=full)),
         *_text_lines(manifest),
         *_quantization_lines(manifest),
     ]
-    return "\n".join(f"{name:<14}{text}" for name, text in lines if text)
+    return named_lines(lines, width, name=14)
+
+
+def _makers(manifest: Manifest, *, full: bool) -> str:
+    made = manifest.created_by
+    shown = made if full else {name: version for name, version in made.items() if name == "edgeq"} or made
+    return ", ".join(f"{name} {version}" for name, version in shown.items())
 
 
 def _text_lines(manifest: Manifest) -> list[tuple[str, str]]:
@@ -121,11 +135,53 @@ def _quantization_lines(manifest: Manifest) -> list[tuple[str, str]]:
     return lines
 
 
+def _print_short(out: Out, manifest: Manifest) -> None:
+    columns = ["variant", "runs on", "precision", "size", "tokens", "quality", "gates"]
+    rows = [_short_row(manifest, variant) for variant in manifest.variants]
+    out.table("Variants, most preferred first", columns, rows)
+    needs = [(variant.id, _plain_requirements(variant)) for variant in manifest.variants]
+    if any(text for _, text in needs):
+        out.text("Requires\n" + named_lines(needs, out.width, indent=1))
+    if not out.json_mode:
+        out.notice("--full shows inputs, outputs, placement, and every metric and gate")
+
+
+def _short_row(manifest: Manifest, variant: Variant) -> list[str]:
+    from edgeq.report.words import runtime_title
+
+    gates = [gate for gate in manifest.gates if gate.variant == variant.id]
+    failed = [gate.metric for gate in gates if gate.passed is False]
+    held = f"{sum(gate.passed is True for gate in gates)} passed" if gates else "none"
+    first = next((metric for metric in manifest.metrics if metric.variant == variant.id), None)
+    return [
+        variant.id,
+        runtime_title(variant),
+        variant.precision,
+        _size(variant.size_bytes),
+        _tokens(variant, manifest),
+        "" if first is None else f"{first.metric} {first.value:.4f}",
+        f"FAILED: {', '.join(failed)}" if failed else held,
+    ]
+
+
+def _tokens(variant: Variant, manifest: Manifest) -> str:
+    """`128` where the shape is static, `up to 256` where it is free, `32, 64` where there are several."""
+    if variant.token_lengths:
+        return ", ".join(map(str, variant.token_lengths))
+    return f"up to {manifest.tokenizer.max_length}" if manifest.tokenizer else ""
+
+
+def _plain_requirements(variant: Variant) -> str:
+    from edgeq.report.words import requirement_lines
+
+    return ", ".join(f"{what} {value}" for what, value in requirement_lines(variant))
+
+
 def _print_tables(out: Out, manifest: Manifest) -> None:
     columns = ["variant", "runtime", "provider", "precision", "opset", "size", "requires"]
     out.table("Variants, most preferred first", columns, [_variant_row(item) for item in manifest.variants])
     tensors = [row for variant in manifest.variants for row in _tensor_rows(variant)]
-    out.table("Inputs and outputs", ["variant", "", "name", "dtype", "shape", "role"], tensors)
+    out.table("Inputs and outputs", ["variant", "way", "name", "dtype", "shape", "role"], tensors)
     _table(out, "Placement", ["variant", "what", "value"], _placement_rows(manifest))
     columns = ["variant", "output", "metric", "value", "samples", "verification", "environment"]
     _table(out, "Metrics", columns, _metric_rows(manifest))

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from edgeq.bundle.codec import finite
+from edgeq.cli.heartbeat import Heartbeat
+from edgeq.cli.tables import PIPE_WIDTH, print_table, width_of
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
-
-PIPE_WIDTH = 160
-"""Columns of a table that no terminal limits."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -42,15 +42,6 @@ def print_error(message: str, hint: str | None) -> None:
 def printable(text: str) -> str:
     """Text without control characters: names come from models and bundles of strangers, and terminals obey."""
     return _CONTROL.sub("\ufffd", text)
-
-
-def finite(value: Any) -> Any:
-    """NaN and infinities as None: JSON has no word for them."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Out:
@@ -86,19 +77,29 @@ class Out:
         elif text is not None:
             print(printable(text))
 
+    def text(self, text: str) -> None:
+        """Lines beside the tables of a listing, on stdout; with --json `result` carries them."""
+        if not self.json_mode and not self.quiet:
+            print(printable(text))
+
+    @property
+    def width(self) -> int | None:
+        """Columns of stdout: of the terminal or `COLUMNS`; None where neither limits them."""
+        return width_of(sys.stdout.isatty())
+
     def table(self, title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """The answer of a command that was asked for a listing, on stdout; with --json `result` carries it."""
         if not self.json_mode and not self.quiet:
             from rich.console import Console
 
-            width = None if sys.stdout.isatty() else PIPE_WIDTH
-            Console(highlight=False, width=width).print(_table(title, columns, rows))
+            console = Console(highlight=False, width=self.width or PIPE_WIDTH)
+            _print_table(console, title, columns, rows)
 
     def report(self, title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table that tells how work went, on stderr: stdout is left to the work's result."""
         if not self.quiet:
-            console = self.console if self.console.is_terminal else stderr_console(PIPE_WIDTH)
-            console.print(_table(title, columns, rows))
+            width = width_of(self.console.is_terminal)
+            _print_table(stderr_console(width or PIPE_WIDTH), title, columns, rows)
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
@@ -108,7 +109,7 @@ class Out:
 
 
 class Progress:
-    """Named stages on stderr: bars on a terminal, one finished line per stage elsewhere."""
+    """Named stages on stderr: bars on a terminal; elsewhere a line as each ends, and one at least every 10 s."""
 
     def __init__(self, out: Out, *, enabled: bool) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -116,8 +117,8 @@ class Progress:
 
         self._out = out
         self._console = console = out.console
-        self._enabled = enabled
         self._live = enabled and console.is_terminal
+        self._lines = Heartbeat(console, printable) if enabled and not self._live else None
         self._bars = RichProgress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}", markup=False),
@@ -130,26 +131,27 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._bars.start()
+        if self._lines is not None:
+            self._lines.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+        if self._lines is not None:
+            self._lines.stop()
 
     @contextmanager
     def stage(self, description: str, total: int | None = None) -> Iterator[Stage]:
         """One stage; `stage.advance()` moves its bar, `stage.note` says what came of it."""
-        import time
-
         task = self._bars.add_task(description, total=total)
-        stage = Stage(self, task)
-        started = time.perf_counter()
-        yield stage
-        seconds = time.perf_counter() - started
+        stage = Stage(self, task, description, total)
+        if self._lines is None:
+            yield stage
+        else:
+            with self._lines.during(stage):
+                yield stage
         done = total or max(stage.done, 1)
-        note = f": {stage.note}" if stage.note else ""
-        self._bars.update(task, description=f"{description}{note}", total=done, completed=done)
-        if self._enabled and not self._live:
-            self._console.print(printable(f"  {description}{note} ({seconds:.1f} s)"), markup=False)
+        self._bars.update(task, description=stage.title, total=done, completed=done)
 
     def notice(self, message: str) -> None:
         """One line above the bars."""
@@ -162,9 +164,12 @@ class Progress:
 class Stage:
     """A running stage."""
 
-    def __init__(self, progress: Progress, task: Any) -> None:
+    def __init__(self, progress: Progress, task: Any, description: str, total: int | None) -> None:
         self._progress = progress
         self._task = task
+        self._description = description
+        self._total = total
+        self._started = time.perf_counter()
         self.note = ""
         self.done = 0
 
@@ -173,21 +178,27 @@ class Stage:
         self.done += count
         self._progress._advance(self._task, count)
 
+    @property
+    def title(self) -> str:
+        """What it does, and what came of it."""
+        return f"{self._description}: {self.note}" if self.note else self._description
 
-def _table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Numbers (cells that start with a digit or sign) align right."""
-    from rich import box
-    from rich.table import Table
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.perf_counter() - self._started
 
-    title = None if title is None else _escape(title)
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for index, column in enumerate(columns):
-        cells = [row[index] for row in rows]
-        numeric = bool(cells) and all(not cell or cell[:1] in "0123456789+-.<>~" for cell in cells)
-        table.add_column(_escape(column), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_escape(cell) for cell in row))
-    return table
+    def so_far(self) -> str:
+        """A line of a stage that is not over: `calibrating: 96 of 256, 40 s so far`."""
+        counted = f"{self.done} of {self._total}, " if self._total else ""
+        return f"{self._description}: {counted}{self.seconds:.0f} s so far"
+
+
+def _print_table(
+    console: Console, title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    title = None if title is None else printable(title)
+    print_table(console, title, columns, [[printable(cell) for cell in row] for row in rows])
 
 
 def _escape(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeq.cli.output import Out
+from edgeq.cli.streams import read_stdin
 from edgeq.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def run(
         Path, typer.Argument(metavar="BUNDLE", help="A bundle folder or .edgeq archive.", show_default=False)
     ],
     text: Annotated[
-        list[str] | None, typer.Option("--text", help="A text; give it again for more.", show_default=False)
+        list[str] | None,
+        typer.Option("--text", help="A text, again for more; - reads one from stdin.", show_default=False),
     ] = None,
     pair: Annotated[
         list[str] | None,
@@ -38,6 +40,20 @@ def run(
     ] = None,
     npz: Annotated[
         Path | None, typer.Option("--npz", help="Model inputs by name, instead of texts.", show_default=False)
+    ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            "--texts",
+            help="Many texts for --output: one per line, or .jsonl of strings, {text} or {text, pair}.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="vectors.npy (a row per text) or answers.jsonl.", show_default=False
+        ),
     ] = None,
     prompt: Annotated[
         str | None,
@@ -91,14 +107,25 @@ def run(
 
     options = GenerateOptions(prompt, chat, max_tokens, stream, temperature, top_p, top_k, seed, engine)
     if options.are_given:
-        if text or pair or npz:
+        if text or pair or npz or texts or output:
             raise UsageError(
-                "--prompt and its options are for language models; --text, --pair and --npz are not"
+                "--prompt and its options are for language models; --text, --texts, --pair and --npz are not"
             )
         generate(bundle_path, options, variant=variant, threads=threads, force=force, json_mode=json_mode)
         return
-    samples = _samples(text or [], pair or [], npz)
     out = Out(json_mode=json_mode)
+    if texts is not None or output is not None:
+        if texts is None or output is None or text or pair or npz or on != "native":
+            raise UsageError(
+                "--texts FILE goes with --output FILE, and with no --text, --pair, --npz or --on",
+                hint="edgeq run BUNDLE --texts texts.txt --output vectors.npy",
+            )
+        with load(
+            bundle_path, variant=variant, force=force, threads=threads, open_other=open_other
+        ) as runtime:
+            _run_batch(out, runtime, texts, output)
+        return
+    samples = _samples(_with_stdin(text or []), pair or [], npz)
     with load(bundle_path, variant=variant, force=force, threads=threads, open_other=open_other) as runtime:
         feeds = runtime.prepare(samples) if npz is None else _read_npz(npz)
         _warn_truncated(out, runtime, samples)
@@ -112,6 +139,32 @@ def run(
         out.notice(unsaid)
     out.result(_document(runtime, level, outputs, answers))
     _show(out, runtime, samples or [f"input {row}" for row in range(_rows(outputs))], outputs, answers)
+
+
+def _run_batch(out: Out, runtime: Runtime, texts: Path, output: Path) -> None:
+    from edgeq.pipeline.batch_run import run_texts
+
+    with out.progress() as progress:
+        done = run_texts(runtime, texts, output, progress)
+    if done.cut:
+        limit = runtime.preprocessor.max_length if runtime.preprocessor else 0
+        out.warn(f"{done.cut} of {done.texts} texts are longer than the {limit} tokens that the model sees")
+    if done.not_finite:
+        out.warn(f"{done.not_finite} values are NaN or infinite (null in JSON)")
+    facts = {"variant": runtime.variant.id, "output": str(output), "texts": done.texts, "cut": done.cut}
+    out.result({**facts, "not_finite": done.not_finite}, str(output))
+
+
+def _with_stdin(texts: list[str]) -> list[str]:
+    """`-` once is what stdin holds, without the line end that shells add."""
+    if "-" not in texts:
+        return texts
+    if texts.count("-") > 1:
+        raise UsageError("--text - reads stdin, which can be read once")
+    read = read_stdin().removesuffix("\n").removesuffix("\r")
+    if not read.strip():
+        raise DataError("stdin is empty, expected a text")
+    return [read if text == "-" else text for text in texts]
 
 
 def _executor(on: str, cpu: str) -> Executor:
@@ -140,7 +193,7 @@ def _outputs(out: Out, runtime: Runtime, feeds: Feeds, executor: Executor | None
 def _samples(texts: list[str], pairs: list[str], npz: Path | None) -> list[Sample]:
     if bool(texts) == (npz is not None):
         raise UsageError(
-            "run takes --text (once or more) or --npz, one of them; --prompt for language models",
+            "run takes --text (once or more), --texts or --npz, one of them; --prompt for language models",
             hint="edgeq run --help",
         )
     if pairs and len(pairs) != len(texts):

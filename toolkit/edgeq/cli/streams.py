@@ -9,6 +9,8 @@ import sys
 from types import FrameType
 from typing import Any, TextIO
 
+from edgeq.errors import DataError
+
 
 class SurvivingStream:
     """A text stream that a reader may leave: what is written afterwards is dropped, the work goes on.
@@ -55,6 +57,18 @@ def prepare_streams() -> None:
     # A full disk behind stdout is an error, since data are lost; behind stderr it is progress that is lost.
     sys.stdout = SurvivingStream(sys.stdout, BrokenPipeError)
     sys.stderr = SurvivingStream(sys.stderr, OSError)
+
+
+def read_stdin() -> str:
+    """All of standard input.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"what stdin holds is not valid UTF-8: {error}") from error
 
 
 def point_at_nothing(stream: TextIO) -> None:

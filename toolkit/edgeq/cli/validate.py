@@ -12,6 +12,7 @@ from edgeq.cli.options import Force, Json, Quiet
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from edgeq.pipeline.drift import Drift
     from edgeq.pipeline.labelled import LabelledResult
     from edgeq.pipeline.language_replay import LanguageReport
     from edgeq.pipeline.validation import ValidationReport
@@ -168,12 +169,22 @@ def _rows(report: ValidationReport, output: str) -> list[tuple[str, ...]]:
         ]
     rows += _labelled_rows([variant.labelled for variant in report.variants], found)
     rows += [
-        ("max-abs from recorded", *(f"{variant.drift[output].max_abs:.2g}" for variant in report.variants)),
-        ("RMS from recorded", *(f"{variant.drift[output].rms:.2%}" for variant in report.variants)),
+        *_drift_rows([variant.drift.get(output) for variant in report.variants]),
         ("verification", *(str(variant.verification) for variant in report.variants)),
         ("gates", *(_verdict(mine) for mine in gates)),
     ]
     return rows
+
+
+def _drift_rows(drifts: Sequence[Drift | None]) -> list[tuple[str, ...]]:
+    """Nothing for a bundle that was packed without what it recorded."""
+    found = [drift for drift in drifts if drift is not None]
+    if len(found) != len(drifts):
+        return []
+    return [
+        ("max-abs from recorded", *(f"{drift.max_abs:.2g}" for drift in found)),
+        ("RMS from recorded", *(f"{drift.rms:.2%}" for drift in found)),
+    ]
 
 
 def _labelled_rows(
@@ -206,7 +217,7 @@ def _labelled_rows(
 
 def _side_by_side(report: ValidationReport, output: str) -> list[tuple[str, ...]]:
     """The outputs the export recorded on its own machine, beside those of the device."""
-    recorded = [variant.recorded[output] for variant in report.variants]
+    recorded = [variant.recorded.get(output, {}) for variant in report.variants]
     flags = [
         any(not gate.passed for gate in variant.gates if gate.output == output and gate.metric == "max_abs")
         for variant in report.variants

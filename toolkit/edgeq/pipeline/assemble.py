@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -174,7 +174,7 @@ def environment() -> str:
 def _variant(parts: BundleParts, name: str, writer: BundleWriter) -> Variant:
     spec, lowered = parts.written[name]
     folder = f"model/{name}"
-    return Variant(
+    variant = Variant(
         id=name,
         model=f"{folder}/{lowered.model.name}",
         runtime=spec.runtime,
@@ -186,6 +186,12 @@ def _variant(parts: BundleParts, name: str, writer: BundleWriter) -> Variant:
         opset=lowered.opset,
         requirements={**lowered.requirements, **_memory(parts.measured[name])},
         placement={**lowered.placement, "notes": list(lowered.notes)},
+    )
+    lengths = variant.token_lengths
+    return (
+        replace(variant, requirements={**variant.requirements, "max_tokens": lengths[-1]})
+        if lengths
+        else variant
     )
 
 

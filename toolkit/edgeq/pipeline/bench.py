@@ -173,8 +173,11 @@ def _bench_encoder(
         )
     mine = _variants(bundle, "", request.threads)
     if not mine:
+        runtimes = ", ".join(dict.fromkeys(variant.runtime for variant in bundle.variants))
         raise UnsupportedError(
-            "none of the bundle's variants runs on ONNX Runtime; there is nothing to time here"
+            f"the bundle's variants run on {runtimes}, whose speed this machine cannot tell; bench times ONNX Runtime",
+            hint="time it on the device (Core ML: Xcode's performance report of the .mlpackage), or export the same "
+            "model with --target cpu and bench that",
         )
     others = _others(request, mine, stack) if request.against else []
     contenders = {item.model.id: item for item in [*others, *mine]}
@@ -263,7 +266,10 @@ def _real_tokens(bundle: Bundle) -> Feeds:
         default=None,
     )
     if longest is None or not any(spec.role is Role.TOKEN_IDS for spec in bundle.variants[0].inputs):
-        raise UnsupportedError("bench knows text models with golden cases; this bundle has none")
+        raise UnsupportedError(
+            "bench knows text models with golden cases; this bundle has none",
+            hint="bench the bundle it was packed from: a bundle packed with --drop-goldens has no inputs to time",
+        )
     return longest.feeds
 
 

@@ -216,7 +216,7 @@ class _LanguageExport:
     def write(self, target_name: str) -> TargetResult:
         from edgeq.bundle.golden import write_golden
         from edgeq.bundle.writer import BundleWriter
-        from edgeq.pipeline.export import TargetResult, archived
+        from edgeq.pipeline.export import TargetResult, finished
 
         destination = self.plan.destinations[target_name]
         with (
@@ -240,7 +240,7 @@ class _LanguageExport:
                 self._write_files(writer, lowered.model.parent)
                 self._record_language(writer, spec, lowered.model, bounds)
                 bundle = self._bundle(writer, target_name, spec, lowered, measured, gates, entries)
-        archive = archived(destination, self.request)
+        bundle, archive = finished(bundle, self.request)
         facts = self.plan.facts
         say_growth(facts, bundle.variants[0].size_bytes, self.progress)
         return TargetResult(

@@ -139,7 +139,7 @@ class _CheckpointExport:
 
     def write(self) -> TargetResult:
         from edgeq.bundle.writer import BundleWriter
-        from edgeq.pipeline.export import TargetResult, archived
+        from edgeq.pipeline.export import TargetResult, finished
 
         destination = self.plan.destinations[self.target.name]
         (spec,) = self.plan.variants[self.target.name]
@@ -150,7 +150,7 @@ class _CheckpointExport:
             gates = self._gates(spec, measured[0])
             with self.progress.stage(f"writing {destination.name}"):
                 bundle = self._bundle(writer, spec, lowered, runs[0], measured, gates)
-        archive = archived(destination, self.request)
+        bundle, archive = finished(bundle, self.request)
         size = 4 * self.original.source.parameters
         against = compared_with(self.plan.facts)
         return TargetResult(self.target.name, bundle, {spec.id: measured[0]}, size, archive, against)

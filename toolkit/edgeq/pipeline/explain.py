@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,18 +42,36 @@ class ExplainRequest:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Layers, most harmful first, and where the numbers come from."""
+    """Layers, most harmful first, and where the numbers come from.
+
+    Attributes:
+        effects: empty where nobody measured layers one by one.
+        source: of the numbers.
+        decisions: what the plan alone says, in graph order.
+        next_command: what measures the layers, where nobody did.
+    """
 
     variant: str
     effects: Sequence[LayerEffect]
     source: str
+    decisions: Sequence[Decision] = ()
+    next_command: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of a layer or table, and what is known without running anything."""
+
+    name: str
+    format: str
+    known: str
 
 
 def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Explanation:
-    """Read the bundle's own measurement, or measure against the original.
+    """Read the bundle's own measurement, or measure against the original; without either, say what the plan knows.
 
     Raises:
-        UnsupportedError: the bundle has no quantized layer, or no measurement and no `against`.
+        UnsupportedError: the bundle has no quantized layer.
         ModelError: `against` is not the model the bundle was made from.
         IntegrityError: the bundle's plan or measurement is malformed.
         EdgeqError: bundle, model or data cannot be used.
@@ -74,11 +93,29 @@ def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Ex
         if request.against is None and (bundle.folder / FILE_NAME).is_file():
             return Explanation(variant, _recorded(bundle), "measured at export")
         if request.against is None:
-            raise UnsupportedError(
-                "the bundle holds no sensitivity measurement",
-                hint=f"edgeq explain {request.bundle} --against MODEL measures it; export --sensitivity stores it",
-            )
+            command = f"edgeq explain {shlex.quote(str(request.bundle))} --against MODEL"
+            return Explanation(variant, (), PLAN, tuple(decisions(plan)), command)
         return _measure(bundle, plan, request, progress)
+
+
+def decisions(plan: QuantizationPlan) -> Iterator[Decision]:
+    """Every layer and table of a plan, and what it says of each."""
+    weight_only = {item.name for item in plan.weights}
+    for item in plan.linears:
+        if item.quantized:
+            low, high = item.input_range
+            wider = f", scales {item.widening:.2f}x wider for exact sums" if item.widening > 1.005 else ""
+            known = f"input {low:.3g} to {high:.3g}, {item.rounding} rounding{wider}"
+            yield Decision(item.name, "int8-static", known)
+        elif item.name not in weight_only:
+            yield Decision(item.name, "float", item.reason)
+    for weight in plan.weights:
+        error = "" if weight.output_error is None else f", output error {weight.output_error:.2%}"
+        known = f"{weight.method}, weight error {weight.weight_error:.2%}{error}"
+        yield Decision(weight.name, f"int{weight.bits} weights", known)
+    for table in plan.embeddings:
+        if table.name not in weight_only:
+            yield Decision(table.name, "int8 rows" if table.quantized else "float", table.reason)
 
 
 def _plan(bundle: Bundle) -> QuantizationPlan:

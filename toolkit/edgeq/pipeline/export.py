@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from edgeq.bundle.manifest import Calibration, Gate
+from edgeq.bundle.manifest import Calibration, Gate, Status
 from edgeq.comparison import GateRequest, check_gate_metrics, gates_for, parse_gate
 from edgeq.errors import UsageError
 from edgeq.files import check_output
@@ -72,6 +72,7 @@ class ExportRequest:
         sensitivity: measure each quantized layer alone, for `edgeq explain`.
         is_recipe_chosen: the recipe is not just the default; a quantized checkpoint has another default.
         requantize: a checkpoint that is quantized already may be quantized again.
+        slim: without golden cases, report and plan, once the bundle has passed with them.
     """
 
     model: str | None = None
@@ -94,6 +95,7 @@ class ExportRequest:
     sensitivity: bool = False
     is_recipe_chosen: bool = False
     requantize: bool = False
+    slim: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +307,7 @@ class _Export:
                 parts = self._parts(target_name, written, measured, gates, golden, noise, fp32_bytes)
                 carry_legal_texts(writer, self.plan.facts)
                 bundle = write_bundle(writer, parts)
-        archive = archived(destination, self.request)
+        bundle, archive = finished(bundle, self.request)
         return TargetResult(target_name, bundle, measured, fp32_bytes, archive)
 
     def _golden(
@@ -416,13 +418,20 @@ def archive_path(destination: Path) -> Path:
     return destination.with_name(f"{destination.name}.edgeq")
 
 
-def archived(destination: Path, request: ExportRequest) -> Path | None:
-    """The finished bundle as one file beside its folder, where the request wants one."""
-    from edgeq.bundle.archive import write_archive
+def finished(bundle: Bundle, request: ExportRequest) -> tuple[Bundle, Path | None]:
+    """The bundle as it is shipped, and as one file beside its folder, where the request wants that.
 
+    One that failed its gate keeps everything that tells why.
+    """
+    from edgeq.bundle.archive import write_archive
+    from edgeq.pipeline.pack import Slimming, write_slim
+
+    if request.slim and bundle.manifest.status is Status.PASSED:
+        slimming = Slimming(drop_goldens=True, drop_report=True)
+        bundle = write_slim(bundle, bundle.path, slimming, force=True).bundle
     if not request.archive:
-        return None
-    return write_archive(destination, archive_path(destination), force=request.force)
+        return bundle, None
+    return bundle, write_archive(bundle.path, archive_path(bundle.path), force=request.force)
 
 
 def _unique(names: Sequence[str]) -> list[str]:

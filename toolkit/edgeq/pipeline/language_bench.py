@@ -98,7 +98,8 @@ def bench_language_model(
     mine = variant_specs(bundle, "", threads, llama_python)
     if not mine:
         raise UnsupportedError(
-            "none of the bundle's variants runs on ONNX Runtime or llama.cpp; there is nothing to time here"
+            "none of the bundle's variants runs on ONNX Runtime or llama.cpp; there is nothing to time here",
+            hint="export the same model with --target cpu or gguf, and bench that",
         )
     if any(spec.engine == GENAI for spec in others.values()):
         mine |= _on_genai(mine)

@@ -26,6 +26,11 @@ def request_from(options: Mapping[str, Any], *, archive: bool, force: bool) -> E
     """
     if options.get("recipe") is not None and options.get("precision") is not None:
         raise UsageError("--precision and --recipe contradict each other: a recipe names its precision")
+    if options.get("slim") and options.get("sensitivity"):
+        raise UsageError(
+            "--slim leaves out what --sensitivity measures",
+            hint="export with --sensitivity, then edgeq pack --drop-goldens --drop-report",
+        )
     recipe = _recipe(options)
     merged = {**_export_options(recipe), **options}
     lengths = _lengths(merged.get("seq_len"))
@@ -50,6 +55,7 @@ def request_from(options: Mapping[str, Any], *, archive: bool, force: bool) -> E
         sensitivity=bool(merged.get("sensitivity", False)),
         is_recipe_chosen=options.get("recipe") is not None or options.get("precision") is not None,
         requantize=bool(merged.get("requantize", False)),
+        slim=bool(merged.get("slim", False)),
     )
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from edgeq.bundle.manifest import PostprocessKind
+from edgeq.runtime.generation.engine_process import LLAMA_CPP
+from edgeq.runtime.runtime import load_preprocessor
+from edgeq.types import Task
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Variant
+    from edgeq.bundle.reader import Bundle
     from edgeq.pipeline.export import TargetResult
     from edgeq.pipeline.measure import Measured
 
@@ -35,6 +43,42 @@ def summary_table(
     name = results[0].bundle.manifest.name
     title = f"{name} for {targets}, against {results[0].compared_with} on {judged}"
     return title, ("", *_headings(columns)), rows
+
+
+def next_commands(results: Sequence[TargetResult]) -> list[str]:
+    """What to type next, ready to be copied; nothing of a bundle that failed its gate."""
+    passed = [result for result in results if not result.failed_gates]
+    return [command for result in passed for command in _commands(result)]
+
+
+def _commands(result: TargetResult) -> Iterator[str]:
+    bundle, first = result.bundle, result.bundle.variants[0]
+    path = shlex.quote(str(bundle.path))
+    if first.runtime == LLAMA_CPP and find_spec("llama_cpp") is None:
+        yield f'llama-cli -m {shlex.quote(str(bundle.path / first.model))} -p "Once upon a time" -n 64'
+        return
+    yield f"edgeq run {path} {_sample_input(bundle)}"
+    if bundle.manifest.golden:
+        yield f"edgeq validate {path}"
+    if len(bundle.variants) > 1:
+        output = shlex.quote(f"{bundle.path}-{first.id}")
+        yield f"edgeq pack {path} --variants {first.id} --output {output}"
+
+
+def _sample_input(bundle: Bundle) -> str:
+    """Options of `run` with an input that the kind of model has an answer to."""
+    manifest = bundle.manifest
+    task = manifest.source.task
+    if task is Task.TEXT_GENERATION:
+        return '--prompt "Once upon a time"'
+    if task is Task.QUESTION_ANSWERING:
+        return '--text "Who sent the parcel?" --pair "The parcel was sent by Ada."'
+    if task is Task.FILL_MASK and (preprocessor := load_preprocessor(bundle)) is not None:
+        mask = preprocessor.settings.special_tokens.get("mask_token", "[MASK]")
+        return f"--text {shlex.quote(f'The {mask} is on the table.')}"
+    if any(step.step is PostprocessKind.SCORE for step in manifest.postprocess):
+        return '--text "returning a parcel" --pair "How do I send it back?"'
+    return '--text "How do I return a parcel?"'
 
 
 def _headings(columns: Sequence[tuple[TargetResult, Variant]]) -> list[str]:

@@ -73,7 +73,8 @@ class VariantReport:
         verification: how real the execution was.
         environment: where.
         outputs: metrics by output against the original, over the golden cases or, with `against`, live.
-        drift: per output, how far all golden cases together are from the outputs recorded in the bundle.
+        drift: per output, how far all golden cases together are from the outputs recorded in the bundle; empty where it
+            has none.
         gates: with their values.
         recorded: the same metrics of the outputs that the export recorded on its own machine, over the golden cases.
         labelled: the task's own metric, where labelled samples were given.
@@ -103,8 +104,8 @@ class VariantReport:
                     "name": name,
                     "metrics": dict(metrics),
                     "recorded": dict(self.recorded.get(name, {})),
-                    "max_abs_from_recorded": self.drift[name].max_abs,
-                    "rms_from_recorded": self.drift[name].rms,
+                    "max_abs_from_recorded": self.drift[name].max_abs if name in self.drift else None,
+                    "rms_from_recorded": self.drift[name].rms if name in self.drift else None,
                 }
                 for name, metrics in self.outputs.items()
             ],
@@ -190,8 +191,7 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
         if request.labels is not None:
             labelled_metric(_entry(bundle))
         cases = bundle.golden_cases()
-        if not cases:
-            raise DataError(f"`{request.bundle}` has no golden cases to replay")
+        _require_comparands(bundle, cases, request)
         variants, skipped = _chosen(bundle, request)
         if bundle.manifest.source.task is Task.TEXT_GENERATION:
             from edgeq.pipeline.language_validation import validate_language_model
@@ -211,6 +211,17 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
                         _validate_variant(bundle, variant, execution, cases, request, comparands, stage)
                     )
         return ValidationReport(_explained(bundle, reports), skipped, tokenization)
+
+
+def _require_comparands(bundle: Bundle, cases: Sequence[GoldenCase], request: ValidationRequest) -> None:
+    """A bundle packed without golden cases has whole files, and nothing that tells what they should compute."""
+    if cases or (request.against is not None and bundle.manifest.source.task is not Task.TEXT_GENERATION):
+        return
+    live = "edgeq validate BUNDLE --against MODEL compares it with the original; "
+    raise DataError(
+        f"`{request.bundle}` has no golden cases to replay; every file is the one its manifest lists",
+        hint=("" if request.against is not None else live) + "or validate the bundle it was packed from",
+    )
 
 
 def _explained(bundle: Bundle, reports: Sequence[VariantReport]) -> tuple[VariantReport, ...]:
@@ -290,14 +301,14 @@ def _validate_variant(
     stage: Any,
 ) -> VariantReport:
     mine = [case for case in cases if variant.id in case.outputs]
-    specs = _recorded_outputs(variant, mine)
-    head = replace(_head(bundle, variant), outputs=specs)
+    head = _head(bundle, variant)
+    specs = _recorded_outputs(variant, mine) if cases else head.outputs
+    head = replace(head, outputs=specs)
     outputs = list(execution.outputs(case.feeds for case in mine))
     recorded = [case.outputs[variant.id] for case in mine]
-    drifts = case_drifts(specs, mine, recorded, outputs)
-    golden = golden_metrics(
-        head, mine, [kept_of(case, specs, found) for case, found in zip(mine, outputs, strict=True)]
-    )
+    drifts = case_drifts(specs, mine, recorded, outputs) if mine else {}
+    kept = [kept_of(case, specs, found) for case, found in zip(mine, outputs, strict=True)]
+    golden = golden_metrics(head, mine, kept) if mine else {}
     stage.advance(len(cases))
     found, source = golden, f"{len(mine)} golden cases"
     if comparands.live is not None:
@@ -331,7 +342,7 @@ def _validate_variant(
         if labelled.undecided is not None:
             judges = "the --gate" if request.gates else "the bundle's own floors"
             notices.append(f"{variant.id}: {labelled.undecided}; {judges} judge")
-    before = golden_metrics(head, mine, recorded)
+    before = golden_metrics(head, mine, recorded) if mine else {}
     drift = {name: worst(items) for name, items in drifts.items()}
     return VariantReport(
         variant.id,

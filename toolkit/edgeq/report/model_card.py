@@ -128,8 +128,13 @@ def _loading(manifest: Manifest) -> list[str]:
         if variant.runtime == CORE_ML:
             intro = f"Swift, {code(variant.id)} (`bundle` is the folder's URL in the app):"
             lines += [intro, "", *block("swift", swift_lines(variant))]
-    checks = ["sha256sum --check SHA256SUMS", "edgeq validate .   # replays the golden vectors"]
-    return [*lines, "Check it:", "", *block("sh", checks)]
+    return [*lines, *_checks(manifest, "the golden vectors")]
+
+
+def _checks(manifest: Manifest, what: str) -> list[str]:
+    """Bundles that were packed without golden cases have nothing to replay."""
+    replays = [f"edgeq validate .   # replays {what}"] if manifest.golden else []
+    return ["Check it:", "", *block("sh", ["sha256sum --check SHA256SUMS", *replays])]
 
 
 def _loading_language_model(manifest: Manifest) -> list[str]:
@@ -148,8 +153,7 @@ def _loading_language_model(manifest: Manifest) -> list[str]:
         if variant.runtime == LLAMA_CPP:
             intro = f"llama.cpp, {code(variant.id)}, and any program that opens GGUF files:"
             lines += [intro, "", *block("sh", llama_cpp_lines(variant))]
-    checks = ["sha256sum --check SHA256SUMS", "edgeq validate .   # replays golden prefill and decode steps"]
-    return [*lines, "Check it:", "", *block("sh", checks)]
+    return [*lines, *_checks(manifest, "golden prefill and decode steps")]
 
 
 def _android_variants(manifest: Manifest) -> list[Variant]:

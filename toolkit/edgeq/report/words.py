@@ -131,6 +131,7 @@ def requirement_lines(variant: Variant) -> list[tuple[str, str]]:
         "min_ios": "iOS",
         "min_macos": "macOS",
         "abi": "ABI",
+        "max_tokens": "tokens of a text, at most",
         "min_ram_mb": "memory to load and run",
         "context_length": "tokens of prompt and answer together, at most",
         "kv_cache_bytes_per_token": "bytes of KV cache per token",

@@ -7,10 +7,15 @@ public struct EdgeqBundle {
     public struct Variant: Decodable {
         public let id: String, model: String, runtime: String
         public let inputs: [Tensor], outputs: [Tensor]
+        public let requirements: Requirements?
     }
-    struct Format: Decodable { let version: String }
+    /// What the variant asks for, as far as this reader acts on it.
+    public struct Requirements: Decodable { public let min_ios: Int?; public let max_tokens: Int? }
+    struct Format: Decodable { let name: String; let version: String }
     struct Tokenizer: Decodable { let max_length: Int; let pad_id: Int }
-    struct Manifest: Decodable { let format: Format; let variants: [Variant]; let tokenizer: Tokenizer? }
+    struct Manifest: Decodable {
+        let format: Format; let status: String; let variants: [Variant]; let tokenizer: Tokenizer?
+    }
 
     /// A fixed dimension, or the name of a free one.
     public enum Dimension: Decodable {
@@ -23,25 +28,42 @@ public struct EdgeqBundle {
     }
 
     public enum Failure: Error {
-        case newerFormat(String), damaged(String), unlisted(String), noCoreMLVariant
+        case notABundle(String), newerFormat(String), damaged(String), unlisted(String)
+        case failedItsGate, noCoreMLVariant, needsIOS(Int)
     }
 
     public let folder: URL
     public let variant: Variant
     public let padID: Int
+    /// Tokens of a text that the model sees, special ones included; what follows has to be cut before `encode`.
+    public let maxTokens: Int?
 
-    /// Opens a bundle; throws when a file is missing, changed or not listed in SHA256SUMS.
-    public init(folder: URL) throws {
+    /// Opens a bundle; throws when a file is missing, changed or not listed in SHA256SUMS, when the format is another,
+    /// when the bundle failed its quality gate (unless `force`), and when this system is older than the variant takes.
+    public init(folder: URL, force: Bool = false) throws {
         try Self.verify(folder)
         let data = try Data(contentsOf: folder.appending(path: "edgeq.json"))
         let manifest = try JSONDecoder().decode(Manifest.self, from: data)
+        guard manifest.format.name == "edgeq" else { throw Failure.notABundle(manifest.format.name) }
         guard manifest.format.version.hasPrefix("1.") else { throw Failure.newerFormat(manifest.format.version) }
+        guard manifest.status == "passed" || force else { throw Failure.failedItsGate }
         guard let variant = manifest.variants.first(where: { $0.runtime == "coreml" }) else {
             throw Failure.noCoreMLVariant
         }
+        try Self.require(variant.requirements)
         self.folder = folder
         self.variant = variant
+        maxTokens = variant.requirements?.max_tokens ?? manifest.tokenizer?.max_length
         padID = manifest.tokenizer?.pad_id ?? 0
+    }
+
+    /// Core ML refuses a package of a newer system with a message about its specification; this one names the system.
+    static func require(_ requirements: Requirements?) throws {
+        guard let oldest = requirements?.min_ios else { return }
+        #if os(iOS)
+        let here = ProcessInfo.processInfo.operatingSystemVersion.majorVersion
+        guard here >= oldest else { throw Failure.needsIOS(oldest) }
+        #endif
     }
 
     static func verify(_ folder: URL) throws {

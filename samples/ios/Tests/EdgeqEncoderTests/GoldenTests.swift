@@ -4,7 +4,7 @@ import XCTest
 /// Replays a bundle's golden vectors: `EDGEQ_BUNDLE=/path/to/bundle swift test`.
 final class GoldenTests: XCTestCase {
     struct Index: Decodable {
-        struct Case: Decodable { let id: String; let file: String; let token_ids: [[Int]] }
+        struct Case: Decodable { let id: String; let file: String; let token_ids: [[Int]]; let variants: [String] }
         let cases: [Case]
     }
 
@@ -17,7 +17,8 @@ final class GoldenTests: XCTestCase {
         let golden = bundle.folder.appending(path: "golden")
         let index = try JSONDecoder().decode(
             Index.self, from: Data(contentsOf: golden.appending(path: "golden.json")))
-        for item in index.cases {
+        // A case that is longer than the variant takes holds no outputs of it.
+        for item in index.cases where item.variants.contains(bundle.variant.id) {
             let name = "outputs/\(bundle.variant.id)/\(encoder.output)"
             let expected = try Npz.floats(named: name, in: golden.appending(path: item.file))
             try XCTSkipUnless(expected.shape.count == 2, "only pooled outputs [batch, hidden] are replayed here")
