@@ -9,7 +9,10 @@ public struct EdgeqBundle {
         public let inputs: [Tensor], outputs: [Tensor]
     }
     struct Format: Decodable { let version: String }
-    struct Tokenizer: Decodable { let max_length: Int; let pad_id: Int }
+    struct Tokenizer: Decodable {
+        let max_length: Int, pad_id: Int
+        let prompts: [String: String]?, default_prompt: String?
+    }
     struct Manifest: Decodable { let format: Format; let variants: [Variant]; let tokenizer: Tokenizer? }
 
     /// A fixed dimension, or the name of a free one.
@@ -23,12 +26,15 @@ public struct EdgeqBundle {
     }
 
     public enum Failure: Error {
-        case newerFormat(String), damaged(String), unlisted(String), noCoreMLVariant
+        case newerFormat(String), damaged(String), unlisted(String), noCoreMLVariant, noPrompt(String)
     }
 
     public let folder: URL
     public let variant: Variant
     public let padID: Int
+    /// What goes before a text, by role; empty where the model wants nothing there.
+    public let prompts: [String: String]
+    let defaultPrompt: String?
 
     /// Opens a bundle; throws when a file is missing, changed or not listed in SHA256SUMS.
     public init(folder: URL) throws {
@@ -42,6 +48,20 @@ public struct EdgeqBundle {
         self.folder = folder
         self.variant = variant
         padID = manifest.tokenizer?.pad_id ?? 0
+        prompts = manifest.tokenizer?.prompts ?? [:]
+        defaultPrompt = manifest.tokenizer?.default_prompt
+    }
+
+    /// The text to tokenize: with the prompt of its role, or with the model's default one, if it has one. Without it a
+    /// model that was trained with prompts gives other vectors.
+    /// - Parameter role: `query`, `document` or another key of `prompts`. A model without a prompt for a query or a
+    ///   document uses none; any other name it does not know is an error.
+    public func prompted(_ text: String, role: String? = nil) throws -> String {
+        guard let name = role ?? defaultPrompt else { return text }
+        if let prompt = prompts[name] { return prompt + text }
+        let other = name == "document" && (prompts["passage"] ?? prompts["corpus"]) != nil
+        guard ["query", "document"].contains(name), !other else { throw Failure.noPrompt(name) }
+        return text
     }
 
     static func verify(_ folder: URL) throws {
