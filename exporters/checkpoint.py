@@ -35,7 +35,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     Raises:
         ModelError: there are none, or the index names files that are not there.
     """
-    from edgeq.exporters.sentence import read_object
+    from edgeq.exporters.json_files import read_object
 
     found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if found is None:
@@ -187,9 +187,9 @@ def load_encoder(
             )
         except Exception as error:  # transformers and torch raise many kinds; each one is a bad folder here
             raise _unloadable(folder, model_class, error) from error
-    _check_complete(info, folder, task)
+    check_complete(info, folder, task)
     _check_all_used(model, info, folder, task, say)
-    _check_finite(model, folder)
+    check_finite(model, folder)
     return model.eval()
 
 
@@ -280,7 +280,12 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
 
 
-def _check_complete(info: dict[str, Any], folder: Path, task: Task) -> None:
+def check_complete(info: dict[str, Any], folder: Path, task: Task) -> None:
+    """Refuse a model whose head transformers would fill with random numbers.
+
+    Raises:
+        ModelError: the folder has no weights for it.
+    """
     missing = sorted(info["missing_keys"])
     if task in BARE_TASKS:
         missing = [name for name in missing if not name.startswith("pooler.")]
@@ -291,7 +296,12 @@ def _check_complete(info: dict[str, Any], folder: Path, task: Task) -> None:
         )
 
 
-def _check_finite(model: Any, folder: Path) -> None:
+def check_finite(model: Any, folder: Path) -> None:
+    """Refuse weights that are damaged.
+
+    Raises:
+        ModelError: a tensor holds NaN or Inf.
+    """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             bad = int((~tensor.isfinite()).sum())
@@ -299,3 +309,17 @@ def _check_finite(model: Any, folder: Path) -> None:
                 f"tensor {name} of `{folder}` holds NaN or Inf in {bad} of {tensor.numel()} values",
                 hint="the checkpoint is damaged; download it again or export an earlier one",
             )
+
+
+def transformer_notices(model: Any, folder: Path) -> tuple[str, ...]:
+    """Keys of the config that transformers does not know, and so leaves out, for people."""
+    from edgeq.exporters.config_keys import unknown_keys
+    from edgeq.exporters.json_files import read_object
+
+    fresh = type(model.config)()
+    unknown = unknown_keys(
+        read_object(folder / "config.json"), {*fresh.to_dict(), *fresh.attribute_map, *dir(fresh)}
+    )
+    if not unknown:
+        return ()
+    return (f"config.json sets {', '.join(unknown)}, which transformers does not know and leaves out",)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,15 @@ HALF_TOLERANCE = 2e-2
 _REPORT = "please report this model; it must not be shipped"
 
 LONG_TEXT_TOKENS = 512
-"""Length of the long text of the check, or the model's own limit if that is less."""
+"""Length of the first long text of the check, or the model's own limit if that is less."""
+
+BYTES_PER_SCORE = 4 * 6
+"""Memory of one attention score while a layer runs in both: scores, their bias and their softmax, in float32."""
+MEMORY_SHARE = 0.5
+"""Of the free memory, what the longest text may take."""
+
+DEFAULT_HEADS = 16
+"""Attention heads of a layer where nobody says how many there are."""
 
 PROBES = (
     "The ferry leaves at half past nine.",
@@ -98,16 +107,19 @@ def check_equivalence(
     preprocessor: TextPreprocessor,
     reference: Callable[[Feeds], Outputs],
     *,
-    longest: int = LONG_TEXT_TOKENS,
+    longest: int | None = None,
     tolerance: float = TOLERANCE,
 ) -> tuple[Difference, ...]:
-    """Compare the graph with the original model on a ragged batch, on two sentences alone, and on a long text.
+    """Compare the graph with the original model on a ragged batch, on two sentences alone, and on long texts.
+
+    The last one has the most tokens that the model takes: positions, windows and masks show their errors far from the
+    beginning, and no sooner than where they end.
 
     Args:
         canonical: the graph.
-        preprocessor: makes feeds of texts.
-        reference: runs the original.
-        longest: tokens of the long text, where the model takes as many.
+        preprocessor: of the model, at its full length.
+        reference: the original.
+        longest: tokens of the longest text; by default as many as the model takes.
         tolerance: largest difference, relative to the scale of the output.
 
     Returns:
@@ -118,17 +130,53 @@ def check_equivalence(
     """
     run = run_graph(canonical)
     worst: dict[str, Difference] = {}
-    # Positions and local attention show their errors only far from the beginning.
-    bounded = preprocessor.with_max_length(min(preprocessor.max_length, longest))
-    long_text = " ".join(PROBES * (bounded.max_length // 64 + 1))
-    for texts in (PROBES, PROBES[:1], PROBES[4:5], (long_text,)):
-        feeds = bounded(list(texts))
+    for length, texts in _texts(longest or preprocessor.max_length):
+        feeds = preprocessor.with_max_length(min(preprocessor.max_length, length))(list(texts))
         for found in compare(canonical.outputs, reference(feeds), run(feeds), feeds["attention_mask"]):
             kept = worst.setdefault(found.output, found)
             if not found.relative <= kept.relative:
                 worst[found.output] = found
-    _refuse(max(worst.values(), key=lambda difference: _sortable(difference.relative)), tolerance)
+        # Each is judged before a longer one takes its time.
+        _refuse(max(worst.values(), key=lambda difference: _sortable(difference.relative)), tolerance)
     return tuple(worst.values())
+
+
+def unchecked_lengths(longest: int, max_length: int) -> tuple[str, ...]:
+    """What `check_equivalence` left out, for people."""
+    if longest >= max_length:
+        return ()
+    return (
+        f"the graph was compared with the original up to {longest} of {max_length} tokens: a longer text does not fit "
+        "into the free memory of this machine; --seq-len bounds what the bundle takes",
+    )
+
+
+def _texts(longest: int) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Most tokens, and the texts of one comparison."""
+    for texts in (PROBES, PROBES[:1], PROBES[4:5]):
+        yield LONG_TEXT_TOKENS, texts
+    for length in dict.fromkeys((min(LONG_TEXT_TOKENS, longest), longest)):
+        # A token is a character at least, and mostly four.
+        yield length, (" ".join(PROBES * (length // 64 + 1)),)
+
+
+def longest_that_fits(length: int, heads: int) -> int:
+    """At most this many tokens, and so few that the scores of a layer fit into memory; the usual long text at least."""
+    free = _free_memory()
+    if free is None:
+        return length
+    fits = int((free * MEMORY_SHARE / (BYTES_PER_SCORE * heads)) ** 0.5)
+    return min(length, max(fits, LONG_TEXT_TOKENS))
+
+
+def _free_memory() -> int | None:
+    """Bytes of memory that programs can have, caches of files counted; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if found is None else int(found) * 1024
 
 
 def _sortable(relative: float) -> float:

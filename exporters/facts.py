@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.architecture import TextArchitecture
 from edgeq.exporters.base import ModelFacts
+from edgeq.exporters.config_keys import config_notices, refuse_keys
 from edgeq.exporters.config_sizes import refusal_of_sizes
+from edgeq.exporters.json_files import read_object
 from edgeq.exporters.own_code import own_code
-from edgeq.exporters.sentence import read_object, read_sentence_model
+from edgeq.exporters.sentence import HEAD_FILE, SentenceModel, read_sentence_model
 from edgeq.types import ProblemType, Task
 
 HEAD_SUFFIXES = {
@@ -120,10 +122,10 @@ def read_facts(
     config = read_config(sentence.transformer if sentence else folder)
     architecture = config["model_type"]
     wanted = parse_task(task) if task else None
-    detected = Task.SENTENCE_EMBEDDING if sentence else detect_task(config)
+    detected = sentence.task if sentence else detect_task(config)
     known = table.get(architecture)
     tasks = known.tasks if known else ()
-    if sentence is None:
+    if sentence is None or sentence.task is not Task.SENTENCE_EMBEDDING:
         tasks = tuple(one for one in tasks if one is not Task.SENTENCE_EMBEDDING)
     chosen = wanted or detected
     named = (
@@ -132,10 +134,54 @@ def read_facts(
         else None
     )
     refused_code, code_notice = own_code(config, named)
-    refusal = refused_code or _refuse_config(config, table)
-    refusal = refusal or _refuse_task(chosen, wanted, tasks, architecture, config)
-    notices = (code_notice,) if code_notice else ()
+    refusal = (
+        refused_code
+        or _refuse_config(config, table)
+        or _refuse_task(chosen, wanted, tasks, architecture, config)
+        or _refuse_modules(folder, sentence, chosen, wanted)
+    )
+    notices = (
+        *((code_notice,) if code_notice else ()),
+        *_library_notices(sentence, chosen),
+        *config_notices(config),
+    )
     return ModelFacts(model, folder, architecture, chosen, tasks, refusal, notices=notices)
+
+
+def _refuse_modules(
+    folder: Path, sentence: SentenceModel | None, task: Task | None, wanted: Task | None
+) -> ModelError | None:
+    """What the model does after its transformer and a graph cannot."""
+    if sentence is not None and sentence.serves(task) and sentence.refusal is not None:
+        return sentence.refusal
+    if (folder / HEAD_FILE).is_file() and wanted is None:
+        return ModelError(
+            f"`{folder}` has a classifier on top of its vectors in {HEAD_FILE}, a pickle that would run as code: "
+            "edgeq does not load it",
+            hint="--task sentence-embedding exports the vectors alone; the classifier is then yours to apply",
+        )
+    return None
+
+
+def _library_notices(sentence: SentenceModel | None, task: Task | None) -> Iterator[str]:
+    """What sentence-transformers does with the model that the bundle says or leaves out."""
+    if sentence is None or not sentence.serves(task):
+        return
+    library = sentence.library
+    yield from library.notices
+    if library.prompts:
+        named = ", ".join(f"{name} {text!r:.40}" for name, text in library.prompts.items())
+        used = (
+            f"{library.default_prompt} unless another is asked for"
+            if library.default_prompt
+            else "none by itself"
+        )
+        yield f"prompts in the bundle: {named}; used: {used}"
+    if library.is_scorer and library.has_activation:
+        yield (
+            f"`predict` of sentence-transformers applies {library.activation} to the scores; the bundle gives the "
+            "numbers before it"
+        )
 
 
 def detect_task(config: Mapping[str, Any]) -> Task | None:
@@ -174,6 +220,9 @@ def _refuse_config(config: Mapping[str, Any], table: Mapping[str, TextArchitectu
             f"`{architecture}` with {config.get('architectures')} generates text, expected a text encoder",
             hint="docs/models.md and docs/causal-lm.md list the families that are taken",
         )
+    refused = refuse_keys(config)
+    if refused is not None:
+        return refused
     if architecture not in table:
         return ModelError(
             f"architecture `{architecture}` is not supported, expected one of {', '.join(sorted(table))}",

@@ -11,7 +11,7 @@ from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
 from edgeq.exporters.extras import TORCH_EXPORT, require_modules
 from edgeq.exporters.facts import read_facts, read_problem_type
 from edgeq.exporters.onnx_folder import onnx_of_folder
-from edgeq.exporters.sentence import build_sentence_head, read_sentence_model
+from edgeq.exporters.sentence import SentenceModel, read_sentence_model
 from edgeq.exporters.source import fetch, is_gguf_file, is_onnx_file, local_folder
 from edgeq.types import Role, SourceInfo, Task, TensorSpec
 
@@ -105,39 +105,68 @@ def load_model(
 
 
 def _load_folder(facts: ModelFacts, seq_len: int | None, say: Progress) -> ExportedModel:
-    from edgeq.exporters.checkpoint import load_encoder
-    from edgeq.exporters.equivalence import check_equivalence
+    from edgeq.exporters.checkpoint import load_encoder, transformer_notices
+    from edgeq.exporters.equivalence import (
+        DEFAULT_HEADS,
+        check_equivalence,
+        longest_that_fits,
+        unchecked_lengths,
+    )
+    from edgeq.exporters.library import check_reading
     from edgeq.exporters.reference import original
     from edgeq.exporters.text_encoder import input_specs
-    from edgeq.exporters.tokenizer import check_vocabulary, load_tokenizer, longest_text, text_preprocessor
+    from edgeq.exporters.tokenizer import (
+        check_vocabulary,
+        follow_types,
+        load_tokenizer,
+        longest_text,
+        prompted,
+        text_preprocessor,
+        tokenizer_notices,
+    )
 
     architecture, task = _table()[facts.architecture], facts.task
     assert task is not None
     sentence = read_sentence_model(facts.folder)
     folder = sentence.transformer if sentence else facts.folder
+    whole = sentence if sentence is not None and sentence.serves(task) else None
     say("loading the model")
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, lower_case=whole is not None and whole.library.lower_case)
     notices = list(facts.notices)
-    model = load_encoder(folder, architecture, task, notices.append)
+    model = load_encoder(folder, architecture, _loaded_task(whole, task), notices.append)
     positions = architecture.positions(model.config)
     check_seq_len(seq_len, positions)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, folder)
     length = longest_text(tokenizer, positions, seq_len or (sentence.max_length if sentence else None))
     inputs = input_specs(architecture.token_types(model.config))
+    types = follow_types(tokenizer, folder) if len(inputs) > 2 else ()
     preprocessor = text_preprocessor(tokenizer, max_length=length, input_names=[spec.name for spec in inputs])
-    head = (
-        build_sentence_head(sentence.modules, positions)
-        if sentence and task is Task.SENTENCE_EMBEDDING
-        else None
-    )
+    if whole is not None:
+        preprocessor = prompted(preprocessor, whole.library)
+    head = whole.head(task, positions) if whole is not None else None
     say("exporting the graph")
     canonical = _trace(model, architecture, task, head, length)
     reference = original(model, task, head)
     say("checking the graph against the original")
-    check_equivalence(canonical, preprocessor, reference)
-    parts = [part.folder for part in sentence.modules if part.has_weights] if sentence else []
-    source = _source(facts, [folder, *parts], model)
+    longest = longest_that_fits(length, getattr(model.config, "num_attention_heads", DEFAULT_HEADS))
+    check_equivalence(canonical, preprocessor, reference, longest=longest)
+    say("checking what was read against the original's own library")
+    read = check_reading(facts, preprocessor, reference, canonical.outputs)
+    parts = [part.folder for part in whole.modules if part.has_weights] if whole else []
+    source = _source(facts, [folder, *parts], model, has_own_labels=head is None)
+    notices += (
+        *tokenizer_notices(tokenizer),
+        *types,
+        *transformer_notices(model, folder),
+        *unchecked_lengths(longest, length),
+        *read,
+    )
     return ExportedModel(canonical, source, preprocessor, reference, tuple(notices))
+
+
+def _loaded_task(sentence: SentenceModel | None, task: Task) -> Task:
+    """Whose head the transformer itself has: modules that follow it read its hidden states."""
+    return Task.SENTENCE_EMBEDDING if sentence is not None and sentence.modules else task
 
 
 def check_seq_len(seq_len: int | None, positions: int) -> None:
@@ -188,13 +217,16 @@ def _output_specs(graph: Any) -> tuple[TensorSpec, ...]:
     )
 
 
-def _source(facts: ModelFacts, folders: list[Path], model: Any) -> SourceInfo:
-    """Provenance of a model whose weights are in `folders`, the transformer's first."""
+def _source(facts: ModelFacts, folders: list[Path], model: Any, *, has_own_labels: bool = True) -> SourceInfo:
+    """Provenance of a model whose weights are in `folders`, the transformer's first.
+
+    Labels are those of the transformer's own head; of scores made by other modules the config knows nothing.
+    """
     from edgeq.exporters.checkpoint import weight_files
     from edgeq.exporters.provenance import hub_revision, public_name, read_license, source_files
 
     assert facts.task is not None
-    labelled = facts.task in (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
+    labelled = has_own_labels and facts.task in (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
     id2label = model.config.id2label if labelled else {}
     return SourceInfo(
         model=public_name(facts.model),

@@ -204,8 +204,15 @@ def load_onnx(path: Path, task: str | None, seq_len: int | None, say: Progress) 
         ModelError: the graph cannot be converted, or computes something else afterwards.
         ConfigError: `seq_len` is more than it takes.
     """
-    from edgeq.exporters.equivalence import HALF_TOLERANCE, TOLERANCE, check_equivalence
-    from edgeq.exporters.tokenizer import text_preprocessor
+    from edgeq.exporters.equivalence import (
+        DEFAULT_HEADS,
+        HALF_TOLERANCE,
+        TOLERANCE,
+        check_equivalence,
+        longest_that_fits,
+        unchecked_lengths,
+    )
+    from edgeq.exporters.tokenizer import text_preprocessor, tokenizer_notices
     from edgeq.graph.canonical import CanonicalModel
 
     say("loading the model")
@@ -226,15 +233,17 @@ def load_onnx(path: Path, task: str | None, seq_len: int | None, say: Progress) 
     _state_shapes(model, outputs)
     canonical = CanonicalModel(model, inputs, outputs, task_of, facts.architecture, prepared.length)
     say("checking the graph against the file")
+    longest = longest_that_fits(prepared.length, DEFAULT_HEADS)
     check_equivalence(
         canonical,
         preprocessor,
         reference,
-        longest=prepared.length,
+        longest=longest,
         tolerance=HALF_TOLERANCE if was_half else TOLERANCE,
     )
     source = _source(facts, path, companion_folder(path), model)
-    return ExportedModel(canonical, source, preprocessor, reference)
+    notices = (*tokenizer_notices(prepared.tokenizer), *unchecked_lengths(longest, prepared.length))
+    return ExportedModel(canonical, source, preprocessor, reference, notices)
 
 
 def _positions(folder: Path, tokenizer: Any) -> int:

@@ -52,7 +52,7 @@ def original(
                 ) from error
             if sentence_head is not None:
                 mask = tensors["attention_mask"].float()
-                return {"sentence_embedding": sentence_head(output.last_hidden_state, mask).numpy()}
+                return {OUTPUTS[task][0]: sentence_head(output.last_hidden_state, mask).numpy()}
             return {name: getattr(output, name).numpy() for name in OUTPUTS[task]}
 
     return run

@@ -1,18 +1,24 @@
 """Sentence-transformers folders: the modules after the transformer, read from `modules.json`.
 
+Those of an embedder make one vector of the token vectors; those of a cross encoder make scores of them, or there are
+none where the transformer has a head of its own.
+
 The formulas are those of sentence-transformers (Reimers and Gurevych, arXiv:1908.10084); the modules here
 take a float mask `[batch, sequence]` and use sums and products only, so that every target can run them.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError
+from edgeq.exporters.json_files import read_json, read_object
+from edgeq.exporters.library_config import LibraryConfig, read_library_config
 from edgeq.exporters.modules import module
+from edgeq.types import Task
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +34,13 @@ POOLING_MODES = {
 """Keys of a pooling module's `config.json`, in the order their vectors are joined, and the newer names."""
 
 
+EMBEDDING, SCORES = "sentence_embedding", "scores"
+"""What the library calls the vector of a text, and the numbers that a cross encoder gives for it."""
+HEAD_FILE = "model_head.pkl"
+"""A classifier of scikit-learn on top of the vectors, as SetFit keeps it: a pickle, which would run as code."""
+ALONE = "export the transformer alone: --task feature-extraction"
+
+
 @dataclass(frozen=True, slots=True)
 class SentenceModule:
     """One module after the transformer: `Pooling`, `Dense`, `LayerNorm` or `Normalize`."""
@@ -35,6 +48,7 @@ class SentenceModule:
     kind: str
     folder: Path
     modes: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def has_weights(self) -> bool:
@@ -44,39 +58,116 @@ class SentenceModule:
 
 @dataclass(frozen=True, slots=True)
 class SentenceModel:
-    """What `modules.json` says.
+    """What `modules.json` and the library's settings say.
 
     Attributes:
         transformer: folder of the transformer itself.
-        modules: what comes after it, in order; pooling first.
-        max_length: `max_seq_length` of the transformer, if it is set.
+        modules: what comes after it, in order, pooling first; none where the transformer has a head of its own.
+        library: what the library does besides.
+        refusal: why the modules cannot be put into a graph; the transformer alone may still be exported.
     """
 
     transformer: Path
     modules: tuple[SentenceModule, ...]
-    max_length: int | None
+    library: LibraryConfig
+    refusal: ModelError | None = None
+
+    @property
+    def max_length(self) -> int | None:
+        """`max_seq_length` of the transformer, if it is set."""
+        return self.library.max_length
+
+    @property
+    def is_scorer(self) -> bool:
+        """Whether it is a cross encoder."""
+        return self.library.is_scorer
+
+    @property
+    def task(self) -> Task:
+        """What the whole model, not its transformer alone, is for."""
+        return Task.SEQUENCE_CLASSIFICATION if self.is_scorer else Task.SENTENCE_EMBEDDING
+
+    def serves(self, task: Task | None) -> bool:
+        """Whether a model for `task` is the whole model: with its modules, its prompts and its settings."""
+        return task is self.task
+
+    def head(self, task: Task | None, positions: int) -> torch.nn.Module | None:
+        """The modules after the transformer as one, where a model for `task` has any."""
+        if not self.serves(task) or not self.modules:
+            return None
+        cut = None if self.is_scorer else self.library.truncate_dim
+        return build_sentence_head(self.modules, positions, cut)
 
 
 def read_sentence_model(folder: Path) -> SentenceModel | None:
     """Read `modules.json` of a sentence-transformers folder; None where there is none.
 
     Raises:
-        ModelError: it lists modules that cannot be put into a graph.
+        ModelError: a file is malformed, or there is no transformer.
     """
     if not (folder / "modules.json").is_file():
         return None
     entries = _read_entries(folder / "modules.json")
     kinds = [kind for kind, _ in entries]
-    if kinds[:2] != ["Transformer", "Pooling"]:
+    if kinds[:1] != ["Transformer"]:
         raise ModelError(
             f"modules.json in `{folder}` starts with {kinds[:2]}, expected Transformer and Pooling",
-            hint="export the transformer alone with --task feature-extraction",
+            hint="edgeq takes sentence-transformers models whose first module is a Transformer",
         )
     transformer = entries[0][1]
-    modules = tuple(_read_module(kind, place) for kind, place in entries[1:])
-    return SentenceModel(
-        transformer, tuple(m for m in modules if m.kind != "Dropout"), _max_length(transformer)
-    )
+    library = read_library_config(folder, transformer)
+    try:
+        modules = tuple(_read_module(kind, place) for kind, place in entries[1:])
+        modules = tuple(module for module in modules if module.kind != "Dropout")
+        _check_order(folder, modules, library)
+        _refuse_settings(folder, library)
+    except ModelError as refusal:
+        return SentenceModel(transformer, (), library, refusal)
+    return SentenceModel(transformer, modules, library)
+
+
+def _refuse_settings(folder: Path, library: LibraryConfig) -> None:
+    if library.refusals:
+        raise ModelError(
+            f"`{folder}` does more than edgeq can do for sentence-transformers: {'; '.join(library.refusals)}",
+            hint=ALONE,
+        )
+
+
+def _check_order(folder: Path, modules: tuple[SentenceModule, ...], library: LibraryConfig) -> None:
+    """The modules as the library calls them: each reads what the one before wrote, and the last writes the result."""
+    kinds = [module.kind for module in modules]
+    if library.transformer_task == "sequence-classification" and not modules:
+        return
+    if kinds[:1] != ["Pooling"]:
+        raise ModelError(
+            f"modules.json in `{folder}` has {['Transformer', *kinds][:2]} first, expected Transformer and Pooling",
+            hint=ALONE,
+        )
+    current = EMBEDDING
+    for found in modules[1:]:
+        if found.kind == "Dense":
+            current = _dense_output(found, current)
+        elif current != EMBEDDING or found.kind == "Pooling":
+            raise ModelError(f"`{found.folder}` ({found.kind}) does not read `{current}`", hint=ALONE)
+    if current != EMBEDDING and not (library.is_scorer and current == SCORES):
+        raise ModelError(f"the last module of `{folder}` gives `{current}`, which nothing reads", hint=ALONE)
+    if library.is_scorer and "Dense" not in kinds:
+        raise ModelError(f"the cross encoder `{folder}` has no Dense module that makes scores", hint=ALONE)
+    silent = any(found.config.get("include_prompt") is False for found in modules)
+    if silent and library.prompts:
+        raise ModelError(
+            f"pooling in `{folder}` leaves the prompt's tokens out (include_prompt: false), which a graph cannot know",
+            hint=ALONE,
+        )
+
+
+def _dense_output(found: SentenceModule, current: str) -> str:
+    """What a Dense module calls its result."""
+    reads = found.config.get("module_input_name") or EMBEDDING
+    if reads != current:
+        raise ModelError(f"`{found.folder}` reads `{reads}`, expected `{current}`", hint=ALONE)
+    return str(found.config.get("module_output_name") or reads)
 
 
 def _read_entries(path: Path) -> list[tuple[str, Path]]:
@@ -101,48 +192,53 @@ def _inside(path: Path, place: str) -> Path:
     return path.parent / plain
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file of a model folder.
-
-    Raises:
-        ModelError: the file is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read `{path}`: {error}", hint="download the model again") from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Parse a JSON file that holds one object.
-
-    Raises:
-        ModelError: it holds something else, or the file is not JSON.
-    """
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise ModelError(f"`{path}` holds a {type(found).__name__}, expected a JSON object")
-    return found
-
-
-def _max_length(transformer: Path) -> int | None:
-    path = transformer / "sentence_bert_config.json"
-    length = read_object(path).get("max_seq_length") if path.is_file() else None
-    if length is not None and (not isinstance(length, int) or length < 1):
-        raise ModelError(f"max_seq_length in `{path}` is {length!r}, expected a number of tokens")
-    return length
-
-
 def _read_module(kind: str, folder: Path) -> SentenceModule:
     if kind == "Pooling":
-        return SentenceModule(kind, folder, _pooling_modes(read_object(folder / "config.json"), folder))
-    if kind in ("Dense", "Normalize", "LayerNorm", "Dropout"):
+        config = read_object(folder / "config.json")
+        _refuse_unknown(kind, folder, config)
+        return SentenceModule(kind, folder, _pooling_modes(config, folder), config)
+    if kind in ("Dense", "LayerNorm"):
+        config = read_object(folder / "config.json")
+        _refuse_unknown(kind, folder, config)
+        return SentenceModule(kind, folder, config=config)
+    if kind in ("Normalize", "Dropout"):
         return SentenceModule(kind, folder)
     raise ModelError(
         f"sentence-transformers module `{kind}` in `{folder}` is not supported, "
         "expected Pooling, Dense, LayerNorm, Dropout or Normalize",
-        hint="export the transformer alone with --task feature-extraction",
+        hint=ALONE,
     )
+
+
+MODULE_KEYS = {
+    "Pooling": {
+        "word_embedding_dimension",
+        "embedding_dimension",
+        "pooling_mode",
+        "include_prompt",
+        *POOLING_MODES,
+    },
+    "Dense": {
+        "in_features",
+        "out_features",
+        "bias",
+        "activation_function",
+        "module_input_name",
+        "module_output_name",
+        "use_residual",
+    },
+    "LayerNorm": {"dimension"},
+}
+"""Keys of a module's config that are carried out."""
+
+
+def _refuse_unknown(kind: str, folder: Path, config: Mapping[str, Any]) -> None:
+    """A module's own settings are few: one that nobody reads changes the result."""
+    unknown = sorted(set(config) - MODULE_KEYS[kind] - {"__version__"})
+    if unknown:
+        raise ModelError(
+            f"config.json in `{folder}` sets {', '.join(unknown)}, which edgeq does not know", hint=ALONE
+        )
 
 
 def _pooling_modes(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
@@ -227,12 +323,27 @@ def _sentence_head(self: Any, hidden: torch.Tensor, mask: torch.Tensor) -> torch
     return vector
 
 
-def build_sentence_head(modules: tuple[SentenceModule, ...], max_length: int) -> torch.nn.Module:
-    """The modules after the transformer as one: hidden states and a float mask to `[batch, out]`."""
+def _truncate(self: Any, vector: torch.Tensor) -> torch.Tensor:
+    return vector[:, : self.kept]
+
+
+def build_sentence_head(
+    modules: tuple[SentenceModule, ...], max_length: int, truncate_dim: int | None = None
+) -> torch.nn.Module:
+    """The modules after the transformer as one: hidden states and a float mask to `[batch, out]`.
+
+    Args:
+        modules: pooling first.
+        max_length: positions of the transformer.
+        truncate_dim: how many values of the vector are kept, after all modules; None for all.
+    """
     parts = {}
     for index, spec in enumerate(modules):
         name = spec.kind.lower()
         parts[f"{name}_{index}" if name in parts else name] = _build(spec, max_length)
+    if truncate_dim is not None:
+        parts["truncate"] = module(_truncate)
+        parts["truncate"].kept = truncate_dim
     return module(_sentence_head, **parts)
 
 
@@ -256,21 +367,32 @@ def _dense(self: Any, vector: torch.Tensor) -> torch.Tensor:
     return self.activation(self.linear(vector))
 
 
+def _dense_residual(self: Any, vector: torch.Tensor) -> torch.Tensor:
+    return self.activation(self.linear(vector)) + self.residual(vector)
+
+
 def _load_dense(folder: Path) -> torch.nn.Module:
     import torch
 
     config = read_object(folder / "config.json")
-    sizes = _sizes(config, folder, "in_features", "out_features")
-    linear = torch.nn.Linear(*sizes, bias=bool(config.get("bias", True)))
-    _load_weights(linear, folder, prefix="linear.")
-    return module(_dense, linear=linear, activation=_activation(config.get("activation_function"), folder))
+    inputs, outputs = _sizes(config, folder, "in_features", "out_features")
+    parts = {"linear": torch.nn.Linear(inputs, outputs, bias=bool(config.get("bias", True)))}
+    if config.get("use_residual"):
+        parts["residual"] = (
+            torch.nn.Identity() if inputs == outputs else torch.nn.Linear(inputs, outputs, bias=False)
+        )
+    forward = _dense_residual if config.get("use_residual") else _dense
+    dense = module(forward, **parts)
+    _load_weights(dense, folder)
+    dense.add_module("activation", _activation(config, folder))
+    return dense
 
 
 def _load_layer_norm(folder: Path) -> torch.nn.Module:
     import torch
 
     norm = torch.nn.LayerNorm(_sizes(read_object(folder / "config.json"), folder, "dimension"))
-    _load_weights(norm, folder, prefix="norm.")
+    _load_weights(module(lambda self, vector: self.norm(vector), norm=norm), folder)
     return norm
 
 
@@ -281,24 +403,26 @@ def _sizes(config: dict[str, Any], folder: Path, *names: str) -> list[int]:
     return [int(str(size)) for size in sizes]
 
 
-def _activation(name: str | None, folder: Path) -> torch.nn.Module:
+def _activation(config: Mapping[str, Any], folder: Path) -> torch.nn.Module:
     """The torch activation that a Dense module's config names, from a closed list: configs run no code."""
     import torch
 
     known = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
-    kind = str(name or "torch.nn.Tanh").rsplit(".", 1)[-1]
-    if kind not in known:
-        raise ModelError(f"activation `{name}` in `{folder}` is not supported, expected one of {known}")
+    name = config.get("activation_function", "torch.nn.Tanh")
+    library, _, kind = str(name).rpartition(".")
+    if kind not in known or not library.startswith("torch."):
+        raise ModelError(
+            f"activation `{name}` in `{folder}` is not supported, expected one of torch.nn's {', '.join(known)}"
+        )
     activation: torch.nn.Module = getattr(torch.nn, kind)()
     return activation
 
 
-def _load_weights(target: torch.nn.Module, folder: Path, prefix: str) -> None:
+def _load_weights(target: torch.nn.Module, folder: Path) -> None:
     from edgeq.exporters.checkpoint import read_state
 
-    state = {name.removeprefix(prefix): tensor for name, tensor in read_state(folder).items()}
     try:
-        target.load_state_dict(state)
+        target.load_state_dict(read_state(folder))
     except RuntimeError as error:
         raise ModelError(
             f"weights of the sentence-transformers module in `{folder}` do not fit: {error}"

@@ -79,7 +79,7 @@ def build_text_encoder(
         )
         output = architecture.forward(self.model, inputs)
         if sentence_head is not None:
-            return {"sentence_embedding": self.sentence(output.last_hidden_state, mask)}
+            return {OUTPUTS[task][0]: self.sentence(output.last_hidden_state, mask)}
         return {name: getattr(output, name) for name in OUTPUTS[task]}
 
     parts = {"sentence": sentence_head} if sentence_head is not None else {}

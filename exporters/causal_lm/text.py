@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeq.exporters.sentence import read_json
+from edgeq.exporters.json_files import read_json
 from edgeq.runtime.generation.settings import SamplingDefaults
 
 CHAT_END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>")

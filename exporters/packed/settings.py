@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ModelError
-from edgeq.exporters.sentence import read_json
+from edgeq.exporters.json_files import read_json
 from edgeq.quantize.weight_only.awq_import import AWQ_BITS, LAYOUTS
 from edgeq.quantize.weight_only.packed_words import PACKED_BITS
 

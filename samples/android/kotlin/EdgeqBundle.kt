@@ -57,6 +57,26 @@ class EdgeqBundle private constructor(val folder: File, val manifest: JSONObject
 
     fun file(path: String): File = File(folder, path)
 
+    /** What goes before a text, by role; empty where the model wants nothing there. */
+    val prompts: Map<String, String> = manifest.optJSONObject("tokenizer")?.optJSONObject("prompts")
+        ?.let { found -> found.keys().asSequence().associateWith { found.getString(it) } } ?: emptyMap()
+
+    /**
+     * The text to tokenize: with the prompt of its role, or with the model's default one, if it has one. Without it a model
+     * that was trained with prompts gives other vectors.
+     *
+     * @param role `query`, `document` or another key of `prompts`; a model without a prompt for a query or a document uses
+     *     none, and any other name it does not know is an error
+     */
+    fun prompted(text: String, role: String? = null): String {
+        val default = manifest.optJSONObject("tokenizer")?.optString("default_prompt").orEmpty().ifEmpty { null }
+        val name = role ?: default ?: return text
+        prompts[name]?.let { return it + text }
+        val other = name == "document" && ("passage" in prompts || "corpus" in prompts)
+        if (name !in listOf("query", "document") || other) throw BundleException("no prompt for $name")
+        return text
+    }
+
     companion object {
         /**
          * Verify every file, then trust the folder.

@@ -44,6 +44,8 @@ def folder(tiny_model, tmp_path) -> Path:
 def run(folder: Path, mask: np.ndarray = MASK) -> np.ndarray:
     sentence = read_sentence_model(folder)
     assert sentence is not None
+    if sentence.refusal is not None:
+        raise sentence.refusal
     with torch.inference_mode():
         vector = build_sentence_head(sentence.modules, 64)(torch.from_numpy(HIDDEN), torch.from_numpy(mask))
     return np.asarray(vector.numpy())
@@ -158,4 +160,7 @@ def test_an_unknown_module(tiny_models, folder):
     path = folder / "modules.json"
     path.write_text(path.read_text().replace("models.Normalize", "models.Router"))
     with pytest.raises(ModelError, match="module `Router`"):
-        read_sentence_model(folder)
+        run(folder)
+    # The transformer alone is another model, whose hint works.
+    assert inspect_model(folder).refusal is not None
+    assert inspect_model(folder, task="feature-extraction").refusal is None

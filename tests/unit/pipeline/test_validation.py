@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,12 +14,13 @@ import pytest
 from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.reader import Bundle
 from edgeq.errors import ExitCode, IntegrityError, UsageError
+from edgeq.exporters.library import TextReference
 from edgeq.pipeline.executions import Execution
 from edgeq.pipeline.explain import ExplainRequest, run_explain
 from edgeq.pipeline.export import parse_gates
 from edgeq.pipeline.tokenization import replay_prompts
 from edgeq.pipeline.validation import ValidationReport, ValidationRequest, run_validation
-from edgeq.types import Feeds, Outputs, Verification
+from edgeq.types import Feeds, Outputs, Sample, Verification
 
 Sign: TypeAlias = Callable[..., None]
 
@@ -210,10 +211,12 @@ def test_labelled_texts_decide_where_they_can_and_leave_it_to_the_floors_elsewhe
 ) -> None:
     """The original's vectors point the other way: all cosines between texts are the same, the floor is broken."""
 
-    def turned(feeds: Feeds) -> Outputs:
+    def turned(sample: Sample) -> Outputs:
+        feeds = tiny.preprocessor()([sample])
         return {"sentence_embedding": -tiny.expected_embedding(feeds["input_ids"], feeds["attention_mask"])}
 
-    monkeypatch.setattr("edgeq.exporters.load_model", lambda *_, **__: SimpleNamespace(reference=turned))
+    original = TextReference("a stand-in, from text", turned)
+    monkeypatch.setattr("edgeq.exporters.library.open_original", lambda *_: original)
     path = tmp_path / "pairs.tsv"
     path.write_text("\n".join(f"{i % 5}\tthe cat\t{'a dog ' * (i % 5 + 1)}" for i in range(lines)))
     report = validate(tiny_bundle, against="original", labels=path)

@@ -104,6 +104,8 @@ class TokenizerInfo:
     Attributes:
         path: its folder.
         special_ids: token id by role (`cls_token`, `sep_token`, `pad_token`, ...).
+        prompts: text that goes before a text, by role (`query`, `document`, ...); of a pair before the first one.
+        default_prompt: role of a text that is given none; None puts nothing before it.
     """
 
     path: str
@@ -111,6 +113,8 @@ class TokenizerInfo:
     pad_id: int
     padding: str = "right"
     special_ids: Mapping[str, int] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def check_schema(document: Any) -> None:
 
 def check_consistency(document: dict[str, Any]) -> None:
     """Raise IntegrityError when a document's parts do not agree (a gate of a variant that is not there)."""
-    checks = (_repeated, _dangling_variants, _dangling_outputs, _steps, _missing_files)
+    checks = (_repeated, _dangling_variants, _dangling_outputs, _steps, _prompts, _missing_files)
     _refuse(list(islice((problem for check in checks for problem in check(document)), _MOST_LOOKED_FOR)))
 
 
@@ -144,6 +144,14 @@ def _steps(document: dict[str, Any]) -> Iterator[str]:
         for name in step["outputs"]:
             if name not in known:
                 yield f"at postprocess `{step['step']}`: no variant has an output `{name}`"
+
+
+def _prompts(document: dict[str, Any]) -> Iterator[str]:
+    """A default prompt that is not there."""
+    tokenizer = document.get("tokenizer", {})
+    default = tokenizer.get("default_prompt")
+    if default is not None and default not in tokenizer.get("prompts", {}):
+        yield f"at tokenizer.default_prompt: there is no prompt `{default}`"
 
 
 def _output_names(variant: dict[str, Any]) -> set[str]:

@@ -38,6 +38,14 @@ def run(
         list[str] | None,
         typer.Option("--pair", help="The second text of a pair, one per --text.", show_default=False),
     ] = None,
+    role: Annotated[
+        str | None,
+        typer.Option(
+            "--role",
+            help="Whose prompt goes before the texts: query, document, or another that the bundle has.",
+            show_default="the model's default prompt, if it has one",
+        ),
+    ] = None,
     npz: Annotated[
         Path | None, typer.Option("--npz", help="Model inputs by name, instead of texts.", show_default=False)
     ] = None,
@@ -107,12 +115,14 @@ def run(
 
     options = GenerateOptions(prompt, chat, max_tokens, stream, temperature, top_p, top_k, seed, engine)
     if options.are_given:
-        if text or pair or npz or texts or output:
+        if text or pair or npz or texts or output or role:
             raise UsageError(
-                "--prompt and its options are for language models; --text, --texts, --pair and --npz are not"
+                "--prompt and its options are for language models; --text, --texts, --pair, --role and --npz are not"
             )
         generate(bundle_path, options, variant=variant, threads=threads, force=force, json_mode=json_mode)
         return
+    if role is not None and npz is not None:
+        raise UsageError("--role puts a prompt before texts; --npz has none")
     out = Out(json_mode=json_mode)
     if texts is not None or output is not None:
         if texts is None or output is None or text or pair or npz or on != "native":
@@ -123,12 +133,12 @@ def run(
         with load(
             bundle_path, variant=variant, force=force, threads=threads, open_other=open_other
         ) as runtime:
-            _run_batch(out, runtime, texts, output)
+            _run_batch(out, runtime, texts, output, role)
         return
     samples = _samples(_with_stdin(text or []), pair or [], npz)
     with load(bundle_path, variant=variant, force=force, threads=threads, open_other=open_other) as runtime:
-        feeds = runtime.prepare(samples) if npz is None else _read_npz(npz)
-        _warn_truncated(out, runtime, samples)
+        feeds = runtime.prepare(samples, role=role) if npz is None else _read_npz(npz)
+        _warn_truncated(out, runtime, samples, role)
         executor = None if on == "native" else _executor(on, cpu)
         outputs = _outputs(out, runtime, feeds, executor)
         level = runtime.verification if executor is None else level_of(executor, runtime.variant)
@@ -141,11 +151,11 @@ def run(
     _show(out, runtime, samples or [f"input {row}" for row in range(_rows(outputs))], outputs, answers)
 
 
-def _run_batch(out: Out, runtime: Runtime, texts: Path, output: Path) -> None:
+def _run_batch(out: Out, runtime: Runtime, texts: Path, output: Path, role: str | None) -> None:
     from edgeq.pipeline.batch_run import run_texts
 
     with out.progress() as progress:
-        done = run_texts(runtime, texts, output, progress)
+        done = run_texts(runtime, texts, output, progress, role=role)
     if done.cut:
         limit = runtime.preprocessor.max_length if runtime.preprocessor else 0
         out.warn(f"{done.cut} of {done.texts} texts are longer than the {limit} tokens that the model sees")
@@ -212,12 +222,13 @@ def _read_npz(path: Path) -> Feeds:
         raise DataError(str(error)) from error
 
 
-def _warn_truncated(out: Out, runtime: Runtime, samples: Sequence[Sample]) -> None:
+def _warn_truncated(out: Out, runtime: Runtime, samples: Sequence[Sample], role: str | None) -> None:
     if runtime.preprocessor is None or not samples:
         return
-    limit = runtime.preprocessor.max_length
+    preprocessor = runtime.preprocessor if role is None else runtime.preprocessor.with_role(role)
+    limit = preprocessor.max_length
     for sample in samples:
-        if runtime.preprocessor.is_longer(sample):
+        if preprocessor.is_longer(sample):
             out.warn(f"{_shorten(sample)!r} has more than {limit} tokens; the model sees the first {limit}")
 
 

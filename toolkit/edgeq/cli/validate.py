@@ -109,6 +109,10 @@ def _print(out: Any, report: ValidationReport, on: str) -> None:
     if report.tokenization is not None:
         same = report.tokenization.cases - len(report.tokenization.different)
         out.notice(f"{same} of {report.tokenization.cases} golden texts give the recorded token ids")
+    if report.run_by is not None:
+        out.notice(f"the original was run by {report.run_by.name}")
+        for what in report.run_by.notices:
+            out.notice(what)
     if report.language is not None:
         _print_language(out, report.language)
     for what in dict.fromkeys(what for variant in report.variants for what in variant.notices):

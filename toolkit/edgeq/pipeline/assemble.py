@@ -89,7 +89,7 @@ class BundleParts:
 def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
     """Write everything beside the model files, and commit."""
     exported = parts.exported
-    exported.preprocessor.save(writer.path("tokenizer/tokenizer.json").parent)
+    exported.preprocessor.save(writer.path("tokenizer/tokenizer.json").parent, limits=True)
     tolerances = {case.id: case_tolerances(case, parts.noise) for case in parts.golden}
     entries = write_golden(writer.folder, parts.golden, tolerances)
     atomic_write_text(writer.path("recipe.yaml"), parts.recipe.to_yaml())
@@ -238,6 +238,8 @@ def tokenizer_info(preprocessor: TextPreprocessor, path: str = "tokenizer") -> T
         max_length=preprocessor.max_length,
         pad_id=preprocessor.pad_id,
         special_ids=preprocessor.special_token_ids,
+        prompts=preprocessor.settings.prompts,
+        default_prompt=preprocessor.settings.default_prompt,
     )
 
 

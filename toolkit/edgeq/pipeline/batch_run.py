@@ -58,7 +58,14 @@ def check_batch_output(output: Path) -> None:
         raise OutputError(f"cannot write `{output}`: there is no folder `{output.absolute().parent}`")
 
 
-def run_texts(runtime: Runtime, source: Path, output: Path, progress: Progress | None = None) -> BatchSummary:
+def run_texts(
+    runtime: Runtime,
+    source: Path,
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    role: str | None = None,
+) -> BatchSummary:
     """Write one row per line of `source`: text, or with `.jsonl` a JSON string, `{"text": ...}` or also `"pair"`.
 
     Args:
@@ -66,6 +73,7 @@ def run_texts(runtime: Runtime, source: Path, output: Path, progress: Progress |
         source: UTF-8; empty lines are texts too, so that row and line numbers agree.
         output: `.npy`, `[texts, values]` of one output; `.jsonl`, per line the text and its answer, or all outputs.
         progress: told how many are done.
+        role: whose prompt is put before texts, as in `Runtime.prepare`.
 
     Raises:
         DataError: a line is not what it should be, or there is none; nothing is written then.
@@ -75,6 +83,7 @@ def run_texts(runtime: Runtime, source: Path, output: Path, progress: Progress |
     check_batch_output(output)
     if runtime.preprocessor is None:
         raise DataError("the bundle has no tokenizer; texts need one", hint="edgeq run BUNDLE --npz FILE")
+    preprocessor = runtime.preprocessor if role is None else runtime.preprocessor.with_role(role)
     total = sum(1 for _ in read_samples(source))
     if not total:
         raise DataError(f"`{source}` has no line, expected a text per line")
@@ -85,10 +94,10 @@ def run_texts(runtime: Runtime, source: Path, output: Path, progress: Progress |
         _writer(runtime, temporary, output.suffix, total) as writer,
     ):
         for batch in _batches(read_samples(source)):
-            feeds = runtime.prepare(batch)
+            feeds = runtime.prepare(batch, role=role)
             outputs = runtime.run(feeds=feeds)
-            lengths = runtime.preprocessor.token_lengths(batch)
-            counts["cut"] += sum(length > runtime.preprocessor.max_length for length in lengths)
+            lengths = preprocessor.token_lengths(batch)
+            counts["cut"] += sum(length > preprocessor.max_length for length in lengths)
             counts["not_finite"] += sum(int((~np.isfinite(array)).sum()) for array in outputs.values())
             answers = runtime.interpret(outputs, feeds)
             rows = zip(batch, lengths, answers or [{} for _ in batch], strict=True)

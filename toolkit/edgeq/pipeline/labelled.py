@@ -177,6 +177,26 @@ class Labelled:
         rows[batches.order] = found
         return self.metric.predict(rows)
 
+    def answers(
+        self, run_one: Callable[[Sample], Outputs], advance: Callable[[int], None] = lambda _: None
+    ) -> Array:
+        """What a model that reads text itself answers, one prediction per gold value.
+
+        Args:
+            run_one: one sample to outputs `[1, ...]` by name.
+            advance: told how many samples are done.
+
+        Raises:
+            ModelError: some outputs are NaN or infinite.
+        """
+        rows = []
+        for sample in self.samples:
+            rows.append(run_one(sample)[self.output])
+            advance(1)
+        found = np.concatenate(rows)
+        self._require_finite(found)
+        return self.metric.predict(found)
+
     def _require_finite(self, rows: Array) -> None:
         bad = int(np.sum(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)))
         if bad:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from edgeq.comparison import Run
+import numpy as np
+
 from edgeq.errors import DataError, ModelError
+from edgeq.graph.canonical import SEQUENCE
 from edgeq.pipeline.data import EVALUATION_BATCH, for_task
 from edgeq.pipeline.labelled import Labelled, LabelledResult, read_labelled
 from edgeq.progress import Progress
@@ -16,6 +19,7 @@ from edgeq.types import Array, Feeds, Outputs, Sample, Task, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
+    from edgeq.exporters.library import TextReference
     from edgeq.pipeline.executions import Execution
     from edgeq.pipeline.validation import ValidationRequest
     from edgeq.runtime.text import TextPreprocessor
@@ -30,20 +34,30 @@ class Live:
 
     Attributes:
         model: what the user named.
-        reference: the original.
-        batches: feeds to compare on.
+        original: the original, from text.
+        max_length: tokens that the bundle cuts a text to.
+        batches: texts to compare on, with what the bundle's tokenizer makes of them.
         source: where the texts come from, for people.
     """
 
     model: str
-    reference: Run
-    batches: tuple[Feeds, ...]
+    original: TextReference
+    max_length: int
+    batches: tuple[tuple[tuple[Sample, ...], Feeds], ...]
     source: str
 
     @property
     def samples(self) -> int:
         """Samples that `compare` runs, for a progress bar."""
-        return sum(len(feeds["input_ids"]) for feeds in self.batches)
+        return sum(len(texts) for texts, _ in self.batches)
+
+    @property
+    def notices(self) -> Iterator[str]:
+        """What the numbers alone do not say, for people."""
+        yield from self.original.notices
+        theirs = self.original.max_length
+        if theirs is not None and theirs < self.max_length:
+            yield f"the original cuts texts to {theirs} tokens, the bundle to {self.max_length}: longer texts differ"
 
     def compare(
         self, execution: Execution, head: Head, advance: Callable[[int], None]
@@ -54,19 +68,39 @@ class Live:
             ModelError: the original's outputs have other shapes.
         """
         comparison = head.compare()
-        for feeds, found in zip(self.batches, execution.outputs(self.batches), strict=True):
-            expected = self.reference(feeds)
-            for spec in head.outputs:
-                self._require_shape(spec, expected, found)
+        outputs = execution.outputs([feeds for _, feeds in self.batches])
+        for (texts, feeds), found in zip(self.batches, outputs, strict=True):
+            expected = self._expected(head.outputs, texts, feeds, found)
             comparison.add(expected, found, Tokens.of_feeds(feeds))
-            advance(len(feeds["input_ids"]))
+            advance(len(texts))
         return comparison.metrics()
 
-    def _require_shape(self, spec: TensorSpec, expected: Outputs, found: Outputs) -> None:
-        if expected[spec.name].shape != found[spec.name].shape:
+    def _expected(
+        self, specs: Sequence[TensorSpec], texts: Sequence[Sample], feeds: Feeds, found: Outputs
+    ) -> Outputs:
+        """The original's outputs of a batch, in the shapes of the bundle's; nothing where there is padding."""
+        rows = self.original.run(texts)
+        used = feeds["attention_mask"].sum(axis=1)
+        expected = {}
+        for spec in specs:
+            whole = np.zeros(found[spec.name].shape, np.float32)
+            for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
+                # Per token, the bundle's row has padding behind the text's own tokens.
+                place = (
+                    whole[index, : used[index]]
+                    if len(spec.shape) > 1 and spec.shape[1] == SEQUENCE
+                    else whole[index]
+                )
+                self._require_shape(spec, text, row[spec.name][0], place)
+                place[...] = row[spec.name][0]
+            expected[spec.name] = whole
+        return expected
+
+    def _require_shape(self, spec: TensorSpec, text: Sample, theirs: Array, ours: Array) -> None:
+        if theirs.shape != ours.shape:
             raise ModelError(
-                f"`{self.model}` returns `{spec.name}` of shape {list(expected[spec.name].shape)}, the bundle "
-                f"{list(found[spec.name].shape)}: it is not the model the bundle was made from",
+                f"`{self.model}` returns `{spec.name}` of shape {list(theirs.shape)} for {text!r:.40}, the bundle "
+                f"{list(ours.shape)}: it is not the model the bundle was made from, or it reads texts otherwise",
                 hint="edgeq inspect BUNDLE names the source",
             )
 
@@ -118,7 +152,7 @@ def open_comparands(bundle: Bundle, head: Head, request: ValidationRequest, prog
         DataError: the bundle has no tokenizer, or the data cannot be used.
         EdgeqError: the original cannot be loaded.
     """
-    from edgeq.exporters import load_model
+    from edgeq.exporters.library import open_original
     from edgeq.runtime.runtime import load_preprocessor
 
     if request.against is None and request.labels is None:
@@ -132,20 +166,21 @@ def open_comparands(bundle: Bundle, head: Head, request: ValidationRequest, prog
         assert labelled is not None
         return Comparands(examination=Examination(labelled, judge, None, request.seed))
     batches, source = _batches(request, bundle.manifest.source.task, labelled, judge)
-    with progress.stage("loading the original"):
-        original = load_model(str(request.against), task=str(bundle.manifest.source.task)).reference
-    live = Live(str(request.against), original, batches, source)
+    with progress.stage("loading the original") as loading:
+        original = open_original(str(request.against), bundle.manifest.source.task, judge.max_length)
+        loading.note = original.name
+    live = Live(str(request.against), original, judge.max_length, batches, source)
     if labelled is None:
         return Comparands(live)
     count = len(labelled.samples)
     with progress.stage(f"the original on {len(labelled.gold)} labelled samples", count) as stage:
-        answers = labelled.predictions(lambda many: map(original, many), judge, stage.advance)
+        answers = labelled.answers(original.run_one, stage.advance)
     return Comparands(live, Examination(labelled, judge, answers, request.seed))
 
 
 def _batches(
     request: ValidationRequest, task: Task, labelled: Labelled | None, judge: TextPreprocessor
-) -> tuple[tuple[Feeds, ...], str]:
+) -> tuple[tuple[tuple[tuple[Sample, ...], Feeds], ...], str]:
     """Texts to compare outputs on: the user's, else the labelled ones, else the built-in ones."""
     from edgeq.calibration import load_samples
     from edgeq.quantize.batches import batches_of
@@ -158,8 +193,10 @@ def _batches(
         if data.feeds is not None:
             raise DataError(f"`{request.data}` holds tensors, expected texts to compare on")
         samples, source = for_task(data.samples, task, judge), data.source
-    batches = tuple(feeds for feeds, _ in batches_of(samples, judge, EVALUATION_BATCH))
-    return batches, f"{len(samples)} samples of {source}"
+    batches = batches_of(samples, judge, EVALUATION_BATCH)
+    ordered = iter(batches.sample(position) for position in range(len(samples)))
+    paired = tuple((tuple(islice(ordered, count)), feeds) for feeds, count in batches)
+    return paired, f"{len(samples)} samples of {source}"
 
 
 def _shortest(bundle: Bundle, preprocessor: TextPreprocessor) -> int:

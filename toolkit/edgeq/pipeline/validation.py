@@ -127,6 +127,22 @@ class VariantReport:
 
 
 @dataclass(frozen=True, slots=True)
+class RunBy:
+    """What ran the original of a live comparison.
+
+    Attributes:
+        name: the library and its entry point, for people.
+        is_library: whether the original's own library read the texts; otherwise edgeq's reading of its files did, and
+            what it overlooks is overlooked on both sides.
+        notices: what the name alone does not say.
+    """
+
+    name: str
+    is_library: bool
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ValidationReport:
     """The verdict over all variants."""
 
@@ -137,6 +153,8 @@ class ValidationReport:
     """The golden texts through the bundle's tokenizer; None where the cases hold no texts."""
     language: LanguageReport | None = None
     """Of a language model: texts, chats, settings and answers repeated."""
+    run_by: RunBy | None = None
+    """The original of a live comparison of single outputs; None without one."""
 
     def title(self, variant: VariantReport) -> str:
         """A variant's name; with its provider where it was run in several ways."""
@@ -171,6 +189,9 @@ class ValidationReport:
             if self.tokenization is None
             else {"cases": self.tokenization.cases, "different": list(self.tokenization.different)},
             "language": None if self.language is None else self.language.to_json(),
+            "original": None
+            if self.run_by is None
+            else {"run_by": self.run_by.name, "by_its_own_library": self.run_by.is_library},
         }
 
 
@@ -210,7 +231,11 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
                     reports.append(
                         _validate_variant(bundle, variant, execution, cases, request, comparands, stage)
                     )
-        return ValidationReport(_explained(bundle, reports), skipped, tokenization)
+        live = comparands.live
+        run_by = (
+            None if live is None else RunBy(live.original.name, live.original.is_library, tuple(live.notices))
+        )
+        return ValidationReport(_explained(bundle, reports), skipped, tokenization, run_by=run_by)
 
 
 def _require_comparands(bundle: Bundle, cases: Sequence[GoldenCase], request: ValidationRequest) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
@@ -149,17 +149,29 @@ class Runtime:
             return self._other.verification
         return level_of(NativeExecutor(architecture_of(self.variant)), self.variant)
 
-    def prepare(self, text: Sequence[Sample]) -> Feeds:
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """What is put before texts, by role; empty where the model wants nothing before them."""
+        return {} if self.preprocessor is None else self.preprocessor.settings.prompts
+
+    def prepare(self, text: Sequence[Sample], *, role: str | None = None) -> Feeds:
         """Canonical feeds of some texts, `[batch, sequence]` int64, truncated to what the variant takes.
+
+        Args:
+            text: texts, or pairs of texts.
+            role: whose prompt is put before them: `query`, `document` or another of `prompts`; by default the model's
+                default prompt, if it has one.
 
         Raises:
             DataError: the bundle has no tokenizer, or the texts are empty.
+            UsageError: the model has no prompt of this name.
         """
         if self.preprocessor is None:
             raise DataError(
                 "the bundle has no tokenizer; pass tensors: feeds=, or --npz", hint="edgeq inspect"
             )
-        return self.preprocessor([text] if isinstance(text, str) else text)
+        preprocessor = self.preprocessor if role is None else self.preprocessor.with_role(role)
+        return preprocessor([text] if isinstance(text, str) else text)
 
     def run(self, text: Sequence[Sample] | None = None, *, feeds: Feeds | None = None) -> Outputs:
         """All outputs by name, `[batch, ...]`.
@@ -208,21 +220,28 @@ class Runtime:
         context = Context(feeds, self.manifest.source.labels, self.preprocessor)
         return answers(self.manifest.postprocess, outputs, context)
 
-    def encode(self, texts: Sequence[str], batch_size: int = 32) -> FloatArray:
+    def encode(self, texts: Sequence[str], batch_size: int = 32, *, role: str | None = None) -> FloatArray:
         """Sentence embeddings `[n, hidden]`, in the order of the texts.
 
         Texts of similar length share a batch, so little is computed on padding.
 
+        Args:
+            texts: at least one.
+            batch_size: most texts in one run.
+            role: as in `prepare`: queries and documents of a search have prompts of their own in some models.
+
         Raises:
             UnsupportedError: the model's output is not a sentence embedding.
             DataError: there are no texts.
+            UsageError: the model has no prompt of this name.
         """
         name = self._embedding_output()
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         if isinstance(texts, str) or not batches:
             raise DataError("encode takes a list with at least one text")
-        rows = [self.run([texts[index] for index in batch])[name] for batch in batches]
+        prepared = (self.prepare([texts[index] for index in batch], role=role) for batch in batches)
+        rows = [self.run(feeds=feeds)[name] for feeds in prepared]
         embeddings = np.concatenate(rows).astype(np.float32, copy=False)
         return embeddings[np.argsort(order)]
 
@@ -260,6 +279,8 @@ def load_preprocessor(bundle: Bundle) -> TextPreprocessor | None:
     for name, here, expected in (
         ("max_length", found.max_length, info.max_length),
         ("pad_id", found.settings.pad_id, info.pad_id),
+        ("prompts", dict(found.settings.prompts), dict(info.prompts)),
+        ("default_prompt", found.settings.default_prompt, info.default_prompt),
     ):
         if here != expected:
             raise IntegrityError(f"{name} of `{info.path}` is {here}; the manifest says {expected}")

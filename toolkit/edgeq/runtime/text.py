@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeq.bundle.codec import Count, TokenId, decode
 from edgeq.bundle.documents import read_document
-from edgeq.errors import ConfigError, DataError, IntegrityError
+from edgeq.errors import ConfigError, DataError, IntegrityError, UsageError
 from edgeq.files import atomic_write_text
 from edgeq.runtime.bounded_tokenizer import SEGMENT_CHARACTERS, BoundedTokenizer
 from edgeq.types import Array, Sample
@@ -30,6 +30,13 @@ ATTENTION_MASK = "attention_mask"
 TOKEN_TYPE_IDS = "token_type_ids"
 KNOWN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
 
+ROLES: Mapping[str, tuple[str, ...]] = {"query": (), "document": ("passage", "corpus")}
+"""Roles of texts that every model knows, with other names that models have for their prompts.
+
+A model without a prompt for a role uses none, as `encode_query` and `encode_document` of sentence-transformers do.
+Another name is not taken for it: the library takes none then, and the author meant one.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class TextSettings:
@@ -43,6 +50,8 @@ class TextSettings:
         input_names: which of `input_ids`, `attention_mask`, `token_type_ids` the model takes.
         truncation_side: which end of a long text is cut off.
         special_tokens: token by role (`cls_token`, `sep_token`, `mask_token`, ...), for people and for apps.
+        prompts: text that is put before a text, by name (`query`, `document`, ...); of a pair before the first one.
+        default_prompt: name of the one that is used unless another is asked for; None uses none.
     """
 
     max_length: Count
@@ -51,8 +60,18 @@ class TextSettings:
     input_names: tuple[str, ...] = (INPUT_IDS, ATTENTION_MASK)
     truncation_side: Literal["left", "right"] = "right"
     special_tokens: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.prompts, Mapping) or not all(
+            isinstance(text, str) for text in self.prompts.values()
+        ):
+            raise ConfigError(f"prompts are {self.prompts!r:.60}, expected texts by name")
+        if self.default_prompt is not None and self.default_prompt not in self.prompts:
+            raise ConfigError(
+                f"the default prompt is `{self.default_prompt}`, expected one of {', '.join(self.prompts) or 'none'}"
+            )
         unknown = [name for name in self.input_names if name not in KNOWN_INPUTS]
         if unknown or INPUT_IDS not in self.input_names:
             raise ConfigError(
@@ -82,6 +101,7 @@ class TextPreprocessor:
         self._truncating = BoundedTokenizer(tokenizer_json)
         _truncate(self._truncating.raw, settings)
         self._whole: BoundedTokenizer | None = None
+        self._prompt = settings.prompts[settings.default_prompt] if settings.default_prompt else ""
 
     @classmethod
     def from_transformers(
@@ -129,12 +149,21 @@ class TextPreprocessor:
         except (OSError, ValueError, ConfigError) as error:
             raise IntegrityError(f"the tokenizer in `{folder}` cannot be read: {error}") from error
 
-    def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` and `preprocess.json`; the same preprocessor gives the same bytes."""
+    def save(self, folder: Path, *, limits: bool = False) -> None:
+        """Write `tokenizer.json` and `preprocess.json`; the same preprocessor gives the same bytes.
+
+        Args:
+            folder: is made where it is missing.
+            limits: write truncation and padding into `tokenizer.json` as well: readers in other languages see that file
+                only. A language model's prompt is not cut, and its file says nothing.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         settings = asdict(self.settings)
         settings["special_tokens"] = dict(sorted(self.settings.special_tokens.items()))
-        atomic_write_text(folder / TOKENIZER_FILE, self.tokenizer_json)
+        if not self.settings.prompts:
+            del settings["prompts"], settings["default_prompt"]
+        text = _with_limits(self.tokenizer_json, self.settings) if limits else self.tokenizer_json
+        atomic_write_text(folder / TOKENIZER_FILE, text)
         atomic_write_text(folder / SETTINGS_FILE, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
     @property
@@ -172,6 +201,35 @@ class TextPreprocessor:
 
         return TextPreprocessor(self.tokenizer_json, replace(self.settings, max_length=max_length))
 
+    def with_prompts(self, prompts: Mapping[str, str], default: str | None) -> TextPreprocessor:
+        """The same preprocessor with these prompts, and the one of them that is used."""
+        from copy import copy
+        from dataclasses import replace
+
+        # The tokenizers are shared: nothing of them depends on prompts, and a large vocabulary takes long to parse.
+        other = copy(self)
+        other.settings = replace(self.settings, prompts=dict(prompts), default_prompt=default)
+        other._prompt = prompts[default] if default else ""
+        return other
+
+    def with_role(self, role: str) -> TextPreprocessor:
+        """The same preprocessor for texts of one role: with its prompt, or with none where the model has none for it.
+
+        Args:
+            role: name of a prompt; `query` and `document` may always be asked for.
+
+        Raises:
+            UsageError: the model has no such prompt.
+        """
+        prompts = self.settings.prompts
+        if role in prompts:
+            return self.with_prompts(prompts, role)
+        others = [name for name in ROLES.get(role, ()) if name in prompts]
+        if role not in ROLES or others:
+            known = ", ".join(dict.fromkeys((*prompts, *(() if others else ROLES))))
+            raise UsageError(f"the model has no prompt `{role}`, expected one of {known}")
+        return self.with_prompts(prompts, None)
+
     def __call__(self, samples: Sequence[Sample], *, pad_to: int | None = None) -> dict[str, Array]:
         """Feeds for a batch: `[batch, sequence]` int64, right-padded to the longest sample or to `pad_to`.
 
@@ -179,7 +237,7 @@ class TextPreprocessor:
             DataError: no samples, a sample that is not text, only empty samples, or one longer than `pad_to`.
             IntegrityError: the tokenizer fails on them, as one that lacks its token for unknown words does.
         """
-        encodings = self._truncating.encode([self._head(sample) for sample in _all_checked(samples)])
+        encodings = self._truncating.encode([self._head(sample) for sample in self._checked(samples)])
         longest = max(len(encoding) for encoding in encodings)
         if longest == 0:
             raise DataError("the texts are empty: the tokenizer gives no tokens for them")
@@ -192,11 +250,11 @@ class TextPreprocessor:
 
     def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
         """Token count of each sample before truncation, special tokens included."""
-        return [len(encoding) for encoding in self._untruncated().encode(_all_checked(samples))]
+        return [len(encoding) for encoding in self._untruncated().encode(self._checked(samples))]
 
     def is_longer(self, sample: Sample) -> bool:
         """Whether a sample is truncated; of one that is very long no more is tokenized than tells."""
-        (checked,) = _all_checked([sample])
+        (checked,) = self._checked([sample])
         return len(self._untruncated().encode([self._head(checked)])[0]) > self.max_length
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -209,7 +267,11 @@ class TextPreprocessor:
 
     def tokens(self, sample: Sample) -> list[str]:
         """The tokens of one sample after truncation, as the vocabulary spells them."""
-        return list(self._truncating.encode(_all_checked([sample]))[0].tokens)
+        return list(self._truncating.encode(self._checked([sample]))[0].tokens)
+
+    def _checked(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Samples as they are tokenized: with the prompt before each."""
+        return [_prompted(sample, self._prompt) for sample in _all_checked(samples)]
 
     def _untruncated(self) -> BoundedTokenizer:
         if self._whole is None:
@@ -273,6 +335,17 @@ def _without_batch_state(tokenizer_json: str) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+def _with_limits(tokenizer_json: str, settings: TextSettings) -> str:
+    """The tokenizer with its truncation and padding in it, which `_truncate` and `_pad` do here."""
+    tokenizer = BoundedTokenizer(tokenizer_json).raw
+    _truncate(tokenizer, settings)
+    tokenizer.enable_padding(direction="right", pad_id=settings.pad_id, pad_token=settings.pad_token)
+    limits = json.loads(tokenizer.to_str())
+    document = json.loads(tokenizer_json)
+    document["truncation"], document["padding"] = limits["truncation"], limits["padding"]
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
 def _all_checked(samples: Sequence[Sample]) -> list[Sample]:
     if isinstance(samples, str):
         raise DataError(f"samples must be a list of texts, got one text: {samples[:40]!r}")
@@ -280,6 +353,11 @@ def _all_checked(samples: Sequence[Sample]) -> list[Sample]:
     if not checked:
         raise DataError("there are no samples to tokenize")
     return checked
+
+
+def _prompted(sample: Sample, prompt: str) -> Sample:
+    """Of a pair, the first text is the one that is asked for."""
+    return prompt + sample if isinstance(sample, str) else (prompt + sample[0], sample[1])
 
 
 def _checked(index: int, sample: Any) -> Sample:

@@ -12,7 +12,10 @@ public struct EdgeqBundle {
     /// What the variant asks for, as far as this reader acts on it.
     public struct Requirements: Decodable { public let min_ios: Int?; public let max_tokens: Int? }
     struct Format: Decodable { let name: String; let version: String }
-    struct Tokenizer: Decodable { let max_length: Int; let pad_id: Int }
+    struct Tokenizer: Decodable {
+        let max_length: Int, pad_id: Int
+        let prompts: [String: String]?, default_prompt: String?
+    }
     struct Manifest: Decodable {
         let format: Format; let status: String; let variants: [Variant]; let tokenizer: Tokenizer?
     }
@@ -28,7 +31,7 @@ public struct EdgeqBundle {
     }
 
     public enum Failure: Error {
-        case notABundle(String), newerFormat(String), damaged(String), unlisted(String)
+        case notABundle(String), newerFormat(String), damaged(String), unlisted(String), noPrompt(String)
         case failedItsGate, noCoreMLVariant, needsIOS(Int)
     }
 
@@ -37,6 +40,9 @@ public struct EdgeqBundle {
     public let padID: Int
     /// Tokens of a text that the model sees, special ones included; what follows has to be cut before `encode`.
     public let maxTokens: Int?
+    /// What goes before a text, by role; empty where the model wants nothing there.
+    public let prompts: [String: String]
+    let defaultPrompt: String?
 
     /// Opens a bundle; throws when a file is missing, changed or not listed in SHA256SUMS, when the format is another,
     /// when the bundle failed its quality gate (unless `force`), and when this system is older than the variant takes.
@@ -55,6 +61,20 @@ public struct EdgeqBundle {
         self.variant = variant
         maxTokens = variant.requirements?.max_tokens ?? manifest.tokenizer?.max_length
         padID = manifest.tokenizer?.pad_id ?? 0
+        prompts = manifest.tokenizer?.prompts ?? [:]
+        defaultPrompt = manifest.tokenizer?.default_prompt
+    }
+
+    /// The text to tokenize: with the prompt of its role, or with the model's default one, if it has one. Without it a
+    /// model that was trained with prompts gives other vectors.
+    /// - Parameter role: `query`, `document` or another key of `prompts`. A model without a prompt for a query or a
+    ///   document uses none; any other name it does not know is an error.
+    public func prompted(_ text: String, role: String? = nil) throws -> String {
+        guard let name = role ?? defaultPrompt else { return text }
+        if let prompt = prompts[name] { return prompt + text }
+        let other = name == "document" && (prompts["passage"] ?? prompts["corpus"]) != nil
+        guard ["query", "document"].contains(name), !other else { throw Failure.noPrompt(name) }
+        return text
     }
 
     /// Core ML refuses a package of a newer system with a message about its specification; this one names the system.
