@@ -78,10 +78,13 @@ def test_what_the_bundle_holds(bundle: Path) -> None:
         "edgeq.json",
         "generation.json",
         "recipe.yaml",
+        "report.html",
     }
     assert manifest["quantization"]["calibration"]["samples"] == 30
     card = (bundle / "MODEL_CARD.md").read_text()
     assert "llama-cli -m model/gguf-q5_0/tiny-Q5_0.gguf" in card
+    page = (bundle / "report.html").read_text(encoding="utf-8")
+    assert all(f'<section id="{name}">' in page for name in ("summary", "fidelity", "latency"))
 
 
 def test_every_way_to_run_it_is_measured_and_named(bundle: Path) -> None:
