@@ -51,7 +51,7 @@ def test_three_targets_from_one_plan(
     (declared,) = document["variants"]
     assert declared["runtime"] == "coreml"
     assert declared["model"] == f"model/coreml-{precision}/Model.mlpackage"
-    assert declared["requirements"] == {"min_ios": 18}
+    assert declared["requirements"] == {"min_ios": 18, "max_tokens": 32}
     assert (folder / "tokenizer" / "tokenizer.json").is_file()
     assert not (folder / "manifest.json").exists()  # ONNX Runtime's package lists ONNX variants only
     plans = [Path(item["path"]) / "plan.json" for item in (ours, theirs)]

@@ -160,7 +160,7 @@ def test_inspect_fits_a_screen(tiny_bundle: Path) -> None:
     shown = edgeq("inspect", tiny_bundle)
     assert len(shown.stdout.splitlines()) <= 24
     assert all(word in shown.stdout for word in ("cpu-fp32", "nnapi-fp32", "1 passed", "cosine_mean 1.0000"))
-    assert "--full" in shown.stderr
+    assert "--full" in shown.stdout
     assert len(edgeq("inspect", tiny_bundle, "--full").stdout.splitlines()) > 24
 
 

@@ -142,8 +142,7 @@ def _print_short(out: Out, manifest: Manifest) -> None:
     needs = [(variant.id, _plain_requirements(variant)) for variant in manifest.variants]
     if any(text for _, text in needs):
         out.text("Requires\n" + named_lines(needs, out.width, indent=1))
-    if not out.json_mode:
-        out.notice("--full shows inputs, outputs, placement, and every metric and gate")
+    out.text("\n--full shows inputs, outputs, placement, and every metric and gate")
 
 
 def _short_row(manifest: Manifest, variant: Variant) -> list[str]:

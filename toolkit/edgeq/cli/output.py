@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from edgeq.bundle.codec import finite
-from edgeq.cli.heartbeat import Heartbeat
 from edgeq.cli.tables import PIPE_WIDTH, print_table, width_of
 
 if TYPE_CHECKING:
@@ -72,6 +70,8 @@ class Out:
     def result(self, document: Any, text: str | None = None) -> None:
         """The command's data on stdout: the JSON document (null for NaN and infinities), or `text` for people."""
         if self.json_mode:
+            from edgeq.bundle.codec import finite
+
             print(json.dumps(finite(document), indent=2, allow_nan=False))
             Out.documents += 1
         elif text is not None:
@@ -114,6 +114,8 @@ class Progress:
     def __init__(self, out: Out, *, enabled: bool) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
+
+        from edgeq.cli.heartbeat import Heartbeat
 
         self._out = out
         self._console = console = out.console
@@ -198,7 +200,8 @@ def _print_table(
     console: Console, title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
     title = None if title is None else printable(title)
-    print_table(console, title, columns, [[printable(cell) for cell in row] for row in rows])
+    names = [printable(column) for column in columns]
+    print_table(console, title, names, [[printable(cell) for cell in row] for row in rows])
 
 
 def _escape(text: str) -> str:

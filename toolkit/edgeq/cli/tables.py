@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -93,6 +92,8 @@ def named_lines(
         indent: spaces before names.
         name: least width of names; that of the longest where it is longer.
     """
+    import textwrap
+
     shown = [(key, value) for key, value in items if value]
     name = max([name, *(len(key) + 2 for key, _ in shown)])
     lines = []
