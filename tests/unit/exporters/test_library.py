@@ -288,22 +288,3 @@ def test_an_original_whose_head_has_no_weights_is_refused(tiny_model):
     """transformers would fill it with random numbers, and the bundle would look wrong."""
     with pytest.raises(ModelError, match="has no weights for"):
         open_original(tiny_model("bert"), Task.TOKEN_CLASSIFICATION, 64)
-
-
-def test_a_tensor_without_a_place_is_refused(tiny_model, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    folder = Path(shutil.copytree(tiny_model("bert"), tmp_path / "model"))
-    state = load_file(folder / "model.safetensors")
-    distance = "encoder.layer.0.attention.self.distance_embedding.weight"
-    # Another task's head is no reason.
-    other = {"classifier.bias": state["pooler.dense.bias"].clone()}
-    save_file(state | other, folder / "model.safetensors", {"format": "pt"})
-    load_encoder(folder, ARCHITECTURES["bert"], Task.FEATURE_EXTRACTION)
-    save_file(
-        state | {distance: state["pooler.dense.weight"].clone()},
-        folder / "model.safetensors",
-        {"format": "pt"},
-    )
-    with pytest.raises(ModelError, match=distance):
-        load_encoder(folder, ARCHITECTURES["bert"], Task.FEATURE_EXTRACTION)
