@@ -5,9 +5,9 @@
 Every damage (damages.py) is made in a copy of the bundle whose sizes and SHA-256 are rewritten, so that only numbers
 can tell. `edgeq validate` replays the golden cases of the copy. A damage counts if it changes an output by more than
 kernel noise on probe texts that the goldens do not contain: beyond the largest distance (of a value, of a cosine, RMS,
-or of the mean) that twenty draws of last bits make of the undamaged file there, or if token ids, labels or settings
-change. Where a last bit leaves most texts as they are, twenty draws of 64 last bits show what a moved code does.
-Damages that change nothing, or less than other kernels would, are listed as such.
+or of the mean) that threads, levels, roundings and twenty draws of last bits make of the undamaged file there, or if
+token ids, labels or settings change. Where a last bit leaves most texts as they are, twenty draws of 64 last bits show
+what a moved code does. Damages that change nothing, or less than other kernels would, are listed as such.
 """
 
 from __future__ import annotations
@@ -113,10 +113,11 @@ def noise_limits(
         drifts = case_drifts(specs, cases, clean, outputs)
         for name, items in drifts.items():
             found[name].append(worst(items))
-            moved.extend(item.max_abs > 0 for item in items)
+            if "last bits" in twin.kind:
+                moved.extend(item.max_abs > 0 for item in items)
 
     for twin in session.twins(NOISE_SEEDS):
-        if twin.most_cases is None and "last bits" in twin.kind:
+        if twin.most_cases is None:
             add(twin)
     if np.mean(moved) < 0.5:
         for twin in session.louder_twins(NOISE_SEEDS, LOUDER):
