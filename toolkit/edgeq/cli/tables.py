@@ -59,7 +59,8 @@ def column_widths(
 ) -> tuple[int, ...] | None:
     """Widths at which no word is broken, summing to at most what `width` leaves; None where there are none.
 
-    Every column has its longest word; what is left goes where the most is missing.
+    Every column has its longest word; what is left goes first to the columns that lack least, so that one long column
+    does not fold all others.
     """
     cells = [[column, *(row[index] for row in rows)] for index, column in enumerate(columns)]
     wanted = [max(map(_cell_len, column)) for column in cells]
@@ -68,10 +69,10 @@ def column_widths(
     left = width - 3 * len(columns) - 1 - sum(widths)
     if left < 0:
         return None
-    while left > 0 and widths != wanted:
-        index = max(range(len(widths)), key=lambda i: wanted[i] - widths[i])
-        widths[index] += 1
-        left -= 1
+    for index in sorted(range(len(widths)), key=lambda i: wanted[i] - widths[i]):
+        more = min(left, wanted[index] - widths[index])
+        widths[index] += more
+        left -= more
     return tuple(widths)
 
 
