@@ -126,5 +126,7 @@ def test_stages_of_out_count(capsys: pytest.CaptureFixture[str]) -> None:
     with Out().progress() as progress, progress.stage("measuring", 3) as stage:
         stage.advance(2)
         assert stage.so_far().startswith("measuring: 2 of 3, 0 s")
+        stage.note = "alpha 0.8: held-out error 0.0123"
+        assert stage.so_far().startswith("measuring: alpha 0.8: held-out error 0.0123, 0 s")
         stage.note = "fine"
     assert "measuring: fine (0." in capsys.readouterr().err

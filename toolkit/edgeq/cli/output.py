@@ -191,9 +191,10 @@ class Stage:
         return time.perf_counter() - self._started
 
     def so_far(self) -> str:
-        """A line of a stage that is not over: `calibrating: 96 of 256, 40 s so far`."""
-        counted = f"{self.done} of {self._total}, " if self._total else ""
-        return f"{self._description}: {counted}{self.seconds:.0f} s so far"
+        """A line of a stage that is not over: `calibrating: 96 of 256, 40 s so far`, or what it does now instead."""
+        counted = f"{self.done} of {self._total}" if self._total else ""
+        now = self.note or counted
+        return f"{self._description}: {f'{now}, ' if now else ''}{self.seconds:.0f} s so far"
 
 
 def _print_table(
