@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,27 +85,16 @@ def read_state(folder: Path) -> dict[str, torch.Tensor]:
     """
     from safetensors.torch import load_file
 
+    from edgeq.exporters.pickled import read_pickled
+
     check_weights(folder)
     state: dict[str, Any] = {}
     for path in weight_files(folder):
         if path.suffix == ".safetensors":
             state |= load_file(path)
         elif path.suffix == ".bin":
-            state |= _unpickled(path)
+            state |= read_pickled(path)
     return state
-
-
-def _unpickled(path: Path) -> dict[str, Any]:
-    import torch
-
-    try:
-        # Files of before torch 1.6 are no zip archives and cannot be mapped.
-        found: dict[str, Any] = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except Exception as error:  # pickle fails in many ways, all of them a bad file
-        raise ModelError(f"`{path}` cannot be loaded as plain weights: {error}") from error
-    return found
 
 
 @contextmanager
@@ -212,13 +200,15 @@ def stored_names(folder: Path) -> list[str]:
     """
     from safetensors import safe_open
 
+    from edgeq.exporters.pickled import read_pickled
+
     found: list[str] = []
     for path in weight_files(folder):
         if path.suffix == ".safetensors":
             with safe_open(path, framework="np") as file:
                 found += file.keys()
         elif path.suffix == ".bin":
-            found += _unpickled(path)
+            found += read_pickled(path)
     return found
 
 

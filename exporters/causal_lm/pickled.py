@@ -6,12 +6,12 @@ Offsets inside a pickle are torch's own affair; a copy on disk, written a piece 
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeq.errors import ModelError
+from edgeq.exporters.pickled import read_pickled
 from edgeq.files import check_free_space
 from edgeq.quantize.streaming.external_data import full_disk_as_error
 
@@ -65,23 +65,12 @@ def write_as_safetensors(files: Sequence[Path], path: Path) -> None:
 
 def _tensors(files: Sequence[Path]) -> Iterator[tuple[str, torch.Tensor]]:
     """Names and tensors, file by file; mapped where the file's format allows it."""
-    for file in files:
-        yield from _load(file).items()
-
-
-def _load(file: Path) -> dict[str, Any]:
     import torch
 
-    try:
-        # Files of before torch 1.6 are no zip archives and cannot be mapped.
-        state: dict[str, Any] = torch.load(
-            file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
-        )
-    except Exception as error:  # pickle fails in many ways, all of them a bad file
-        raise ModelError(f"`{file}` cannot be loaded as plain weights: {error}") from error
-    if not isinstance(state, dict):
-        raise ModelError(f"`{file}` holds a {type(state).__name__}, expected tensors by name")
-    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    for file in files:
+        for name, value in read_pickled(file).items():
+            if isinstance(value, torch.Tensor):
+                yield name, value
 
 
 def _dtype(name: str, tensor: torch.Tensor) -> str:

@@ -11,7 +11,8 @@ import pytest
 
 from edgeq.errors import ConfigError, EdgeqError, ExitCode, MissingExtraError, ModelError
 from edgeq.exporters import ARCHITECTURES, check_headers, inspect_model, load_model, sample_model_path
-from edgeq.exporters.checkpoint import load_encoder
+from edgeq.exporters.causal_lm.pickled import write_as_safetensors
+from edgeq.exporters.checkpoint import key_mapping_of, load_encoder, read_state
 from edgeq.types import Task
 
 
@@ -310,6 +311,23 @@ def test_pickled_code_is_not_run(folder, tmp_path):
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Trap()}))
     refused(folder, "hold more than plain tensors")
     assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize("found", [[1.0], "weights"])
+def test_pickled_weights_without_names(tmp_path, found):
+    """Wherever pickles are read: of a language model, of an encoder, of a module behind it."""
+    import torch
+
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(found, path)
+    readers = (
+        lambda: write_as_safetensors([path], tmp_path / "model.safetensors"),
+        lambda: key_mapping_of(tmp_path),
+        lambda: read_state(tmp_path),
+    )
+    for read in readers:
+        with pytest.raises(ModelError, match=f"holds a {type(found).__name__}, expected tensors by name"):
+            read()
 
 
 @pytest.mark.parametrize("seq_len", [0, -3, 65, 10**9])
