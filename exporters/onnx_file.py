@@ -160,6 +160,7 @@ class _Prepared:
         tokenizer: that of the folder, by transformers.
         length: longest sequence in tokens.
         reference: runs the file as it is.
+        files: the file, and those that hold weights for it.
     """
 
     facts: ModelFacts
@@ -169,13 +170,14 @@ class _Prepared:
     tokenizer: Any
     length: int
     reference: Callable[[Feeds], Outputs]
+    files: frozenset[Path]
 
     @property
     def path(self) -> Path:
         return Path(self.facts.model)
 
 
-def _prepare(facts: ModelFacts, seq_len: int | None) -> _Prepared:
+def _prepare(model: ir.Model, facts: ModelFacts, seq_len: int | None) -> _Prepared:
     from edgeq.exporters.loading import check_seq_len
     from edgeq.exporters.tokenizer import load_tokenizer, longest_text
 
@@ -183,7 +185,6 @@ def _prepare(facts: ModelFacts, seq_len: int | None) -> _Prepared:
     assert task is not None
     folder = companion_folder(path)
     tokenizer = load_tokenizer(folder)
-    model = read_onnx(path)
     signature = read_signature(model, path)
     positions = min(_positions(folder, tokenizer), signature.sequence or sys.maxsize)
     check_seq_len(seq_len, positions)
@@ -191,7 +192,9 @@ def _prepare(facts: ModelFacts, seq_len: int | None) -> _Prepared:
     picked = _picked_outputs([str(value.name) for value in model.graph.outputs], task)
     assert picked is not None
     reference = run_file(path, signature, picked, _is_per_token(task))
-    return _Prepared(facts, model, signature, picked, tokenizer, length, reference)
+    # Conversion takes the weights into the graph.
+    files = frozenset({path, *(path.parent / location for location in _external_locations(model))})
+    return _Prepared(facts, model, signature, picked, tokenizer, length, reference, files)
 
 
 def load_onnx(path: Path, task: str | None, seq_len: int | None, say: Progress) -> ExportedModel:
@@ -216,9 +219,10 @@ def load_onnx(path: Path, task: str | None, seq_len: int | None, say: Progress) 
     from edgeq.graph.canonical import CanonicalModel
 
     say("loading the model")
-    facts = inspect_onnx(path, task).require_supported()
-    prepared = _prepare(facts, seq_len)
-    model, reference, task_of = prepared.model, prepared.reference, facts.task
+    model = read_onnx(path)
+    facts = _inspect(model, path, task).require_supported()
+    prepared = _prepare(model, facts, seq_len)
+    reference, task_of = prepared.reference, facts.task
     assert task_of is not None
     say("canonicalizing the graph")
     was_half = _canonicalize_file(prepared)
@@ -241,7 +245,7 @@ def load_onnx(path: Path, task: str | None, seq_len: int | None, say: Progress) 
         longest=longest,
         tolerance=HALF_TOLERANCE if was_half else TOLERANCE,
     )
-    source = _source(facts, path, companion_folder(path), model)
+    source = _source(facts, prepared.files, companion_folder(path), model)
     notices = (*tokenizer_notices(prepared.tokenizer), *unchecked_lengths(longest, prepared.length))
     return ExportedModel(canonical, source, preprocessor, reference, notices)
 
@@ -397,16 +401,15 @@ def _state_shapes(model: ir.Model, outputs: tuple[TensorSpec, ...]) -> None:
         value.shape = ir.Shape(spec.shape)
 
 
-def _source(facts: ModelFacts, path: Path, folder: Path, model: ir.Model) -> SourceInfo:
+def _source(facts: ModelFacts, files: frozenset[Path], folder: Path, model: ir.Model) -> SourceInfo:
     from edgeq.exporters.provenance import hub_revision, public_name, read_license, source_files
 
     assert facts.task is not None
-    external = {path.parent / location for location in _external_locations(path)}
     labelled = facts.task in (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
     return SourceInfo(
         model=public_name(facts.model),
         revision=hub_revision(folder),
-        files=source_files(folder, folder, {path, *external}),
+        files=source_files(folder, folder, files),
         license=read_license(folder),
         task=facts.task,
         architecture=facts.architecture,
@@ -424,10 +427,10 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
         raise ModelError(f"id2label in config.json is {labels!r:.60}, expected labels by number") from error
 
 
-def _external_locations(path: Path) -> set[str]:
+def _external_locations(model: ir.Model) -> set[str]:
     import onnx_ir as ir
 
-    tensors = (value.const_value for value in read_onnx(path).graph.initializers.values())
+    tensors = (value.const_value for value in model.graph.initializers.values())
     return {str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
 
 
