@@ -29,14 +29,10 @@ NAMED: Mapping[str, str] = {
 }
 """Those of them that leave the numbers as they are."""
 
-
 HARMLESS = frozenset(
     (
-        "_name_or_path",
-        "_num_labels",
         "adapters",
         "architectures",
-        "attention_window",
         "auto_map",
         "classifier_activation",
         "classifier_pooling",
@@ -55,7 +51,6 @@ HARMLESS = frozenset(
         "quantization_config",
         "sbert_ce_default_activation_function",
         "sentence_transformers",
-        "summary_activation",
         "task_specific_params",
         "torch_dtype",
         "transformers_version",

@@ -10,6 +10,7 @@ from typing import Any
 from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.architecture import TextArchitecture
 from edgeq.exporters.base import ModelFacts
+from edgeq.exporters.checkpoint import WEIGHT_FILES
 from edgeq.exporters.config_keys import config_notices, refuse_keys
 from edgeq.exporters.config_sizes import refusal_of_sizes
 from edgeq.exporters.json_files import read_object
@@ -26,13 +27,6 @@ HEAD_SUFFIXES = {
     "ForPreTraining": Task.FEATURE_EXTRACTION,
     "Model": Task.FEATURE_EXTRACTION,
 }
-WHOLE_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-"""Files of a whole model's weights, which an adapter does not have."""
 DECODER_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
@@ -89,7 +83,7 @@ def refuse_adapter(folder: Path) -> None:
         return
     described = read_object(path)
     base, kind = described.get("base_model_name_or_path"), str(described.get("peft_type") or "PEFT")
-    holds_weights = any((folder / name).is_file() for name in WHOLE_WEIGHTS)
+    holds_weights = any((folder / name).is_file() for name in WEIGHT_FILES)
     merge = (
         f"merge it first: AutoPeftModel.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained(MERGED), "
         "with the class of peft for its task, and export MERGED"
