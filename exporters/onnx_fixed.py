@@ -171,7 +171,9 @@ def _function_of(node: ir.Node, opset: int) -> onnx.ModelProto:
 
 class _Freeing:
     def __init__(self, model: ir.Model, batch: int | None, sequence: int | None) -> None:
-        self.model = model
+        from edgeq.graph.edit import Editor
+
+        self.model, self.editor = model, Editor(model)
         self.rows, self.tokens = batch or ROWS, sequence or TOKENS
         self.old = _World(model, self.rows, self.tokens)
         self.new = _World(model, ROWS, TOKENS)
@@ -239,14 +241,7 @@ class _Freeing:
 
     def constant(self, array: Array) -> ir.Value:
         """A new int64 initializer."""
-        import onnx_ir as ir
-
-        name = f"free_constant_{len(self.model.graph.initializers)}"
-        tensor = ir.tensor(np.asarray(array, np.int64), name=name)
-        value = ir.Value(
-            name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        self.model.graph.register_initializer(value)
+        value = self.editor.constant(np.asarray(array, np.int64), "free_constant")
         for world in (self.old, self.new):
             world.note_constant(value)
         return value

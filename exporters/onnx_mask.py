@@ -250,7 +250,9 @@ class _Head:
     """Operators and constants put at the head of a graph, in a named scope."""
 
     def __init__(self, model: ir.Model, before: ir.Node) -> None:
-        self.model, self.before = model, before
+        from edgeq.graph.edit import Editor
+
+        self.editor, self.before = Editor(model), before
 
     def op(self, scope: str, op_type: str, *inputs: ir.Value | None, **attributes: int) -> ir.Value:
         import onnx_ir as ir
@@ -258,28 +260,13 @@ class _Head:
         from edgeq.exporters.naming import SCOPES
 
         node = ir.node(op_type, list(inputs), attributes, metadata_props={SCOPES: repr([scope, op_type])})
-        node.outputs[0].name = self._unused(f"{scope}/{op_type.lower()}")
+        node.outputs[0].name = self.editor.unique(f"{scope}/{op_type.lower()}")
         node.outputs[0].dtype = ir.DataType.INT64 if op_type == "Shape" else ir.DataType.FLOAT
-        self.model.graph.insert_before(self.before, node)
+        self.editor.graph.insert_before(self.before, node)
         return node.outputs[0]
 
     def number(self, name: str, array: Any) -> ir.Value:
-        import onnx_ir as ir
-
-        name = self._unused(name)
-        tensor = ir.tensor(np.asarray(array), name=name)
-        value = ir.Value(
-            name=name, shape=ir.Shape(np.shape(array)), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        self.model.graph.register_initializer(value)
-        return value
-
-    def _unused(self, name: str) -> str:
-        taken = {value.name for node in self.model.graph for value in node.outputs}
-        taken |= set(self.model.graph.initializers)
-        return next(
-            one for one in (name, *(f"{name}_{count}" for count in range(1, 1000))) if one not in taken
-        )
+        return self.editor.constant(np.asarray(array), name)
 
 
 def _attention_bias(model: ir.Model) -> ir.Value:

@@ -147,6 +147,9 @@ def _write_out(model: ir.Model, node: ir.Node) -> None:
     """`softmax(query @ key^T * scale + mask) @ value`, as the operator's definition has it."""
     import onnx_ir as ir
 
+    from edgeq.graph.edit import Editor
+
+    editor = Editor(model)
     query, key, value = node.inputs[:3]
     mask = node.inputs[3] if len(node.inputs) > 3 else None
     assert query is not None
@@ -159,13 +162,8 @@ def _write_out(model: ir.Model, node: ir.Node) -> None:
         model.graph.insert_before(node, made)
         return made.outputs[0]
 
-    def number(name: str, array: float) -> ir.Value:
-        tensor = ir.tensor(np.float32(array), name=f"{node.outputs[0].name}/{name}")
-        held = ir.Value(
-            name=tensor.name, shape=ir.Shape(()), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        model.graph.register_initializer(held)
-        return held
+    def number(name: str, value: float) -> ir.Value:
+        return editor.constant(np.asarray(value, np.float32), f"{node.outputs[0].name}/{name}")
 
     scores = op("product", "MatMul", query, op("keys", "Transpose", key, perm=[0, 1, 3, 2]))
     scores = op("scores", "Mul", scores, number("scale", scale))
