@@ -92,7 +92,7 @@ def _read_text_part(model: str, folder: Path, config: Mapping[str, Any]) -> Lang
         )
         return LanguageModelFacts(model, folder, config["model_type"], config, refusal, is_text_part=True)
     described = quantization_of(folder, config)
-    refusal_of_code, code = own_code(config, str(config["architectures"][0]))
+    refusal_of_code, code = own_code(config, TEXT_PARTS[config["model_type"]].whole)
     quantized = (
         None
         if described is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm.families import FAMILIES
@@ -14,15 +14,23 @@ from edgeq.exporters.dense_file import DenseFile
 from edgeq.exporters.packed.folder import UnpackedFolder, copy_the_rest, kind_of
 from edgeq.quantize.streaming import Checkpoint
 
-TEXT_PARTS: Mapping[str, str] = {
-    "gemma3": "gemma3_text",
-    "internvl": "qwen2",
-    "llava": "llama",
-    "llava_next": "llama",
-    "mistral3": "mistral",
+
+class TextPart(NamedTuple):
+    """The language model inside a kind of checkpoint: the class of the whole, and its `model_type` where unsaid."""
+
+    whole: str
+    usual: str
+
+
+TEXT_PARTS: Mapping[str, TextPart] = {
+    "gemma3": TextPart("Gemma3ForConditionalGeneration", "gemma3_text"),
+    "internvl": TextPart("InternVLForConditionalGeneration", "qwen2"),
+    "llava": TextPart("LlavaForConditionalGeneration", "llama"),
+    "llava_next": TextPart("LlavaNextForConditionalGeneration", "llama"),
+    "mistral3": TextPart("Mistral3ForConditionalGeneration", "mistral"),
 }
-"""`model_type` of checkpoints whose language model reads text alone as a model of text would, and what theirs is where
-`text_config` does not say. PaliGemma is not among them: its tokens see those that follow them in the prompt."""
+"""By the `model_type` of checkpoints whose language model reads text alone as a model of text would. PaliGemma is not
+among them: its tokens see those that follow them in the prompt."""
 PREFIXES: Mapping[str, str] = {
     "language_model.model.": "model.",
     "language_model.lm_head.": "lm_head.",
@@ -34,10 +42,10 @@ PREFIXES: Mapping[str, str] = {
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The config of the language model inside; None where edgeq takes no part of such a checkpoint."""
-    usual, inner = TEXT_PARTS.get(config["model_type"]), config.get("text_config")
-    if usual is None or not isinstance(inner, Mapping):
+    part, inner = TEXT_PARTS.get(config["model_type"]), config.get("text_config")
+    if part is None or not isinstance(inner, Mapping):
         return None
-    kind = str(inner.get("model_type") or usual)
+    kind = str(inner.get("model_type") or part.usual)
     head = FAMILIES[kind].head if kind in FAMILIES else None
     return {**inner, "model_type": kind, "architectures": [head]}
 

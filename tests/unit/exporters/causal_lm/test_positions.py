@@ -117,9 +117,9 @@ def test_the_language_model_of_a_checkpoint_of_images_and_text(tiny_decoders: An
         "patch_size": 14,
     }
     text = tiny_decoders.FAMILIES["gemma3_text"][1]
-    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    settings = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
     torch.manual_seed(0)
-    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    model = transformers.Gemma3ForConditionalGeneration(settings).eval()
     model.save_pretrained(tmp_path)
     tiny_decoders.write_byte_tokenizer(tmp_path)
     original = open_original(tmp_path)
@@ -130,7 +130,16 @@ def test_the_language_model_of_a_checkpoint_of_images_and_text(tiny_decoders: An
     assert "the language model alone is taken (gemma3_text)" in original.notices[0]
     assert original.notices == check_headers(inspect_model(tmp_path), None)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "paligemma"}))
+    config = json.loads(path.read_text())
+    for named, is_needed in (
+        ("Gemma3ForConditionalGeneration", False),
+        ("MyGemmaForConditionalGeneration", True),
+    ):
+        code = {"AutoModelForImageTextToText": f"modeling.{named}"}
+        path.write_text(json.dumps(config | {"architectures": [named], "auto_map": code}))
+        refusal = inspect_model(tmp_path).refusal
+        assert ("needs code of its own" in str(refusal)) is is_needed
+    path.write_text(json.dumps(config | {"model_type": "paligemma"}))
     with pytest.raises(ModelError, match="`paligemma` reads images and text, its text part is `gemma3_text`"):
         inspect_model(tmp_path).require_supported()
     with pytest.raises(ModelError, match="reads images and text"):
