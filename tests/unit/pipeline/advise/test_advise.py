@@ -181,6 +181,20 @@ def test_what_export_refuses_is_not_recommended(ask, config, target, why):
     assert all(not one.is_possible for one in found.options)
 
 
+@pytest.mark.parametrize("target", ["cpu", "gguf"])
+def test_the_language_model_of_a_checkpoint_of_images_and_text(ask, target):
+    inner = LLAMA_8B | {"model_type": "gemma3_text", "head_dim": 128, "query_pre_attn_scalar": 128}
+    whole = {
+        "model_type": "gemma3",
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "text_config": inner,
+    }
+    head = {"architectures": ["Gemma3ForCausalLM"]}
+    found, alone = ask(whole, 64, target=target), ask(inner | head, 64, target=target)
+    assert found.recommended is not None and not found.is_refused
+    assert found.options == alone.options
+
+
 def test_positions_that_change_with_the_text_bound_the_context(ask):
     rope = {"rope_type": "longrope", "original_max_position_embeddings": 2048}
     found = ask(LLAMA_8B | {"rope_scaling": rope}, 64)

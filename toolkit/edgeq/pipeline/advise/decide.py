@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgeq.errors import ConfigError, EdgeqError, UnsupportedError, UsageError
 from edgeq.exporters import inspect_model
 from edgeq.exporters.causal_lm.families import constant_positions, rope_type
+from edgeq.exporters.causal_lm.text_part import text_config
 from edgeq.exporters.facts import read_config
 from edgeq.exporters.shapes import ModelShape, read_shape
 from edgeq.pipeline.advise.memory import Footprint, estimate, file_footprint, has_cost
@@ -164,7 +165,9 @@ def advise(request: Request) -> Advice:
         raise UsageError(f"--share got {request.share:g}, expected a part of the memory, above 0 and up to 1")
     target = get_target(request.target)
     shape, folder = read_shape(request.model, request.revision)
-    config = read_config(folder)
+    whole = read_config(folder)
+    # Of a checkpoint of images and text the language model is what is exported.
+    config = text_config(whole) or whole
     constant = constant_positions(config) if shape.causal else None
     tokens = context_tokens(shape, request.context, constant)
     layers = layer_refs(shape.matrices, shape.tied)
