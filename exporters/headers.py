@@ -8,7 +8,10 @@ from edgeq.types import Task
 
 
 def check_headers(facts: ModelFacts, seq_len: int | None) -> tuple[str, ...]:
-    """Check the files of a local model folder without reading a weight; other models are checked when they are loaded.
+    """Check the files of a local model folder by their headers; other models are checked when they are loaded.
+
+    Values are read only where the answer is in them: of a language model's head that is stored beside the table it is
+    tied to, and of biases that its layers have no place for.
 
     Args:
         facts: of a model that is supported.

@@ -15,8 +15,7 @@ def onnx_of_folder(folder: Path) -> Path | None:
     """The ONNX file that stands for a folder without a checkpoint; None where there is a checkpoint, or no such file.
 
     Raises:
-        ModelError: it holds ONNX files, and none of them is the plain one; or the rest of the model
-            (sentence-transformers' pooling) is outside of it.
+        ModelError: it holds ONNX files, and none of them is the plain one.
     """
     if any((folder / name).is_file() for name in WEIGHT_FILES):
         return None
@@ -39,5 +38,5 @@ def _refuse_others(folder: Path) -> None:
 
 def _likeliest(paths: list[Path]) -> Path:
     """A float one where the names tell."""
-    quantized = ("quant", "int8", "uint8", "q4", "bnb4", "qint8")
+    quantized = ("quant", "int8", "q4", "bnb4")
     return next((path for path in paths if not any(word in path.stem for word in quantized)), paths[0])
