@@ -56,7 +56,7 @@ def inspect_model(model: str | Path, *, task: str | None = None, revision: str |
     if (file := onnx_of_folder(folder)) is not None:
         from edgeq.exporters.onnx_file import inspect_onnx
 
-        return inspect_onnx(file, task)
+        return inspect_onnx(file, _whole_task(folder, task))
     return read_facts(str(model), folder, _table(), task)
 
 
@@ -100,8 +100,14 @@ def load_model(
     if (file := onnx_of_folder(folder)) is not None:
         from edgeq.exporters.onnx_file import load_onnx
 
-        return load_onnx(file, task, seq_len, say)
+        return load_onnx(file, _whole_task(folder, task), seq_len, say)
     return _load_folder(facts.require_supported(), seq_len, say)
+
+
+def _whole_task(folder: Path, task: str | None) -> str | None:
+    """The task that a folder's ONNX file must serve: where nobody asked, that of sentence-transformers' whole model."""
+    sentence = read_sentence_model(folder)
+    return task if task is not None or sentence is None else str(sentence.task)
 
 
 def _load_folder(facts: ModelFacts, seq_len: int | None, say: Progress) -> ExportedModel:

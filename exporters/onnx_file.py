@@ -92,8 +92,11 @@ def _picked_outputs(names: list[str], task: Task) -> dict[str, str] | None:
     own = {plain_name(name): name for name in names}
     if all(name in own for name in wanted):
         return {name: own[name] for name in wanted}
-    # An export with one output often calls it `output` or `output_0`.
-    return {wanted[0]: names[0]} if len(wanted) == len(names) == 1 else None
+    # An export with one output often calls it `output` or `output_0`; what has the name of another task's is that.
+    is_open = len(wanted) == len(names) == 1 and not any(
+        set(own) & set(others) for others in OUTPUTS.values()
+    )
+    return {wanted[0]: names[0]} if is_open else None
 
 
 def _refusal(model: ir.Model, task: Task | None, tasks: tuple[Task, ...], path: Path) -> ModelError | None:
@@ -109,7 +112,8 @@ def _refusal(model: ir.Model, task: Task | None, tasks: tuple[Task, ...], path: 
         )
     if task not in tasks:
         return ModelError(
-            f"`{path}` has the outputs {', '.join(outputs)}, expected {', '.join(OUTPUTS[task])} for {task}"
+            f"`{path}` has the outputs {', '.join(outputs)}, expected {', '.join(OUTPUTS[task])} for {task}",
+            hint=f"as it is, it can be exported with --task {' or '.join(tasks)}" if tasks else None,
         )
     return _refuse_graph(model, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -454,6 +455,25 @@ def test_a_folder_with_an_onnx_file_only(stock, place, bert):
     exported = load_model(folder)
     assert error_of(exported, bert[0]) < 1e-5
     assert "onnx/model.onnx" in [file.path for file in exported.source.files]
+
+
+def test_a_file_without_the_pooling_that_its_folder_names(stock, place):
+    folder = place(stock, "onnx/model.onnx").parent.parent
+    kinds = (("Transformer", ""), ("Pooling", "1_Pooling"))
+    modules = [
+        {"idx": index, "type": f"sentence_transformers.models.{kind}", "path": path}
+        for index, (kind, path) in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    for task in (None, "sentence-embedding"):
+        refusal = inspect_model(folder, task=task).refusal
+        assert "the outputs last_hidden_state, expected sentence_embedding" in str(refusal)
+        assert "--task feature-extraction" in str(refusal.hint)
+        with pytest.raises(EdgeqError, match="expected sentence_embedding"):
+            load_model(folder, task=task)
+    assert inspect_model(folder, task="feature-extraction").is_supported
 
 
 def test_a_checkpoint_comes_before_the_file_beside_it(stock, place, bert):
