@@ -55,6 +55,17 @@ def test_any_table_at_any_width() -> None:
         assert set(shown.split()) >= {word for row in cells for cell in row for word in cell.split()}
 
 
+def test_words_of_indented_cells_are_not_broken_either() -> None:
+    rows = [("cpu", "x" * 40), ("  avx512_vnni", "no: int8 dot product"), ("  a\n   second_line", "yes")]
+    checked = 0
+    for width in range(40, 80):
+        if column_widths(("this", ""), rows, width) is not None:
+            checked += 1
+            shown = _printed(width, ("this", ""), rows).split()
+            assert {"avx512_vnni", "second_line", "x" * 40} <= set(shown), width
+    assert checked > 5
+
+
 def test_rich_alone_would_break_them() -> None:
     """The negative twin: what these tests look for does happen."""
     from rich.table import Table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ PIPE_WIDTH = 160
 """Columns of a table that no terminal limits."""
 _LEAST_VALUE = 16
 """Characters a value gets beside its name, however narrow the terminal is."""
+_WORD = re.compile(r"^\s*\S+|\S+", re.MULTILINE)
 
 
 def width_of(is_terminal: bool) -> int | None:
@@ -116,7 +118,8 @@ def _is_numeric(cells: Sequence[str]) -> bool:
 
 
 def _longest_word(text: str) -> int:
-    return max(map(_cell_len, text.split()), default=0)
+    """As rich breaks lines: spaces before the first word of one stay with it."""
+    return max(map(_cell_len, _WORD.findall(text)), default=0)
 
 
 def _cell_len(text: str) -> int:
