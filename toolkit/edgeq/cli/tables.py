@@ -91,7 +91,7 @@ def named_lines(
 
     Args:
         items: names and values; those without a value are left out.
-        width: characters of a line; None does not wrap.
+        width: characters of a line, more where a single word has more; None does not wrap.
         indent: spaces before names.
         name: least width of names; that of the longest where it is longer.
     """
@@ -107,7 +107,12 @@ def named_lines(
             continue
         room = max(width, len(head) + _LEAST_VALUE)
         lines += textwrap.wrap(
-            value, room, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
+            value,
+            room,
+            initial_indent=head,
+            subsequent_indent=" " * len(head),
+            break_on_hyphens=False,
+            break_long_words=False,
         )
     return "\n".join(lines)
 
