@@ -104,8 +104,7 @@ def open_bundle(path: str | Path, *, force: bool = False, verify: bool = True) -
     path = Path(path)
     if not path.exists():
         raise ModelError(f"there is no bundle at `{path}`", hint="edgeq export --help")
-    if path.is_dir() or path.is_file():
-        refuse_foreign(path)
+    refuse_foreign(path)
     if path.is_dir():
         return _open_folder(path, path, _read_manifest(path), force=force, verify=verify)
     if not path.is_file():
