@@ -69,7 +69,7 @@ class TemplateProcess:
             raise
         finally:
             clock.cancel()
-        if not line:
+        if not line.endswith("\n"):  # nothing, or what was written until it was ended
             self.close()
             return {"ended": True}
         found: dict[str, Any] = json.loads(line)
