@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from subprocess import Popen
 from types import ModuleType
 from typing import Any
 
@@ -133,3 +134,10 @@ def whole_models() -> ModuleType:
 def mutate_bundle() -> ModuleType:
     """The functions of tests/support/mutate_bundle.py."""
     return _load_support("mutate_bundle")
+
+
+@pytest.fixture(scope="session")
+def start_child() -> Callable[[str, Path], Popen[str]]:
+    """`start_child` of tests/support/child_process.py."""
+    found: Callable[[str, Path], Popen[str]] = _load_support("child_process").start_child
+    return found

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,18 +23,6 @@ with scratch_beside(Path(sys.argv[1])), scratch_folder("fp32") as folder:
     print("ready", flush=True)
     time.sleep(60)
 """
-
-
-def start(destination: Path) -> subprocess.Popen[str]:
-    child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, str(destination)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    return child
 
 
 def test_beside_the_output_and_gone_at_the_end(tmp_path: Path) -> None:
@@ -77,12 +66,12 @@ def test_a_folder_that_is_handed_on_lives_as_long_as_its_owner(
     assert not path.exists()
 
 
-def test_the_dead_are_cleaned_up_after_and_the_living_are_not(tmp_path: Path) -> None:
-    with start(tmp_path / "dead") as killed:
+def test_the_dead_are_cleaned_up_after_and_the_living_are_not(start_child: Any, tmp_path: Path) -> None:
+    with start_child(_CHILD, tmp_path / "dead") as killed:
         killed.kill()
         killed.wait(30)
     (left,) = os.listdir(tmp_path)
-    with start(tmp_path / "living") as living:
+    with start_child(_CHILD, tmp_path / "living") as living:
         (working,) = os.listdir(tmp_path)
         assert working != left
         with scratch_beside(tmp_path / "third"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -42,6 +43,11 @@ def test_archives_under_any_name_and_broken_ones_are_not_foreign(tmp_path: Path)
         pass
     (tmp_path / "broken.edgeq").write_bytes(b"GG")
     assert foreign_kind(tmp_path / "renamed.bin") is None and foreign_kind(tmp_path / "broken.edgeq") is None
+
+
+def test_what_is_neither_file_nor_folder_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    assert foreign_kind(tmp_path / "pipe.gguf") is None and foreign_kind(tmp_path / "none.gguf") is None
 
 
 @pytest.mark.parametrize(

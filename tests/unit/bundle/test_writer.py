@@ -164,33 +164,25 @@ with BundleWriter(Path(sys.argv[1])) as writer:
 """
 
 
-def _start_child(destination: Path) -> subprocess.Popen[str]:
-    child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, str(destination)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    return child
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)])
-def test_a_stopped_process_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    with _start_child(tmp_path / "bundle") as child:
+def test_a_stopped_process_leaves_nothing(
+    start_child: Any, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    with start_child(_CHILD, tmp_path / "bundle") as child:
         child.send_signal(number)
         assert child.wait(30) == code
     assert os.listdir(tmp_path) == []
 
 
-def test_a_killed_process_is_cleaned_up_after_and_a_living_one_is_not(tmp_path: Path) -> None:
-    with _start_child(tmp_path / "bundle") as killed:
+def test_a_killed_process_is_cleaned_up_after_and_a_living_one_is_not(
+    start_child: Any, tmp_path: Path
+) -> None:
+    with start_child(_CHILD, tmp_path / "bundle") as killed:
         killed.kill()
         killed.wait(30)
     (left,) = os.listdir(tmp_path)
     assert left.startswith(".bundle.edgeq-tmp.")
-    with _start_child(tmp_path / "bundle") as living:
+    with start_child(_CHILD, tmp_path / "bundle") as living:
         (working,) = os.listdir(tmp_path)
         assert working != left
         with BundleWriter(tmp_path / "bundle"):

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from edgeq.cli.heartbeat import Heartbeat
 from edgeq.cli.output import Out
-from edgeq.cli.tables import column_widths, print_table, width_of
+from edgeq.cli.tables import column_widths, named_lines, print_table, width_of
 
 COLUMNS = ("variant", "runs on", "size", "verification")
 ROWS = [
@@ -53,6 +53,24 @@ def test_any_table_at_any_width() -> None:
         shown = _printed(width, cells[0], cells[1:])
         assert max(map(cell_len, shown.splitlines())) <= width
         assert set(shown.split()) >= {word for row in cells for cell in row for word in cell.split()}
+
+
+def test_words_of_indented_cells_are_not_broken_either() -> None:
+    rows = [("cpu", "x" * 40), ("  avx512_vnni", "no: int8 dot product"), ("  a\n   second_line", "yes")]
+    checked = 0
+    for width in range(40, 80):
+        if column_widths(("this", ""), rows, width) is not None:
+            checked += 1
+            shown = _printed(width, ("this", ""), rows).split()
+            assert {"avx512_vnni", "second_line", "x" * 40} <= set(shown), width
+    assert checked > 5
+
+
+def test_a_word_longer_than_the_line_stays_whole() -> None:
+    """Half a path cannot be copied."""
+    path = "/a/folder/" + "x" * 60
+    assert named_lines([("file", f"in {path} (2 kB)")], 40) == f"file  in\n      {path}\n      (2 kB)"
+    assert path in _printed(40, ("name", "file"), [("model", path)]).split()
 
 
 def test_rich_alone_would_break_them() -> None:

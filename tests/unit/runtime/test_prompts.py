@@ -13,6 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from edgeq.errors import ConfigError, IntegrityError, UsageError
+from edgeq.runtime.bounded_tokenizer import BoundedTokenizer
 from edgeq.runtime.runtime import load
 from edgeq.runtime.text import TextPreprocessor, TextSettings
 
@@ -42,6 +43,21 @@ def test_roles_that_a_model_has_no_prompt_for(tiny: Any) -> None:
     # Under another name the author meant one, and the library takes none.
     with pytest.raises(UsageError, match=r"no prompt `document`, expected one of query, passage"):
         plain.with_prompts({"query": "the ", "passage": "a "}, None).with_role("document")
+
+
+def test_every_role_has_the_same_tokenizers(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tiny.preprocessor(8).with_prompts(PROMPTS, None)
+    assert not plain.is_longer("cat")
+    parsed: list[str] = []
+    parse = BoundedTokenizer.__init__
+    monkeypatch.setattr(
+        BoundedTokenizer, "__init__", lambda self, text: (parsed.append(text), parse(self, text))[0]
+    )
+    for role in (*PROMPTS, "query"):
+        prompted = plain.with_role(role)
+        prompted(["cat " * 5000])
+        assert prompted.is_longer("cat " * 5000) and not prompted.is_longer("cat")
+    assert len(parsed) == 1, "the one that cuts nothing, for the first long text"
 
 
 def test_settings_that_are_wrong() -> None:

@@ -85,6 +85,7 @@ def test_inputs_equal_those_of_transformers(
             assert feeds[name].dtype == np.int64
         whole = _inputs_of_transformers(tokenizer, samples, padding=True)["attention_mask"].sum(axis=1)
         assert preprocessor.token_lengths(samples) == whole.tolist()
+        assert [preprocessor.is_longer(sample) for sample in samples] == (whole > max_length).tolist()
 
 
 def test_padding_is_on_the_right_even_for_left_padding_tokenizers(tiny: Any) -> None:

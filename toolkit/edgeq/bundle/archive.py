@@ -52,11 +52,14 @@ def write_archive(bundle_folder: Path, destination: Path | None = None, *, force
     return destination
 
 
-def unpack_archive(archive_path: Path, folder: Path) -> None:
+def unpack_archive(archive_path: Path, folder: Path) -> Manifest:
     """Unpack into an empty folder what the archive's own manifest lists: plain stored files with safe paths.
 
     Nothing is written before the manifest is read and every entry is one of its files, with its size. Stored entries
     cannot expand, and all of them together must fit the archive, so a small file never fills the disk.
+
+    Returns:
+        The manifest, believed only about what may be there: whoever opens the folder verifies the files.
 
     Raises:
         IntegrityError: not a zip, or it has an entry that a bundle's archive never has.
@@ -66,10 +69,11 @@ def unpack_archive(archive_path: Path, folder: Path) -> None:
         with open_zip(archive_path) as archive:
             entries = archive.infolist()
             _check_entries(entries, archive_path.stat().st_size)
-            _check_permitted(archive, entries)
+            manifest = _check_permitted(archive, entries)
             check_free_space(folder, sum(entry.file_size for entry in entries))
             for entry in entries:
                 _extract(archive, entry, folder)
+            return manifest
     except (ValueError, FileExistsError, NotADirectoryError) as error:
         raise IntegrityError(f"`{archive_path}` is not an intact bundle archive: {error}") from error
 
@@ -88,8 +92,8 @@ def _check_entries(entries: list[zipfile.ZipInfo], archive_bytes: int) -> None:
         raise IntegrityError("the archive's entries overlap or claim more bytes than the archive has")
 
 
-def _check_permitted(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> None:
-    """The manifest is believed here only about what may be there; whoever opens the folder verifies all of it."""
+def _check_permitted(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> Manifest:
+    """The manifest, after every entry was found in it."""
     sizes = {entry.filename: entry.file_size for entry in entries}
     manifest = _read_manifest(archive, sizes.get(BUNDLE_MARKER))
     permitted = {entry.path: entry.size for entry in manifest.integrity.files}
@@ -100,6 +104,7 @@ def _check_permitted(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -
             raise IntegrityError(
                 f"the archive entry `{name[:80]}` has {size} bytes; the manifest says {permitted[name]}"
             )
+    return manifest
 
 
 def _read_manifest(archive: zipfile.ZipFile, size: int | None) -> Manifest:

@@ -47,6 +47,8 @@ def foreign_kind(path: Path) -> Foreign | None:
     if path.is_dir():
         is_model = (path / "config.json").is_file() and not (path / BUNDLE_MARKER).exists()
         return BY_SUFFIX.get(path.suffix) or (FOLDER if is_model else None)
+    if not path.is_file():  # reading a pipe could wait for ever
+        return None
     with path.open("rb") as stream:
         magic = stream.read(4)
     if magic == GGUF_MAGIC:

@@ -104,16 +104,15 @@ def open_bundle(path: str | Path, *, force: bool = False, verify: bool = True) -
     path = Path(path)
     if not path.exists():
         raise ModelError(f"there is no bundle at `{path}`", hint="edgeq export --help")
-    if path.is_dir() or path.is_file():
-        refuse_foreign(path)
+    refuse_foreign(path)
     if path.is_dir():
-        return _open_folder(path, path, force=force, verify=verify)
+        return _open_folder(path, path, _read_manifest(path), force=force, verify=verify)
     if not path.is_file():
         raise ModelError(f"`{path}` is neither a folder nor a file, expected a bundle")
     scratch = ScratchFolder("bundle")
     try:
-        unpack_archive(path, scratch.path)
-        return _open_folder(path, scratch.path, force=force, verify=verify, scratch=scratch)
+        manifest = unpack_archive(path, scratch.path)
+        return _open_folder(path, scratch.path, manifest, force=force, verify=verify, scratch=scratch)
     except BaseException:
         scratch.remove()
         raise
@@ -125,9 +124,14 @@ def looks_like_bundle(path: Path) -> bool:
 
 
 def _open_folder(
-    path: Path, folder: Path, *, force: bool, verify: bool, scratch: ScratchFolder | None = None
+    path: Path,
+    folder: Path,
+    manifest: Manifest,
+    *,
+    force: bool,
+    verify: bool,
+    scratch: ScratchFolder | None = None,
 ) -> Bundle:
-    manifest = _read_manifest(path, folder)
     check_listing(folder, manifest.integrity)
     if verify:
         check_hashes(folder, manifest.integrity)
@@ -146,12 +150,12 @@ def _check_models(folder: Path, manifest: Manifest) -> None:
             check_references(contained_path(folder, entry.path), IntegrityError)
 
 
-def _read_manifest(path: Path, folder: Path) -> Manifest:
+def _read_manifest(folder: Path) -> Manifest:
     file = contained_path(folder, BUNDLE_MARKER)
     if not file.is_file():
-        raise IntegrityError(f"`{path}` is not a bundle: it has no `{BUNDLE_MARKER}`")
+        raise IntegrityError(f"`{folder}` is not a bundle: it has no `{BUNDLE_MARKER}`")
     if file.stat().st_size > MAX_MANIFEST_BYTES:
-        raise IntegrityError(f"`{BUNDLE_MARKER}` of `{path}` is larger than {MAX_MANIFEST_BYTES} bytes")
+        raise IntegrityError(f"`{BUNDLE_MARKER}` of `{folder}` is larger than {MAX_MANIFEST_BYTES} bytes")
     return Manifest.from_text(file.read_bytes())
 
 

@@ -139,7 +139,7 @@ def _subjects(path: Path, target: str) -> Iterator[tuple[list[_Subject], bool]]:
     if target not in PROVIDERS:
         raise UsageError(f"--target got `{target}`, expected {' or '.join(PROVIDERS)}")
     if not looks_like_bundle(path):
-        if path.exists() and path.suffix != ".onnx":
+        if path.suffix != ".onnx":
             refuse_foreign(path)
         if path.is_dir():
             raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ PIPE_WIDTH = 160
 """Columns of a table that no terminal limits."""
 _LEAST_VALUE = 16
 """Characters a value gets beside its name, however narrow the terminal is."""
+_WORD = re.compile(r"^\s*\S+|\S+", re.MULTILINE)
 
 
 def width_of(is_terminal: bool) -> int | None:
@@ -89,7 +91,7 @@ def named_lines(
 
     Args:
         items: names and values; those without a value are left out.
-        width: characters of a line; None does not wrap.
+        width: characters of a line, more where a single word has more; None does not wrap.
         indent: spaces before names.
         name: least width of names; that of the longest where it is longer.
     """
@@ -105,7 +107,12 @@ def named_lines(
             continue
         room = max(width, len(head) + _LEAST_VALUE)
         lines += textwrap.wrap(
-            value, room, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
+            value,
+            room,
+            initial_indent=head,
+            subsequent_indent=" " * len(head),
+            break_on_hyphens=False,
+            break_long_words=False,
         )
     return "\n".join(lines)
 
@@ -116,7 +123,8 @@ def _is_numeric(cells: Sequence[str]) -> bool:
 
 
 def _longest_word(text: str) -> int:
-    return max(map(_cell_len, text.split()), default=0)
+    """As rich breaks lines: spaces before the first word of one stay with it."""
+    return max(map(_cell_len, _WORD.findall(text)), default=0)
 
 
 def _cell_len(text: str) -> int:

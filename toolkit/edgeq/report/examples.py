@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeq.bundle.manifest import PostprocessKind
 from edgeq.metrics import cosines
-from edgeq.report.markup import Child, Html, el, join, table
+from edgeq.report.markup import Html, Section, el, join, table
 from edgeq.runtime.postprocess import Context, answers
 from edgeq.types import Array, Feeds, Outputs, Sample, Task
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from edgeq.bundle.manifest import Manifest
     from edgeq.runtime.text import TextPreprocessor
 
-Section = tuple[str, str, Child]
 Answers = Mapping[str, Any]
 
 ORIGINAL = "original"
@@ -122,8 +121,7 @@ def _count(found: Sequence[_Answered], changed: Sequence[_Answered]) -> str:
 
 
 def _quoted(sample: Sample) -> Html:
-    texts = (sample,) if isinstance(sample, str) else sample
-    return el("div", *(el("div", _short(text)) for text in texts))
+    return el("div", *(el("div", _short(text)) for text in _texts(sample)))
 
 
 def _short(text: str, limit: int = SHOWN_TEXT) -> str:

@@ -10,9 +10,9 @@ from edgeq.files import atomic_write_text
 from edgeq.report.charts import Spread, histogram, spreads
 from edgeq.report.examples import Recorded, examples_section
 from edgeq.report.html_quantization import calibration_section, layers_section, search_section
-from edgeq.report.markup import Child, Html, bullets, el, join, page, section, table
+from edgeq.report.markup import Child, Html, Section, bullets, el, join, page, section, table
 from edgeq.report.measured import accuracy_section, latency_section
-from edgeq.report.overview import Section, summary_section, tiles
+from edgeq.report.overview import summary_section, tiles
 from edgeq.report.style import CSS
 from edgeq.report.words import (
     CPU,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.report.charts import bar, interval
-from edgeq.report.markup import Child, Html, bullets, el, join, table
+from edgeq.report.markup import Child, Html, Section, bullets, el, join, table
 from edgeq.report.words import calibration_title, float_parts, plain
 from edgeq.saturation import PAIR_LIMIT
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from edgeq.quantize.plan import Equalization, LinearDecision, QuantizationPlan, WeightDecision
     from edgeq.quantize.static_int8 import Trial
 
-Section = tuple[str, str, Child]
 WORST_CLIPPED = 12
 SETTING_TITLES = {
     "method": "method",

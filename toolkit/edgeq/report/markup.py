@@ -19,6 +19,8 @@ class Html(str):
 
 Child = object
 """What an element holds: `Html` as it is, None as nothing, anything else as escaped text."""
+Section = tuple[str, str, Child]
+"""Anchor, title, content."""
 
 
 def el(tag: str, *children: Child, **attributes: object) -> Html:

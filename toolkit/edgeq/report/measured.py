@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeq.report.charts import bar
-from edgeq.report.markup import Child, Html, el, join, section, table
+from edgeq.report.markup import Child, Html, Section, el, join, section, table
 from edgeq.tasks import head_of
 from edgeq.types import Task
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Manifest
 
-Section = tuple[str, str, Child]
 LATENCY, ACCURACY = "latency", "accuracy"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgeq.metrics import LOWER_IS_BETTER
 from edgeq.report.charts import bar
-from edgeq.report.markup import Child, Html, el, join, table
+from edgeq.report.markup import Child, Html, Section, el, join, table
 from edgeq.report.words import (
     CPU,
     megabytes,
@@ -21,9 +21,6 @@ from edgeq.types import Task
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Manifest, Metric, Variant
-
-Section = tuple[str, str, Child]
-"""Anchor, title, content."""
 
 AGREEMENT = {
     "top1_agreement": "of {n} {rows} get the same first answer as from the original",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -100,8 +101,8 @@ class TextPreprocessor:
         self.settings = settings
         self._truncating = BoundedTokenizer(tokenizer_json)
         _truncate(self._truncating.raw, settings)
-        self._whole: BoundedTokenizer | None = None
-        self._prompt = settings.prompts[settings.default_prompt] if settings.default_prompt else ""
+        # Parsed when it is first asked for; copies with other prompts share it.
+        self._untruncated = cache(partial(_without_limits, tokenizer_json))
 
     @classmethod
     def from_transformers(
@@ -209,7 +210,6 @@ class TextPreprocessor:
         # The tokenizers are shared: nothing of them depends on prompts, and a large vocabulary takes long to parse.
         other = copy(self)
         other.settings = replace(self.settings, prompts=dict(prompts), default_prompt=default)
-        other._prompt = prompts[default] if default else ""
         return other
 
     def with_role(self, role: str) -> TextPreprocessor:
@@ -255,7 +255,7 @@ class TextPreprocessor:
     def is_longer(self, sample: Sample) -> bool:
         """Whether a sample is truncated; of one that is very long no more is tokenized than tells."""
         (checked,) = self._checked([sample])
-        return len(self._untruncated().encode([self._head(checked)])[0]) > self.max_length
+        return bool(self._truncating.encode([self._head(checked)])[0].overflowing)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of some token ids, special tokens left out."""
@@ -271,14 +271,9 @@ class TextPreprocessor:
 
     def _checked(self, samples: Sequence[Sample]) -> list[Sample]:
         """Samples as they are tokenized: with the prompt before each."""
-        return [_prompted(sample, self._prompt) for sample in _all_checked(samples)]
-
-    def _untruncated(self) -> BoundedTokenizer:
-        if self._whole is None:
-            self._whole = BoundedTokenizer(self.tokenizer_json)
-            self._whole.raw.no_truncation()
-            self._whole.raw.no_padding()
-        return self._whole
+        default = self.settings.default_prompt
+        prompt = self.settings.prompts[default] if default else ""
+        return [_prompted(sample, prompt) for sample in _all_checked(samples)]
 
     def _head(self, sample: Sample) -> Sample:
         """What of a sample can matter, where its end is what is cut off: the first `max_length` tokens of each text."""
@@ -311,6 +306,13 @@ def _read_settings(path: Path) -> TextSettings:
     if unknown:  # it would change what texts become
         raise ValueError(f"`{path.name}` has `{next(iter(unknown))[0]:.60}`, which is not known here")
     return settings
+
+
+def _without_limits(tokenizer_json: str) -> BoundedTokenizer:
+    tokenizer = BoundedTokenizer(tokenizer_json)
+    tokenizer.raw.no_truncation()
+    tokenizer.raw.no_padding()
+    return tokenizer
 
 
 def _truncate(tokenizer: Tokenizer, settings: TextSettings) -> None:

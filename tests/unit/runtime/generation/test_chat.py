@@ -5,8 +5,10 @@ from datetime import datetime
 import pytest
 
 from edgeq.errors import DataError, UnsupportedError
+from edgeq.runtime.generation import template_process
 from edgeq.runtime.generation.chat import render_chat
 from edgeq.runtime.generation.settings import CacheShape, GenerationSettings
+from edgeq.runtime.generation.template_process import TemplateProcess
 
 USER = [{"role": "user", "content": "Hi"}]
 
@@ -97,6 +99,18 @@ def test_a_template_that_takes_time_or_memory_without_end_is_stopped(template):
     assert peak_megabytes() - before < 100
     # The next one is rendered as if nothing had been.
     assert render_chat(settings("{{ messages[0].content }}"), USER) == "Hi"
+
+
+def test_half_an_answer_is_none(tmp_path, monkeypatch):
+    script = tmp_path / "killed_while_it_writes.py"
+    script.write_text('import sys; sys.stdin.readline(); sys.stdout.write(\'{"text": "H\')')
+    process = TemplateProcess()
+    with monkeypatch.context() as patch:
+        patch.setattr(template_process, "SCRIPT", script)
+        with pytest.raises(DataError, match="more than the second"):
+            process.render("Hi", {}, None)
+    assert process.render("Hi", {}, None) == "Hi"
+    process.close()
 
 
 def peak_megabytes():

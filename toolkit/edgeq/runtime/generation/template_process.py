@@ -1,4 +1,4 @@
-"""Chat templates rendered in another process, which may not take more than a second or 400 MB."""
+"""Chat templates rendered in another process, which the system ends at a second or 400 MB where it can."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class TemplateProcess:
             raise
         finally:
             clock.cancel()
-        if not line:
+        if not line.endswith("\n"):  # nothing, or what was written until it was ended
             self.close()
             return {"ended": True}
         found: dict[str, Any] = json.loads(line)
