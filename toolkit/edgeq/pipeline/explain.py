@@ -16,6 +16,7 @@ from edgeq.pipeline.data import divide, wanted_samples
 from edgeq.pipeline.sensitivity import FILE_NAME, effects_from, sensitivity
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.plan import QuantizationPlan
+from edgeq.tasks import head_of
 from edgeq.types import ONNX_RUNTIME
 
 if TYPE_CHECKING:
@@ -164,7 +165,9 @@ def _measure(
         max_length=exported.canonical.max_length,
     )
     graph = equalize(exported.canonical.model, plan.equalizations)
-    effects = sensitivity(exported.canonical, graph, plan, _stored_weights(bundle, plan), data, progress)
+    head = head_of(exported.source, exported.canonical.outputs, exported.preprocessor.special_token_ids)
+    weights = _stored_weights(bundle, plan)
+    effects = sensitivity(exported.canonical, head, graph, plan, weights, data, progress)
     return Explanation(bundle.variants[0].id, effects, f"measured on {samples.source}")
 
 
