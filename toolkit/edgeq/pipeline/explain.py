@@ -120,8 +120,20 @@ def decisions(plan: QuantizationPlan) -> Iterator[Decision]:
 
 
 def _plan(bundle: Bundle) -> QuantizationPlan:
-    if not (bundle.folder / PLAN).is_file():
+    found = read_plan(bundle)
+    if found is None:
         raise UnsupportedError("the bundle has no quantized layer, so there is no loss to explain")
+    return found
+
+
+def read_plan(bundle: Bundle) -> QuantizationPlan | None:
+    """The plan that a bundle holds; None where nothing was quantized, or it was packed without.
+
+    Raises:
+        IntegrityError: it is malformed.
+    """
+    if not (bundle.folder / PLAN).is_file():
+        return None
     with _reading(bundle, PLAN):
         return QuantizationPlan.from_json(json.loads(bundle.file(PLAN).read_text(encoding="utf-8")))
 
