@@ -9,7 +9,6 @@ through the command line as well. Needs the repository: the inputs are those of 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
@@ -18,25 +17,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-SUPPORT = Path(__file__).parents[1] / "tests" / "support" / "hostile_inputs.py"
+from from_tests import support
+
 COUNTS = {
     "manifests": 12_000, "bundles": 500, "archives": 2_000, "goldens": 5_000, "settings": 8_000, "tokenizers": 2_500,
     "templates": 2_500, "safetensors": 20_000, "gguf": 24_000, "onnx": 12_000, "calibration": 8_000, "labels": 8_000,
 }  # fmt: skip
 COMMAND_LINES = 60
 MOST_SECONDS, MOST_MEGABYTES = 2.0, 500.0
-
-
-def support() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hostile_inputs", SUPPORT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["hostile_inputs"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def main() -> int:
@@ -69,7 +59,7 @@ def main() -> int:
 
 
 def work(name: str, count: int, seed: int) -> dict[str, Any]:
-    hostile = support()
+    hostile = support("hostile_inputs")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "kinds"
         kind = hostile.Kinds(place).named(name)
@@ -98,7 +88,7 @@ def command_lines(count: int, seed: int) -> dict[str, Any]:
     import resource
     import time
 
-    hostile = support()
+    hostile = support("hostile_inputs")
     found = hostile.Found()
     generator = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -116,18 +116,16 @@ def at_level(variant: str, level: str) -> Callable[[Path], None]:
 
 def with_threads(source: Path, variant: str, threads: int) -> Judgement:
     """Validation with so many intra-op threads."""
-    session, executor = executions.VariantSession, language_validation.open_executor
+    executor = language_validation.open_executor
 
     def open_executor(*arguments: object, **options: object) -> NativeExecutor:
         return replace(executor(*arguments, **options), threads=threads)  # type: ignore[arg-type,type-var]
 
-    executions.VariantSession = partial(VariantSession, threads=threads)  # type: ignore[assignment,misc]
-    language_validation.open_executor = open_executor  # type: ignore[assignment]
-    try:
+    with (
+        patch.object(executions, "VariantSession", partial(VariantSession, threads=threads)),
+        patch.object(language_validation, "open_executor", open_executor),
+    ):
         return judge(source, variant)
-    finally:
-        executions.VariantSession = session  # type: ignore[misc]
-        language_validation.open_executor = executor
 
 
 def runs(
@@ -167,16 +165,12 @@ def in_float64(operator: Operator) -> Operator:
 
 def interpreted(source: Path, variant: str, open_runner: Callable[[Path], MilInterpreter]) -> Judgement:
     """Validation of an ML program in another interpreter."""
-    before = executions.open_variant
 
     def open_variant(bundle: Bundle, item: Variant, path: Path, pad_id: int) -> PackageSession:
         return PackageSession(path, item, pad_id=pad_id, runner=open_runner(path))
 
-    executions.open_variant = open_variant
-    try:
+    with patch.object(executions, "open_variant", open_variant):
         return judge(source, variant)
-    finally:
-        executions.open_variant = before
 
 
 def package_runs(source: Path, variant: str, seeds: int) -> Iterator[tuple[str, Judgement]]:

@@ -520,12 +520,6 @@ class Kinds:
         return make
 
 
-ALL = (
-    "manifests", "bundles", "archives", "goldens", "settings", "tokenizers", "templates", "safetensors", "gguf", "onnx",
-    "calibration", "labels",
-)  # fmt: skip
-
-
 def load_module(path: Path) -> ModuleType:
     """A file of the tests as a module."""
     name = f"edgeq_attack_{path.stem}"

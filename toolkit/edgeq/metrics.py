@@ -100,9 +100,12 @@ class OutputComparison:
 
     Args:
         spec: the output.
+        is_softmax: a row's logits, where it has several, are read by one softmax; of a head that reads each by itself
+            there is neither a first choice nor a divergence.
     """
 
     spec: TensorSpec
+    is_softmax: bool = True
     cosine: list[float] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
@@ -136,9 +139,13 @@ class OutputComparison:
         self.max_abs = largest((self.max_abs, largest_difference(a, b)))
         self.signal += float(np.sum(np.square(a.astype(np.float64))))
         self.noise += float(np.sum(np.square(difference)))
-        if has_choices(self.spec):
+        if self._has_choices:
             self.agreed.extend((a.argmax(axis=1) == b.argmax(axis=1)).astype(float).tolist())
             self.kl.extend(kl_divergences(a, b).tolist())
+
+    @property
+    def _has_choices(self) -> bool:
+        return self.is_softmax and has_choices(self.spec)
 
     def _add_not_finite(self, rows: int) -> None:
         """Rows that nothing can be said of make every metric NaN: a mean must not hide them."""
@@ -172,7 +179,7 @@ class OutputComparison:
             "sqnr_db": sqnr_db(self.signal, self.noise),
             "max_abs": self.max_abs,
         }
-        if has_choices(self.spec):
+        if self._has_choices:
             found["top1_agreement"] = float(np.mean(self.agreed))
             found["kl_mean"] = float(np.mean(self.kl))
         return found

@@ -14,23 +14,23 @@ from edgeq.bundle.manifest import Gate, Manifest, Metric, Quantization
 from edgeq.bundle.reader import open_bundle
 from edgeq.errors import DataError, GateError, IntegrityError, OutputError, UsageError
 from edgeq.pipeline.explain import PLAN
-from edgeq.pipeline.pack import CARD, REPORT, PackRequest, Slimming, run_pack
+from edgeq.pipeline.pack import PackRequest, Slimming, run_pack
 from edgeq.pipeline.sensitivity import FILE_NAME
 from edgeq.pipeline.validation import ValidationRequest, run_validation
-from edgeq.report.html import write_report
-from edgeq.report.model_card import write_model_card
+from edgeq.report.html import REPORT_FILE, write_report
+from edgeq.report.model_card import CARD_FILE, write_model_card
 from edgeq.types import Verification
 
+PLAN_TEXT = '{"equalizations": [], "linears": [], "embeddings": [], "settings": {}}'
 
-def _rich(tiny: Any, destination: Path) -> Path:
+
+def _rich(tiny: Any, destination: Path, plan: str = PLAN_TEXT) -> Path:
     """A bundle with everything that speaks of its second variant."""
     from edgeq.bundle.writer import BundleWriter
 
     with BundleWriter(destination) as writer:
         manifest = _with_second_variant(tiny.fill(writer))
-        (writer.folder / PLAN).write_text(
-            '{"equalizations": [], "linears": [], "embeddings": [], "settings": {}}'
-        )
+        (writer.folder / PLAN).write_text(plan)
         (writer.folder / FILE_NAME).write_text("{}")
         (writer.folder / "recipe.yaml").write_text("name: int8\n")
         write_model_card(writer.folder, manifest)
@@ -78,8 +78,8 @@ def test_nothing_of_a_dropped_variant_is_left(rich: Path, tmp_path: Path, name: 
     # The negative twin: the words are in every one of these before.
     for name_ in (
         "edgeq.json",
-        CARD,
-        REPORT,
+        CARD_FILE,
+        REPORT_FILE,
         "golden/case-000.npz",
         "golden/golden.json",
         "model/component.json",
@@ -127,11 +127,11 @@ def test_all_variants_are_the_same_bytes(rich: Path, tmp_path: Path) -> None:
 def test_goldens_and_report_are_dropped_on_demand(rich: Path, tmp_path: Path) -> None:
     _pack(rich, tmp_path / "small", drop_goldens=True, drop_report=True)
     there = {path.relative_to(tmp_path / "small").as_posix() for path in (tmp_path / "small").rglob("*.*")}
-    assert not there & {PLAN, FILE_NAME, REPORT, "golden/golden.json", "golden/case-000.npz"}
-    assert {CARD, "recipe.yaml", "tokenizer/tokenizer.json"} <= there
+    assert not there & {PLAN, FILE_NAME, REPORT_FILE, "golden/golden.json", "golden/case-000.npz"}
+    assert {CARD_FILE, "recipe.yaml", "tokenizer/tokenizer.json"} <= there
     with open_bundle(tmp_path / "small") as bundle:
         assert [gate.metric for gate in bundle.manifest.gates] == ["cosine_mean", "cosine_mean"]
-    assert "edgeq validate" not in (tmp_path / "small" / CARD).read_text()
+    assert "edgeq validate" not in (tmp_path / "small" / CARD_FILE).read_text()
     with pytest.raises(DataError, match="no golden cases to replay; every file is the one") as refusal:
         run_validation(ValidationRequest(tmp_path / "small"))
     assert "--against" in str(refusal.value.hint)
@@ -160,6 +160,14 @@ def test_keys_of_newer_versions_survive_in_their_places(rich: Path, tmp_path: Pa
     found = json.loads((tmp_path / "small" / "edgeq.json").read_text())
     assert found["newer"] == 1
     assert [gate.get("newer") for gate in found["gates"]] == [None, "of cpu"]
+
+
+@pytest.mark.parametrize("plan", ["{}", "[", '{"equalizations": 3}'])
+def test_a_plan_that_is_none_is_damage(tiny: Any, tmp_path: Path, plan: str) -> None:
+    bundle = _rich(tiny, tmp_path / "odd", plan)
+    with pytest.raises(IntegrityError, match=r"`plan\.json` of .* cannot be read"):
+        _pack(bundle, tmp_path / "small", variants=("cpu",))
+    assert not (tmp_path / "small").exists()
 
 
 def test_refusals_leave_everything_as_it_was(tiny: Any, rich: Path, tmp_path: Path) -> None:

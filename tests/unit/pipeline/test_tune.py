@@ -6,10 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edgeq.errors import UsageError
 from edgeq.pipeline import tune
+from edgeq.pipeline.budget import parse_budget
+from edgeq.pipeline.judges import FidelityJudge
 from edgeq.runtime import session
+from edgeq.tasks import TASKS, Head, Kind
+from edgeq.types import Role, TensorSpec
 
 
 def test_candidates_are_opened_at_the_level_of_their_variant(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,5 +51,52 @@ def test_labelled_pairs_decide_and_report(monkeypatch: pytest.MonkeyPatch, tmp_p
     request: Any = SimpleNamespace(data=path, seed=1)
     exported: Any = SimpleNamespace(canonical=None, preprocessor=None, reference=None)
     data: Any = None
-    parts: Any = tune._judges(request, exported, data, "spearman_drop")
+    head: Any = None
+    parts: Any = tune._judges(request, exported, head, data, "spearman_drop")
     assert sorted(score for part in parts for score in part.scores) == list(range(200))
+
+
+def head(kind: Kind, width: int = 3) -> Head:
+    role = Role.SENTENCE_EMBEDDING if kind is Kind.EMBEDDING else Role.LOGITS
+    return Head(TASKS[kind], (TensorSpec("y", "float32", ("batch", width), role),))
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "metric"),
+    [
+        (Kind.SINGLE_LABEL, 3, "kl_mean"),
+        (Kind.EMBEDDING, 3, "cosine_mean"),
+        (Kind.MULTI_LABEL, 3, "relative_error_mean"),
+        (Kind.SCORE, 3, "relative_error_mean"),
+        (Kind.SCORE, 1, "relative_error_mean"),
+    ],
+)
+def test_within_a_size_the_best_is_by_what_the_head_means(kind: Kind, width: int, metric: str) -> None:
+    assert tune._metric(parse_budget("size=12MB"), head(kind, width)) == metric
+
+
+@pytest.mark.parametrize(
+    ("budget", "kind", "hint"),
+    [
+        ("kl=0.01", Kind.MULTI_LABEL, "relative_error_mean=0.05"),
+        ("top1_agreement=0.9", Kind.SCORE, "relative_error_mean=0.05"),
+        ("kl=0.01", Kind.EMBEDDING, "cosine=0.995"),
+        ("cosine=0.995", Kind.SCORE, "relative_error_mean=0.05"),
+        ("cosine_p01=0.99", Kind.MULTI_LABEL, "relative_error_mean=0.05"),
+    ],
+)
+def test_a_budget_that_would_judge_nothing_is_refused_with_one_that_judges(
+    budget: str, kind: Kind, hint: str
+) -> None:
+    with pytest.raises(UsageError, match=str(kind)) as caught:
+        tune._metric(parse_budget(budget), head(kind))
+    assert hint in str(caught.value.hint)
+    assert tune._metric(parse_budget(hint), head(kind)) == parse_budget(hint).metric
+
+
+def test_candidates_of_several_labels_are_judged_label_by_label() -> None:
+    """Moved all alike, a softmax over the labels would be as it was."""
+    reference = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    judge = FidelityJudge("relative_error_mean", head(Kind.MULTI_LABEL), lambda _: {"y": reference}, ({},))
+    assert judge.rows(lambda _: {"y": reference}).tolist() == [0.0] * 4
+    assert (judge.rows(lambda _: {"y": reference + 1}) > 0.1).all()

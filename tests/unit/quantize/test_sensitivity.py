@@ -25,9 +25,11 @@ from edgeq.quantize.sensitivity import (
     rank,
 )
 from edgeq.quantize.shell import Shell
+from edgeq.tasks import TASKS, Head, Kind
 from edgeq.types import Role, TensorSpec
 
 OUTPUT = TensorSpec("y", "float32", ("batch", 8), Role.SENTENCE_EMBEDDING)
+EMBEDDER = Head(TASKS[Kind.EMBEDDING], (OUTPUT,))
 RNG = np.random.default_rng(5)
 W1 = RNG.standard_normal((8, 8)).astype(np.float32)
 W2 = RNG.standard_normal((8, 8)).astype(np.float32)
@@ -103,7 +105,7 @@ def test_a_bias_shift_is_added(shell, feeds):
 
 
 def test_the_layer_with_the_larger_error_is_ranked_first(shell, feeds):
-    prober = Prober(shell, [OUTPUT], [feeds])
+    prober = Prober(shell, EMBEDDER, [feeds])
     model = graph()
     layers = find_layers(model)
     weights = {site.name: layer_weight(model, site) for site in layers.sites.linears}
@@ -120,17 +122,35 @@ def test_the_layer_with_the_larger_error_is_ranked_first(shell, feeds):
 
 
 def test_effects_survive_json(shell, feeds):
-    effect = Prober(shell, [OUTPUT], [feeds]).effect(
+    effect = Prober(shell, EMBEDDER, [feeds]).effect(
         Candidate("first", "int4", W1 * 0.9), LayerCauses(20.0, 3.0)
     )
     assert LayerEffect.from_json(json.loads(json.dumps(effect.to_json()))) == effect
 
 
+def head(kind, width):
+    return Head(TASKS[kind], (TensorSpec("y", "float32", ("b", width), Role.LOGITS),))
+
+
 def test_logits_are_judged_by_divergence():
-    vector, number = (TensorSpec("logits", "float32", ("b", width), Role.LOGITS) for width in (2, 1))
-    assert loss_of([{"kl_mean": 0.25, "cosine_mean": 0.5}], [vector]) == 0.25
-    assert loss_of([{"cosine_mean": 0.75}], [vector]) == 0.25
-    assert loss_of([{"cosine_mean": 1.0, "sqnr_db": 10.0}], [number]) == pytest.approx(0.05)
+    vector, number = head(Kind.SINGLE_LABEL, 2), head(Kind.SCORE, 1)
+    assert loss_of([{"kl_mean": 0.25, "cosine_mean": 0.5}], vector) == 0.25
+    assert loss_of([{"cosine_mean": 0.75}], vector) == 0.25
+    assert loss_of([{"cosine_mean": 1.0, "sqnr_db": 10.0}], number) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("kind", [Kind.MULTI_LABEL, Kind.SCORE])
+def test_numbers_that_are_read_one_by_one_are_not_judged_by_a_softmax(kind, shell, feeds):
+    """Moved all alike, every label and score is wrong, and a softmax over them is as it was."""
+    effects = {}
+    for name in (kind, Kind.SINGLE_LABEL):
+        prober = Prober(shell, head(name, 8), [feeds])
+        prober.expected = [{"y": outputs["y"] + 2} for outputs in prober.expected]
+        effects[name] = prober.effect(Candidate("first", "int4", W1), LayerCauses(20.0, 3.0))
+    assert effects[Kind.SINGLE_LABEL].loss < 1e-6 and effects[Kind.SINGLE_LABEL].loss_name == "KL divergence"
+    assert effects[kind].kl is None and effects[kind].loss_name == "noise / signal / 2"
+    assert effects[kind].loss > 0.01
+    assert effects[kind].loss == pytest.approx(10 ** (-effects[kind].sqnr_db / 10) / 2)
 
 
 def test_equal_losses_are_ranked_by_name():

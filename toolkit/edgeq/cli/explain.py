@@ -110,4 +110,4 @@ def _print_decisions(out: Any, found: Explanation, top: int, plot: Path | None) 
 
 
 def _loss_name(shown: list[LayerEffect]) -> str:
-    return "KL divergence" if shown and shown[0].kl is not None else "1 - cosine"
+    return shown[0].loss_name if shown else "loss"

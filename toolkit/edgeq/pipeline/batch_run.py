@@ -84,6 +84,7 @@ def run_texts(
     if runtime.preprocessor is None:
         raise DataError("the bundle has no tokenizer; texts need one", hint="edgeq run BUNDLE --npz FILE")
     preprocessor = runtime.preprocessor if role is None else runtime.preprocessor.with_role(role)
+    limit = preprocessor.max_length
     total = sum(1 for _ in read_samples(source))
     if not total:
         raise DataError(f"`{source}` has no line, expected a text per line")
@@ -96,8 +97,9 @@ def run_texts(
         for batch in _batches(read_samples(source)):
             feeds = runtime.prepare(batch, role=role)
             outputs = runtime.run(feeds=feeds)
-            lengths = preprocessor.token_lengths(batch)
-            counts["cut"] += sum(length > preprocessor.max_length for length in lengths)
+            lengths = feeds["attention_mask"].sum(axis=1).tolist()
+            full = [sample for sample, length in zip(batch, lengths, strict=True) if length == limit]
+            counts["cut"] += sum(map(preprocessor.is_longer, full))
             counts["not_finite"] += sum(int((~np.isfinite(array)).sum()) for array in outputs.values())
             answers = runtime.interpret(outputs, feeds)
             rows = zip(batch, lengths, answers or [{} for _ in batch], strict=True)
@@ -163,7 +165,7 @@ def _whole_or_not(output: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One text of a batch, its tokens before truncation, and its answer; empty where the bundle has no steps."""
+    """One text of a batch, its tokens as the model saw them, and its answer; empty where the bundle has no steps."""
 
     sample: Sample
     tokens: int
@@ -180,9 +182,8 @@ def _writer(runtime: Runtime, path: Path, suffix: str, total: int) -> Iterator[_
     if suffix == NPY:
         yield _ArrayWriter(vector_output(runtime), path, total)
         return
-    assert runtime.preprocessor is not None
     with path.open("w", encoding="utf-8", newline="\n") as stream:
-        yield _LineWriter(stream, runtime.preprocessor.max_length)
+        yield _LineWriter(stream)
 
 
 class _ArrayWriter:
@@ -222,8 +223,8 @@ def vector_output(runtime: Runtime) -> str:
 class _LineWriter:
     """A JSON object per text: its answer where the bundle says how to read one, else its outputs."""
 
-    def __init__(self, stream: TextIO, max_length: int) -> None:
-        self._stream, self._max_length = stream, max_length
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
     def add(self, outputs: Outputs, rows: Sequence[Row]) -> None:
         """Write a batch."""
@@ -236,8 +237,7 @@ class _LineWriter:
 
     def _values(self, outputs: Outputs, index: int, row: Row) -> dict[str, Any]:
         """One text's outputs; per-token ones without those of the padding."""
-        length = min(row.tokens, self._max_length)
         return {
-            name: (array[index, :length] if array.ndim == 3 else array[index]).tolist()
+            name: (array[index, : row.tokens] if array.ndim == 3 else array[index]).tolist()
             for name, array in outputs.items()
         }

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from edgeq.pipeline.data import DataSets
     from edgeq.progress import Progress
     from edgeq.quantize.statistics import Statistics
+    from edgeq.tasks import Head
 
 FORMATS: tuple[LayerSpec, ...] = (
     LayerSpec("weight-only", 4, 128, True, "gptq"),
@@ -117,15 +118,21 @@ class CandidateStore:
 
     Args:
         canonical: the model.
+        head: how its outputs are read.
         data: its calibration part quantizes, its search part measures losses.
         progress: stages and notices.
         folder: of the cache; `$EDGEQ_CACHE/tune` when None.
     """
 
     def __init__(
-        self, canonical: CanonicalModel, data: DataSets, progress: Progress, folder: Path | None = None
+        self,
+        canonical: CanonicalModel,
+        head: Head,
+        data: DataSets,
+        progress: Progress,
+        folder: Path | None = None,
     ) -> None:
-        self.canonical = canonical
+        self.canonical, self.head = canonical, head
         self.data = data
         self.progress = progress
         self.layers = find_layers(canonical.model)
@@ -179,7 +186,8 @@ class CandidateStore:
 
     def _option(self, unit: UnitWeight, name: str, spec: LayerSpec) -> Option:
         size = round(spec.bits_per_weight(unit.columns) * unit.elements / 8)
-        key = {"unit": unit.initializer, "spec": asdict(spec), "search": self._search_key}
+        kind = str(self.head.entry.kind)
+        key = {"unit": unit.initializer, "spec": asdict(spec), "search": self._search_key, "kind": kind}
         loss = self.memo({"loss": key}, lambda: np.asarray(self._loss(unit, name, spec)))
         # Losses below the noise of float32 outputs can come out negative.
         return Option(name, size, max(float(loss), 0.0))
@@ -187,7 +195,7 @@ class CandidateStore:
     def _loss(self, unit: UnitWeight, name: str, spec: LayerSpec) -> float:
         if self._prober is None:
             shell = Shell(self.canonical.model, self.layers, [spec.name for spec in self.canonical.outputs])
-            self._prober = Prober(shell, self.canonical.outputs, self.data.search)
+            self._prober = Prober(shell, self.head, self.data.search)
         return self._prober.loss([Candidate(unit.name, name, self._rounded(unit, spec))])
 
     def _rounded(self, unit: UnitWeight, spec: LayerSpec) -> FloatArray:

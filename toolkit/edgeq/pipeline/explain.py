@@ -16,6 +16,7 @@ from edgeq.pipeline.data import divide, wanted_samples
 from edgeq.pipeline.sensitivity import FILE_NAME, effects_from, sensitivity
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.plan import QuantizationPlan
+from edgeq.tasks import head_of
 from edgeq.types import ONNX_RUNTIME
 
 if TYPE_CHECKING:
@@ -119,8 +120,20 @@ def decisions(plan: QuantizationPlan) -> Iterator[Decision]:
 
 
 def _plan(bundle: Bundle) -> QuantizationPlan:
-    if not (bundle.folder / PLAN).is_file():
+    found = read_plan(bundle)
+    if found is None:
         raise UnsupportedError("the bundle has no quantized layer, so there is no loss to explain")
+    return found
+
+
+def read_plan(bundle: Bundle) -> QuantizationPlan | None:
+    """The plan that a bundle holds; None where nothing was quantized, or it was packed without.
+
+    Raises:
+        IntegrityError: it is malformed.
+    """
+    if not (bundle.folder / PLAN).is_file():
+        return None
     with _reading(bundle, PLAN):
         return QuantizationPlan.from_json(json.loads(bundle.file(PLAN).read_text(encoding="utf-8")))
 
@@ -164,7 +177,9 @@ def _measure(
         max_length=exported.canonical.max_length,
     )
     graph = equalize(exported.canonical.model, plan.equalizations)
-    effects = sensitivity(exported.canonical, graph, plan, _stored_weights(bundle, plan), data, progress)
+    head = head_of(exported.source, exported.canonical.outputs, exported.preprocessor.special_token_ids)
+    weights = _stored_weights(bundle, plan)
+    effects = sensitivity(exported.canonical, head, graph, plan, weights, data, progress)
     return Explanation(bundle.variants[0].id, effects, f"measured on {samples.source}")
 
 

@@ -252,7 +252,7 @@ def _export(plan: ExportPlan, progress: Progress) -> list[TargetResult]:
     quantized = quantize_model(exported.canonical, data, request.recipe, progress)
     effects: Sequence[LayerEffect] = ()
     if request.sensitivity and quantized.plan is not None:
-        effects = _sensitivity(exported, quantized, data, progress)
+        effects = _sensitivity(exported, head, quantized, data, progress)
     export = _Export(plan, request, exported, head, data, quantized, options, progress, effects)
     results: dict[str, TargetResult] = {}
     for name in onnx_first(plan.destinations):
@@ -404,13 +404,13 @@ class _Export:
 
 
 def _sensitivity(
-    exported: ExportedModel, quantized: Quantized, data: DataSets, progress: Progress
+    exported: ExportedModel, head: Head, quantized: Quantized, data: DataSets, progress: Progress
 ) -> list[LayerEffect]:
     from edgeq.pipeline.sensitivity import sensitivity
 
     assert quantized.plan is not None
     weights = quantized.rounded_weights()
-    return sensitivity(exported.canonical, quantized.graph, quantized.plan, weights, data, progress)
+    return sensitivity(exported.canonical, head, quantized.graph, quantized.plan, weights, data, progress)
 
 
 def archive_path(destination: Path) -> Path:

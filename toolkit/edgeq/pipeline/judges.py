@@ -14,10 +14,11 @@ from edgeq.quantize.batches import Batches
 from edgeq.quantize.bootstrap import Estimate, Indices, bootstrap
 from edgeq.quantize.cache import feeds_digest
 from edgeq.tasks.labelled import LabelledPairs
-from edgeq.types import Array, Feeds, Outputs, Role, TensorSpec
+from edgeq.types import Array, Feeds, Outputs, Role
 
 if TYPE_CHECKING:
     from edgeq.graph.canonical import CanonicalModel
+    from edgeq.tasks import Head
     from edgeq.types import Preprocessor
 
 
@@ -40,13 +41,13 @@ class FidelityJudge:
 
     Args:
         metric: one of `budget.ROW_METRICS`.
-        specs: the outputs; rows of all are pooled.
+        head: the outputs, of which rows are pooled, and how they are read.
         reference: the original.
         batches: feeds to compare on.
     """
 
     metric: str
-    specs: tuple[TensorSpec, ...]
+    head: Head
     reference: Run
     batches: tuple[Feeds, ...]
     expected: list[Outputs] = field(default_factory=list)
@@ -55,7 +56,7 @@ class FidelityJudge:
         """`[rows]`."""
         if not self.expected:
             self.expected.extend(self.reference(feeds) for feeds in self.batches)
-        comparisons = [OutputComparison(spec) for spec in self.specs]
+        comparisons = self.head.compare_each()
         for feeds, expected in zip(self.batches, self.expected, strict=True):
             found = run(feeds)
             for comparison in comparisons:

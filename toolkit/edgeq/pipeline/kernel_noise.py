@@ -220,6 +220,9 @@ class _Runs:
     def noise(self, spec: TensorSpec) -> Noise:
         """Of one output."""
         twins = self.drifts[spec.name]
+        together = [worst(twin) for twin in twins]
+        # Of a few cases a mean is no smaller than one of them.
+        of_all = [whole for whole, twin in zip(together, twins, strict=True) if len(twin) == len(self.cases)]
         by_case = [
             worst([twin[index] for twin in twins if index < len(twin)]) for index in range(len(self.cases))
         ]
@@ -228,16 +231,15 @@ class _Runs:
                 case.id: CaseNoise(item.max_abs, 1 - item.cosine, self._is_steady(spec, index))
                 for index, (case, item) in enumerate(zip(self.cases, by_case, strict=True))
             },
-            rms=largest([0.0, *(worst(twin).rms for twin in twins)]),
-            # Of a few cases a mean is no smaller than one of them.
-            mean=largest([0.0, *(worst(twin).mean for twin in twins if len(twin) == len(self.cases))]),
+            rms=largest([0.0, *(whole.rms for whole in together)]),
+            mean=largest([0.0, *(whole.mean for whole in of_all)]),
             scale=largest(abs(outputs[spec.name]).max(initial=0.0) for outputs in self.recorded),
             has_cosine=any(outputs[spec.name].shape[-1] > 1 for outputs in self.recorded),
             quality=[found[spec.name] for found in self.quality],
             sources=tuple(_counted(self.sources)),
             kept=self.head.entry.kept,
             values=sum(outputs[spec.name].size for outputs in self.recorded),
-            channels=max((worst(twin).shift.size for twin in twins), default=1),
+            channels=max((whole.shift.size for whole in together), default=1),
         )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,17 +17,15 @@ from edgeq.bundle.reader import Bundle, open_bundle
 from edgeq.bundle.writer import BundleWriter
 from edgeq.errors import GateError, UsageError
 from edgeq.files import ARCHIVE_SUFFIX, check_output
-from edgeq.pipeline.explain import PLAN
+from edgeq.pipeline.explain import PLAN, read_plan
 from edgeq.pipeline.kernel_noise import is_golden
 from edgeq.pipeline.sensitivity import FILE_NAME as SENSITIVITY
 from edgeq.progress import Progress, SilentProgress
-from edgeq.quantize.plan import QuantizationPlan
-from edgeq.report.html import write_report
-from edgeq.report.model_card import write_model_card
+from edgeq.report.html import REPORT_FILE, write_report
+from edgeq.report.model_card import CARD_FILE, write_model_card
 
-CARD, REPORT = "MODEL_CARD.md", "report.html"
-_WORDS = (CARD, REPORT)
-_OF_REPORT = (REPORT, PLAN, SENSITIVITY)
+_WORDS = (CARD_FILE, REPORT_FILE)
+_OF_REPORT = (REPORT_FILE, PLAN, SENSITIVITY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +113,16 @@ def write_slim(source: Bundle, output: Path, slimming: Slimming, *, force: bool)
     kept = kept_variants(manifest, slimming.variants)
     dropped = tuple(variant.id for variant in manifest.variants if variant not in kept)
     files = list(_carried_files(manifest, kept, slimming))
+    sizes = _sizes(manifest)
     if not dropped and not slimming.drop_goldens:
-        files += [path for path in _WORDS if path in _sizes(manifest) and path not in _left_out(slimming)]
-    with BundleWriter(output, force, needed_bytes=sum(_sizes(manifest)[path] for path in files)) as writer:
+        files += [path for path in _WORDS if path in sizes and path not in _left_out(slimming)]
+    with BundleWriter(output, force, needed_bytes=sum(sizes[path] for path in files)) as writer:
         for path in files:
             shutil.copyfile(source.file(path), writer.path(path))
         slim = _slim_manifest(source, writer, kept, slimming)
         bundle = _write_words(writer, slim, source, slimming)
     after = sum(_sizes(bundle.manifest).values())
-    return Packed(bundle, dropped, sum(_sizes(manifest).values()), after)
+    return Packed(bundle, dropped, sum(sizes.values()), after)
 
 
 def kept_variants(manifest: Manifest, wanted: Sequence[str]) -> tuple[Variant, ...]:
@@ -233,17 +231,10 @@ def _write_language_golden(source: Bundle, writer: BundleWriter, slim: Manifest)
 
 def _write_words(writer: BundleWriter, slim: Manifest, source: Bundle, slimming: Slimming) -> Bundle:
     """The card and the report of what is left, where the old ones speak of more and were not carried over."""
-    had = _sizes(source.manifest)
-    missing = [path for path in _WORDS if path in had and not writer.path(path).exists()]
-    if CARD in missing:
+    listed = _sizes(source.manifest)
+    missing = [path for path in _WORDS if path in listed and not writer.path(path).exists()]
+    if CARD_FILE in missing:
         write_model_card(writer.folder, slim)
-    if REPORT in missing and REPORT not in _left_out(slimming):
-        write_report(writer.folder, slim, _plan(source, had))
+    if REPORT_FILE in missing and REPORT_FILE not in _left_out(slimming):
+        write_report(writer.folder, slim, read_plan(source))
     return writer.commit(slim)
-
-
-def _plan(source: Bundle, listed: Mapping[str, int]) -> QuantizationPlan | None:
-    if PLAN not in listed:
-        return None
-    document = json.loads(source.file(PLAN).read_text(encoding="utf-8"))
-    return QuantizationPlan.from_json(document)

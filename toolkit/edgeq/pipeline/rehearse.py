@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 from edgeq.pipeline.choices import all_lengths, static_length
+from edgeq.scratch import scratch_folder
 from edgeq.targets import get_target
 from edgeq.targets.base import GraphTarget, LoweringInput, LoweringOptions, VariantSpec, check_graph
 
@@ -54,9 +53,9 @@ def refuse_partitions(
     """
     for name, specs in variants.items():
         target = get_target(name)
-        with TemporaryDirectory(prefix="edgeq-") as folder:
+        with scratch_folder("partitions") as folder:
             for spec in specs:
                 if spec.one_partition:
                     cast("GraphTarget", target).lower(
-                        spec, LoweringInput(exported.canonical, about=exported.source), options, Path(folder)
+                        spec, LoweringInput(exported.canonical, about=exported.source), options, folder
                     )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgeq.graph.canonical import CanonicalModel
     from edgeq.pipeline.data import DataSets
     from edgeq.progress import Progress
+    from edgeq.tasks import Head
 
 SENSITIVITY_VERSION = 2
 FILE_NAME = "sensitivity.json"
@@ -34,6 +35,7 @@ FILE_NAME = "sensitivity.json"
 
 def sensitivity(
     canonical: CanonicalModel,
+    head: Head,
     equalized: ir.Model,
     plan: QuantizationPlan,
     weights: Mapping[str, FloatArray],
@@ -44,6 +46,7 @@ def sensitivity(
 
     Args:
         canonical: the original.
+        head: how its outputs are read.
         equalized: the graph the plan refers to.
         plan: the decisions.
         weights: linear layers as their codes stand for, by layer name, `[in, out]`.
@@ -54,7 +57,7 @@ def sensitivity(
     candidates = candidates_of(equalized, layers, plan, weights)
     if not candidates:
         raise UnsupportedError("this bundle has no quantized layer, so there is no loss to explain")
-    key = _cache_key(equalized, plan, weights, data)
+    key = _cache_key(head, equalized, plan, weights, data)
     cached = _load(key)
     if cached is not None:
         return cached
@@ -62,7 +65,7 @@ def sensitivity(
     with progress.stage("layer by layer", len(candidates)) as stage:
         prober = Prober(
             Shell(equalized, layers, [spec.name for spec in canonical.outputs]),
-            canonical.outputs,
+            head,
             data.search,
         )
         effects = measure(prober, candidates, lambda item: causes[item.name], stage.advance)
@@ -130,10 +133,15 @@ def _causes(
 
 
 def _cache_key(
-    graph: ir.Model, plan: QuantizationPlan, weights: Mapping[str, FloatArray], data: DataSets
+    head: Head, graph: ir.Model, plan: QuantizationPlan, weights: Mapping[str, FloatArray], data: DataSets
 ) -> str:
     digest = hashlib.sha256()
-    facts = {"plan": plan.to_json(), "model": model_digest(graph), "version": SENSITIVITY_VERSION}
+    facts = {
+        "plan": plan.to_json(),
+        "model": model_digest(graph),
+        "kind": head.entry.kind,
+        "version": SENSITIVITY_VERSION,
+    }
     digest.update(json.dumps(facts, sort_keys=True).encode())
     digest.update(feeds_digest((feeds, 0) for feeds in data.search).encode())
     digest.update(feeds_digest(data.calibration).encode())

@@ -24,6 +24,7 @@ from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.quantize.search import Point, Unit, best_within, demotions, first_accepted, front
 from edgeq.scratch import scratch_folder
+from edgeq.tasks import Head, head_of
 from edgeq.tasks.labelled import read_pairs
 from edgeq.types import ONNX_RUNTIME, Array
 
@@ -175,9 +176,10 @@ class _Tuner:
     ) -> None:
         self.request, self.budget, self.progress = request, request.budget, progress
         self.exported, self.target, self.spec = exported, target, spec
-        self.store = CandidateStore(exported.canonical, data.sets, progress)
-        self.metric = _metric(request.budget, exported)
-        self.judge, self.reporter = _judges(request, exported, data, self.metric)
+        head = head_of(exported.source, exported.canonical.outputs, exported.preprocessor.special_token_ids)
+        self.metric = _metric(request.budget, head)
+        self.store = CandidateStore(exported.canonical, head, data.sets, progress)
+        self.judge, self.reporter = _judges(request, exported, head, data, self.metric)
         self.data = data
         self.done: dict[tuple[tuple[str, LayerSpec], ...], Evaluated] = {}
         self.fixed: list[Evaluated] = []
@@ -364,25 +366,28 @@ class _Tuner:
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _metric(budget: Budget, exported: ExportedModel) -> str:
-    """What is measured; within a size KL divergence of logits, the error of single numbers, else the mean cosine."""
-    from edgeq.metrics import has_choices
+def _metric(budget: Budget, head: Head) -> str:
+    """What is measured; within a size KL divergence of choices, the error of numbers read one by one, else the cosine.
 
-    outputs = exported.canonical.outputs
-    logits = any(has_choices(spec) for spec in outputs)
-    if budget.metric in ("kl_mean", "top1_agreement") and not logits:
+    Raises:
+        UsageError: the budget is on what the outputs of this kind of model do not have, so that it would judge nothing.
+    """
+    has_direction = any(head.has_direction(spec) for spec in head.outputs)
+    usual = "cosine_mean" if has_direction else "relative_error_mean"
+    lacks_choices = budget.metric in ("kl_mean", "top1_agreement") and not head.has_choices
+    if lacks_choices or (budget.metric in ("cosine_mean", "cosine_p01") and not has_direction):
+        missing = "a choice of one out of several" if lacks_choices else "vectors"
         raise UsageError(
-            f"{budget.metric} needs logits, which this model does not return", hint="use cosine=0.995"
+            f"{budget.metric} needs {missing}, and this model's kind is {head.entry.kind}",
+            hint="use cosine=0.995" if has_direction else "use relative_error_mean=0.05",
         )
     if budget.metric != SIZE:
         return budget.metric
-    if logits:
-        return "kl_mean"
-    return "relative_error_mean" if all(spec.shape[-1] == 1 for spec in outputs) else "cosine_mean"
+    return "kl_mean" if head.has_choices else usual
 
 
 def _judges(
-    request: TuneRequest, exported: ExportedModel, data: TuneData, metric: str
+    request: TuneRequest, exported: ExportedModel, head: Head, data: TuneData, metric: str
 ) -> tuple[Judge, Judge]:
     if request.data is not None:
         pairs = divide_pairs(read_pairs(request.data), request.seed)
@@ -391,10 +396,9 @@ def _judges(
             for part in pairs
         )
         return first, second
-    outputs, reference = exported.canonical.outputs, exported.reference
     return (
-        FidelityJudge(metric, outputs, reference, data.decision),
-        FidelityJudge(metric, outputs, reference, data.report),
+        FidelityJudge(metric, head, exported.reference, data.decision),
+        FidelityJudge(metric, head, exported.reference, data.report),
     )
 
 

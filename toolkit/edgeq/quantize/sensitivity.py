@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeq.metrics import EXACT_DB, OutputComparison, sqnr_db
+from edgeq.metrics import EXACT_DB, sqnr_db
 from edgeq.quantize.observers.ranges import clipped_share
 from edgeq.quantize.plan import LinearDecision
 from edgeq.quantize.shell import Shell
+from edgeq.tasks import Head
 from edgeq.types import Array, Feeds, FloatArray, Outputs, TensorSpec
 
 if TYPE_CHECKING:
@@ -74,11 +76,11 @@ class LayerEffect:
     Attributes:
         name: the layer.
         format: how it was quantized.
-        loss: KL divergence for logits, else 1 - cosine, mean over rows and outputs: what layers are ranked by.
+        loss: see `loss_of`: what layers are ranked by.
         cosine: mean over rows.
         relative_error: mean of `|error| / |output|`.
         sqnr_db: of the outputs.
-        kl: mean KL divergence, for logits.
+        kl: mean KL divergence, where a softmax reads the logits.
         causes: see `LayerCauses`.
         why: the likeliest cause in words.
     """
@@ -92,6 +94,14 @@ class LayerEffect:
     kl: float | None
     causes: LayerCauses
     why: str
+
+    @property
+    def loss_name(self) -> str:
+        """What `loss` is of this model, for people."""
+        if self.kl is not None:
+            return "KL divergence"
+        is_cosine = math.isclose(self.loss, 1 - self.cosine, rel_tol=1e-6, abs_tol=1e-12)
+        return "1 - cosine" if is_cosine else "noise / signal / 2"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON document."""
@@ -108,13 +118,13 @@ class Prober:
 
     Args:
         shell: the graph.
-        outputs: what to compare.
+        head: what to compare, and how its numbers are read.
         batches: feeds, held in memory together with the original's outputs for them.
     """
 
-    def __init__(self, shell: Shell, outputs: Sequence[TensorSpec], batches: Sequence[Feeds]) -> None:
+    def __init__(self, shell: Shell, head: Head, batches: Sequence[Feeds]) -> None:
         self.shell = shell
-        self.specs = tuple(outputs)
+        self.head = head
         self.batches = tuple(batches)
         self._session = shell.session()
         self.expected: list[Outputs] = [shell.run(self._session, feeds) for feeds in self.batches]
@@ -124,7 +134,7 @@ class Prober:
         static = [item.static for item in candidates if item.static is not None]
         session = self.shell.session(static) if static else self._session
         changed = {item.name: item.weight for item in candidates}
-        comparisons = [OutputComparison(spec) for spec in self.specs]
+        comparisons = self.head.compare_each()
         for feeds, expected in zip(self.batches, self.expected, strict=True):
             found = self.shell.run(session, feeds, changed)
             for comparison in comparisons:
@@ -134,7 +144,7 @@ class Prober:
 
     def loss(self, candidates: Sequence[Candidate]) -> float:
         """See `loss_of`."""
-        return loss_of(self.compare(candidates), self.specs)
+        return loss_of(self.compare(candidates), self.head)
 
     def effect(self, candidate: Candidate, causes: LayerCauses) -> LayerEffect:
         """The effect of one layer."""
@@ -143,7 +153,7 @@ class Prober:
         return LayerEffect(
             candidate.name,
             candidate.format,
-            loss_of(found, self.specs),
+            loss_of(found, self.head),
             _mean(found, "cosine_mean"),
             _mean(found, "relative_error_mean"),
             _mean(found, "sqnr_db"),
@@ -153,19 +163,21 @@ class Prober:
         )
 
 
-def loss_of(metrics: Sequence[Mapping[str, float]], specs: Sequence[TensorSpec]) -> float:
-    """What quantization lost: mean KL divergence of logits, 1 - mean cosine of vectors.
+def loss_of(metrics: Sequence[Mapping[str, float]], head: Head) -> float:
+    """What quantization lost, mean over outputs: KL divergence where a softmax reads the logits, else 1 - mean cosine.
 
-    Of single numbers, whose cosine is their sign, half the noise over the signal: what 1 - cosine is of small noise.
+    Of numbers that are read one by one (scores, several labels at once) rows have no direction: half the noise over the
+    signal, which is what 1 - cosine is of small noise.
     """
-    return float(np.mean([_loss(found, spec) for found, spec in zip(metrics, specs, strict=True)]))
+    return float(
+        np.mean([_loss(found, spec, head) for found, spec in zip(metrics, head.outputs, strict=True)])
+    )
 
 
-def _loss(found: Mapping[str, float], spec: TensorSpec) -> float:
+def _loss(found: Mapping[str, float], spec: TensorSpec, head: Head) -> float:
     if "kl_mean" in found:
         return found["kl_mean"]
-    is_number = spec.shape[-1] == 1
-    return 10 ** (-found["sqnr_db"] / 10) / 2 if is_number else 1 - found["cosine_mean"]
+    return 1 - found["cosine_mean"] if head.has_direction(spec) else 10 ** (-found["sqnr_db"] / 10) / 2
 
 
 def _mean(metrics: Sequence[Mapping[str, float]], key: str) -> float:

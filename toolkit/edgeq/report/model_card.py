@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.manifest import Manifest, Quantization, Variant
     from edgeq.types import TensorSpec
 
+CARD_FILE = "MODEL_CARD.md"
 CORE_ML = "coreml"
 LLAMA_CPP = "llama.cpp"
 SHOWN_EXCLUSIONS = 40
@@ -46,7 +47,7 @@ _LICENSE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 
 def write_model_card(folder: Path, manifest: Manifest) -> None:
     """Write the card into a bundle's folder."""
-    atomic_write_text(folder / "MODEL_CARD.md", model_card(manifest))
+    atomic_write_text(folder / CARD_FILE, model_card(manifest))
 
 
 def model_card(manifest: Manifest) -> str:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edgeq.metrics import OutputComparison, row_blocks
+from edgeq.metrics import row_blocks
 from edgeq.tasks.head import Head
 from edgeq.tasks.measures import Measure, Spans
 from edgeq.tasks.tokens import Tokens
@@ -47,7 +47,7 @@ class Rows:
 
     def __init__(self, head: Head, measure: Callable[[], Measure] | None = None) -> None:
         self.head = head
-        self.general = {spec.name: OutputComparison(spec) for spec in head.outputs}
+        self.general = {comparison.spec.name: comparison for comparison in head.compare_each()}
         self.own = {} if measure is None else {spec.name: measure() for spec in head.outputs}
 
     @property

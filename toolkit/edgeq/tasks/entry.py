@@ -79,3 +79,8 @@ class TaskEntry:
     def has_cosine(self) -> bool:
         """Whether the direction of an output row means anything."""
         return "cosine_mean" in self.metrics
+
+    @property
+    def has_softmax(self) -> bool:
+        """Whether the logits of an output row are read by one softmax."""
+        return "kl_mean" in self.metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgeq.metrics import OutputComparison, has_choices
 from edgeq.types import TensorSpec
 
 if TYPE_CHECKING:
@@ -31,3 +32,16 @@ class Head:
     def compare(self) -> TaskComparison:
         """An empty comparison of all outputs."""
         return self.entry.compare(self)
+
+    def compare_each(self) -> list[OutputComparison]:
+        """An empty comparison of each output by itself, in general terms."""
+        return [OutputComparison(spec, self.entry.has_softmax) for spec in self.outputs]
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether an output's rows choose one of several."""
+        return self.entry.has_softmax and any(has_choices(spec) for spec in self.outputs)
+
+    def has_direction(self, spec: TensorSpec) -> bool:
+        """Whether the cosine of an output's rows means anything: of a single number it is the sign."""
+        return self.entry.has_cosine and spec.shape[-1] != 1
