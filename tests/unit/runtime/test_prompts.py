@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -129,3 +130,13 @@ def test_a_manifest_that_says_otherwise(
 def test_a_default_that_is_no_prompt(prompted_bundle: Callable[..., Path]) -> None:
     with pytest.raises(IntegrityError, match="there is no prompt `charm`"):
         load(prompted_bundle({"prompts": PROMPTS, "default_prompt": "charm"}))
+
+
+def test_another_process_can_be_sent_one(tiny: Any) -> None:
+    """Large models are exported in a process of their own, which sends what it made."""
+    plain = tiny.preprocessor()
+    prompted = plain.with_prompts(PROMPTS, "query")
+    for _ in range(2):  # before and after the tokenizer without limits was parsed
+        sent = pickle.loads(pickle.dumps(prompted))
+        assert sent.tokens("cat") == prompted.tokens("cat") != plain.tokens("cat")
+        assert sent.token_lengths(["a cat"]) == prompted.token_lengths(["a cat"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -102,7 +101,7 @@ class TextPreprocessor:
         self._truncating = BoundedTokenizer(tokenizer_json)
         _truncate(self._truncating.raw, settings)
         # Parsed when it is first asked for; copies with other prompts share it.
-        self._untruncated = cache(partial(_without_limits, tokenizer_json))
+        self._untruncated = _Untruncated(tokenizer_json)
 
     @classmethod
     def from_transformers(
@@ -308,11 +307,19 @@ def _read_settings(path: Path) -> TextSettings:
     return settings
 
 
-def _without_limits(tokenizer_json: str) -> BoundedTokenizer:
-    tokenizer = BoundedTokenizer(tokenizer_json)
-    tokenizer.raw.no_truncation()
-    tokenizer.raw.no_padding()
-    return tokenizer
+class _Untruncated:
+    """The tokenizer without limits, parsed at the first call; a model's process sends it, so that it must be data."""
+
+    def __init__(self, tokenizer_json: str) -> None:
+        self._json = tokenizer_json
+        self._parsed: BoundedTokenizer | None = None
+
+    def __call__(self) -> BoundedTokenizer:
+        if self._parsed is None:
+            self._parsed = BoundedTokenizer(self._json)
+            self._parsed.raw.no_truncation()
+            self._parsed.raw.no_padding()
+        return self._parsed
 
 
 def _truncate(tokenizer: Tokenizer, settings: TextSettings) -> None:
