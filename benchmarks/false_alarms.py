@@ -1,18 +1,22 @@
 """Bundles that are right must pass: `edgeq validate` under everything that may differ between two correct machines.
 
     python benchmarks/false_alarms.py BUNDLE [BUNDLE ...] [--seeds 5] [--arm64]
+        [--emulator "qemu-x86_64-static -cpu Haswell"]
 
 Draws of last bits that the export did not see, 1 to 4 threads, three optimization levels, and with --arm64 the ARM64
-kernels (edgeq doctor --setup arm64). An ML program, which is simulated, is run with draws of float16's last bits, in
-float32 throughout, with sums in float64, and with codes that are multiplied as integers. Prints how near each run came
-to the bounds of the golden cases: 100 % is at one.
+kernels (edgeq doctor --setup arm64). --emulator validates on another x86-64 processor as well, so that a machine with
+VNNI runs the kernels of one without (Debian's qemu-user-static; minutes for each variant). An ML program, which is
+simulated, is run with draws of float16's last bits, in float32 throughout, with sums in float64, and with codes that
+are multiplied as integers. Prints how near each run came to the bounds of the golden cases: 100 % is at one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +24,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from types import SimpleNamespace
+from typing import Any, TypeAlias
 from unittest.mock import patch
 
 import numpy as np
@@ -60,12 +65,16 @@ def nearness(gate: Gate, recorded: Mapping[tuple[str, str], float]) -> float:
     return abs(gate.value - start) / abs(gate.threshold - start)
 
 
-def judge(folder: Path, variant: str, place: str = "native") -> Judgement:
+def judge(folder: Path, variant: str, place: str = "native", emulator: str | None = None) -> Judgement:
     """Whether a bundle passes, the bound on golden cases it came nearest to, and its name."""
     with open_bundle(folder) as bundle:
         stored = [gate for gate in bundle.manifest.gates if gate.variant == variant and is_golden(gate)]
     recorded = {(gate.output, gate.metric): gate.value for gate in stored if gate.value is not None}
-    report = run_validation(ValidationRequest(folder, variants=(variant,), on=place))
+    report = (
+        run_validation(ValidationRequest(folder, variants=(variant,), on=place))
+        if emulator is None
+        else emulated_report(folder, variant, emulator)
+    )
     of_goldens = {MAX_ABS, COSINE, *(gate.metric for gate in stored)}
     gates = [gate for item in report.variants for gate in item.gates if gate.metric in of_goldens]
     worst = max(gates, key=lambda gate: nearness(gate, recorded))
@@ -74,6 +83,15 @@ def judge(folder: Path, variant: str, place: str = "native") -> Judgement:
         nearness(worst, recorded),
         f"{worst.metric} ({'; '.join(report.failures) or 'passed'})",
     )
+
+
+def emulated_report(folder: Path, variant: str, emulator: str) -> Any:
+    """What `edgeq validate --json` says of a bundle in an emulated process."""
+    command = [*shlex.split(emulator), sys.executable, "-m", "edgeq", "validate", str(folder)]
+    done = subprocess.run(
+        [*command, "--variant", variant, "--json", "--quiet"], capture_output=True, text=True, check=False
+    )
+    return json.loads(done.stdout, object_hook=lambda item: SimpleNamespace(**item))
 
 
 @contextmanager
@@ -129,7 +147,7 @@ def with_threads(source: Path, variant: str, threads: int) -> Judgement:
 
 
 def runs(
-    source: Path, variant: str, model: str, seeds: int, *, arm64: bool
+    source: Path, variant: str, model: str, seeds: int, *, arm64: bool, emulator: str | None
 ) -> Iterator[tuple[str, Judgement]]:
     """Every way to run one variant."""
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
@@ -142,6 +160,8 @@ def runs(
             yield level, judge(folder, variant)
     if arm64:
         yield "ARM64 kernels, emulated", judge(source, variant, "arm64")
+    if emulator:
+        yield emulator, judge(source, variant, emulator=emulator)
 
 
 class IntegerProducts(MilInterpreter):
@@ -191,6 +211,9 @@ def main() -> None:
     parser.add_argument("bundles", nargs="+", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--arm64", action="store_true")
+    parser.add_argument(
+        "--emulator", help="a command that runs a program of this platform on another processor"
+    )
     arguments = parser.parse_args()
     kernels = "saturate in 16 bits" if kernels_saturate() else "are exact"
     print(f"{cpu_name()}, whose own uint8 x int8 kernels {kernels}\n")
@@ -204,7 +227,14 @@ def main() -> None:
             ways = (
                 package_runs(source, variant, arguments.seeds)
                 if item.runtime == "coreml"
-                else runs(source, variant, item.model, arguments.seeds, arm64=arguments.arm64)
+                else runs(
+                    source,
+                    variant,
+                    item.model,
+                    arguments.seeds,
+                    arm64=arguments.arm64,
+                    emulator=arguments.emulator,
+                )
             )
             for how, (passed, near, name) in ways:
                 alarms += not passed

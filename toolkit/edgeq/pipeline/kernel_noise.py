@@ -99,10 +99,9 @@ class Noise:
         found = [Gate(variant, output, MAX_ABS, "<=", four_digits(bound), self._source(moved, MARGIN))]
         if self.has_cosine:
             lost = self._noise_of(own, lambda case: case.cosine_loss)
-            # It grows with the square of the noise, and of few channels it is as unsteady as one value.
-            margin = MARGIN if self.channels >= STEADY_VALUES else MARGIN**2
-            lowest = round(1 - margin * lost - FLOAT32_FLOOR, 7)
-            found.append(Gate(variant, output, COSINE, ">=", lowest, self._source(lost, margin)))
+            # It grows with the square of the distance.
+            lowest = round(1 - MARGIN**2 * lost - FLOAT32_FLOOR, 7)
+            found.append(Gate(variant, output, COSINE, ">=", lowest, self._source(lost, MARGIN**2)))
         return found
 
     def _noise_of(self, own: CaseNoise, value_of: Callable[[CaseNoise], float]) -> float:
