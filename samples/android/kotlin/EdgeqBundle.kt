@@ -59,7 +59,7 @@ class EdgeqBundle private constructor(val folder: File, val manifest: JSONObject
 
     /** What goes before a text, by role; empty where the model wants nothing there. */
     val prompts: Map<String, String> = manifest.optJSONObject("tokenizer")?.optJSONObject("prompts")
-        ?.let { found -> found.keys().asSequence().associateWith { found.getString(it) } } ?: emptyMap()
+        ?.let { found -> found.keys().asSequence().map { "$it" }.associateWith { found.getString(it) } } ?: emptyMap()
 
     /**
      * The text to tokenize: with the prompt of its role, or with the model's default one, if it has one. Without it a model
