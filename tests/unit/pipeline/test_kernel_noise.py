@@ -17,12 +17,14 @@ from edgeq.pipeline.drift import case_drifts, worst
 from edgeq.pipeline.kernel_noise import (
     FLOAT32_FLOOR,
     MARGIN,
+    QUALITY_MARGIN,
     RMS_MARGIN,
     SEEDS,
     STEADY_VALUES,
     CaseNoise,
     Noise,
     case_tolerances,
+    float16_step,
     is_golden,
     measure_noise,
     noise_gates,
@@ -54,8 +56,10 @@ class Fake:
     most_cases: int | None = None
     kinds: list[str] = field(default_factory=lambda: ["draws of last bits"])
     louder: dict[int, list[list[float]]] = field(default_factory=dict)
+    asked: list[int] = field(default_factory=list)
 
     def twins(self, seeds: int) -> Iterator[Twin]:
+        self.asked.append(seeds)
         for index, moves in enumerate(self.moves):
             kind = self.kinds[min(index, len(self.kinds) - 1)]
             yield Twin(kind, lambda batches, moves=moves: self.run(batches, moves), self.most_cases)
@@ -115,6 +119,43 @@ def test_bounds_of_all_cases_together(values: int, margin: float) -> None:
     assert (quality.metric, quality.op, quality.passed) == ("golden_cosine_mean", ">=", True)
     assert quality.threshold < quality.value < 1
     assert all(is_golden(gate) for gate in (rms, mean, quality))
+
+
+def test_roundings_have_more_in_common_than_draws() -> None:
+    """So that the mean difference between two kernels is not as steady as that between draws."""
+    kinds = ["roundings of activations"]
+    drawn, rounded = (
+        replace(noise_of(Fake([[0.002] * 5], kinds=kind)), values=STEADY_VALUES, channels=STEADY_VALUES)
+        for kind in (["draws of last bits"], kinds)
+    )
+    for steady, loose in zip(drawn.gates("v", "e")[:2], rounded.gates("v", "e")[:2], strict=True):
+        ratio = (loose.threshold - FLOAT32_FLOOR) / (steady.threshold - FLOAT32_FLOOR)
+        assert ratio == pytest.approx(MARGIN / RMS_MARGIN, rel=1e-3)
+
+
+def test_one_number_has_the_widest_margin() -> None:
+    *_, quality = noise_of(Fake([[0.002] * 5, [0.03] * 5])).gates("v", "e")
+    spread = float(quality.derived_from.split(" of it kernel noise")[0].split()[-1])
+    assert quality.value - quality.threshold == pytest.approx(QUALITY_MARGIN * spread, rel=0.05)
+
+
+@pytest.mark.parametrize(("steady", "times"), [(8, 1), (9, 2)])
+def test_few_channels_are_drawn_more_often(steady: int, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeq.pipeline.kernel_noise.STEADY_VALUES", steady)
+    session = Fake([[0.002] * 5])
+    noise_of(session)
+    assert session.asked == [times * SEEDS]
+
+
+def test_a_float16_output_may_move_by_its_own_step() -> None:
+    """A draw that moved small values only says nothing of what the next one does to the largest."""
+    assert float16_step(np.array([4.07421875, -0.25], np.float32)) == 2**-8
+    assert float16_step(np.array([4.0742, -0.25], np.float32)) == 0.0
+    assert float16_step(np.array([1e6], np.float32)) == 0.0
+    found = noise_of(Fake([[0.0001] * 5]))
+    stepped = replace(found, cases={"c0": replace(found.cases["c0"], step=2**-8)})
+    assert found.tolerances("v", "e", "c0")[0].threshold < 0.001
+    assert stepped.tolerances("v", "e", "c0")[0].threshold == pytest.approx(MARGIN * 2**-8, rel=0.01)
 
 
 def test_the_undamaged_passes_and_what_moves_more_does_not() -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.manifest import Gate
 from edgeq.errors import ModelError
@@ -19,7 +21,7 @@ from edgeq.metrics import LOWER_IS_BETTER, largest
 from edgeq.pipeline.drift import COSINE, MAX_ABS, MEAN, RMS, Drift, case_drifts, require_shape, worst
 from edgeq.tasks.comparison import compare_all
 from edgeq.tasks.tokens import Tokens
-from edgeq.types import Outputs, TensorSpec
+from edgeq.types import Array, Outputs, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.progress import Stage
@@ -27,9 +29,12 @@ if TYPE_CHECKING:
     from edgeq.tasks import Head
 
 SEEDS = 4
-"""Draws of last bits."""
+"""Draws of last bits; of an output of few channels, whose extremes are less steady, twice as many."""
 MARGIN = 2.0
 """Of extremes: other seeds and machines find larger ones than these runs did (benchmarks/false_alarms.py)."""
+QUALITY_MARGIN = 3.0
+"""Of one number: the largest of four normal draws, doubled, is exceeded by one in 25 of others, three times as large by
+one in 100."""
 RMS_MARGIN, STEADY_VALUES = 1.3, 256
 """Of the root mean square, where so many values make it steadier than their extremes; of fewer it has their margin."""
 STEADY = 0.1
@@ -52,11 +57,13 @@ class CaseNoise:
         max_abs: of one value.
         cosine_loss: 1 - cosine of a row.
         is_steady: every draw of last bits moved it; where some moved nothing, others may move it further than these.
+        step: between neighbouring values of the output's type at the largest recorded one, if that is float16.
     """
 
     max_abs: float
     cosine_loss: float
     is_steady: bool = True
+    step: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,7 @@ class Noise:
         where few cases are steady, that of the largest.
         """
         own = self.cases[case_id]
-        moved = self._noise_of(own, lambda case: case.max_abs)
+        moved = max(own.step, self._noise_of(own, lambda case: case.max_abs))
         bound = MARGIN * moved + FLOAT32_FLOOR * self.scale
         found = [Gate(variant, output, MAX_ABS, "<=", four_digits(bound), self._source(moved, MARGIN))]
         if self.has_cosine:
@@ -121,7 +128,9 @@ class Noise:
         ]
 
     def _distance(self, variant: str, output: str, metric: str, noise: float, values: int) -> Gate:
-        margin = RMS_MARGIN if values >= STEADY_VALUES else MARGIN
+        # Where kernels choose how they round activations, what they do has more in common than draws of last bits.
+        steady = values >= STEADY_VALUES and not any("roundings" in source for source in self.sources)
+        margin = RMS_MARGIN if steady else MARGIN
         bound = four_digits(margin * noise + FLOAT32_FLOOR)
         # What is recorded is at no distance from itself.
         return Gate(variant, output, metric, "<=", bound, self._source(noise, margin), 0.0, True)
@@ -129,15 +138,25 @@ class Noise:
     def _kept(self, variant: str, output: str, metric: str) -> Gate:
         recorded = self.quality[0][metric]
         spread = largest(abs(twin[metric] - recorded) for twin in self.quality)
-        away = MARGIN * spread + FLOAT32_FLOOR
+        away = QUALITY_MARGIN * spread + FLOAT32_FLOOR
         op, bound = ("<=", recorded + away) if metric in LOWER_IS_BETTER else (">=", recorded - away)
         source = (
-            f"measured {recorded:.6g} on the golden cases, {spread:.2g} of it kernel noise, times {MARGIN:g}"
+            f"measured {recorded:.6g} on the golden cases, "
+            f"{spread:.2g} of it kernel noise, times {QUALITY_MARGIN:g}"
         )
         return Gate(variant, output, f"{GOLDEN}{metric}", op, round(bound, 7), source, recorded, True)
 
     def _source(self, value: float, margin: float) -> str:
         return f"kernel noise {value:.3g} ({', '.join(self.sources)}), times {margin:g}"
+
+
+def float16_step(values: Array) -> float:
+    """The distance to the next float16 at the largest of some values, if all of them are float16; else 0."""
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float16)
+    if not np.array_equal(rounded, values):
+        return 0.0
+    return float(np.spacing(abs(rounded).max(initial=0)))
 
 
 def four_digits(value: float) -> float:
@@ -163,13 +182,15 @@ def measure_noise(
     mine = [case for case in cases if variant in case.outputs]
     recorded = [case.outputs[variant] for case in mine]
     runs = _Runs(head, mine, recorded)
-    for twin in session.twins(SEEDS):
+    channels = max(outputs[spec.name].shape[-1] for spec in head.outputs for outputs in recorded)
+    seeds = SEEDS if channels >= STEADY_VALUES else 2 * SEEDS
+    for twin in session.twins(seeds):
         runs.add(twin.kind, twin.run([case.feeds for case in mine[: twin.most_cases]]))
         stage.advance()
     for last_bits in LOUDER:
         if runs.are_mostly_steady:
             break
-        for twin in session.louder_twins(SEEDS, last_bits):
+        for twin in session.louder_twins(seeds, last_bits):
             runs.add(twin.kind, twin.run([case.feeds for case in mine]))
             stage.advance()
     found = {spec.name: runs.noise(spec) for spec in head.outputs}
@@ -227,8 +248,15 @@ class _Runs:
         ]
         return Noise(
             cases={
-                case.id: CaseNoise(item.max_abs, 1 - item.cosine, self._is_steady(spec, index))
-                for index, (case, item) in enumerate(zip(self.cases, by_case, strict=True))
+                case.id: CaseNoise(
+                    item.max_abs,
+                    1 - item.cosine,
+                    self._is_steady(spec, index),
+                    float16_step(outputs[spec.name]),
+                )
+                for index, (case, item, outputs) in enumerate(
+                    zip(self.cases, by_case, self.recorded, strict=True)
+                )
             },
             rms=largest([0.0, *(whole.rms for whole in together)]),
             mean=largest([0.0, *(whole.mean for whole in of_all)]),
