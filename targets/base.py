@@ -142,7 +142,8 @@ class Lowered:
         opset: ONNX opset; None for other formats.
         placement: nodes per execution provider, partitions, reasons (JSON values).
         requirements: runtime version, API level, ABI (JSON values).
-        notes: what a reader of the report should know.
+        notes: what whoever exports should know.
+        details: what a reader of the report may want to know besides.
     """
 
     model: Path
@@ -152,6 +153,12 @@ class Lowered:
     placement: Mapping[str, Any] = field(default_factory=dict)
     requirements: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """All that a bundle keeps."""
+        return [*self.notes, *self.details]
 
 
 @dataclass(frozen=True, slots=True)

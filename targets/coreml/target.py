@@ -119,7 +119,7 @@ class CoreMLTarget:
                 "level": "decided by Core ML on the device",
             },
             requirements={"min_ios": package.ios},
-            notes=(*_hazard_notes(hazards), *package.notes),
+            details=(*_hazard_notes(hazards), *package.notes),
         )
 
     def open(self, spec: VariantSpec, model: Path, signature: HasSignature, *, pad_id: int = 0) -> Session:

@@ -185,7 +185,7 @@ def _variant(parts: BundleParts, name: str, writer: BundleWriter) -> Variant:
         size_bytes=writer.size_bytes(folder),
         opset=lowered.opset,
         requirements={**lowered.requirements, **_memory(parts.measured[name])},
-        placement={**lowered.placement, "notes": list(lowered.notes)},
+        placement={**lowered.placement, "notes": lowered.remarks},
     )
     lengths = variant.token_lengths
     return (

@@ -337,7 +337,7 @@ class _LanguageExport:
         self, spec: VariantSpec, lowered: Lowered, measured: Measured, writer: BundleWriter
     ) -> Variant:
         folder, settings = f"model/{spec.id}", self.exported.settings
-        notes = [*lowered.notes, *self._streaming_notes(measured)]
+        notes = [*lowered.remarks, *self._streaming_notes(measured)]
         generation: dict[str, int | str] = {
             "min_ram_mb": min_ram_mb(measured.ram_bytes or self._estimated_bytes()),
             "context_length": settings.context_length,

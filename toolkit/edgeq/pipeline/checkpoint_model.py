@@ -313,7 +313,7 @@ class _CheckpointExport:
             outputs=lowered.outputs,
             size_bytes=writer.size_bytes(f"model/{spec.id}"),
             requirements={**lowered.requirements, **requirements},
-            placement={**lowered.placement, "notes": list(lowered.notes)},
+            placement={**lowered.placement, "notes": lowered.remarks},
         )
 
     def _quantization(self, spec: VariantSpec, lowered: Lowered) -> Quantization | None:
