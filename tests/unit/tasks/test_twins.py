@@ -231,9 +231,23 @@ def test_floors_are_stricter_for_more_bits() -> None:
 def test_scores_that_are_all_equal_have_a_unit() -> None:
     flat = {"logits": np.full((ROWS, 1), 2, np.float32)}
     found = metrics(Kind.SCORE, flat, {"logits": np.full((ROWS, 1), 2.5, np.float32)})["logits"]
-    assert found["score_error_mean"] == pytest.approx(0.25) and found["rank_correlation"] == 1
+    assert found["score_error_mean"] == pytest.approx(25) and found["rank_correlation"] == 1
     zero = {"logits": np.zeros((ROWS, 1), np.float32)}
     assert metrics(Kind.SCORE, zero, flat)["logits"]["score_error_mean"] == 2
+
+
+def test_scores_that_hardly_differ_are_held_to_a_hundredth_of_their_size() -> None:
+    """An untrained reranker's differ by a thousandth: a third of that is no error that anybody sees."""
+    scores = 4 + 0.004 * np.random.default_rng(0).normal(size=(ROWS, 1)).astype(np.float32)
+    errors = {
+        offset: metrics(Kind.SCORE, {"logits": scores}, {"logits": scores + np.float32(offset)})["logits"]
+        for offset in (0.0014, 0.5)
+    }
+    assert errors[0.0014]["score_error_mean"] == pytest.approx(0.035, rel=0.01)
+    assert errors[0.5]["score_error_mean"] > 10
+    # Spread out, they are held to their spread.
+    wide = {"logits": 100 * (scores - 4)}
+    assert metrics(Kind.SCORE, wide, {"logits": wide["logits"] + 0.2})["logits"]["score_error_mean"] > 0.4
 
 
 def test_a_near_tie_costs_nothing_and_a_clear_choice_does() -> None:

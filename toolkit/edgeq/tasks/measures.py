@@ -105,13 +105,17 @@ class Decisions:
         }
 
 
+SMALLEST_SPREAD = 0.01
+"""Of the size of scores: an untrained head adds differences of a thousandth to its bias, which nobody reads."""
+
+
 @dataclass(slots=True)
 class Scores:
     """Numbers that are compared with each other: a reranker's relevance, a regression's values.
 
     `score_error` is the absolute difference in units of the standard deviation of the original's scores over all
-    rows: a score has no scale of its own. Where the original gives every row one value, the unit is that value, and
-    where that is 0, one. `rank_correlation` is Spearman's, the worst column's; 1 where the original ranks nothing.
+    rows, or of a hundredth of their mean size where they differ by less: a score has no other scale of its own. Where
+    all are 0 the unit is one. `rank_correlation` is Spearman's, the worst column's; 1 where the original ranks nothing.
     """
 
     reference: list[Array] = field(default_factory=list)
@@ -136,10 +140,8 @@ class Scores:
 
 def _spread(scores: Float64Array) -> Float64Array:
     """The unit of each column."""
-    deviation, size = scores.std(axis=0), np.abs(scores).mean(axis=0)
-    # Rounding alone makes a deviation of 1e-16 of equal values.
-    varies = deviation > 1e-6 * size
-    unit: Float64Array = np.where(varies, deviation, np.where(size > 0, size, 1.0))
+    spread = np.maximum(scores.std(axis=0), SMALLEST_SPREAD * np.abs(scores).mean(axis=0))
+    unit: Float64Array = np.where(spread > 0, spread, 1.0)
     return unit
 
 
