@@ -119,7 +119,9 @@ def test_what_float16_would_overflow_stays_float32(exported: Any, tmp_path: Path
     nodes = found.placement["float32_nodes"]
     assert any("encoder.layer.0.output.LayerNorm" in node for node in nodes)
     assert any("compute in float32, where float16 could overflow" in detail for detail in found.details)
-    assert found.notes == () and set(found.details) == set(found.remarks)  # for the report, not for the terminal
+    assert found.notes == () and set(found.details) == set(
+        found.remarks
+    )  # for the report, not for the terminal
     feeds = model.preprocessor(TEXTS)
     got, expected = opened(found).run(feeds), run_graph(grown)(feeds)
     np.testing.assert_allclose(got["sentence_embedding"], expected["sentence_embedding"], atol=2e-2)
