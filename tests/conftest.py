@@ -50,6 +50,25 @@ def no_emulated_twin() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def traced_graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Exports in this process trace a model that another test traced before only where `fresh_traces` asks for it."""
+    base = tmp_path_factory.getbasetemp()
+    # Workers of pytest-xdist have folders of their own in that of the run.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "traced-graphs"
+    folder.mkdir(exist_ok=True)
+    graphs = _load_support("traced_graphs").TracedGraphs(folder)
+    with graphs.in_use():
+        yield graphs
+
+
+@pytest.fixture
+def fresh_traces(traced_graphs: Any) -> Iterator[None]:
+    """Exports of this test trace their model, whoever traced it before."""
+    with traced_graphs.set_aside():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_models() -> ModuleType:
     """The functions of tests/support/tiny_models.py."""

@@ -118,7 +118,9 @@ def test_validate_notices_another_original(bundle: Path, tiny_model: Callable[..
     assert run(["validate", str(bundle), "--against", str(other), "--quiet"]) == ExitCode.GATE
 
 
-def test_the_same_export_gives_the_same_bytes(bundle: Path, model: Path, tmp_path: Path) -> None:
+def test_the_same_export_gives_the_same_bytes(
+    bundle: Path, model: Path, tmp_path: Path, fresh_traces: None
+) -> None:
     assert export(model, tmp_path / "again") == ExitCode.OK
     assert (tmp_path / "again" / "SHA256SUMS").read_text() == (bundle / "SHA256SUMS").read_text()
 
