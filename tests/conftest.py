@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Before numpy and torch are imported: workers that all use every core mostly wait for each other.
+    cores = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Shells start background jobs deaf to Ctrl-C, and what the tests start would inherit that.
@@ -41,6 +47,25 @@ def no_emulated_twin() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (onnx_session, onnx_twins):
             patch.setattr(module, "emulated_arm64", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Exports in this process trace a model that another test traced before only where `fresh_traces` asks for it."""
+    base = tmp_path_factory.getbasetemp()
+    # Workers of pytest-xdist have folders of their own in that of the run.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "traced-graphs"
+    folder.mkdir(exist_ok=True)
+    graphs = _load_support("traced_graphs").TracedGraphs(folder)
+    with graphs.in_use():
+        yield graphs
+
+
+@pytest.fixture
+def fresh_traces(traced_graphs: Any) -> Iterator[None]:
+    """Exports of this test trace their model, whoever traced it before."""
+    with traced_graphs.set_aside():
         yield
 
 

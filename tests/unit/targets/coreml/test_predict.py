@@ -50,12 +50,16 @@ class FakeModel:
         return {name: self.sign * array for name, array in self.interpreter.run(feeds).items()}
 
 
-@pytest.fixture
-def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Any) -> Path:
-    """A Core ML bundle of a tiny model."""
-    monkeypatch.setenv("EDGEQ_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Path:
+    """A Core ML bundle of a tiny model; read it, never write to it."""
+    work = tmp_path_factory.mktemp("coreml")
     folder = str(tiny_model("bert", Task.SENTENCE_EMBEDDING))
-    return edgeq.export(folder, target="coreml", precision="fp16", seq_len=16, output=tmp_path / "out").path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEQ_CACHE", str(work / "cache"))
+        return edgeq.export(
+            folder, target="coreml", precision="fp16", seq_len=16, calib_samples=16, output=work / "out"
+        ).path
 
 
 def test_a_mac_runs_all_units_and_the_cpu_alone(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
