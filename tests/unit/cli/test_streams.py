@@ -124,3 +124,27 @@ def test_termination_is_an_orderly_end(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
+
+
+TRACED = """
+import sys
+import edgeq.cli as cli
+
+
+def interrupted(argv):
+    try:
+        exec("raise KeyboardInterrupt")
+    except KeyboardInterrupt:  # as Typer does
+        return cli.INTERRUPTED
+
+
+cli._run = interrupted
+sys.exit(cli.run_command_line([]))
+"""
+
+
+def test_an_interrupt_inside_exec_is_an_exit_status_like_any_other(tmp_path: Path) -> None:
+    """Not a death by SIGINT, which `python -m` makes of it: torch's trace runs code that way."""
+    (tmp_path / "traced.py").write_text(TRACED)
+    done = subprocess.run([sys.executable, "-m", "traced"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 130 and "interrupted" in done.stderr

@@ -47,6 +47,9 @@ def run_command_line(argv: Sequence[str]) -> int:
         return _report_unexpected(error, failure)
     # Typer turns Ctrl-C into this status by itself and says nothing.
     if status == INTERRUPTED:
+        # An interrupt inside exec(), as in torch's trace, leaves a flag by which `python -m` dies of SIGINT at its end;
+        # the next exec() clears it.
+        exec("")
         return failure(INTERRUPTED, "interrupted; nothing half-written was left behind", None)
     return status
 
