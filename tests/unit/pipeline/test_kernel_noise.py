@@ -121,19 +121,6 @@ def test_bounds_of_all_cases_together(values: int, margin: float) -> None:
     assert all(is_golden(gate) for gate in (rms, mean, quality))
 
 
-def test_the_mean_of_roundings_is_less_steady_than_that_of_draws() -> None:
-    """Kernels that round activations their own way differ all in one direction."""
-    drawn, rounded = (
-        replace(noise_of(Fake([[0.002] * 5], kinds=[kind])), values=STEADY_VALUES, channels=STEADY_VALUES)
-        for kind in ("draws of last bits", "roundings of activations")
-    )
-    (rms, mean), (same, looser) = drawn.gates("v", "e")[:2], rounded.gates("v", "e")[:2]
-    assert same.threshold == rms.threshold
-    assert (looser.threshold - FLOAT32_FLOOR) / (mean.threshold - FLOAT32_FLOOR) == pytest.approx(
-        MARGIN / RMS_MARGIN, rel=1e-3
-    )
-
-
 def test_one_number_has_the_widest_margin() -> None:
     *_, quality = noise_of(Fake([[0.002] * 5, [0.03] * 5])).gates("v", "e")
     spread = float(quality.derived_from.split(" of it kernel noise")[0].split()[-1])

@@ -128,10 +128,7 @@ class Noise:
         ]
 
     def _distance(self, variant: str, output: str, metric: str, noise: float, values: int) -> Gate:
-        # Where kernels choose how they round activations, their mean differs by more than that of a few roundings.
-        rounded = metric == MEAN and any("roundings" in source for source in self.sources)
-        steady = values >= STEADY_VALUES and not rounded
-        margin = RMS_MARGIN if steady else MARGIN
+        margin = RMS_MARGIN if values >= STEADY_VALUES else MARGIN
         bound = four_digits(margin * noise + FLOAT32_FLOOR)
         # What is recorded is at no distance from itself.
         return Gate(variant, output, metric, "<=", bound, self._source(noise, margin), 0.0, True)

@@ -7,7 +7,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from edgeq.graph.passes.activation_rounding import Rounding, known_roundings, with_activation_rounding
+from edgeq.graph.passes.activation_rounding import (
+    Rounding,
+    cut_to_bfloat16,
+    known_roundings,
+    with_activation_rounding,
+)
 
 IN, OUT, BLOCK = 64, 24, 32
 RNG = np.random.default_rng(0)
@@ -16,7 +21,10 @@ CODES = RNG.integers(0, 255, size=(OUT, IN // BLOCK, BLOCK // 2), dtype=np.uint8
 SCALES = RNG.uniform(0.01, 0.02, size=(OUT * IN // BLOCK,)).astype(np.float32)
 
 
-def graph(*, level: int = 4, bits: int = 4) -> ir.Model:
+ZERO_POINTS = RNG.integers(0, 255, size=(OUT * IN // BLOCK // 2,), dtype=np.uint8)
+
+
+def graph(*, level: int = 4, bits: int = 4, zero_points: bool = False) -> ir.Model:
     x = ir.Value(name="x", shape=ir.Shape(["rows", IN]), type=ir.TensorType(ir.DataType.FLOAT))
     codes = CODES if bits == 4 else RNG.integers(0, 255, size=(OUT, IN // BLOCK, BLOCK), dtype=np.uint8)
     constants = [
@@ -26,7 +34,7 @@ def graph(*, level: int = 4, bits: int = 4) -> ir.Model:
             type=ir.TensorType(ir.tensor(array).dtype),
             const_value=ir.tensor(array, name=name),
         )
-        for name, array in (("codes", codes), ("scales", SCALES))
+        for name, array in (("codes", codes), ("scales", SCALES), ("zeros", ZERO_POINTS))[: 2 + zero_points]
     ]
     attributes = {"K": IN, "N": OUT, "bits": bits, "block_size": BLOCK, "accuracy_level": level}
     node = ir.node("MatMulNBits", [x, *constants], attributes, domain="com.microsoft", name="layer")
@@ -48,21 +56,23 @@ def run(model: ir.Model, x: np.ndarray = X) -> np.ndarray:
     return np.asarray(session.run(None, {"x": x})[0])
 
 
-def weights() -> np.ndarray:
+def weights(scales: np.ndarray = SCALES) -> np.ndarray:
     low, high = CODES & 15, CODES >> 4
     codes = np.stack([low, high], axis=-1).reshape(OUT, IN // BLOCK, BLOCK).astype(np.float32) - 8
-    return (codes * SCALES.reshape(OUT, -1, 1)).reshape(OUT, IN)
+    return (codes * scales.reshape(OUT, -1, 1)).reshape(OUT, IN)
 
 
 def expected(rounding: Rounding) -> np.ndarray:
-    x = X
-    if rounding is Rounding.SYMMETRIC:
-        step = np.abs(X).max(axis=1, keepdims=True) / 127
-        x = np.rint(X / step) * step
-    elif rounding is Rounding.ASYMMETRIC:
-        step = (X.max(axis=1, keepdims=True) - X.min(axis=1, keepdims=True)) / 255
-        x = np.rint(X / step) * step
-    return np.asarray(x @ weights().T)
+    if rounding is Rounding.NONE:
+        return np.asarray(X @ weights().T)
+    if rounding is Rounding.BLOCK:
+        blocks = X.reshape(len(X), -1, BLOCK)
+        step = np.abs(blocks).max(axis=-1, keepdims=True) / 127
+        return np.asarray((np.rint(blocks / step) * step).reshape(X.shape) @ weights().T)
+    step = (X.max(axis=1, keepdims=True) - X.min(axis=1, keepdims=True)) / 255
+    # The upper half of the bits of a float32 is a bfloat16.
+    cut = np.frombuffer(np.frombuffer(SCALES.tobytes(), "<u2")[1::2].astype("<u4").tobytes(), "<u4") << 16
+    return np.asarray((np.rint(X / step) * step) @ weights(cut.view(np.float32)).T)
 
 
 @pytest.mark.parametrize("rounding", list(Rounding))
@@ -81,7 +91,18 @@ def test_a_row_of_zeros_stays_one() -> None:
 
 def test_only_what_is_left_to_kernels_has_roundings() -> None:
     assert known_roundings(graph()) == tuple(Rounding)
+    assert known_roundings(graph(zero_points=True)) == (Rounding.NONE, Rounding.BLOCK)
     assert known_roundings(graph(bits=8)) == (Rounding.NONE,)
     assert known_roundings(graph(level=1)) == ()
-    kept = with_activation_rounding(graph(bits=8), Rounding.SYMMETRIC)
-    assert [node.op_type for node in kept.graph] == ["MatMulNBits"]
+    for model, rounding in (
+        (graph(bits=8), Rounding.BLOCK),
+        (graph(bits=8), Rounding.ROW),
+        (graph(zero_points=True), Rounding.ROW),
+    ):
+        (kept,) = with_activation_rounding(model, rounding).graph
+        assert kept.attributes["accuracy_level"].value == 4, "left to the machine's own kernels"
+
+
+def test_scales_are_cut_not_rounded() -> None:
+    values = np.array([1 + 2**-7 + 2**-8, -1 - 2**-8, 0.0], np.float32)
+    assert cut_to_bfloat16(values).tolist() == [1 + 2**-7, -1.0, 0.0]
