@@ -103,6 +103,24 @@ def test_only_what_is_left_to_kernels_has_roundings() -> None:
         assert kept.attributes["accuracy_level"].value == 4, "left to the machine's own kernels"
 
 
+def test_scales_that_are_stored_in_fewer_bits_are_cut_as_well() -> None:
+    """A float16 table behind a Cast is folded before a kernel sees it."""
+    model = graph()
+    (layer,) = model.graph
+    scales = layer.inputs[2]
+    assert scales is not None
+    halved = SCALES.astype(np.float16)
+    scales.const_value, scales.dtype = ir.tensor(halved, name="scales"), ir.DataType.FLOAT16
+    cast = ir.node("Cast", [scales], {"to": int(ir.DataType.FLOAT)}, name="cast")
+    cast.outputs[0].name, cast.outputs[0].type = "widened", ir.TensorType(ir.DataType.FLOAT)
+    model.graph.insert_before(layer, cast)
+    layer.replace_input_with(2, cast.outputs[0])
+    assert known_roundings(model) == tuple(Rounding)
+    step = (X.max(axis=1, keepdims=True) - X.min(axis=1, keepdims=True)) / 255
+    wanted = (np.rint(X / step) * step) @ weights(cut_to_bfloat16(halved.astype(np.float32))).T
+    np.testing.assert_allclose(run(with_activation_rounding(model, Rounding.ROW)), wanted, atol=1e-5)
+
+
 def test_scales_are_cut_not_rounded() -> None:
     values = np.array([1 + 2**-7 + 2**-8, -1 - 2**-8, 0.0], np.float32)
     assert cut_to_bfloat16(values).tolist() == [1 + 2**-7, -1.0, 0.0]

@@ -15,7 +15,7 @@ from enum import StrEnum
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph.edit import Editor, attribute
+from edgeq.graph.edit import Editor, attribute, constant_of
 from edgeq.types import Array
 
 INT8_LEVEL, FLOAT32_LEVEL = 4, 1
@@ -94,23 +94,32 @@ def _applies(rounding: Rounding, node: ir.Node) -> bool:
 
 def _rounds_rows(node: ir.Node) -> bool:
     """Whether KleidiAI has kernels for a layer."""
-    scales = node.inputs[SCALES]
     has_zero_points = any(value is not None for value in node.inputs[ZERO_POINTS : ZERO_POINTS + 1])
     return bool(
         attribute(node, "bits", 4) == ROUNDED_BITS
         and attribute(node, "block_size", 0) % ROW_BLOCKS == 0
         and not has_zero_points
-        and scales is not None
-        and scales.const_value is not None
-        and scales.const_value.dtype == ir.DataType.FLOAT
+        and _scales(node) is not None
     )
 
 
+def _scales(node: ir.Node) -> Array | None:
+    """The scales of a layer, if they are float32 and known: constants, also those stored in fewer bits."""
+    value = node.inputs[SCALES]
+    source = value.producer() if value is not None else None
+    if source is not None and source.op_type == "Cast":
+        stored = constant_of(source.inputs[0])
+        to_float32 = attribute(source, "to", 0) == ir.DataType.FLOAT
+        return stored.astype(np.float32) if stored is not None and to_float32 else None
+    found = constant_of(value)
+    return found if found is not None and found.dtype == np.float32 else None
+
+
 def _cut_scales(editor: Editor, node: ir.Node) -> None:
-    scales = node.inputs[SCALES]
-    assert scales is not None and scales.const_value is not None  # _rounds_rows
-    cut = cut_to_bfloat16(scales.const_value.numpy())
-    node.replace_input_with(SCALES, editor.constant(cut, f"{scales.name}.bfloat16"))
+    scales = _scales(node)
+    assert scales is not None  # _rounds_rows
+    cut = editor.constant(cut_to_bfloat16(scales), f"{node.name}.scales.bfloat16")
+    node.replace_input_with(SCALES, cut)
 
 
 def _layers(model: ir.Model) -> Iterator[ir.Node]:
