@@ -1,4 +1,5 @@
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from edgeq.comparison import GateRequest
 from edgeq.errors import DataError, UnsupportedError, UsageError
 from edgeq.pipeline.causal_lm import language_recipe, language_variants
 from edgeq.pipeline.language_data import calibration_windows, window_feeds
-from edgeq.pipeline.language_quality import FLOORS, language_gates
+from edgeq.pipeline.language_quality import FLOORS, golden_prompts, language_gates
 from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.generation.settings import CacheShape
 from edgeq.targets import get_target
@@ -54,6 +55,18 @@ def test_calibration_feeds_are_full_windows_with_an_empty_past():
     assert feeds.feeds["past_key_values.1.value"].shape == (2, 3, 0, 4)
     with pytest.raises(DataError, match="100 tokens, expected at least 128"):
         calibration_windows(np.arange(100), 128)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "expected"), [(288, 6), (2048, 6), (5000, 4), (32_000, 2), (150_000, 2)]
+)
+def test_small_vocabularies_have_more_golden_prompts(vocabulary, expected):
+    """And whatever the vocabulary, one of tokens from all over it."""
+    prompts = tuple(tuple(range(24)) for _ in range(9))
+    data = SimpleNamespace(prompts=prompts, prompt_texts=tuple(f"text {index}" for index in range(9)))
+    *texts, (rare, text) = golden_prompts(data, 24, vocabulary)
+    assert len(texts) == expected and all(words for _, words in texts)
+    assert rare[-1] == vocabulary - 1 and text == ()
 
 
 GOOD = {"kl_mean": 0.001, "top1_agreement": 0.99, "n": 10.0}

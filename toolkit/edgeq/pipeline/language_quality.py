@@ -42,8 +42,11 @@ FLOORS: Mapping[Precision, tuple[float, float]] = {
 int8: far above what 8-bit blocks cost anywhere (0.0004 nats and 99 % on a model of 260,000 parameters). int4: plain
 rounding of everything costs that model 0.11 nats and leaves 83 %; larger models lose less.
 """
-GOLDEN_PROMPTS = 2
+FEWEST_PROMPTS, MOST_PROMPTS = 2, 6
 GOLDEN_TOKENS = 24
+GOLDEN_BYTES = 4 << 20
+"""Logits of golden prompts, before compression: where they are small there are more prompts, whose noise cancels further
+in the mean."""
 RARE_TOKENS = 8
 TIMED_CONTEXT = 64
 EXPECTED_BYTES = 64 << 20
@@ -210,8 +213,10 @@ def golden_prompts(
     cut: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
         (ids[:limit], ()) for ids, _ in pairs if len(ids) > limit
     ]
+    size = 2 * np.dtype(np.float32).itemsize * vocabulary * limit  # the original's and the variant's
+    prompts = max(FEWEST_PROMPTS, min(MOST_PROMPTS, GOLDEN_BYTES // size))
     rare = np.linspace(0, vocabulary - 1, min(RARE_TOKENS, limit)).astype(int)
-    return [*[*whole, *cut][:GOLDEN_PROMPTS], (tuple(int(token) for token in rare), ())]
+    return [*[*whole, *cut][:prompts], (tuple(int(token) for token in rare), ())]
 
 
 def _feeds(ids: Array, past: int) -> dict[str, Array]:
