@@ -45,8 +45,8 @@ rounding of everything costs that model 0.11 nats and leaves 83 %; larger models
 FEWEST_PROMPTS, MOST_PROMPTS = 2, 6
 GOLDEN_TOKENS = 24
 GOLDEN_BYTES = 4 << 20
-"""Logits of golden prompts, before compression: where they are small there are more prompts, whose noise cancels further
-in the mean."""
+"""Logits of golden prompts, before compression: where one takes little there are more, whose noise cancels further in
+the mean."""
 RARE_TOKENS = 8
 TIMED_CONTEXT = 64
 EXPECTED_BYTES = 64 << 20
