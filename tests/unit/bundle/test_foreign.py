@@ -14,8 +14,9 @@ from edgeq.cli import run_command_line
 from edgeq.errors import ExitCode, IntegrityError
 
 FILES = {
-    "model.gguf": (b"GGUF\x03\x00\x00\x00", "a GGUF file", "--target gguf"),
-    "blob": (b"GGUF\x03\x00\x00\x00", "a GGUF file", "--target gguf"),
+    "model.gguf": (b"GGUF\x03\x00\x00\x00", "a GGUF file", "--target android"),
+    "blob": (b"GGUF\x03\x00\x00\x00", "a GGUF file", "--target android"),
+    "cut.gguf": (b"", "named .gguf and no GGUF file", "download it again"),
     "model.onnx": (b"\x08\x07", "an ONNX file", "--target android"),
     "model.safetensors": (b"\x08" + bytes(7) + b"{}", "a file of weights", "config.json"),
 }

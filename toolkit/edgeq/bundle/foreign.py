@@ -27,7 +27,10 @@ class Foreign:
     advice: str = ""
 
 
-GGUF = Foreign("a GGUF file", "gguf")
+GGUF = Foreign("a GGUF file", "android")
+NO_GGUF = Foreign(
+    "named .gguf and no GGUF file", None, "download it again: its first bytes are those of another file"
+)
 FOLDER = Foreign("a model's folder", "android")
 WEIGHTS = Foreign("a file of weights", None, "give `edgeq export` the folder that has its config.json")
 BY_SUFFIX = {
@@ -53,6 +56,8 @@ def foreign_kind(path: Path) -> Foreign | None:
         magic = stream.read(4)
     if magic == GGUF_MAGIC:
         return GGUF
+    if path.suffix == ".gguf":
+        return NO_GGUF
     # A zip may be a bundle under any name.
     if magic.startswith(ZIP_MAGIC) or path.suffix == ARCHIVE_SUFFIX:
         return None
