@@ -370,7 +370,7 @@ def test_diff_is_short_unless_asked(tiny: Any, tiny_bundle: Path, tmp_path: Path
 # explain
 
 
-def test_explain_without_a_measurement_says_what_is_known(tiny: Any, tmp_path: Path) -> None:
+def _with_a_plan(tiny: Any, destination: Path, runtime: str = "onnxruntime") -> Path:
     from edgeq.bundle.writer import BundleWriter
 
     decision = {
@@ -389,10 +389,16 @@ def test_explain_without_a_measurement_says_what_is_known(tiny: Any, tmp_path: P
         "settings": {},
         "weights": [decision | errors],
     }
-    with BundleWriter(tmp_path / "bundle") as writer:
+    with BundleWriter(destination) as writer:
         manifest = tiny.fill(writer)
         (writer.folder / "plan.json").write_text(json.dumps(plan))
-        writer.commit(manifest)
+        variants = tuple(replace(variant, runtime=runtime) for variant in manifest.variants)
+        writer.commit(replace(manifest, variants=variants))
+    return destination
+
+
+def test_explain_without_a_measurement_says_what_is_known(tiny: Any, tmp_path: Path) -> None:
+    _with_a_plan(tiny, tmp_path / "bundle")
     result = edgeq("explain", tmp_path / "bundle")
     assert result.returncode == 0, result.stderr
     assert "gptq, weight error 8.00%, output error 5.00%" in result.stdout
@@ -402,7 +408,36 @@ def test_explain_without_a_measurement_says_what_is_known(tiny: Any, tmp_path: P
 
 
 def test_explain_of_a_float_bundle_has_nothing_to_say(tiny_bundle: Path) -> None:
-    assert edgeq("explain", tiny_bundle).returncode == 1
+    result = edgeq("explain", tiny_bundle)
+    assert result.returncode == 1
+    assert "has no quantized layer" in result.stderr
+
+
+def test_explain_without_a_plan_says_that_it_was_left_out(tiny: Any, tmp_path: Path) -> None:
+    from edgeq.bundle.manifest import Quantization
+
+    def edit(manifest: Any) -> Any:
+        return replace(manifest, quantization=Quantization("int8", "recipe.yaml"))
+
+    tiny.build(tmp_path / "bundle", edit)
+    result = edgeq("explain", tmp_path / "bundle")
+    said = " ".join(result.stderr.split())
+    assert result.returncode == 1
+    assert "plan.json was left out of this bundle" in said
+    assert "the bundle it was packed from" in said
+
+
+def test_explain_promises_no_measurement_of_weights_it_cannot_read(tiny: Any, tmp_path: Path) -> None:
+    bundle = _with_a_plan(tiny, tmp_path / "bundle", "coreml")
+    result = edgeq("explain", bundle)
+    assert result.returncode == 0, result.stderr
+    assert "--against" not in result.stderr
+    assert "export --sensitivity measures it" in result.stderr
+    # No model is there: the bundle is refused before one is looked for.
+    refused = edgeq("explain", bundle, "--against", tmp_path / "nowhere")
+    assert refused.returncode == 1
+    assert "(coreml)" in refused.stderr
+    assert "export --sensitivity" in refused.stderr
 
 
 def test_bench_of_another_runtime_says_what_to_do(tiny: Any, tmp_path: Path) -> None:
