@@ -16,6 +16,7 @@ import pytest
 
 from edgeq.bundle.archive import write_archive
 from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
+from edgeq.cli import run_command_line
 from edgeq.files import sha256_file
 
 
@@ -206,6 +207,26 @@ def test_inspect_shows_a_failed_bundle_and_says_so(tiny: Any, tmp_path: Path) ->
     assert "FAILED" in result.stdout
     assert "error:" in result.stderr
     assert edgeq("inspect", tmp_path / "bundle", "--force", "--json").returncode == 0
+
+
+def test_what_inspect_says_of_a_failed_bundle_is_true(tiny: Any, tmp_path: Path, capsys: Any) -> None:
+    bundle = tmp_path / "bundle"
+    tiny.build_failed(bundle)
+    assert run_command_line(["inspect", str(bundle)]) == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert "run, validate, bench, explain and diff need --force for it; pack makes nothing of it" in said
+    texts, other = ["--text", "a"], [str(bundle)]
+    for command, rest in {"run": texts, "validate": [], "bench": [], "explain": [], "diff": other}.items():
+        assert run_command_line([command, str(bundle), *rest]) == 3, command
+    for force in ([], ["--force"]):
+        output = ["--output", str(tmp_path / "packed")]
+        assert run_command_line(["pack", str(bundle), "--variants", "cpu", *output, *force]) == 3
+
+
+def test_check_says_that_a_bundle_failed(tiny: Any, tmp_path: Path, capsys: Any) -> None:
+    tiny.build_failed(tmp_path / "bundle")
+    assert run_command_line(["check", str(tmp_path / "bundle"), "--target", "android"]) == 0
+    assert "failed its quality gate" in " ".join(capsys.readouterr().err.split())
 
 
 # diff

@@ -56,7 +56,8 @@ def inspect(
         _warn_of_saturation(out, saturating)
         if bundle.manifest.status is Status.FAILED and not force:
             raise GateError(
-                f"`{bundle_path}` failed its quality gate", hint="every command needs --force for it"
+                f"`{bundle_path}` failed its quality gate",
+                hint="run, validate, bench, explain and diff need --force for it; pack makes nothing of it",
             )
 
 
