@@ -200,6 +200,35 @@ def test_inspect_names_layers_that_can_saturate(tiny: Any, tmp_path: Path) -> No
     assert "nnapi-fp32: integer" not in shown.stderr
 
 
+def test_inspect_leaves_out_what_is_empty(tiny: Any, tmp_path: Path) -> None:
+    def edit(manifest: Any) -> Any:
+        needs = {
+            "nnapi_flags": [],
+            "min_android_api": 29,
+            "session_options": {},
+            "own": {"a": "b", "extra": []},
+        }
+        return replace(
+            manifest,
+            variants=tuple(
+                replace(v, requirements=needs, placement={"reasons": {}, "left_over": "", "partitions": 0})
+                for v in manifest.variants
+            ),
+        )
+
+    tiny.build(tmp_path / "bundle", edit)
+    for options in ([], ["--full"]):
+        result = edgeq("inspect", tmp_path / "bundle", *options)
+        assert result.returncode == 0, result.stderr
+        shown = result.stdout
+        assert "29" in shown
+        assert not any(
+            name in shown
+            for name in ("nnapi_flags", "NNAPI flags", "session", "extra", "reasons", "left_over")
+        )
+    assert "partitions" in shown
+
+
 def test_inspect_shows_a_failed_bundle_and_says_so(tiny: Any, tmp_path: Path) -> None:
     tiny.build_failed(tmp_path / "bundle")
     result = edgeq("inspect", tmp_path / "bundle")

@@ -141,9 +141,7 @@ def requirement_lines(variant: Variant) -> list[tuple[str, str]]:
     wanted = variant.requirements
     keys = [key for key in known if key in wanted] + sorted(key for key in wanted if key not in known)
     return [
-        (known.get(key, key), _requirement(key, wanted[key]))
-        for key in keys
-        if wanted[key] not in ([], {}, "")
+        (known.get(key, key), _requirement(key, wanted[key])) for key in keys if not is_empty(wanted[key])
     ]
 
 
@@ -155,10 +153,15 @@ def _requirement(key: str, value: Any) -> str:
     return plain(value)
 
 
+def is_empty(value: Any) -> bool:
+    """Whether free-form JSON says nothing: its key alone is noise to people."""
+    return value in ([], {}, "")
+
+
 def plain(value: Any) -> str:
-    """Free-form JSON in one line."""
+    """Free-form JSON in one line, without what is empty."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items() if not is_empty(item))
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(plain(item) for item in value)
     if isinstance(value, bool):
