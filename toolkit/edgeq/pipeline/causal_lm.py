@@ -242,7 +242,7 @@ class _LanguageExport:
                 bundle = self._bundle(writer, target_name, spec, lowered, measured, gates, entries)
         bundle, archive, page = finished(bundle, self.request)
         facts = self.plan.facts
-        say_growth(facts, bundle.variants[0].size_bytes, self.progress)
+        say_growth(facts, self.plan.request.recipe, bundle.variants[0].size_bytes, self.progress)
         return TargetResult(
             target_name, bundle, {spec.id: measured}, fp32_bytes, archive, compared_with(facts), page
         )
