@@ -57,7 +57,8 @@ def check_accuracy_page(page: Path, bundle: Path, labels: Path | None) -> None:
     if labels is None:
         raise UsageError(
             "--report of validate shows accuracy, which needs labelled texts: --labels FILE",
-            hint=f"edgeq bench {bundle} --report {page} writes the report with times",
+            hint=f"edgeq bench {bundle} --report {page} writes the report with times, unless the bundle "
+            "was packed without golden cases or runs on phones alone",
         )
     check_page(page, [bundle])
 
