@@ -16,6 +16,7 @@ import pytest
 
 from edgeq.bundle.archive import write_archive
 from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
+from edgeq.cli import run_command_line
 from edgeq.files import sha256_file
 
 
@@ -199,6 +200,35 @@ def test_inspect_names_layers_that_can_saturate(tiny: Any, tmp_path: Path) -> No
     assert "nnapi-fp32: integer" not in shown.stderr
 
 
+def test_inspect_leaves_out_what_is_empty(tiny: Any, tmp_path: Path) -> None:
+    def edit(manifest: Any) -> Any:
+        needs = {
+            "nnapi_flags": [],
+            "min_android_api": 29,
+            "session_options": {},
+            "own": {"a": "b", "extra": []},
+        }
+        return replace(
+            manifest,
+            variants=tuple(
+                replace(v, requirements=needs, placement={"reasons": {}, "left_over": "", "partitions": 0})
+                for v in manifest.variants
+            ),
+        )
+
+    tiny.build(tmp_path / "bundle", edit)
+    for options in ([], ["--full"]):
+        result = edgeq("inspect", tmp_path / "bundle", *options)
+        assert result.returncode == 0, result.stderr
+        shown = result.stdout
+        assert "29" in shown
+        assert not any(
+            name in shown
+            for name in ("nnapi_flags", "NNAPI flags", "session", "extra", "reasons", "left_over")
+        )
+    assert "partitions" in shown
+
+
 def test_inspect_shows_a_failed_bundle_and_says_so(tiny: Any, tmp_path: Path) -> None:
     tiny.build_failed(tmp_path / "bundle")
     result = edgeq("inspect", tmp_path / "bundle")
@@ -206,6 +236,26 @@ def test_inspect_shows_a_failed_bundle_and_says_so(tiny: Any, tmp_path: Path) ->
     assert "FAILED" in result.stdout
     assert "error:" in result.stderr
     assert edgeq("inspect", tmp_path / "bundle", "--force", "--json").returncode == 0
+
+
+def test_what_inspect_says_of_a_failed_bundle_is_true(tiny: Any, tmp_path: Path, capsys: Any) -> None:
+    bundle = tmp_path / "bundle"
+    tiny.build_failed(bundle)
+    assert run_command_line(["inspect", str(bundle)]) == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert "run, validate, bench, explain and diff need --force for it; pack makes nothing of it" in said
+    texts, other = ["--text", "a"], [str(bundle)]
+    for command, rest in {"run": texts, "validate": [], "bench": [], "explain": [], "diff": other}.items():
+        assert run_command_line([command, str(bundle), *rest]) == 3, command
+    for force in ([], ["--force"]):
+        output = ["--output", str(tmp_path / "packed")]
+        assert run_command_line(["pack", str(bundle), "--variants", "cpu", *output, *force]) == 3
+
+
+def test_check_says_that_a_bundle_failed(tiny: Any, tmp_path: Path, capsys: Any) -> None:
+    tiny.build_failed(tmp_path / "bundle")
+    assert run_command_line(["check", str(tmp_path / "bundle"), "--target", "android"]) == 0
+    assert "failed its quality gate" in " ".join(capsys.readouterr().err.split())
 
 
 # diff
@@ -370,7 +420,7 @@ def test_diff_is_short_unless_asked(tiny: Any, tiny_bundle: Path, tmp_path: Path
 # explain
 
 
-def test_explain_without_a_measurement_says_what_is_known(tiny: Any, tmp_path: Path) -> None:
+def _with_a_plan(tiny: Any, destination: Path, runtime: str = "onnxruntime") -> Path:
     from edgeq.bundle.writer import BundleWriter
 
     decision = {
@@ -389,10 +439,16 @@ def test_explain_without_a_measurement_says_what_is_known(tiny: Any, tmp_path: P
         "settings": {},
         "weights": [decision | errors],
     }
-    with BundleWriter(tmp_path / "bundle") as writer:
+    with BundleWriter(destination) as writer:
         manifest = tiny.fill(writer)
         (writer.folder / "plan.json").write_text(json.dumps(plan))
-        writer.commit(manifest)
+        variants = tuple(replace(variant, runtime=runtime) for variant in manifest.variants)
+        writer.commit(replace(manifest, variants=variants))
+    return destination
+
+
+def test_explain_without_a_measurement_says_what_is_known(tiny: Any, tmp_path: Path) -> None:
+    _with_a_plan(tiny, tmp_path / "bundle")
     result = edgeq("explain", tmp_path / "bundle")
     assert result.returncode == 0, result.stderr
     assert "gptq, weight error 8.00%, output error 5.00%" in result.stdout
@@ -402,7 +458,36 @@ def test_explain_without_a_measurement_says_what_is_known(tiny: Any, tmp_path: P
 
 
 def test_explain_of_a_float_bundle_has_nothing_to_say(tiny_bundle: Path) -> None:
-    assert edgeq("explain", tiny_bundle).returncode == 1
+    result = edgeq("explain", tiny_bundle)
+    assert result.returncode == 1
+    assert "has no quantized layer" in result.stderr
+
+
+def test_explain_without_a_plan_says_that_it_was_left_out(tiny: Any, tmp_path: Path) -> None:
+    from edgeq.bundle.manifest import Quantization
+
+    def edit(manifest: Any) -> Any:
+        return replace(manifest, quantization=Quantization("int8", "recipe.yaml"))
+
+    tiny.build(tmp_path / "bundle", edit)
+    result = edgeq("explain", tmp_path / "bundle")
+    said = " ".join(result.stderr.split())
+    assert result.returncode == 1
+    assert "plan.json was left out of this bundle" in said
+    assert "the bundle it was packed from" in said
+
+
+def test_explain_promises_no_measurement_of_weights_it_cannot_read(tiny: Any, tmp_path: Path) -> None:
+    bundle = _with_a_plan(tiny, tmp_path / "bundle", "coreml")
+    result = edgeq("explain", bundle)
+    assert result.returncode == 0, result.stderr
+    assert "--against" not in result.stderr
+    assert "export --sensitivity measures it" in result.stderr
+    # No model is there: the bundle is refused before one is looked for.
+    refused = edgeq("explain", bundle, "--against", tmp_path / "nowhere")
+    assert refused.returncode == 1
+    assert "(coreml)" in refused.stderr
+    assert "export --sensitivity" in refused.stderr
 
 
 def test_bench_of_another_runtime_says_what_to_do(tiny: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from edgeq.bundle.manifest import Gate, Manifest, Metric, Quantization
 from edgeq.bundle.reader import open_bundle
 from edgeq.errors import DataError, GateError, IntegrityError, OutputError, UsageError
 from edgeq.pipeline.explain import PLAN
+from edgeq.pipeline.export import ExportRequest, TargetResult, finished
 from edgeq.pipeline.pack import PackRequest, Slimming, run_pack
+from edgeq.pipeline.pages import write_export_pages
 from edgeq.pipeline.sensitivity import FILE_NAME
-from edgeq.pipeline.validation import ValidationRequest, run_validation
+from edgeq.pipeline.validation import ValidationRequest, _require_comparands, run_validation
 from edgeq.report.html import REPORT_FILE, write_report
 from edgeq.report.model_card import CARD_FILE, write_model_card
-from edgeq.types import Verification
+from edgeq.types import Task, Verification
 
 PLAN_TEXT = '{"equalizations": [], "linears": [], "embeddings": [], "settings": {}}'
 
@@ -186,3 +189,25 @@ def test_refusals_leave_everything_as_it_was(tiny: Any, rich: Path, tmp_path: Pa
         assert sorted(path.name for path in tmp_path.iterdir()) == ["failed", "rich", "taken"]
     with open_bundle(rich) as bundle:
         assert len(bundle.variants) == 2
+
+
+def test_a_slim_export_still_writes_the_report_that_was_asked_for(rich: Path, tmp_path: Path) -> None:
+    whole = (rich / REPORT_FILE).read_text(encoding="utf-8")
+    bundle, archive, page = finished(open_bundle(rich), ExportRequest(slim=True))
+    assert archive is None
+    assert not (rich / REPORT_FILE).exists()
+    measured: Any = {variant.id: SimpleNamespace(timing=None) for variant in bundle.variants}
+    result = TargetResult("android", bundle, measured, 0, page=page)
+    write_export_pages([result], tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == whole
+
+
+@pytest.mark.parametrize(("task", "can_be_live"), [("sentence-embedding", True), ("text-generation", False)])
+def test_what_can_be_done_without_golden_cases(tmp_path: Path, task: str, can_be_live: bool) -> None:
+    """The original alone is no comparand of a language model: its steps start from golden caches."""
+    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(source=SimpleNamespace(task=Task(task))))
+    with pytest.raises(DataError) as refusal:
+        _require_comparands(bundle, [], ValidationRequest(tmp_path))
+    assert refusal.value.hint is not None
+    assert ("--against" in refusal.value.hint) is can_be_live
+    assert refusal.value.hint.endswith("validate the bundle it was packed from")

@@ -115,6 +115,8 @@ def test_the_plan_and_the_package_hold_the_same_palettes(model: Any, data: Any, 
     assert decisions[query].weight_error == pytest.approx(
         np.linalg.norm(dense - weight) / np.linalg.norm(weight), rel=1e-4
     )
+    # What `export --sensitivity` puts in the place of each layer alone.
+    np.testing.assert_array_equal(found.rounded_weights()[decisions[query].name], dense)
 
 
 def test_tables_by_rows_need_a_newer_ios(model: Any, data: Any, tmp_path: Path) -> None:

@@ -111,11 +111,14 @@ def test_growth_is_said(tmp_path):
 
     path, said = tmp_path / "model.gguf", Notices()
     path.write_bytes(bytes(1_900_000))
-    say_growth(facts(path, "gguf-q4_k_m"), 1_900_000, said)
-    say_growth(facts(path, None), 2_600_000, said)
+    stored, anew = recipe_named("stored"), recipe_named("int4")
+    say_growth(facts(path, "gguf-q4_k_m"), stored, 1_900_000, said)
+    say_growth(facts(path, None), anew, 2_600_000, said)
     assert said.said == []
-    say_growth(facts(path, "gguf-q4_k_m"), 2_600_000, said)
-    assert "the model takes 2.6 MB, the checkpoint 1.9 MB" in said.said[0]
+    say_growth(facts(path, "gguf-q4_k_m"), stored, 2_600_000, said)
+    assert "the model takes 2.6 MB, the checkpoint 1.9 MB: ONNX Runtime computes in 4" in said.said[0]
+    say_growth(facts(path, "gguf-q4_k_m"), anew, 2_600_000, said)
+    assert said.said[1] == "the model takes 2.6 MB, the checkpoint 1.9 MB"
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,14 @@ def test_environments_are_told_apart(manifest: Manifest) -> None:
     assert "No number in this bundle comes from a phone" not in card
 
 
+def test_a_bundle_without_golden_cases_promises_none(manifest: Manifest) -> None:
+    assert "Replay the golden vectors" in model_card(manifest)
+    card = model_card(replace(manifest, golden=()))
+    assert "holds no golden vectors" in card
+    for promise in ("Replay", "replays", "golden cases", "--on arm64"):
+        assert promise not in card
+
+
 def test_contract_source_and_calibration(manifest: Manifest) -> None:
     card = model_card(manifest)
     for fact in (

@@ -66,7 +66,7 @@ def check(
         "onnxruntime_release": onnxruntime_release,
     }
     dims = parse_dims(dim or [])
-    with _subjects(model, target) as (subjects, is_bundle):
+    with _subjects(model, target, out) as (subjects, is_bundle):
         sizes = _dims_of_each(subjects, dims)
         results = [
             _check_one(subject, target, own, options, explain=explain)
@@ -132,8 +132,9 @@ def parse_dims(entries: Sequence[str]) -> dict[str, int]:
 
 
 @contextmanager
-def _subjects(path: Path, target: str) -> Iterator[tuple[list[_Subject], bool]]:
+def _subjects(path: Path, target: str, out: Out) -> Iterator[tuple[list[_Subject], bool]]:
     from edgeq.bundle.foreign import refuse_foreign
+    from edgeq.bundle.manifest import Status
     from edgeq.bundle.reader import looks_like_bundle, open_bundle
 
     if target not in PROVIDERS:
@@ -148,6 +149,8 @@ def _subjects(path: Path, target: str) -> Iterator[tuple[list[_Subject], bool]]:
         yield [_Subject(path.name, path, promises=True)], False
         return
     with open_bundle(path, force=True) as bundle:
+        if bundle.manifest.status is Status.FAILED:
+            out.warn(f"`{path}` failed its quality gate; where its nodes run is predicted all the same")
         onnx_variants = [variant for variant in bundle.variants if variant.model.endswith(".onnx")]
         if not onnx_variants:
             raise ConfigError(

@@ -21,6 +21,7 @@ Examples:
 - `edgeq explain out/my-model-android --against ./my-model --data texts.txt --top 10 --plot layers.svg`
 """
 BAR_WIDTH = 24
+AT_EXPORT = "export --sensitivity measures it"
 
 
 def register(app: typer.Typer) -> None:
@@ -47,6 +48,7 @@ def explain(
     """Show the layers of a bundle that lose most when only they are quantized, and why.
 
     Losses are measured with --against, or were by `export --sensitivity`; without either, what the plan says is shown.
+    Core ML bundles are measured by the export alone, and the layers of language models not at all.
     """
     from edgeq.cli.output import Out
     from edgeq.pipeline.explain import ExplainRequest, run_explain
@@ -95,18 +97,22 @@ def _print(out: Any, found: Explanation, shown: list[LayerEffect]) -> None:
 
 def _print_decisions(out: Any, found: Explanation, top: int, plot: Path | None) -> None:
     if plot is not None:
-        raise UsageError("nothing to plot: no layer was measured", hint=found.next_command)
+        raise UsageError("nothing to plot: no layer was measured", hint=found.next_command or AT_EXPORT)
     shown = found.decisions[: top or None]
     title = f"{found.variant}: {len(found.decisions)} layers and tables in graph order ({found.source})"
     out.table(title, ("layer", "format", "known"), [(item.name, item.format, item.known) for item in shown])
     if len(shown) < len(found.decisions):
         out.notice(f"{len(found.decisions) - len(shown)} more: --top 0")
-    out.notice(
-        f"which layer loses most was not measured; {found.next_command} measures it, export --sensitivity stores it"
-    )
+    out.notice(f"which layer loses most was not measured; {_how_to_measure(found)}")
     layers = [{"name": item.name, "format": item.format, "known": item.known} for item in found.decisions]
     facts = {"variant": found.variant, "source": found.source, "layers": layers}
     out.result({**facts, "next_command": found.next_command})
+
+
+def _how_to_measure(found: Explanation) -> str:
+    if found.next_command is None:
+        return AT_EXPORT
+    return f"{found.next_command} measures it, export --sensitivity stores it"
 
 
 def _loss_name(shown: list[LayerEffect]) -> str:

@@ -144,7 +144,7 @@ def export(
         _dry_run(out, request)
         return
     results = _run(out, request, report)
-    _print(out, results)
+    _print(out, results, request.model)
     require_passed(results)
 
 
@@ -211,13 +211,13 @@ def _plan_json(plan: ExportPlan) -> dict[str, Any]:
     }
 
 
-def _print(out: Any, results: list[TargetResult]) -> None:
+def _print(out: Any, results: list[TargetResult], model: str | None) -> None:
     from edgeq.pipeline.summary import next_commands, result_json, summary_table
 
     title, columns, rows = summary_table(results)
     out.report(title, columns, rows)
     paths = [path for result in results for path in (result.bundle.path, result.archive) if path is not None]
     out.result({"bundles": [result_json(result) for result in results]}, "\n".join(map(str, paths)))
-    commands = next_commands(results)
+    commands = next_commands(results, model)
     if commands:
         out.notice("\n".join(("next:", *(f"  {command}" for command in commands))))

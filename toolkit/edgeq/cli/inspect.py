@@ -56,7 +56,8 @@ def inspect(
         _warn_of_saturation(out, saturating)
         if bundle.manifest.status is Status.FAILED and not force:
             raise GateError(
-                f"`{bundle_path}` failed its quality gate", hint="every command needs --force for it"
+                f"`{bundle_path}` failed its quality gate",
+                hint="run, validate, bench, explain and diff need --force for it; pack makes nothing of it",
             )
 
 
@@ -194,7 +195,7 @@ def _table(out: Out, title: str, columns: Sequence[str], rows: Sequence[Sequence
 
 
 def _variant_row(variant: Variant) -> list[str]:
-    requirements = ", ".join(f"{key} {_plain(value)}" for key, value in variant.requirements.items())
+    requirements = _plain(variant.requirements)
     provider = variant.execution_provider.removesuffix("ExecutionProvider")
     opset = str(variant.opset or "")
     return [
@@ -219,11 +220,13 @@ def _tensor_row(direction: str, spec: TensorSpec) -> list[str]:
 
 
 def _placement_rows(manifest: Manifest) -> list[list[str]]:
+    from edgeq.report.words import is_empty
+
     return [
         [variant.id, key, _plain(value)]
         for variant in manifest.variants
         for key, value in variant.placement.items()
-        if value not in ([], {})
+        if not is_empty(value)
     ]
 
 
@@ -242,9 +245,11 @@ def _gate_row(gate: Gate) -> list[str]:
 
 
 def _plain(value: Any) -> str:
-    """Free-form JSON in one line."""
+    """Free-form JSON in one line, the first of many reasons, without what is empty (`--json` has it)."""
+    from edgeq.report.words import is_empty
+
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items() if not is_empty(item))
     if isinstance(value, list | tuple):
         shown = "; ".join(_plain(item) for item in value[:_MOST_REASONS])
         return shown + (f"; and {len(value) - _MOST_REASONS} more" if len(value) > _MOST_REASONS else "")

@@ -240,11 +240,11 @@ class _LanguageExport:
                 self._write_files(writer, lowered.model.parent)
                 self._record_language(writer, spec, lowered.model, bounds)
                 bundle = self._bundle(writer, target_name, spec, lowered, measured, gates, entries)
-        bundle, archive = finished(bundle, self.request)
+        bundle, archive, page = finished(bundle, self.request)
         facts = self.plan.facts
-        say_growth(facts, bundle.variants[0].size_bytes, self.progress)
+        say_growth(facts, self.plan.request.recipe, bundle.variants[0].size_bytes, self.progress)
         return TargetResult(
-            target_name, bundle, {spec.id: measured}, fp32_bytes, archive, compared_with(facts)
+            target_name, bundle, {spec.id: measured}, fp32_bytes, archive, compared_with(facts), page
         )
 
     def _lower(self, target: GraphTarget, spec: VariantSpec, writer: BundleWriter) -> Lowered:

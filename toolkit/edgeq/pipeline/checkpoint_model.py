@@ -150,10 +150,10 @@ class _CheckpointExport:
             gates = self._gates(spec, measured[0])
             with self.progress.stage(f"writing {destination.name}"):
                 bundle = self._bundle(writer, spec, lowered, runs[0], measured, gates)
-        bundle, archive = finished(bundle, self.request)
+        bundle, archive, page = finished(bundle, self.request)
         size = 4 * self.original.source.parameters
         against = compared_with(self.plan.facts)
-        return TargetResult(self.target.name, bundle, {spec.id: measured[0]}, size, archive, against)
+        return TargetResult(self.target.name, bundle, {spec.id: measured[0]}, size, archive, against, page)
 
     def _lower(self, spec: VariantSpec, writer: BundleWriter) -> Lowered:
         folder = writer.path(f"model/{spec.id}/file").parent

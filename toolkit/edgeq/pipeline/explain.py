@@ -16,6 +16,7 @@ from edgeq.pipeline.data import divide, wanted_samples
 from edgeq.pipeline.sensitivity import FILE_NAME, effects_from, sensitivity
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.plan import QuantizationPlan
+from edgeq.report.words import FLOATS
 from edgeq.tasks import head_of
 from edgeq.types import ONNX_RUNTIME
 
@@ -49,7 +50,7 @@ class Explanation:
         effects: empty where nobody measured layers one by one.
         source: of the numbers.
         decisions: what the plan alone says, in graph order.
-        next_command: what measures the layers, where nobody did.
+        next_command: what measures the layers, where nobody did; None where only an export can.
     """
 
     variant: str
@@ -72,7 +73,8 @@ def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Ex
     """Read the bundle's own measurement, or measure against the original; without either, say what the plan knows.
 
     Raises:
-        UnsupportedError: the bundle has no quantized layer.
+        UnsupportedError: the bundle has no quantized layer, is without its plan, or `against` is set and no variant of
+            it can be read.
         ModelError: `against` is not the model the bundle was made from.
         IntegrityError: the bundle's plan or measurement is malformed.
         EdgeqError: bundle, model or data cannot be used.
@@ -85,9 +87,7 @@ def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Ex
             bundle.manifest.source.task,
             bundle.manifest.name,
             "explain measures the layers of encoders",
-            f"{PLAN} of the bundle has the error of each weight"
-            if (bundle.folder / PLAN).is_file()
-            else None,
+            _language_hint(bundle),
         )
         plan = _plan(bundle)
         variant = bundle.variants[0].id
@@ -95,7 +95,9 @@ def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Ex
             return Explanation(variant, _recorded(bundle), "measured at export")
         if request.against is None:
             command = f"edgeq explain {shlex.quote(str(request.bundle))} --against MODEL"
-            return Explanation(variant, (), PLAN, tuple(decisions(plan)), command)
+            return Explanation(
+                variant, (), PLAN, tuple(decisions(plan)), command if _is_readable(bundle) else None
+            )
         return _measure(bundle, plan, request, progress)
 
 
@@ -119,11 +121,36 @@ def decisions(plan: QuantizationPlan) -> Iterator[Decision]:
             yield Decision(table.name, "int8 rows" if table.quantized else "float", table.reason)
 
 
+def _language_hint(bundle: Bundle) -> str | None:
+    if (bundle.folder / PLAN).is_file():
+        return f"{PLAN} of the bundle has the error of each weight"
+    if _lacks_plan(bundle) and _is_readable(bundle):
+        return f"{PLAN} of the bundle this one was packed from has the error of each weight"
+    return None
+
+
 def _plan(bundle: Bundle) -> QuantizationPlan:
     found = read_plan(bundle)
+    if found is None and _lacks_plan(bundle):
+        raise UnsupportedError(
+            f"{PLAN} was left out of this bundle, and it alone says what became of each layer",
+            hint="explain the bundle it was packed from, or export it again without --slim",
+        )
     if found is None:
         raise UnsupportedError("the bundle has no quantized layer, so there is no loss to explain")
     return found
+
+
+def _lacks_plan(bundle: Bundle) -> bool:
+    """Whether layers were quantized and the bundle does not say how: `pack` and `--slim` leave that out."""
+    quantization = bundle.manifest.quantization
+    is_quantized = quantization is not None and quantization.precision not in FLOATS
+    return is_quantized and not (bundle.folder / PLAN).is_file()
+
+
+def _is_readable(bundle: Bundle) -> bool:
+    """Quantized weights are read back from ONNX graphs alone."""
+    return any(variant.runtime == ONNX_RUNTIME for variant in bundle.variants)
 
 
 def read_plan(bundle: Bundle) -> QuantizationPlan | None:
@@ -164,6 +191,8 @@ def _measure(
     from edgeq.exporters import load_model
     from edgeq.graph.passes.equalize import equalize
 
+    # First: what cannot be read is refused before the original is loaded.
+    weights = _stored_weights(bundle, plan)
     count = wanted_samples(CALIBRATION_SAMPLES)
     samples = load_samples(request.data, column=request.data_column, count=count, seed=request.seed)
     with progress.stage("loading the original"):
@@ -178,7 +207,6 @@ def _measure(
     )
     graph = equalize(exported.canonical.model, plan.equalizations)
     head = head_of(exported.source, exported.canonical.outputs, exported.preprocessor.special_token_ids)
-    weights = _stored_weights(bundle, plan)
     effects = sensitivity(exported.canonical, head, graph, plan, weights, data, progress)
     return Explanation(bundle.variants[0].id, effects, f"measured on {samples.source}")
 
@@ -195,8 +223,10 @@ def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> dict[str, FloatAr
             found = read_static_weights(path) | read_block_weights(path)
             if names <= set(found):
                 return {name: found[name] for name in names}
+    runtimes = ", ".join(dict.fromkeys(variant.runtime for variant in bundle.variants))
     raise UnsupportedError(
-        "no variant of this bundle holds its quantized layers in a form that can be read here"
+        f"no variant of this bundle ({runtimes}) holds its quantized layers in a form that can be read here",
+        hint="edgeq export --sensitivity measures them when the bundle is made; explain shows that without --against",
     )
 
 

@@ -104,6 +104,7 @@ class TargetResult:
 
     Attributes:
         compared_with: what the figures of fidelity are against.
+        page: the report, which a slim bundle is without.
     """
 
     target: str
@@ -112,6 +113,7 @@ class TargetResult:
     fp32_bytes: int
     archive: Path | None = None
     compared_with: str = "the original"
+    page: str = ""
 
     @property
     def failed_gates(self) -> list[Gate]:
@@ -307,8 +309,8 @@ class _Export:
                 parts = self._parts(target_name, written, measured, gates, golden, noise, fp32_bytes)
                 carry_legal_texts(writer, self.plan.facts)
                 bundle = write_bundle(writer, parts)
-        bundle, archive = finished(bundle, self.request)
-        return TargetResult(target_name, bundle, measured, fp32_bytes, archive)
+        bundle, archive, page = finished(bundle, self.request)
+        return TargetResult(target_name, bundle, measured, fp32_bytes, archive, page=page)
 
     def _golden(
         self, sessions: Mapping[str, Session]
@@ -418,20 +420,23 @@ def archive_path(destination: Path) -> Path:
     return destination.with_name(f"{destination.name}.edgeq")
 
 
-def finished(bundle: Bundle, request: ExportRequest) -> tuple[Bundle, Path | None]:
-    """The bundle as it is shipped, and as one file beside its folder, where the request wants that.
+def finished(bundle: Bundle, request: ExportRequest) -> tuple[Bundle, Path | None, str]:
+    """The bundle as it is shipped, as one file beside its folder where the request wants that, and its whole report.
 
     One that failed its gate keeps everything that tells why.
     """
     from edgeq.bundle.archive import write_archive
     from edgeq.pipeline.pack import Slimming, write_slim
+    from edgeq.report.html import REPORT_FILE
 
+    # A slim bundle has none, and `--report` wants it all the same.
+    page = bundle.file(REPORT_FILE).read_text(encoding="utf-8")
     if request.slim and bundle.manifest.status is Status.PASSED:
         slimming = Slimming(drop_goldens=True, drop_report=True)
         bundle = write_slim(bundle, bundle.path, slimming, force=True).bundle
     if not request.archive:
-        return bundle, None
-    return bundle, write_archive(bundle.path, archive_path(bundle.path), force=request.force)
+        return bundle, None, page
+    return bundle, write_archive(bundle.path, archive_path(bundle.path), force=request.force), page
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -57,7 +57,8 @@ def check_accuracy_page(page: Path, bundle: Path, labels: Path | None) -> None:
     if labels is None:
         raise UsageError(
             "--report of validate shows accuracy, which needs labelled texts: --labels FILE",
-            hint=f"edgeq bench {bundle} --report {page} writes the report with times",
+            hint=f"edgeq bench {bundle} --report {page} writes the report with times, unless the bundle "
+            "was packed without golden cases or runs on phones alone",
         )
     check_page(page, [bundle])
 
@@ -73,9 +74,9 @@ def write_export_pages(results: Sequence[TargetResult], page: Path) -> list[Path
     """The report of every bundle, with the times that its export took beside float32."""
     pages = export_pages(page, [result.target for result in results])
     for result in results:
-        text = (result.bundle.path / REPORT_FILE).read_text(encoding="utf-8")
         times = _export_times(result)
-        atomic_write_text(pages[result.target], text if times is None else with_times(text, times))
+        text = result.page if times is None else with_times(result.page, times)
+        atomic_write_text(pages[result.target], text)
     return list(pages.values())
 
 

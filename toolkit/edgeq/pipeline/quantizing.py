@@ -92,7 +92,12 @@ class Quantized:
     def rounded_weights(self) -> dict[str, FloatArray]:
         """Linear layers as their codes stand for, `[in, out]`, by layer name; no tables of int8 rows."""
         assert self.plan is not None
-        found = {item.name: self.weights[item.initializer].dequantize() for item in self.plan.weights}
+        found = {
+            item.name: self.palettes[item.initializer].dense().T
+            if item.initializer in self.palettes
+            else self.weights[item.initializer].dequantize()
+            for item in self.plan.weights
+        }
         for site in find_sites(self.graph).linears:
             if site.weight in self.static and site.name not in found:
                 found[site.name] = self.static[site.weight].dequantize()

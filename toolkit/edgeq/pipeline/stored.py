@@ -82,16 +82,26 @@ def compared_with(facts: ModelFacts) -> str:
     return f"the {facts.quantized} checkpoint itself (what that lost of its original is not known)"
 
 
-def say_growth(facts: ModelFacts, size: int, progress: Progress) -> None:
-    """Say that a bundle is larger than the quantized checkpoint it was made from, where it is."""
+def say_growth(facts: ModelFacts, recipe: Recipe, size: int, progress: Progress) -> None:
+    """Say that a bundle is larger than the quantized checkpoint it was made from, where it is.
+
+    Args:
+        facts: of the checkpoint.
+        recipe: what became of its weights.
+        size: bytes of the bundle's model.
+        progress: takes the notice.
+    """
     if facts.quantized is None:
         return
     before = checkpoint_bytes(facts.folder)
     if size > before:
-        progress.notice(
-            f"the model takes {size / 1e6:.1f} MB, the checkpoint {before / 1e6:.1f} MB: ONNX Runtime computes in 4 "
-            "and 8 bits, and types in between are held in 8 (docs/import.md)"
+        # Only types that are taken over have no other way.
+        why = (
+            ": ONNX Runtime computes in 4 and 8 bits, and types in between are held in 8 (docs/import.md)"
+            if is_stored(recipe)
+            else ""
         )
+        progress.notice(f"the model takes {size / 1e6:.1f} MB, the checkpoint {before / 1e6:.1f} MB{why}")
 
 
 def checkpoint_bytes(path: Path) -> int:

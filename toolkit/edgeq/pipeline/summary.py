@@ -45,17 +45,25 @@ def summary_table(
     return title, ("", *_headings(columns)), rows
 
 
-def next_commands(results: Sequence[TargetResult]) -> list[str]:
-    """What to type next, ready to be copied; nothing of a bundle that failed its gate."""
+def next_commands(results: Sequence[TargetResult], model: str | None = None) -> list[str]:
+    """What to type next, ready to be copied; nothing of a bundle that failed its gate.
+
+    Args:
+        results: of an export.
+        model: that was exported.
+    """
     passed = [result for result in results if not result.failed_gates]
-    return [command for result in passed for command in _commands(result)]
+    return [command for result in passed for command in _commands(result, model)]
 
 
-def _commands(result: TargetResult) -> Iterator[str]:
+def _commands(result: TargetResult, model: str | None) -> Iterator[str]:
     bundle, first = result.bundle, result.bundle.variants[0]
     path = shlex.quote(str(bundle.path))
     if first.runtime == LLAMA_CPP and find_spec("llama_cpp") is None:
         yield f'llama-cli -m {shlex.quote(str(bundle.path / first.model))} -p "Once upon a time" -n 64'
+        # Without llama.cpp `run` refuses, and `validate` simulates it on the original.
+        if bundle.manifest.golden and model is not None:
+            yield f"edgeq validate {path} --against {shlex.quote(model)}"
         return
     yield f"edgeq run {path} {_sample_input(bundle)}"
     if bundle.manifest.golden:

@@ -240,12 +240,13 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
 
 def _require_comparands(bundle: Bundle, cases: Sequence[GoldenCase], request: ValidationRequest) -> None:
     """A bundle packed without golden cases has whole files, and nothing that tells what they should compute."""
-    if cases or (request.against is not None and bundle.manifest.source.task is not Task.TEXT_GENERATION):
+    is_language = bundle.manifest.source.task is Task.TEXT_GENERATION
+    if cases or (request.against is not None and not is_language):
         return
-    live = "edgeq validate BUNDLE --against MODEL compares it with the original; "
+    live = "edgeq validate BUNDLE --against MODEL compares it with the original; or "
     raise DataError(
         f"`{request.bundle}` has no golden cases to replay; every file is the one its manifest lists",
-        hint=("" if request.against is not None else live) + "or validate the bundle it was packed from",
+        hint=("" if is_language else live) + "validate the bundle it was packed from",
     )
 
 

@@ -141,9 +141,7 @@ def requirement_lines(variant: Variant) -> list[tuple[str, str]]:
     wanted = variant.requirements
     keys = [key for key in known if key in wanted] + sorted(key for key in wanted if key not in known)
     return [
-        (known.get(key, key), _requirement(key, wanted[key]))
-        for key in keys
-        if wanted[key] not in ([], {}, "")
+        (known.get(key, key), _requirement(key, wanted[key])) for key in keys if not is_empty(wanted[key])
     ]
 
 
@@ -155,10 +153,15 @@ def _requirement(key: str, value: Any) -> str:
     return plain(value)
 
 
+def is_empty(value: Any) -> bool:
+    """Whether free-form JSON says nothing: its key alone is noise to people."""
+    return value in ([], {}, "")
+
+
 def plain(value: Any) -> str:
-    """Free-form JSON in one line."""
+    """Free-form JSON in one line, without what is empty."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items() if not is_empty(item))
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(plain(item) for item in value)
     if isinstance(value, bool):
@@ -313,18 +316,30 @@ def caveats(manifest: Manifest) -> list[str]:
             "This bundle is below its quality gate. Readers refuse it unless they are told to go on (`--force`)."
         )
     levels = {metric.verification for metric in manifest.metrics}
+    # Packed without them, a bundle has nothing to replay.
+    has_golden = bool(manifest.golden)
     found += _engine_caveats(manifest)
     if Verification.EXECUTED not in levels and levels:
         found.append(
-            "No number in this bundle comes from a phone. Replay the golden vectors on the devices you ship to."
+            "No number in this bundle comes from a phone"
+            + (
+                ". Replay the golden vectors on the devices you ship to."
+                if has_golden
+                else ", and it holds no golden vectors to replay on one."
+            )
         )
     if Verification.EXECUTED_OTHER_ARCH in levels and any(
         v.precision not in FLOATS for v in manifest.variants
     ):
         found.append(
             "Integer sums are the same on every processor; the floats between them differ in their last bits, which "
-            "now and then rounds a value the other way. How far that may go was measured and bounds the golden cases; "
-            "`edgeq validate BUNDLE --on arm64` shows the difference before a phone does."
+            "now and then rounds a value the other way."
+            + (
+                " How far that may go was measured and bounds the golden cases; `edgeq validate BUNDLE --on arm64` "
+                "shows the difference before a phone does."
+                if has_golden
+                else ""
+            )
         )
     if manifest.quantization is not None and manifest.quantization.calibration is not None:
         found.append(
