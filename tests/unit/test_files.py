@@ -15,6 +15,7 @@ from edgeq.files import (
     atomic_write_text,
     check_free_space,
     check_output,
+    check_output_file,
     contained_path,
     list_files,
     sha256_file,
@@ -139,12 +140,38 @@ def test_output_parent_must_be_a_writable_folder(tmp_path: Path, monkeypatch: py
     check_output(tmp_path / "new/deep/bundle", force=False)
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
-    def read_only(*_: object, **__: object) -> str:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr("edgeq.files.tempfile.mkdtemp", read_only)
+    monkeypatch.setattr("edgeq.files.tempfile.mkdtemp", _read_only)
     with pytest.raises(OutputError, match="not writable"):
         check_output(tmp_path / "bundle", force=False)
+
+
+def test_a_single_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_output_file(tmp_path / "page.html", "--report")
+    (tmp_path / "old.html").touch()
+    check_output_file(tmp_path / "old.html", "--report")
+    for path, problem in (
+        (tmp_path, "not a file"),
+        (tmp_path / "new/page.html", "not a folder"),
+        (tmp_path / "old.html/page.html", "not a folder"),
+        (tmp_path / ("n" * 201), "expected at most 200"),
+    ):
+        with pytest.raises(OutputError, match=problem) as caught:
+            check_output_file(path, "--report")
+        assert "--report" in str(caught.value.hint)
+    monkeypatch.setattr("edgeq.files.tempfile.mkdtemp", _read_only)
+    with pytest.raises(OutputError, match=r"cannot write `.*page\.html`: `.*` is not writable") as caught:
+        check_output_file(tmp_path / "page.html", "--report")
+    assert caught.value.hint == "choose another place with --report"
+
+
+def _read_only(*_: object, **__: object) -> str:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_a_failed_write_names_no_hidden_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="page") as caught:
+        atomic_write_text(tmp_path / "nowhere/page.html", "")
+    assert caught.value.filename == str(tmp_path / "nowhere/page.html")
 
 
 def test_a_full_disk_is_found_out_early(tmp_path: Path) -> None:

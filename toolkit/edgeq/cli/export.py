@@ -140,6 +140,8 @@ def export(
         "slim": slim or None,
     }
     request = _request(read_export_config(flags, Path.cwd(), out.notice), archive=archive, force=force)
+    if report is not None:
+        _check_pages(request, report)
     if dry_run:
         _dry_run(out, request)
         return
@@ -154,12 +156,19 @@ def _request(config: Any, *, archive: bool, force: bool) -> ExportRequest:
     return request_from(config, archive=archive, force=force)
 
 
-def _run(out: Any, request: ExportRequest, page: Path | None) -> list[TargetResult]:
-    from edgeq.pipeline.export import bundle_folders, run_export
-    from edgeq.pipeline.pages import check_page, write_export_pages
+def _check_pages(request: ExportRequest, page: Path) -> None:
+    from edgeq.pipeline.export import bundle_folders
+    from edgeq.pipeline.pages import check_page, export_pages
 
-    if page is not None:
-        check_page(page, list(bundle_folders(request).values()))
+    folders = bundle_folders(request)
+    for own in export_pages(page, list(folders)).values():
+        check_page(own, list(folders.values()))
+
+
+def _run(out: Any, request: ExportRequest, page: Path | None) -> list[TargetResult]:
+    from edgeq.pipeline.export import run_export
+    from edgeq.pipeline.pages import write_export_pages
+
     with out.progress() as progress:
         results = run_export(request, progress)
     if page is not None:

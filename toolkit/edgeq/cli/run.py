@@ -108,6 +108,7 @@ def run(
     A Core ML package runs on a Mac; elsewhere edgeq interprets it, and says so.
     """
     from edgeq.cli.generate import GenerateOptions, generate
+    from edgeq.pipeline.batch_run import check_batch_output
     from edgeq.pipeline.sessions import open_other
     from edgeq.runtime.executors import level_of
     from edgeq.runtime.runtime import load
@@ -130,6 +131,7 @@ def run(
                 "--texts FILE goes with --output FILE, and with no --text, --pair, --npz or --on",
                 hint="edgeq run BUNDLE --texts texts.txt --output vectors.npy",
             )
+        check_batch_output(output)
         with load(
             bundle_path, variant=variant, force=force, threads=threads, open_other=open_other
         ) as runtime:

@@ -16,6 +16,7 @@ import numpy as np
 
 from edgeq.bundle.codec import finite
 from edgeq.errors import DataError, OutputError, UsageError
+from edgeq.files import check_output_file
 from edgeq.progress import Progress, SilentProgress
 from edgeq.types import Outputs, Role, Sample
 
@@ -48,14 +49,13 @@ def check_batch_output(output: Path) -> None:
 
     Raises:
         UsageError: it is named neither `.npy` nor `.jsonl`.
-        OutputError: it exists, or its folder is not there.
+        OutputError: it exists, or its folder is not there or cannot be written.
     """
     if output.suffix not in (NPY, JSONL):
         raise UsageError(f"--output is `{output}`, expected a name that ends in {NPY} or {JSONL}")
     if output.exists():
         raise OutputError(f"`{output}` exists", hint="choose another --output, or remove it first")
-    if not output.absolute().parent.is_dir():
-        raise OutputError(f"cannot write `{output}`: there is no folder `{output.absolute().parent}`")
+    check_output_file(output, "--output")
 
 
 def run_texts(
