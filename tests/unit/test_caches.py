@@ -63,5 +63,5 @@ def test_caches_that_share_a_folder_share_the_notice(tmp_path: Path, monkeypatch
     [notice] = log
     assert notice == (
         f"going on without a cache: `{tmp_path}` cannot be used (Permission denied); "
-        "EDGEQ_CACHE names another folder"
+        "EDGEQ_CACHE can name another folder"
     )

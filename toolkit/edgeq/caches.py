@@ -61,7 +61,7 @@ def notice_unusable(
         problem = error.message
     else:
         problem = f"`{folder or cache_folder()}` cannot be used ({error.strerror or error})"
-    message = f"going on without a cache: {problem}; {FOLDER_VARIABLE} names another folder"
+    message = f"going on without a cache: {problem}; {FOLDER_VARIABLE} can name another folder"
     if message not in _said:
         _said.add(message)
         notify(message)

@@ -141,7 +141,7 @@ def test_run_of_texts_leaves_nothing_half_written(tiny_bundle: Path, tmp_path: P
     for source, output, code, message in (
         ("bad.jsonl", "v.npy", 1, "line 2 of"),
         ("latin.txt", "v.npy", 1, "line 1 of"),
-        ("empty.txt", "v.npy", 1, "has no line"),
+        ("empty.txt", "v.npy", 1, "is empty"),
         ("none.txt", "v.npy", 1, "there is no file"),
         ("good.txt", "v.csv", 2, "ends in .npy or .jsonl"),
         ("good.txt", "there.npy", 1, "exists"),

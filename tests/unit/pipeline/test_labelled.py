@@ -81,7 +81,7 @@ def test_spearman_is_one_for_the_right_order_and_minus_one_for_the_opposite(tmp_
         ("maybe\ta text\n" * 30, "line 1"),
         ("yes\n" * 30, "line 1"),
         ("yes\ta\n" * 3, "at least 20"),
-        ("\x00", "line 1"),
+        ("\x00", "binary"),
     ],
 )
 def test_bad_lines(text: str, message: str, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_bad_lines(text: str, message: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_task_without_a_metric(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="there is no file"):
         read_labelled(tmp_path / "none", CLASSIFIER)
     with pytest.raises(UsageError, match="fill-mask"):
         read_labelled(tmp_path / "none", MASKS)

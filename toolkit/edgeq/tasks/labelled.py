@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from edgeq.calibration.lines import read_lines
 from edgeq.errors import DataError
 from edgeq.metrics import spearman
 from edgeq.types import Array, Sample
@@ -108,11 +109,8 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
     Raises:
         DataError: the file cannot be read.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"`{path}` cannot be read as text: {error}") from error
-    return [(number, line.split("\t")) for number, line in enumerate(lines, start=1) if line.strip()]
+    rows = ((number, part) for number, line in read_lines(path) for part in line.rstrip("\r\n").split("\r"))
+    return [(number, line.split("\t")) for number, line in rows if line.strip()]
 
 
 def without_header(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
