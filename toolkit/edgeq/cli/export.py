@@ -179,6 +179,7 @@ def _run(out: Any, request: ExportRequest, page: Path | None) -> list[TargetResu
 def _dry_run(out: Any, request: ExportRequest) -> None:
     from edgeq.pipeline.export import plan_export
     from edgeq.pipeline.rehearse import rehearse
+    from edgeq.report.words import calibration_title
 
     with out.progress() as progress:
         plan = plan_export(request, progress)
@@ -194,14 +195,18 @@ def _dry_run(out: Any, request: ExportRequest) -> None:
         ("target", "variants", "output"),
         rows,
     )
-    samples = f"{document['calibration']['samples']} samples of {document['calibration']['source']}"
+    title = calibration_title(document["calibration"]["source"])
+    samples = f"{document['calibration']['samples']} samples of {title}"
     used = document["calibration"]["used"]
     out.notice(f"calibration: {samples}" if used else f"no calibration; compared on {samples}")
 
 
 def _plan_json(plan: ExportPlan) -> dict[str, Any]:
+    from edgeq.pipeline.rehearse import sample_counts
     from edgeq.pipeline.stored import is_calibrated
 
+    used = is_calibrated(plan)
+    held_out, calibrating = sample_counts(plan)
     return {
         "model": plan.request.model,
         "architecture": plan.facts.architecture,
@@ -209,9 +214,9 @@ def _plan_json(plan: ExportPlan) -> dict[str, Any]:
         "precision": plan.request.recipe.name,
         "calibration": {
             "source": plan.data.source,
-            "samples": len(plan.data),
+            "samples": calibrating if used else held_out,
             "sha256": plan.data.sha256,
-            "used": is_calibrated(plan),
+            "used": used,
         },
         "targets": {
             name: {"output": str(destination), "variants": [spec.id for spec in plan.variants[name]]}
