@@ -47,7 +47,10 @@ def run(
         ),
     ] = None,
     npz: Annotated[
-        Path | None, typer.Option("--npz", help="Model inputs by name, instead of texts.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--npz", help="Model inputs by name, or a golden file, instead of texts.", show_default=False
+        ),
     ] = None,
     texts: Annotated[
         Path | None,
@@ -214,10 +217,10 @@ def _samples(texts: list[str], pairs: list[str], npz: Path | None) -> list[Sampl
 
 
 def _read_npz(path: Path) -> Feeds:
-    from edgeq.arrays import read_arrays
+    from edgeq.arrays import model_inputs, read_arrays
 
     try:
-        return read_arrays(path)
+        return model_inputs(read_arrays(path))
     except FileNotFoundError as error:
         raise DataError(f"there is no file `{path}`") from error
     except ValueError as error:
