@@ -51,11 +51,15 @@ def advise(
     when nothing fits.
     """
     from edgeq.cli.output import Out
+    from edgeq.exporters.source import ignored_revision
     from edgeq.pipeline.advise import Request, parse_size, parse_tolerance
     from edgeq.pipeline.advise import advise as ask
 
     out = Out(json_mode=json)
     request = Request(model, parse_size(ram), target, parse_tolerance(tolerance), context, share, revision)
+    ignored = ignored_revision(model, revision)
+    if ignored is not None:
+        out.notice(ignored)
     advice = ask(request)
     _show(out, advice)
     out.result(advice.to_json())
