@@ -18,6 +18,7 @@ from edgeq.files import (
     check_output_file,
     contained_path,
     list_files,
+    not_utf8,
     sha256_file,
     write_zip,
 )
@@ -172,6 +173,19 @@ def test_a_failed_write_names_no_hidden_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="page") as caught:
         atomic_write_text(tmp_path / "nowhere/page.html", "")
     assert caught.value.filename == str(tmp_path / "nowhere/page.html")
+
+
+@pytest.mark.parametrize(
+    ("data", "where"),
+    [
+        (b"\xff", "line 1 of it is not UTF-8: byte 0xff at position 1"),
+        (b"a\n\nbc\xe9d", "line 3 of it is not UTF-8: byte 0xe9 at position 3"),
+    ],
+)
+def test_where_a_text_is_no_text(data: bytes, where: str) -> None:
+    with pytest.raises(UnicodeDecodeError) as caught:
+        data.decode()
+    assert not_utf8("it", caught.value) == where
 
 
 def test_a_full_disk_is_found_out_early(tmp_path: Path) -> None:

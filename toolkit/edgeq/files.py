@@ -73,6 +73,20 @@ def atomic_write_text(path: Path, text: str) -> None:
     atomic_write_bytes(path, text.encode("utf-8"))
 
 
+def not_utf8(name: str, error: UnicodeDecodeError, first: int = 1) -> str:
+    """Where a text is no UTF-8, in words of every reader.
+
+    Args:
+        name: of what holds it.
+        error: of decoding its bytes.
+        first: number of the line that these begin with.
+    """
+    before = error.object[: error.start]
+    line, position = first + before.count(b"\n"), len(before) - before.rfind(b"\n")
+    byte = error.object[error.start]
+    return f"line {line} of {name} is not UTF-8: byte 0x{byte:02x} at position {position}"
+
+
 def contained_path(root: Path, relative: str) -> Path:
     """The path of `relative` inside `root`.
 

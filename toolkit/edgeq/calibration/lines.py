@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgeq.errors import DataError
+from edgeq.files import not_utf8
 
 MAX_LINE_BYTES = 1 << 20
 """A longer line is no sample, and would have to be held whole."""
@@ -71,15 +72,8 @@ def decode_text(data: bytes, name: str) -> str:
     try:
         return data.removeprefix(_BOM).decode("utf-8")
     except UnicodeDecodeError as error:
-        before = error.object[: error.start]
-        line = before.count(b"\n")
-        position = len(before) - (before.rfind(b"\n") + 1)
-        message = _not_utf8(line + 1, name, error.object[error.start], position)
-        raise DataError(message, hint="iconv -f WINDOWS-1252 -t UTF-8 FILE | edgeq ...") from error
-
-
-def _not_utf8(number: int, name: str, byte: int, offset: int) -> str:
-    return f"line {number} of {name} is not UTF-8: byte 0x{byte:02x} at position {offset + 1}"
+        hint = "iconv -f WINDOWS-1252 -t UTF-8 FILE | edgeq ..."
+        raise DataError(not_utf8(name, error), hint=hint) from error
 
 
 def _check_text(path: Path, head: bytes) -> None:
@@ -110,6 +104,6 @@ def _decoded(path: Path, number: int, line: bytes, *, limited: bool) -> str:
         return line.removeprefix(_BOM).decode("utf-8") if number == 1 else line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
-            _not_utf8(number, f"`{path}`", error.object[error.start], error.start),
+            not_utf8(f"`{path}`", error, number),
             hint=f"iconv -f WINDOWS-1252 -t UTF-8 {path} > {path.stem}.utf8{path.suffix}",
         ) from error
