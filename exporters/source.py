@@ -50,6 +50,14 @@ def local_folder(model: str | Path) -> Path | None:
     return None
 
 
+def ignored_revision(model: str | Path | None, revision: str | None) -> str | None:
+    """A notice where a revision is asked for of what has none: only models on the Hub do."""
+    if revision is None or (model is not None and not Path(model).expanduser().exists()):
+        return None
+    shown = "the sample model" if model is None else f"`{model}` is on this machine and"
+    return f"--revision {revision} is ignored: {shown} has one version"
+
+
 def fetch(model: str, revision: str | None, *, config_only: bool) -> Path:
     """Download a model from the Hub, or find it in the cache; returns its folder there.
 

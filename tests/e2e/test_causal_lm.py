@@ -160,7 +160,7 @@ def test_a_prompt_on_stdin_that_is_not_utf8(bundle):
     command = [sys.executable, "-m", "edgeq", "run", str(bundle.path), "--prompt", "-"]
     done = subprocess.run(command, input=b"\xff\xfe", capture_output=True, check=False, env=os.environ)
     assert done.returncode == 1
-    assert b"not valid UTF-8" in done.stderr
+    assert b"is not UTF-8" in done.stderr
 
 
 def test_validate_replays_and_compares(bundle, model, capsys, tmp_path):

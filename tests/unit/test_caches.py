@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeq.caches import cache_entries, clear
+import pytest
+
+from edgeq.caches import cache_entries, cache_folder, clear, notice_unusable
+from edgeq.cli import run_command_line as run
+from edgeq.errors import ExitCode, OutputError
 
 
 def test_only_what_is_edgeqs_is_listed_and_removed(tmp_path: Path) -> None:
@@ -25,3 +29,39 @@ def test_only_what_is_edgeqs_is_listed_and_removed(tmp_path: Path) -> None:
 
 def test_no_folder_is_an_empty_cache(tmp_path: Path) -> None:
     assert cache_entries(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "end"), [("EDGEQ_CACHE", ""), ("EDGEQ_CACHE", "/below"), ("XDG_CACHE_HOME", "")]
+)
+def test_a_file_is_no_cache_folder(
+    variable: str, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("EDGEQ_CACHE", raising=False)
+    monkeypatch.setenv(variable, f"{tmp_path}/file{end}")
+    with pytest.raises(OutputError, match=f"{variable} asks for .*file.* is a file"):
+        cache_folder()
+
+
+@pytest.mark.parametrize("command", [["cache"], ["doctor"]])
+def test_commands_name_the_variable(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGEQ_CACHE", str(tmp_path / "file"))
+    assert run(command) == ExitCode.USER
+    assert "EDGEQ_CACHE asks for the cache folder" in capsys.readouterr().err
+
+
+def test_caches_that_share_a_folder_share_the_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeq.caches._said", set())
+    monkeypatch.setenv("EDGEQ_CACHE", str(tmp_path))
+    log: list[str] = []
+    for name in ("tune", "calibration"):
+        notice_unusable(PermissionError(13, "Permission denied", name), log.append)
+    [notice] = log
+    assert notice == (
+        f"going on without a cache: `{tmp_path}` cannot be used (Permission denied); "
+        "EDGEQ_CACHE can name another folder"
+    )

@@ -15,8 +15,10 @@ from edgeq.files import (
     atomic_write_text,
     check_free_space,
     check_output,
+    check_output_file,
     contained_path,
     list_files,
+    not_utf8,
     sha256_file,
     write_zip,
 )
@@ -139,12 +141,51 @@ def test_output_parent_must_be_a_writable_folder(tmp_path: Path, monkeypatch: py
     check_output(tmp_path / "new/deep/bundle", force=False)
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
-    def read_only(*_: object, **__: object) -> str:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr("edgeq.files.tempfile.mkdtemp", read_only)
+    monkeypatch.setattr("edgeq.files.tempfile.mkdtemp", _read_only)
     with pytest.raises(OutputError, match="not writable"):
         check_output(tmp_path / "bundle", force=False)
+
+
+def test_a_single_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_output_file(tmp_path / "page.html", "--report")
+    (tmp_path / "old.html").touch()
+    check_output_file(tmp_path / "old.html", "--report")
+    for path, problem in (
+        (tmp_path, "not a file"),
+        (tmp_path / "new/page.html", "not a folder"),
+        (tmp_path / "old.html/page.html", "not a folder"),
+        (tmp_path / ("n" * 201), "expected at most 200"),
+    ):
+        with pytest.raises(OutputError, match=problem) as caught:
+            check_output_file(path, "--report")
+        assert "--report" in str(caught.value.hint)
+    monkeypatch.setattr("edgeq.files.tempfile.mkdtemp", _read_only)
+    with pytest.raises(OutputError, match=r"cannot write `.*page\.html`: `.*` is not writable") as caught:
+        check_output_file(tmp_path / "page.html", "--report")
+    assert caught.value.hint == "choose another place with --report"
+
+
+def _read_only(*_: object, **__: object) -> str:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_a_failed_write_names_no_hidden_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="page") as caught:
+        atomic_write_text(tmp_path / "nowhere/page.html", "")
+    assert caught.value.filename == str(tmp_path / "nowhere/page.html")
+
+
+@pytest.mark.parametrize(
+    ("data", "where"),
+    [
+        (b"\xff", "line 1 of it is not UTF-8: byte 0xff at position 1"),
+        (b"a\n\nbc\xe9d", "line 3 of it is not UTF-8: byte 0xe9 at position 3"),
+    ],
+)
+def test_where_a_text_is_no_text(data: bytes, where: str) -> None:
+    with pytest.raises(UnicodeDecodeError) as caught:
+        data.decode()
+    assert not_utf8("it", caught.value) == where
 
 
 def test_a_full_disk_is_found_out_early(tmp_path: Path) -> None:

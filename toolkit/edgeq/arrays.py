@@ -6,6 +6,7 @@ import io
 import math
 import tokenize
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,20 @@ _MALFORMED = (
     MemoryError,
 )
 """What numpy raises for damaged headers, beside ValueError."""
+
+
+INPUT_PREFIX = "inputs/"
+"""Before the names of model inputs in a bundle's golden files, which hold outputs as well."""
+
+
+def model_inputs(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays of a file that are model inputs, by name: all, or those that a golden file marks so."""
+    marked = {
+        name.removeprefix(INPUT_PREFIX): array
+        for name, array in arrays.items()
+        if name.startswith(INPUT_PREFIX)
+    }
+    return marked or dict(arrays)
 
 
 def read_arrays(path: Path) -> dict[str, Array]:

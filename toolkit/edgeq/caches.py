@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,21 +18,57 @@ def cache_folder(cache: Path | None = None) -> Path:
     """`cache`, else $EDGEQ_CACHE, else $XDG_CACHE_HOME/edgeq, else ~/.cache/edgeq; it need not exist.
 
     Raises:
-        OutputError: none of them is given, and this user has no home folder.
+        OutputError: what is given cannot be a folder, or nothing is and this user has no home folder.
     """
     try:
         if cache is not None:
-            return cache.expanduser().resolve()
+            return _as_folder(cache, "--cache")
         if chosen := os.environ.get(FOLDER_VARIABLE):
-            return Path(chosen).expanduser().resolve()
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return (Path(base).expanduser() / "edgeq").resolve()
+            return _as_folder(Path(chosen), FOLDER_VARIABLE)
+        if base := os.environ.get("XDG_CACHE_HOME"):
+            return _as_folder(Path(base) / "edgeq", "XDG_CACHE_HOME")
+        return Path("~/.cache/edgeq").expanduser().resolve()
     except RuntimeError as error:
         raise OutputError(
             "there is no cache folder: this user has no home folder",
             hint=f"set {FOLDER_VARIABLE} to a folder",
         ) from error
 
+
+def _as_folder(path: Path, said_by: str) -> Path:
+    folder = path.expanduser().resolve()
+    # os.path, whose answers are never a PermissionError
+    for part in (folder, *folder.parents):
+        if os.path.exists(part) and not os.path.isdir(part):
+            raise OutputError(
+                f"{said_by} asks for the cache folder `{folder}`, but `{part}` is a file",
+                hint=f"set {FOLDER_VARIABLE} to a folder",
+            )
+    return folder
+
+
+def notice_unusable(
+    error: OSError | OutputError, notify: Callable[[str], None], folder: Path | None = None
+) -> None:
+    """Say, once for each reason, that work goes on without the cache, which only saves time.
+
+    Args:
+        error: why it cannot be used.
+        notify: receives the notice.
+        folder: that cannot be used; `cache_folder()` when None.
+    """
+    if isinstance(error, OutputError):
+        problem = error.message
+    else:
+        problem = f"`{folder or cache_folder()}` cannot be used ({error.strerror or error})"
+    message = f"going on without a cache: {problem}; {FOLDER_VARIABLE} can name another folder"
+    if message not in _said:
+        _said.add(message)
+        notify(message)
+
+
+_said: set[str] = set()
+"""Notices of `notice_unusable`: several caches share the folder, and one notice is enough."""
 
 PURPOSES = {
     "calibration": "statistics of calibration runs; made again by the next export",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ConfigError
+from edgeq.files import not_utf8
 
 CONFIG_FILE = "edgeq.toml"
 
@@ -57,7 +58,9 @@ def read_export_config(
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(not_utf8(f"`{path.name}`", error)) from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"`{path.name}` is not valid TOML: {error}") from error
     check_keys(document, ("export",), path.name)
     settings = document.get("export", {})

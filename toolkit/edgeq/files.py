@@ -49,7 +49,11 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OSError: the folder is missing or not writable, or the disk is full; `path` is then as it was.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        error.filename = str(path)  # nobody has heard of the hidden neighbour
+        raise
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -67,6 +71,20 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 def atomic_write_text(path: Path, text: str) -> None:
     r"""`atomic_write_bytes` of UTF-8 text, with `\n` line ends on every platform."""
     atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def not_utf8(name: str, error: UnicodeDecodeError, first: int = 1) -> str:
+    """Where a text is no UTF-8, in words of every reader.
+
+    Args:
+        name: of what holds it.
+        error: of decoding its bytes.
+        first: number of the line that these begin with.
+    """
+    before = error.object[: error.start]
+    line, position = first + before.count(b"\n"), len(before) - before.rfind(b"\n")
+    byte = error.object[error.start]
+    return f"line {line} of {name} is not UTF-8: byte 0x{byte:02x} at position {position}"
 
 
 def contained_path(root: Path, relative: str) -> Path:
@@ -178,39 +196,61 @@ def check_output(destination: Path, force: bool, *, needed_bytes: int = 0) -> No
     Raises:
         OutputError: it exists, its parent cannot be written, its name is too long or not UTF-8, or the disk is full.
     """
-    _check_name(destination)
+    _check_name(destination, "--output")
     _check_existing(destination, force)
     parent = _nearest_existing(destination.absolute().parent)
-    if not parent.is_dir():
-        raise OutputError(f"cannot write `{destination}`: `{parent}` is not a folder")
-    _check_writable(destination, parent)
+    _check_writable(destination, parent, "--output")
     check_free_space(parent, needed_bytes)
 
 
-def _check_name(destination: Path) -> None:
+def check_output_file(destination: Path, option: str) -> None:
+    """`check_output` of a single file, whose folder has to be there; whether it replaces one is for the caller to say.
+
+    Args:
+        destination: the file that will be made.
+        option: of the command line that names it.
+
+    Raises:
+        OutputError: it is a folder, its own folder is missing or cannot be written, or its name is of no use.
+    """
+    _check_name(destination, option)
+    if destination.is_dir():
+        raise OutputError(
+            f"cannot write `{destination}`: it is a folder, not a file",
+            hint=f"name a file with {option}",
+        )
+    _check_writable(destination, destination.absolute().parent, option)
+
+
+def _check_name(destination: Path, option: str) -> None:
     try:
         str(destination).encode()
     except UnicodeEncodeError:
         raise OutputError(
             f"the name of `{destination}` is not UTF-8, which ONNX Runtime cannot open",
-            hint="choose another --output",
+            hint=f"choose another {option}",
         ) from None
     if len(destination.name.encode()) > MAX_NAME_CHARACTERS:
         raise OutputError(
             f"the name `{destination.name[:40]}...` has {len(destination.name.encode())} bytes, expected at most "
             f"{MAX_NAME_CHARACTERS}",
-            hint="choose a shorter --output",
+            hint=f"choose a shorter {option}",
         )
 
 
-def _check_writable(destination: Path, parent: Path) -> None:
+def _check_writable(destination: Path, parent: Path, option: str) -> None:
     """By making a folder: permissions alone say nothing of read-only disks, and nothing to root."""
+    if not parent.is_dir():
+        raise OutputError(
+            f"cannot write `{destination}`: `{parent}` is not a folder",
+            hint=f"choose another place with {option}",
+        )
     try:
         os.rmdir(tempfile.mkdtemp(dir=parent, prefix=".edgeq-"))
     except OSError as error:
         raise OutputError(
             f"cannot write `{destination}`: `{parent}` is not writable ({error.strerror})",
-            hint="choose another place with --output",
+            hint=f"choose another place with {option}",
         ) from error
 
 

@@ -193,3 +193,11 @@ def test_folders_without_texts_are_refused(write: Write, tmp_path: Path) -> None
     write("mixed/b.npz", b"")
     with pytest.raises(DataError, match="holds tensors"):
         load_samples(str(tmp_path / "mixed"))
+
+
+def test_a_golden_file_gives_its_inputs(tmp_path: Path) -> None:
+    ids = np.arange(40).reshape(20, 2)
+    np.savez(tmp_path / "g.npz", **{"inputs/input_ids": ids, "reference/logits": np.zeros((20, 3))})
+    found = load_samples(str(tmp_path / "g.npz"))
+    assert found.feeds is not None and list(found.feeds) == ["input_ids"]
+    assert sorted(found.feeds["input_ids"][:, 0]) == list(range(0, 40, 2))

@@ -44,6 +44,38 @@ def test_json_alone_on_stdout(model, capsys):
     assert document["roles"]["embedding"] == 2048 * 128256 and shown.err == ""
 
 
+@pytest.fixture
+def encoder(tmp_path):
+    config = {
+        "model_type": "bert",
+        "architectures": ["BertModel"],
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 1000,
+        "max_position_embeddings": 64,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return str(tmp_path)
+
+
+def test_a_small_model_has_parameters(encoder, capsys):
+    assert run(["advise", encoder, "--ram", "1GB"]) == 0
+    shown = capsys.readouterr().err
+    assert "bert, 0.1 M parameters" in shown and "not weighed" not in shown
+
+
+def test_recipes_without_costs_are_named(encoder, capsys):
+    """Every recipe that the target takes is weighed or named."""
+    assert run(["advise", encoder, "--ram", "1GB", "--target", "coreml", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["not_weighed"] == ["palette6", "palette4"]
+    assert not {"palette6", "palette4"} & {option["recipe"] for option in document["recipes"]}
+    assert run(["advise", encoder, "--ram", "1GB", "--target", "coreml"]) == 0
+    assert "not weighed: palette6, palette4, which coreml takes" in capsys.readouterr().err
+
+
 def test_nothing_fits(model, capsys):
     assert run(["advise", model, "--ram", "512MB", "--json"]) == 1
     shown = capsys.readouterr()

@@ -83,6 +83,14 @@ def test_run_says_when_a_text_is_cut(tiny_bundle: Path) -> None:
     _json(result)
 
 
+def test_run_takes_a_golden_file(tiny_bundle: Path) -> None:
+    golden = next((tiny_bundle / "golden").glob("*.npz"))
+    document = _json(edgeq("run", tiny_bundle, "--npz", golden, "--json"))
+    with np.load(golden) as arrays:
+        recorded = arrays[f"outputs/{document['variant']}/sentence_embedding"]
+    assert np.allclose(document["outputs"]["sentence_embedding"], recorded, atol=1e-5)
+
+
 def test_run_usage_and_data_errors(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.npz").write_bytes(b"not a zip")
     np.savez(tmp_path / "wrong.npz", x=np.zeros(3))
@@ -142,7 +150,7 @@ def test_run_of_texts_leaves_nothing_half_written(tiny_bundle: Path, tmp_path: P
     for source, output, code, message in (
         ("bad.jsonl", "v.npy", 1, "line 2 of"),
         ("latin.txt", "v.npy", 1, "line 1 of"),
-        ("empty.txt", "v.npy", 1, "has no line"),
+        ("empty.txt", "v.npy", 1, "is empty"),
         ("none.txt", "v.npy", 1, "there is no file"),
         ("good.txt", "v.csv", 2, "ends in .npy or .jsonl"),
         ("good.txt", "there.npy", 1, "exists"),

@@ -73,6 +73,18 @@ def test_a_word_longer_than_the_line_stays_whole() -> None:
     assert path in _printed(40, ("name", "file"), [("model", path)]).split()
 
 
+@pytest.mark.parametrize("width", [40, 160])
+def test_a_title_is_as_wide_as_it_needs(width: int) -> None:
+    """A small table has the path of a model for its title."""
+    path = "/a/long/folder/" + "site-packages/" * 12
+    stream = io.StringIO()
+    print_table(Console(file=stream, width=width), f"{path} (bert, fill-mask)", ["a"], [["b"]])
+    assert stream.getvalue().splitlines()[0].startswith(path)
+    stream = io.StringIO()
+    print_table(Console(file=stream, width=width), "medians, and the ratio", ["a"], [["b"]])
+    assert stream.getvalue().splitlines()[0] == "medians, and the ratio"
+
+
 def test_rich_alone_would_break_them() -> None:
     """The negative twin: what these tests look for does happen."""
     from rich.table import Table

@@ -104,5 +104,5 @@ def test_bad_pairs_are_named(tmp_path, text, message):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         read_pairs(path)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="there is no file"):
         read_pairs(tmp_path / "none.tsv")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +58,45 @@ def test_accuracy_counts_right_labels_in_any_batch_order(tmp_path: Path) -> None
     assert metric.result(answers, None, 0).value.value == pytest.approx(40 / 50)
 
 
+REGRESSOR = head(Task.SEQUENCE_CLASSIFICATION, "logits", 1, problem=ProblemType.REGRESSION)
+TAGGER = head(Task.SEQUENCE_CLASSIFICATION, "logits", 2, problem=ProblemType.MULTI_LABEL)
+KINDS = [
+    (EMBEDDER, lambda i: f"{i}\ta\tb", "score\tsentence1\tsentence2"),
+    (REGRESSOR, lambda i: f"{i}\ta", "Rating\treview text"),
+    (CLASSIFIER, lambda i: "yes\ta", "label\ttext"),
+    (TAGGER, lambda i: "yes,no\ta", "labels\ttext_a\ttext_b"),
+]
+
+
+@pytest.mark.parametrize(("kind", "line", "header"), KINDS)
+def test_a_header_consists_of_names(kind: Head, line: Any, header: str, tmp_path: Path) -> None:
+    lines = [line(i) for i in range(20)]
+    path = tmp_path / "l.tsv"
+    log: list[str] = []
+    path.write_text("\n".join([header, *lines]))
+    assert len(read_labelled(path, kind, log.append).gold) == 20
+    assert log == [f"line 1 of `{path}` was taken as a header: {', '.join(header.split(chr(9)))}"]
+    path.write_text("\n".join(lines))
+    assert len(read_labelled(path, kind, log.append).gold) == 20 and len(log) == 1
+
+
+@pytest.mark.parametrize(("kind", "line", "header"), KINDS)
+@pytest.mark.parametrize(
+    "first", ["O.5\ta\tb", "score\tWhat is it?\tIt is.", "sentiment\ttext", "label", "label\t12"]
+)
+def test_any_other_first_line_is_data(kind: Head, line: Any, header: str, first: str, tmp_path: Path) -> None:
+    (tmp_path / "l.tsv").write_text("\n".join([first, *(line(i) for i in range(20))]))
+    with pytest.raises(DataError, match="line 1 of"):
+        read_labelled(tmp_path / "l.tsv", kind)
+
+
+def test_a_label_that_is_called_label_is_none_of_a_header(tmp_path: Path) -> None:
+    path = tmp_path / "l.tsv"
+    path.write_text("label\ttext\n" * 20)
+    named = replace(CLASSIFIER, labels=("label", "other"))
+    assert len(read_labelled(path, named).gold) == 20
+
+
 def test_spearman_is_one_for_the_right_order_and_minus_one_for_the_opposite(tmp_path: Path) -> None:
     (tmp_path / "p.tsv").write_text("\n".join(f"{i}\ta\t{'b' * (i + 1)}" for i in range(25)))
     metric = read_labelled(tmp_path / "p.tsv", EMBEDDER)
@@ -81,7 +122,7 @@ def test_spearman_is_one_for_the_right_order_and_minus_one_for_the_opposite(tmp_
         ("maybe\ta text\n" * 30, "line 1"),
         ("yes\n" * 30, "line 1"),
         ("yes\ta\n" * 3, "at least 20"),
-        ("\x00", "line 1"),
+        ("\x00", "binary"),
     ],
 )
 def test_bad_lines(text: str, message: str, tmp_path: Path) -> None:
@@ -91,7 +132,7 @@ def test_bad_lines(text: str, message: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_task_without_a_metric(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="there is no file"):
         read_labelled(tmp_path / "none", CLASSIFIER)
     with pytest.raises(UsageError, match="fill-mask"):
         read_labelled(tmp_path / "none", MASKS)

@@ -7,6 +7,7 @@ import pytest
 from edgeq.comparison import GateRequest
 from edgeq.errors import DataError, UnsupportedError, UsageError
 from edgeq.pipeline.causal_lm import language_recipe, language_variants
+from edgeq.pipeline.choices import require_language_model
 from edgeq.pipeline.language_data import calibration_windows, window_feeds
 from edgeq.pipeline.language_quality import FLOORS, golden_prompts, language_gates
 from edgeq.quantize.recipes import load_recipe
@@ -21,6 +22,15 @@ class Notices:
 
     def notice(self, message):
         self.found.append(message)
+
+
+def test_the_hint_names_every_target_that_takes_them():
+    with pytest.raises(UnsupportedError, match="does not take language models") as refused:
+        language_variants({"coreml": get_target("coreml")}, load_recipe("int4"), (), Notices())
+    assert refused.value.hint == "--target android, cpu or gguf"
+    with pytest.raises(UnsupportedError, match="takes language models") as refused:
+        require_language_model({"gguf": get_target("gguf")}, SimpleNamespace(model="m", task="fill-mask"))
+    assert refused.value.hint == "--target android, coreml or cpu"
 
 
 def test_int8_is_weight_only():

@@ -1,4 +1,4 @@
-"""Lines of a text file as a stream, refusing what is not text."""
+"""Lines of a text file as a stream, refusing what is not text in the same words for every command."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgeq.errors import DataError
+from edgeq.files import not_utf8
 
 MAX_LINE_BYTES = 1 << 20
 """A longer line is no sample, and would have to be held whole."""
@@ -24,20 +25,29 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, *, limited: bool = True) -> Iterator[tuple[int, str]]:
     """Line numbers (from 1) and lines with their line ends; a leading byte order mark is dropped.
 
+    Args:
+        path: of the file, which may be a pipe.
+        limited: refuse lines above 1 MiB.
+
     Raises:
-        DataError: the file is empty, binary, not UTF-8 (names the line), or has a line above 1 MiB.
+        DataError: there is no such file, or it is empty, binary, not UTF-8 (names the line), or has a line that is too
+            long.
     """
     try:
         with path.open("rb") as stream:
-            _check_text(path, stream.read(_SNIFFED_BYTES))
-            stream.seek(0)
+            # A pipe cannot be read twice, but be looked into.
+            _check_text(path, stream.peek(_SNIFFED_BYTES)[:_SNIFFED_BYTES])
             number = 0
-            while line := stream.readline(MAX_LINE_BYTES + 1):
+            while line := stream.readline(MAX_LINE_BYTES + 1 if limited else -1):
                 number += 1
-                yield number, _decoded(path, number, line)
+                yield number, _decoded(path, number, line, limited=limited)
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file `{path}`") from error
+    except IsADirectoryError as error:
+        raise DataError(f"`{path}` is a folder, expected a text file") from error
     except OSError as error:
         raise DataError(f"`{path}` cannot be read: {error.strerror}") from error
 
@@ -47,6 +57,23 @@ def read_texts(path: Path) -> Iterator[tuple[int, str]]:
     for number, line in read_lines(path):
         for part in line.rstrip("\r\n").split("\r"):
             yield number, part.strip()
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """All of a text at once, such as standard input.
+
+    Args:
+        data: its bytes.
+        name: of where they came from, for the error.
+
+    Raises:
+        DataError: they are not UTF-8; names the line.
+    """
+    try:
+        return data.removeprefix(_BOM).decode("utf-8")
+    except UnicodeDecodeError as error:
+        hint = "iconv -f WINDOWS-1252 -t UTF-8 FILE | edgeq ..."
+        raise DataError(not_utf8(name, error), hint=hint) from error
 
 
 def _check_text(path: Path, head: bytes) -> None:
@@ -65,8 +92,8 @@ def _check_text(path: Path, head: bytes) -> None:
         raise DataError(f"`{path}` is a binary file, expected text", hint="check the file and its suffix")
 
 
-def _decoded(path: Path, number: int, line: bytes) -> str:
-    if len(line) > MAX_LINE_BYTES:
+def _decoded(path: Path, number: int, line: bytes, *, limited: bool) -> str:
+    if limited and len(line) > MAX_LINE_BYTES:
         raise DataError(
             f"line {number} of `{path}` is longer than 1 MiB, expected one sample per line",
             hint="break the text into sentences or paragraphs, one per line",
@@ -76,8 +103,7 @@ def _decoded(path: Path, number: int, line: bytes) -> str:
     try:
         return line.removeprefix(_BOM).decode("utf-8") if number == 1 else line.decode("utf-8")
     except UnicodeDecodeError as error:
-        where = f"byte 0x{line[error.start]:02x} at position {error.start + 1}"
         raise DataError(
-            f"line {number} of `{path}` is not UTF-8: {where}",
+            not_utf8(f"`{path}`", error, number),
             hint=f"iconv -f WINDOWS-1252 -t UTF-8 {path} > {path.stem}.utf8{path.suffix}",
         ) from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeq.arrays import read_arrays
+from edgeq.arrays import model_inputs, read_arrays
 from edgeq.calibration.data import CalibrationData, digest_of, feeds_contents, feeds_length
 from edgeq.calibration.sampling import rank
 from edgeq.errors import DataError
@@ -46,7 +46,7 @@ def _read(path: Path) -> Feeds:
                 raise DataError(
                     f"`{path}` is one array, expected an .npz file with one array per model input"
                 )
-        feeds = read_arrays(path)
+        feeds = model_inputs(read_arrays(path))
     except (OSError, ValueError) as error:
         raise DataError(f"`{path}` is not a readable .npz file: {error}") from error
     if not feeds:

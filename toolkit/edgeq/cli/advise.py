@@ -51,11 +51,15 @@ def advise(
     when nothing fits.
     """
     from edgeq.cli.output import Out
+    from edgeq.exporters.source import ignored_revision
     from edgeq.pipeline.advise import Request, parse_size, parse_tolerance
     from edgeq.pipeline.advise import advise as ask
 
     out = Out(json_mode=json)
     request = Request(model, parse_size(ram), target, parse_tolerance(tolerance), context, share, revision)
+    ignored = ignored_revision(model, revision)
+    if ignored is not None:
+        out.notice(ignored)
     advice = ask(request)
     _show(out, advice)
     out.result(advice.to_json())
@@ -71,7 +75,7 @@ def _show(out: Out, advice: Advice) -> None:
         return
     request, shape = advice.request, advice.shape
     out.notice(
-        f"{shape.architecture}, {shape.parameters / 1e6:.0f} M parameters ({_largest_roles(advice)}); planned for "
+        f"{shape.architecture}, {shape.parameters / 1e6:.1f} M parameters ({_largest_roles(advice)}); planned for "
         f"{advice.tokens} tokens"
     )
     out.notice(
@@ -87,6 +91,11 @@ def _show(out: Out, advice: Advice) -> None:
         out.notice(f"memory is that of ONNX Runtime's CPU provider; {request.target}'s own was not measured")
     columns = ("recipe", "bits", "download", "RAM", "fits", "expected quality", "why")
     out.table(None, columns, [_row(advice, option) for option in advice.options])
+    if advice.not_weighed:
+        out.notice(
+            f"not weighed: {', '.join(advice.not_weighed)}, which {request.target} takes; nothing of their memory was "
+            "measured (edgeq recipes)"
+        )
     if advice.recommended is not None:
         out.notice(f"take {advice.recommended}: {advice.why}")
         out.notice(f"tolerance {request.tolerance} means {request.tolerance.meaning}")

@@ -140,6 +140,8 @@ def export(
         "slim": slim or None,
     }
     request = _request(read_export_config(flags, Path.cwd(), out.notice), archive=archive, force=force)
+    if report is not None:
+        _check_pages(request, report)
     if dry_run:
         _dry_run(out, request)
         return
@@ -154,12 +156,19 @@ def _request(config: Any, *, archive: bool, force: bool) -> ExportRequest:
     return request_from(config, archive=archive, force=force)
 
 
-def _run(out: Any, request: ExportRequest, page: Path | None) -> list[TargetResult]:
-    from edgeq.pipeline.export import bundle_folders, run_export
-    from edgeq.pipeline.pages import check_page, write_export_pages
+def _check_pages(request: ExportRequest, page: Path) -> None:
+    from edgeq.pipeline.export import bundle_folders
+    from edgeq.pipeline.pages import check_page, export_pages
 
-    if page is not None:
-        check_page(page, list(bundle_folders(request).values()))
+    folders = bundle_folders(request)
+    for own in export_pages(page, list(folders)).values():
+        check_page(own, list(folders.values()))
+
+
+def _run(out: Any, request: ExportRequest, page: Path | None) -> list[TargetResult]:
+    from edgeq.pipeline.export import run_export
+    from edgeq.pipeline.pages import write_export_pages
+
     with out.progress() as progress:
         results = run_export(request, progress)
     if page is not None:
@@ -170,6 +179,7 @@ def _run(out: Any, request: ExportRequest, page: Path | None) -> list[TargetResu
 def _dry_run(out: Any, request: ExportRequest) -> None:
     from edgeq.pipeline.export import plan_export
     from edgeq.pipeline.rehearse import rehearse
+    from edgeq.report.words import calibration_title
 
     with out.progress() as progress:
         plan = plan_export(request, progress)
@@ -185,14 +195,18 @@ def _dry_run(out: Any, request: ExportRequest) -> None:
         ("target", "variants", "output"),
         rows,
     )
-    samples = f"{document['calibration']['samples']} samples of {document['calibration']['source']}"
+    title = calibration_title(document["calibration"]["source"])
+    samples = f"{document['calibration']['samples']} samples of {title}"
     used = document["calibration"]["used"]
     out.notice(f"calibration: {samples}" if used else f"no calibration; compared on {samples}")
 
 
 def _plan_json(plan: ExportPlan) -> dict[str, Any]:
+    from edgeq.pipeline.rehearse import sample_counts
     from edgeq.pipeline.stored import is_calibrated
 
+    used = is_calibrated(plan)
+    held_out, calibrating = sample_counts(plan)
     return {
         "model": plan.request.model,
         "architecture": plan.facts.architecture,
@@ -200,9 +214,9 @@ def _plan_json(plan: ExportPlan) -> dict[str, Any]:
         "precision": plan.request.recipe.name,
         "calibration": {
             "source": plan.data.source,
-            "samples": len(plan.data),
+            "samples": calibrating if used else held_out,
             "sha256": plan.data.sha256,
-            "used": is_calibrated(plan),
+            "used": used,
         },
         "targets": {
             name: {"output": str(destination), "variants": [spec.id for spec in plan.variants[name]]}

@@ -47,7 +47,10 @@ def run(
         ),
     ] = None,
     npz: Annotated[
-        Path | None, typer.Option("--npz", help="Model inputs by name, instead of texts.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--npz", help="Model inputs by name, or a golden file, instead of texts.", show_default=False
+        ),
     ] = None,
     texts: Annotated[
         Path | None,
@@ -108,6 +111,7 @@ def run(
     A Core ML package runs on a Mac; elsewhere edgeq interprets it, and says so.
     """
     from edgeq.cli.generate import GenerateOptions, generate
+    from edgeq.pipeline.batch_run import check_batch_output
     from edgeq.pipeline.sessions import open_other
     from edgeq.runtime.executors import level_of
     from edgeq.runtime.runtime import load
@@ -130,6 +134,7 @@ def run(
                 "--texts FILE goes with --output FILE, and with no --text, --pair, --npz or --on",
                 hint="edgeq run BUNDLE --texts texts.txt --output vectors.npy",
             )
+        check_batch_output(output)
         with load(
             bundle_path, variant=variant, force=force, threads=threads, open_other=open_other
         ) as runtime:
@@ -212,10 +217,10 @@ def _samples(texts: list[str], pairs: list[str], npz: Path | None) -> list[Sampl
 
 
 def _read_npz(path: Path) -> Feeds:
-    from edgeq.arrays import read_arrays
+    from edgeq.arrays import model_inputs, read_arrays
 
     try:
-        return read_arrays(path)
+        return model_inputs(read_arrays(path))
     except FileNotFoundError as error:
         raise DataError(f"there is no file `{path}`") from error
     except ValueError as error:

@@ -9,8 +9,6 @@ import sys
 from types import FrameType
 from typing import Any, TextIO
 
-from edgeq.errors import DataError
-
 
 class SurvivingStream:
     """A text stream that a reader may leave: what is written afterwards is dropped, the work goes on.
@@ -65,10 +63,9 @@ def read_stdin() -> str:
     Raises:
         DataError: it is not UTF-8.
     """
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"what stdin holds is not valid UTF-8: {error}") from error
+    from edgeq.calibration.lines import decode_text
+
+    return decode_text(sys.stdin.buffer.read(), "stdin")
 
 
 def point_at_nothing(stream: TextIO) -> None:

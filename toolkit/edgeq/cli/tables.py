@@ -46,8 +46,10 @@ def print_table(
     from rich.markup import escape
     from rich.table import Table
 
-    title = None if title is None else escape(title)
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    if title is not None:
+        # Not as the table's own, which would be folded to its width, in the middle of paths.
+        console.print(_wrapped(title, console.width), style="bold", markup=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD)
     for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
         justify = "right" if _is_numeric([row[index] for row in rows]) else "left"
         table.add_column(escape(column), justify=justify, overflow="fold", width=width)  # type: ignore[arg-type]
@@ -115,6 +117,13 @@ def named_lines(
             break_long_words=False,
         )
     return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Lines of whole words, longer than `width` where a single word is."""
+    import textwrap
+
+    return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False)
 
 
 def _is_numeric(cells: Sequence[str]) -> bool:

@@ -87,12 +87,14 @@ def tune(
 
 def _check_output(output: Path, force: bool) -> None:
     from edgeq.errors import OutputError
-    from edgeq.files import check_output
+    from edgeq.files import check_output, check_output_file
 
     if output.suffix not in (".yaml", ".yml"):
         check_output(output, force)
     elif output.exists() and not force:
         raise OutputError(f"`{output}` exists", hint="choose another --output, or replace it with --force")
+    else:
+        check_output_file(output, "--output")
 
 
 def _write(out: Any, request: Any, result: TuneResult, output: Path, force: bool) -> Path:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 import numpy as np
 
 from edgeq.bundle.codec import finite
+from edgeq.calibration.lines import read_lines
 from edgeq.errors import DataError, OutputError, UsageError
+from edgeq.files import check_output_file
 from edgeq.progress import Progress, SilentProgress
 from edgeq.types import Outputs, Role, Sample
 
@@ -48,14 +50,13 @@ def check_batch_output(output: Path) -> None:
 
     Raises:
         UsageError: it is named neither `.npy` nor `.jsonl`.
-        OutputError: it exists, or its folder is not there.
+        OutputError: it exists, or its folder is not there or cannot be written.
     """
     if output.suffix not in (NPY, JSONL):
         raise UsageError(f"--output is `{output}`, expected a name that ends in {NPY} or {JSONL}")
     if output.exists():
         raise OutputError(f"`{output}` exists", hint="choose another --output, or remove it first")
-    if not output.absolute().parent.is_dir():
-        raise OutputError(f"cannot write `{output}`: there is no folder `{output.absolute().parent}`")
+    check_output_file(output, "--output")
 
 
 def run_texts(
@@ -86,8 +87,6 @@ def run_texts(
     preprocessor = runtime.preprocessor if role is None else runtime.preprocessor.with_role(role)
     limit = preprocessor.max_length
     total = sum(1 for _ in read_samples(source))
-    if not total:
-        raise DataError(f"`{source}` has no line, expected a text per line")
     counts = {"cut": 0, "not_finite": 0}
     with (
         (progress or SilentProgress()).stage(f"running {source.name}", total) as stage,
@@ -112,17 +111,16 @@ def read_samples(source: Path) -> Iterator[Sample]:
     """The lines of a file as texts or pairs, one in memory at a time.
 
     Raises:
-        DataError: there is no file, or a line is not UTF-8 or not the JSON that is expected.
+        DataError: see `read_lines`; or a line is not the JSON that is expected.
     """
-    try:
-        with source.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                try:
-                    yield _sample(line.decode("utf-8").rstrip("\r\n"), is_json=source.suffix == JSONL)
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"line {number} of `{source}`: {error}") from error
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataError(f"there is no file `{source}`") from error
+    # However long a line is, the model sees its beginning.
+    for number, line in read_lines(source, limited=False):
+        try:
+            yield _sample(line.rstrip("\r\n"), is_json=source.suffix == JSONL)
+        except json.JSONDecodeError as error:
+            raise DataError(f"line {number} of `{source}` is not JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"line {number} of `{source}`: {error}") from error
 
 
 def _sample(line: str, *, is_json: bool) -> Sample:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeq.caches import cache_folder, notice_unusable
+from edgeq.errors import OutputError
 from edgeq.files import atomic_write_bytes
 from edgeq.pipeline.sensitivity import format_name
 from edgeq.pipeline.weight_only import (
@@ -23,7 +26,7 @@ from edgeq.pipeline.weight_only import (
     spec_for,
     stats_of,
 )
-from edgeq.quantize.cache import CalibrationCache, default_folder, feeds_digest, model_digest
+from edgeq.quantize.cache import CalibrationCache, feeds_digest, model_digest
 from edgeq.quantize.layers import ModelLayers, find_layers, layer_weight
 from edgeq.quantize.plan import WeightDecision
 from edgeq.quantize.recipes import LayerSpec
@@ -33,6 +36,7 @@ from edgeq.quantize.shell import Shell
 from edgeq.quantize.sites import EmbeddingSite, LinearSite
 from edgeq.quantize.streaming.weight_store import HeldCodes
 from edgeq.quantize.weight_only import INPUT_METHODS, LayerStats, QuantizedWeight, WeightSpec
+from edgeq.scratch import ScratchFolder
 from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
@@ -121,7 +125,7 @@ class CandidateStore:
         head: how its outputs are read.
         data: its calibration part quantizes, its search part measures losses.
         progress: stages and notices.
-        folder: of the cache; `$EDGEQ_CACHE/tune` when None.
+        folder: of the cache; `$EDGEQ_CACHE/tune` when None, or a temporary one where that cannot be used.
     """
 
     def __init__(
@@ -143,7 +147,9 @@ class CandidateStore:
             "onnxruntime": version("onnxruntime"),
         }
         self._search_key = feeds_digest((feeds, 0) for feeds in data.search)
-        self.folder = (folder or default_folder().parent / "tune") / _hash(self._key)[:32]
+        self._scratch: ScratchFolder | None = None
+        self.folder = (folder or self._default()) / _hash(self._key)[:32]
+        self._cached = self.folder
         self._statistics: Statistics | None = None
         self._prober: Prober | None = None
         self._latest: tuple[tuple[str, ...], LayerStats] | None = None
@@ -159,7 +165,7 @@ class CandidateStore:
         if found is None:
             job = WeightJob(unit.name, unit.initializer, spec, unit.site, unit.inputs)
             found = quantize_layer(job, self.weight(unit), self._stats(job))
-            _store_layer(path, found)
+            self._store(path.name, _layer_bytes(found))
         return found
 
     def search_units(self) -> list[Unit]:
@@ -176,13 +182,41 @@ class CandidateStore:
 
     def memo(self, key: Mapping[str, Any], compute: Callable[[], Array]) -> Array:
         """An array under a key, computed once."""
-        path = self.folder / f"{_hash({**key, 'version': CACHE_VERSION})}.npy"
+        path = self._place(f"{_hash({**key, 'version': CACHE_VERSION})}.npy")
         try:
             return np.asarray(np.load(path, allow_pickle=False))
         except (OSError, ValueError, EOFError):
             value = compute()
-            _store_bytes(path, lambda stream: np.save(stream, value))
+            self._store(path.name, _bytes_of(lambda stream: np.save(stream, value)))
             return value
+
+    def _default(self) -> Path:
+        try:
+            return cache_folder() / "tune"
+        except OutputError as error:
+            notice_unusable(error, self.progress.notice)
+            return self._temporary()
+
+    def _temporary(self) -> Path:
+        """A search reads what it stored many times: without a cache it keeps that until its end."""
+        self._scratch = ScratchFolder("tune")
+        return self._scratch.path
+
+    def _place(self, name: str) -> Path:
+        """Where an entry is, or is to be; a cache that cannot be written may still be read."""
+        own, cached = self.folder / name, self._cached / name
+        return cached if os.path.isfile(cached) and not os.path.isfile(own) else own
+
+    def _store(self, name: str, data: bytes) -> None:
+        """Write an entry; where the cache takes none, this and the next go to a temporary folder."""
+        try:
+            _write(self.folder / name, data)
+        except OSError as error:
+            if self._scratch is not None:
+                raise
+            notice_unusable(error, self.progress.notice)
+            self.folder = self._temporary()
+            _write(self.folder / name, data)
 
     def _option(self, unit: UnitWeight, name: str, spec: LayerSpec) -> Option:
         size = round(spec.bits_per_weight(unit.columns) * unit.elements / 8)
@@ -227,14 +261,14 @@ class CandidateStore:
 
     def _path(self, unit: UnitWeight, spec: LayerSpec, suffix: str) -> Path:
         key = {"unit": unit.initializer, "spec": asdict(spec), "version": CACHE_VERSION}
-        return self.folder / f"{_hash(key)}{suffix}"
+        return self._place(f"{_hash(key)}{suffix}")
 
 
 def _hash(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
-def _store_layer(path: Path, layer: QuantizedLayer) -> None:
+def _layer_bytes(layer: QuantizedLayer) -> bytes:
     facts = {
         "decision": asdict(layer.decision),
         "spec": asdict(layer.weight.spec),
@@ -244,7 +278,7 @@ def _store_layer(path: Path, layer: QuantizedLayer) -> None:
     arrays: dict[str, Any] = {"facts": text, "q": layer.weight.q, "scales": layer.weight.scales}
     if layer.weight.zero_points is not None:
         arrays["zero_points"] = layer.weight.zero_points
-    _store_bytes(path, lambda stream: np.savez(stream, **arrays))
+    return _bytes_of(lambda stream: np.savez(stream, **arrays))
 
 
 def _load_layer(path: Path) -> QuantizedLayer | None:
@@ -262,8 +296,12 @@ def _load_layer(path: Path) -> QuantizedLayer | None:
     return QuantizedLayer(decision, HeldCodes(weight))
 
 
-def _store_bytes(path: Path, write: Callable[[io.BytesIO], None]) -> None:
+def _bytes_of(write: Callable[[io.BytesIO], None]) -> bytes:
     buffer = io.BytesIO()
     write(buffer)
+    return buffer.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path, buffer.getvalue())
+    atomic_write_bytes(path, data)

@@ -31,7 +31,7 @@ from edgeq.pipeline.assemble import (
     tool_versions,
     write_pages,
 )
-from edgeq.pipeline.choices import check_file_type
+from edgeq.pipeline.choices import check_file_type, target_hint
 from edgeq.pipeline.language_data import LanguageData, divide_language
 from edgeq.pipeline.language_golden import record_language
 from edgeq.pipeline.language_noise import Bounds, decoder_bounds
@@ -45,12 +45,12 @@ from edgeq.pipeline.language_recipe import INT8_NOTICE, for_language_models, is_
 from edgeq.pipeline.measure import metrics_of
 from edgeq.pipeline.quantizing import Quantized, quantize_model
 from edgeq.pipeline.stored import compared_with, is_stored, say_growth
-from edgeq.quantize.recipes import Recipe
+from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.scratch import scratch_folder
-from edgeq.targets import get_target
+from edgeq.targets import TARGETS, get_target
 from edgeq.targets.base import GraphTarget, Lowered, LoweringOptions, VariantSpec
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def language_variants(
         if not specs:
             raise UnsupportedError(
                 f"target `{name}` does not take language models: edgeq has no stateful KV cache for it",
-                hint="--target android or --target cpu",
+                hint=target_hint(filter(takes_language_models, TARGETS)),
             )
         if specs[0].refusal is not None:
             raise UnsupportedError(f"target `{name}` cannot make this variant: {specs[0].refusal}")
@@ -155,6 +155,14 @@ def language_variants(
             progress.notice(f"no {engine} variant for {name}: it has static shapes and no KV cache")
         found[name] = tuple(specs)
     return found
+
+
+def takes_language_models(name: str) -> bool:
+    """Whether a target makes something of language models, with some recipe."""
+    target = get_target(name)
+    return target.made_from == "checkpoint" or any(
+        spec.engine == ENGINE for spec in target.variants(load_recipe("int8"))
+    )
 
 
 def export_language_model(plan: ExportPlan, progress: Progress) -> list[TargetResult]:

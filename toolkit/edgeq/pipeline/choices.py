@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgeq.errors import ConfigError, UnsupportedError, UsageError
@@ -62,8 +62,14 @@ def require_language_model(targets: Mapping[str, Target], facts: ModelFacts) -> 
         if target.made_from == "checkpoint":
             raise UnsupportedError(
                 f"target `{name}` takes language models, `{facts.model}` is a {facts.task} model",
-                hint="--target android, coreml or cpu",
+                hint=target_hint(name for name in TARGETS if get_target(name).made_from == "graph"),
             )
+
+
+def target_hint(names: Iterable[str]) -> str:
+    """`--target android, cpu or gguf`."""
+    *others, last = names
+    return f"--target {', '.join(others)} or {last}" if others else f"--target {last}"
 
 
 def require_encoder(task: Task | None, name: str, does: str, hint: str | None = None) -> None:

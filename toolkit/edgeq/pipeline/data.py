@@ -105,11 +105,17 @@ def _parts(
     samples: tuple[Sample, ...], calibration_samples: int
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...], tuple[Sample, ...]]:
     """Held-out first, so that it stays the same when more samples calibrate; a quarter is always spared."""
-    spare = max(len(samples) - calibration_samples, len(samples) // 4)
+    held_out, search, rest = part_sizes(len(samples), calibration_samples)
+    start = held_out + search
+    return samples[:held_out], samples[held_out:start], samples[start : start + rest]
+
+
+def part_sizes(count: int, calibration_samples: int) -> tuple[int, int, int]:
+    """How many of some samples are held out, choose between settings, and calibrate."""
+    spare = max(count - calibration_samples, count // 4)
     held_out = min(HELD_OUT_SAMPLES, max(2, (2 * spare) // 3))
     search = min(SEARCH_SAMPLES, max(2, spare - held_out))
-    rest = samples[held_out + search :][:calibration_samples]
-    return samples[:held_out], samples[held_out : held_out + search], rest
+    return held_out, search, min(count - held_out - search, calibration_samples)
 
 
 def _divide_feeds(

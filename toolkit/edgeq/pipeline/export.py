@@ -151,11 +151,15 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
     """
     from edgeq.exporters import check_headers, inspect_model, sample_model_path
     from edgeq.exporters.extras import GRAPHS, require_modules
+    from edgeq.exporters.source import ignored_revision
 
     progress = progress or SilentProgress()
     targets = {name: get_target(name) for name in _unique(request.targets)}
     check_target_options(request, targets)
     variants = {name: chosen_variants(target, request, progress) for name, target in targets.items()}
+    ignored = ignored_revision(request.model, request.revision)
+    if ignored is not None:
+        progress.notice(ignored)
     if request.model is None:
         request = replace(request, model=str(sample_model_path()))
         progress.notice(

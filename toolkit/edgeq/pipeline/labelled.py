@@ -15,12 +15,13 @@ from edgeq.errors import ModelError, UnsupportedError, UsageError
 from edgeq.pipeline.data import EVALUATION_BATCH
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.bootstrap import Estimate, bootstrap
+from edgeq.tasks.labelled import ignore
 from edgeq.types import Array, Feeds, Outputs, Sample
 
 if TYPE_CHECKING:
     from edgeq.tasks import Head
     from edgeq.tasks.entry import TaskEntry
-    from edgeq.tasks.labelled import LabelledMetric
+    from edgeq.tasks.labelled import LabelledMetric, Notify
     from edgeq.types import Preprocessor
 
 MATERIAL = 1.0
@@ -237,12 +238,13 @@ def labelled_metric(entry: TaskEntry) -> LabelledMetric:
     return entry.labelled
 
 
-def read_labelled(path: Path, head: Head) -> Labelled:
+def read_labelled(path: Path, head: Head, notify: Notify = ignore) -> Labelled:
     """Read labelled data for a model's kind.
 
     Args:
         path: lines by tabs; their form depends on the kind.
         head: the model's.
+        notify: told that a line was taken as a header.
 
     Raises:
         DataError: a line does not have that form, a label is unknown, or there are too few lines.
@@ -255,5 +257,5 @@ def read_labelled(path: Path, head: Head) -> Labelled:
         raise UnsupportedError(
             f"labelled data judge one row per text; `{spec.name}` has the shape {list(spec.shape)}"
         )
-    samples, gold = metric.read(path, head.labels, width)
+    samples, gold = metric.read(path, head.labels, width, notify)
     return Labelled(metric, spec.name, samples, gold)

@@ -84,6 +84,13 @@ def divide_language(
     )
 
 
+def text_counts(data: CalibrationData, calib_samples: int) -> tuple[int, int]:
+    """How many texts `divide_language` holds out, and with how many it calibrates."""
+    count = len(texts_of(data.samples))
+    held_out = -(-count // HELD_OUT_SHARE)
+    return held_out, min(count - held_out, calib_samples)
+
+
 def judged_windows(
     tokenizer: PromptTokenizer, texts: list[str], context: int, rows: int
 ) -> tuple[Window, ...]:

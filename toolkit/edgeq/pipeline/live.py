@@ -161,7 +161,7 @@ def open_comparands(bundle: Bundle, head: Head, request: ValidationRequest, prog
     if preprocessor is None:
         raise DataError("the bundle has no tokenizer; texts need one")
     judge = preprocessor.with_max_length(_shortest(bundle, preprocessor))
-    labelled = None if request.labels is None else read_labelled(request.labels, head)
+    labelled = None if request.labels is None else read_labelled(request.labels, head, progress.notice)
     if request.against is None:
         assert labelled is not None
         return Comparands(examination=Examination(labelled, judge, None, request.seed))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeq.errors import OutputError, UsageError
-from edgeq.files import atomic_write_text
+from edgeq.errors import UsageError
+from edgeq.files import atomic_write_text, check_output_file
 from edgeq.pipeline.bench import VariantBench
 from edgeq.pipeline.language_bench import EngineBench, columns_of, row_of
 from edgeq.pipeline.measure import BENCH_TOKENS, ORIGINAL_FP32
@@ -30,7 +30,7 @@ def check_page(page: Path, bundles: Sequence[Path] = ()) -> None:
 
     Raises:
         UsageError: it is no `.html` file, or inside a bundle.
-        OutputError: its folder is not there, or it is a folder itself.
+        OutputError: its folder is not there or cannot be written, or it is a folder itself.
     """
     if page.suffix.lower() not in SUFFIXES:
         raise UsageError(f"a report goes to a .html file, got `{page}`")
@@ -41,11 +41,7 @@ def check_page(page: Path, bundles: Sequence[Path] = ()) -> None:
             f"`{page}` is inside the bundle `{inside}`, whose files are listed with their hashes",
             hint=f"--report {inside.name}-{REPORT_FILE}",
         )
-    if page.is_dir() or not folder.is_dir():
-        raise OutputError(
-            f"cannot write `{page}`: `{page if page.is_dir() else folder}` is not a "
-            + ("file" if page.is_dir() else "folder")
-        )
+    check_output_file(page, "--report")
 
 
 def check_accuracy_page(page: Path, bundle: Path, labels: Path | None) -> None:

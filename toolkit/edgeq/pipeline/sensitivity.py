@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeq.caches import cache_folder
+from edgeq.caches import cache_folder, notice_unusable
 from edgeq.errors import OutputError, UnsupportedError
 from edgeq.files import atomic_write_text
 from edgeq.quantize.cache import CalibrationCache, feeds_digest, model_digest
@@ -72,7 +72,7 @@ def sensitivity(
     try:
         _store(key, effects)
     except (OSError, OutputError) as error:
-        progress.notice(f"the measurement could not be cached: {error}")
+        notice_unusable(error, progress.notice)
     return effects
 
 

@@ -25,7 +25,7 @@ from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.quantize.search import Point, Unit, best_within, demotions, first_accepted, front
 from edgeq.scratch import scratch_folder
 from edgeq.tasks import Head, head_of
-from edgeq.tasks.labelled import read_pairs
+from edgeq.tasks.labelled import Notify, ignore, read_pairs
 from edgeq.types import ONNX_RUNTIME, Array
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class _Tuner:
         head = head_of(exported.source, exported.canonical.outputs, exported.preprocessor.special_token_ids)
         self.metric = _metric(request.budget, head)
         self.store = CandidateStore(exported.canonical, head, data.sets, progress)
-        self.judge, self.reporter = _judges(request, exported, head, data, self.metric)
+        self.judge, self.reporter = _judges(request, exported, head, data, self.metric, progress.notice)
         self.data = data
         self.done: dict[tuple[tuple[str, LayerSpec], ...], Evaluated] = {}
         self.fixed: list[Evaluated] = []
@@ -387,10 +387,15 @@ def _metric(budget: Budget, head: Head) -> str:
 
 
 def _judges(
-    request: TuneRequest, exported: ExportedModel, head: Head, data: TuneData, metric: str
+    request: TuneRequest,
+    exported: ExportedModel,
+    head: Head,
+    data: TuneData,
+    metric: str,
+    notify: Notify = ignore,
 ) -> tuple[Judge, Judge]:
     if request.data is not None:
-        pairs = divide_pairs(read_pairs(request.data), request.seed)
+        pairs = divide_pairs(read_pairs(request.data, notify), request.seed)
         first, second = (
             SpearmanJudge(exported.canonical, exported.preprocessor, exported.reference, part)
             for part in pairs

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeq.caches import cache_folder
+from edgeq.caches import cache_folder, notice_unusable
 from edgeq.errors import DataError, OutputError
 from edgeq.quantize.statistics import STATISTICS_VERSION, Statistics
 from edgeq.types import Feeds
@@ -97,6 +98,7 @@ class CalibrationCache:
     ) -> None:
         self.max_bytes = max_bytes
         self._notify = _silent if notify is None else notify
+        self._given = folder
         self.folder = self._default() if folder is None else folder
 
     def load(self, key: str) -> Statistics | None:
@@ -122,12 +124,13 @@ class CalibrationCache:
         try:
             return default_folder()
         except OutputError as error:
-            self._notify(f"calibration statistics are not cached: {error.message}")
+            notice_unusable(error, self._notify)
             return None
 
     def _load(self, key: str, suffix: str) -> Statistics | None:
         path = None if self.folder is None else self.folder / f"{key}{suffix}"
-        if path is None or not path.is_file():
+        # os.path: a folder that may not be entered has no entry either
+        if path is None or not os.path.isfile(path):
             return None
         try:
             statistics = Statistics.load(path, key=key)
@@ -153,7 +156,7 @@ class CalibrationCache:
             statistics.save(path, key=key)
             self._shrink(keep=path)
         except OSError as error:
-            self._notify(f"calibration statistics could not be cached: {error}")
+            notice_unusable(error, self._notify, self._given)
 
     def _shrink(self, keep: Path) -> None:
         entries = [
@@ -176,6 +179,8 @@ class CalibrationCache:
             self._notify(f"calibration cache `{self.folder}` is read-only")
 
     def _remove(self, path: Path) -> None:
+        if not os.path.isfile(path):
+            return
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

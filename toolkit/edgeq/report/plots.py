@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.errors import MissingExtraError, UsageError
+from edgeq.files import check_output_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,6 +43,7 @@ def check_plot_path(path: Path) -> None:
     Raises:
         UsageError: not .svg or .png.
         MissingExtraError: matplotlib is not installed.
+        OutputError: its folder is not there or cannot be written.
     """
     from importlib.util import find_spec
 
@@ -49,6 +51,7 @@ def check_plot_path(path: Path) -> None:
         raise UsageError(f"a plot goes to a .svg or .png file, got `{path}`")
     if find_spec("matplotlib") is None:
         raise MissingExtraError("plotting", "plot")
+    check_output_file(path, "--plot")
 
 
 def bar_plot(path: Path, names: Sequence[str], values: Sequence[float], title: str, axis: str) -> None:

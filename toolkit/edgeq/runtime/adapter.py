@@ -76,7 +76,10 @@ class FeedAdapter:
         names = [spec.name for spec in self.inputs]
         missing = [name for name in names if name not in feeds]
         if missing:
-            raise DataError(f"missing inputs {', '.join(missing)}; got {', '.join(feeds) or 'none'}")
+            raise DataError(
+                f"missing inputs {', '.join(missing)}; got {', '.join(feeds) or 'none'}",
+                hint="give an array for each input, by its name; edgeq inspect BUNDLE --full shows them",
+            )
         for name in feeds:
             if name not in names and not (name in _OPTIONAL_INPUTS and not np.any(feeds[name])):
                 raise DataError(f"the model has no input `{name}`; it takes {', '.join(names)}")

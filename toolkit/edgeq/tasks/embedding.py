@@ -10,7 +10,7 @@ import numpy as np
 from edgeq.metrics import VECTOR_METRICS, cosines
 from edgeq.tasks.comparison import Rows
 from edgeq.tasks.entry import Floor, Kind, TaskEntry
-from edgeq.tasks.labelled import LabelledMetric, Samples, rank_points, read_pairs
+from edgeq.tasks.labelled import LabelledMetric, Notify, Samples, rank_points, read_pairs
 from edgeq.tasks.noise import MEAN_COSINE, TAIL, one_minus
 from edgeq.tasks.steps import no_steps
 from edgeq.types import Array
@@ -22,9 +22,9 @@ FLOORS = (
 """`edgeq.tasks.noise` says why."""
 
 
-def _read(path: Path, _labels: Sequence[str], _width: int) -> Samples:
+def _read(path: Path, _labels: Sequence[str], _width: int, notify: Notify) -> Samples:
     """All first texts, then all second ones."""
-    pairs = read_pairs(path)
+    pairs = read_pairs(path, notify)
     texts = [first for first, _ in pairs.pairs] + [second for _, second in pairs.pairs]
     return tuple(texts), np.asarray(pairs.scores)
 

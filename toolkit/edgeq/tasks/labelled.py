@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from edgeq.calibration.lines import read_lines
 from edgeq.errors import DataError
 from edgeq.metrics import spearman
 from edgeq.types import Array, Sample
@@ -19,6 +21,15 @@ Samples: TypeAlias = tuple[tuple[Sample, ...], Array]
 """Samples, and the gold value of each (or of each pair)."""
 Cell: TypeAlias = Callable[[str], object]
 """Reads the first cell of a line; raises ValueError where it cannot."""
+Notify: TypeAlias = Callable[[str], None]
+"""Receives notices."""
+
+_GOLD_NAME = re.compile(
+    r"class(es)?|gold|(gold_)?(label|score)|labels|label_id|rating|relevance|similarity(_score)?|target",
+    re.IGNORECASE,
+)
+"""What a header calls the first column; any other first line is data, so that a mistyped one is not lost."""
+_COLUMN_NAME = re.compile(r"[^\W\d][\w.-]*( [\w.-]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +40,8 @@ class LabelledMetric:
         name: of the metric.
         form: of a line, for people.
         to_points: what its value is multiplied with to be points of a hundred.
-        read: a file, the head's labels and its width, into samples and gold values.
+        read: a file, the head's labels and its width, into samples and gold values; the last is told of a line that
+            was taken as a header.
         predict: output rows in the order of the samples into one prediction per gold value.
         score: predictions and gold values into the metric.
     """
@@ -37,7 +49,7 @@ class LabelledMetric:
     name: str
     form: str
     to_points: float
-    read: Callable[[Path, Sequence[str], int], Samples]
+    read: Callable[[Path, Sequence[str], int, Notify], Samples]
     predict: Callable[[Array], Array]
     score: Callable[[Array, Array], float]
 
@@ -54,16 +66,23 @@ class LabelledPairs:
         return LabelledPairs(tuple(self.scores[i] for i in indices), tuple(self.pairs[i] for i in indices))
 
 
-def read_pairs(path: Path) -> LabelledPairs:
-    """Read `score <tab> text <tab> text` lines; a first line without a number is a header.
+def ignore(_: str) -> None:
+    """Drop a notice."""
+
+
+def read_pairs(path: Path, notify: Notify = ignore) -> LabelledPairs:
+    """Read `score <tab> text <tab> text` lines; a header as in `without_header` is left out.
 
     Raises:
         DataError: the file cannot be read, a line has fewer columns or no number, or there are too few pairs.
     """
-    rows = without_header(read_cells(path))
+    rows = without_header(path, read_cells(path), number_in, notify)
     for number, cells in rows:
         if len(cells) < 3 or not is_number(cells[0]):
-            raise DataError(f"line {number} of `{path}` is {cells[:3]!r}; expected score, text, text by tabs")
+            raise DataError(
+                f"line {number} of `{path}` is {cells[:3]!r}; expected score, text, text by tabs",
+                hint=HEADER_HINT if number == rows[0][0] else None,
+            )
     if len(rows) < MIN_LABELLED:
         raise DataError(f"`{path}` has {len(rows)} labelled pairs; at least {MIN_LABELLED} are needed")
     scores = tuple(float(cells[0]) for _, cells in rows)
@@ -72,22 +91,23 @@ def read_pairs(path: Path) -> LabelledPairs:
 
 
 def read_samples(
-    path: Path, cell: Cell, form: str, hint: str | None = None
+    path: Path, cell: Cell, form: str, hint: str | None = None, notify: Notify = ignore
 ) -> tuple[list[Sample], list[object]]:
-    """Read `gold <tab> text` lines, with a second text where the model takes pairs.
+    """Read `gold <tab> text` lines, with a second text where the model takes pairs; a header is left out.
 
     Args:
         path: the file.
         cell: reads the gold value.
         form: of a line, for the error.
         hint: of the error.
+        notify: told that a line was taken as a header.
 
     Raises:
         DataError: the file cannot be read, a line is of another form, or there are too few.
     """
     samples: list[Sample] = []
     gold: list[object] = []
-    for number, (first, *texts) in read_cells(path):
+    for number, (first, *texts) in without_header(path, read_cells(path), cell, notify):
         try:
             value = cell(first)
         except ValueError:
@@ -108,16 +128,47 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
     Raises:
         DataError: the file cannot be read.
     """
+    rows = ((number, part) for number, line in read_lines(path) for part in line.rstrip("\r\n").split("\r"))
+    return [(number, line.split("\t")) for number, line in rows if line.strip()]
+
+
+HEADER_HINT = "a header is a first line of names, such as: score, text1, text2"
+
+
+def without_header(
+    path: Path, rows: list[tuple[int, list[str]]], cell: Cell, notify: Notify
+) -> list[tuple[int, list[str]]]:
+    """The lines but a first one of names: that of a gold value, then names of columns.
+
+    The same for every kind of model. A label that is called so is a label: `cell` reads it.
+    """
+    if not rows or not _is_header(rows[0][1], cell):
+        return rows
+    number, cells = rows[0]
+    notify(f"line {number} of `{path}` was taken as a header: {', '.join(cells)}")
+    return rows[1:]
+
+
+def _is_header(cells: Sequence[str], cell: Cell) -> bool:
+    first, *texts = (text.strip() for text in cells)
+    if not _GOLD_NAME.fullmatch(first) or not texts or not all(map(_COLUMN_NAME.fullmatch, texts)):
+        return False
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"`{path}` cannot be read as text: {error}") from error
-    return [(number, line.split("\t")) for number, line in enumerate(lines, start=1) if line.strip()]
+        cell(first)
+    except ValueError:
+        return True
+    return False
 
 
-def without_header(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
-    """The lines but a first one that starts with no number."""
-    return rows[1:] if rows and not is_number(rows[0][1][0]) else rows
+def number_in(text: str) -> float:
+    """The finite number that a cell holds.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    if not is_number(text):
+        raise ValueError(text)
+    return float(text)
 
 
 def is_number(text: str) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from edgeq.bundle.manifest import PostprocessKind
 from edgeq.tasks.comparison import Rows
 from edgeq.tasks.entry import Floor, Kind, TaskEntry
-from edgeq.tasks.labelled import LabelledMetric, Samples, label_index, labels_hint, read_samples
+from edgeq.tasks.labelled import LabelledMetric, Notify, Samples, label_index, labels_hint, read_samples
 from edgeq.tasks.measures import Decisions
 from edgeq.tasks.noise import growing_with_noise
 from edgeq.tasks.steps import steps
@@ -24,13 +24,13 @@ FLOORS = (
 """Static int8 costs 0.033 and 0.083 where logits have a deviation of 4, stock dynamic int8 0.17 and 0.40."""
 
 
-def _read(path: Path, labels: Sequence[str], width: int) -> Samples:
+def _read(path: Path, labels: Sequence[str], width: int, notify: Notify) -> Samples:
     def marked(cell: str) -> Array:
         row = np.zeros(width, bool)
         row[[label_index(name, labels, width) for name in cell.split(",") if name.strip()]] = True
         return row
 
-    samples, gold = read_samples(path, marked, FORM, labels_hint(labels, width))
+    samples, gold = read_samples(path, marked, FORM, labels_hint(labels, width), notify)
     return tuple(samples), np.array(gold, bool)
 
 

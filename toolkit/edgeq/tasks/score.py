@@ -14,7 +14,15 @@ from edgeq.bundle.manifest import PostprocessKind
 from edgeq.errors import UnsupportedError
 from edgeq.tasks.comparison import Rows
 from edgeq.tasks.entry import Floor, Kind, TaskEntry
-from edgeq.tasks.labelled import LabelledMetric, Samples, is_number, rank_points, read_samples, require_varied
+from edgeq.tasks.labelled import (
+    LabelledMetric,
+    Notify,
+    Samples,
+    number_in,
+    rank_points,
+    read_samples,
+    require_varied,
+)
 from edgeq.tasks.measures import Scores
 from edgeq.tasks.noise import growing_with_its_square, growing_with_noise, one_minus
 from edgeq.tasks.steps import steps
@@ -29,18 +37,13 @@ FLOORS = (
 """Static int8 costs 0.029, 0.11 and a correlation of 0.0017; stock dynamic int8 0.16, 0.58 and 0.036."""
 
 
-def _read(path: Path, _labels: Sequence[str], width: int) -> Samples:
+def _read(path: Path, _labels: Sequence[str], width: int, notify: Notify) -> Samples:
     if width != 1:
         raise UnsupportedError(
             f"labelled data are read for one score; this model gives {width} numbers for a text"
         )
 
-    def number(cell: str) -> float:
-        if not is_number(cell):
-            raise ValueError(cell)
-        return float(cell)
-
-    samples, gold = read_samples(path, number, FORM)
+    samples, gold = read_samples(path, number_in, FORM, notify=notify)
     scores = np.array(gold, np.float64)
     require_varied(path, scores.tolist())
     return tuple(samples), scores

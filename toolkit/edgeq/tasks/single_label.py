@@ -11,7 +11,7 @@ from edgeq.bundle.manifest import PostprocessKind
 from edgeq.tasks.comparison import Rows
 from edgeq.tasks.distributions import DISTRIBUTION_FLOORS, DISTRIBUTION_METRICS
 from edgeq.tasks.entry import Kind, TaskEntry
-from edgeq.tasks.labelled import LabelledMetric, Samples, label_index, labels_hint, read_samples
+from edgeq.tasks.labelled import LabelledMetric, Notify, Samples, label_index, labels_hint, read_samples
 from edgeq.tasks.measures import Distributions
 from edgeq.tasks.steps import steps
 from edgeq.types import Array
@@ -19,9 +19,9 @@ from edgeq.types import Array
 FORM = "a label and one or two texts"
 
 
-def _read(path: Path, labels: Sequence[str], width: int) -> Samples:
+def _read(path: Path, labels: Sequence[str], width: int, notify: Notify) -> Samples:
     samples, gold = read_samples(
-        path, lambda cell: label_index(cell, labels, width), FORM, labels_hint(labels, width)
+        path, lambda cell: label_index(cell, labels, width), FORM, labels_hint(labels, width), notify
     )
     return tuple(samples), np.array(gold, np.int64)
 

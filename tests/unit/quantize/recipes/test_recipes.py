@@ -251,7 +251,7 @@ def test_unknown_recipe_and_missing_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xff\xfe", "cannot be read as text"),
+        (b"name: x\nab\xff", "line 2 of .* is not UTF-8: byte 0xff at position 3"),
         (b"[" * 20_000, "is not YAML"),
         (b"#" * (2 << 20), "has 2097152 bytes; a recipe has at most 1048576"),
     ],

@@ -17,6 +17,7 @@ from edgeq.pipeline.advise.memory import Footprint, estimate, file_footprint, ha
 from edgeq.pipeline.advise.quality import Quality, Tolerance, expected_quality
 from edgeq.pipeline.advise.sizes import megabytes
 from edgeq.pipeline.language_recipe import for_language_models
+from edgeq.pipeline.stored import is_stored
 from edgeq.quantize.recipes import BUILT_IN, LayerRef, Recipe, layer_refs, load_recipe, mean_bits_per_weight
 from edgeq.targets import get_target
 from edgeq.types import Task
@@ -118,6 +119,7 @@ class Advice:
         why: in one sentence.
         seq_len: that the export has to be given, because the model's own context is not taken; else None.
         is_refused: export refuses the model, whatever the recipe.
+        not_weighed: recipes that the target takes too, whose formats have no measured costs.
     """
 
     request: Request
@@ -129,6 +131,7 @@ class Advice:
     why: str
     seq_len: int | None = None
     is_refused: bool = False
+    not_weighed: tuple[str, ...] = ()
 
     @property
     def is_computed(self) -> bool:
@@ -149,12 +152,13 @@ class Advice:
             "share": self.request.share,
             "budget_bytes": self.request.budget_bytes,
             "recipes": [_option_json(option) for option in self.options],
+            "not_weighed": list(self.not_weighed),
             "recommendation": {"recipe": self.recommended, "reason": self.why},
         }
 
 
 def advise(request: Request) -> Advice:
-    """Read the model's config and weigh every built-in recipe.
+    """Read the model's config and weigh the built-in recipes whose costs are known.
 
     Raises:
         ModelError: there is no such model, or its size is not known from its config.
@@ -181,8 +185,9 @@ def advise(request: Request) -> Advice:
     )
     seq_len = None if constant is None or constant >= (shape.positions or constant) else constant
     return Advice(
-        request, shape, tokens, _roles(shape, layers), options, recommended, why, seq_len, refusal is not None
-    )
+        request, shape, tokens, _roles(shape, layers), options, recommended, why, seq_len, refusal is not None,
+        not_weighed_recipes(target) if refusal is None else (),
+    )  # fmt: skip
 
 
 def model_refusal(request: Request, target: Target, config: Mapping[str, Any]) -> str | None:
@@ -210,6 +215,17 @@ def weighed_recipes() -> list[Recipe]:
     """The built-in recipes whose formats have measured costs: those that ONNX Runtime runs."""
     recipes = map(load_recipe, BUILT_IN)
     return [r for r in recipes if all(has_cost(spec) for spec in r.possible_specs())]
+
+
+def not_weighed_recipes(target: Target) -> tuple[str, ...]:
+    """Names of the others that a target makes of a float model."""
+    weighed = {recipe.name for recipe in weighed_recipes()}
+    others = [load_recipe(name) for name in BUILT_IN if name not in weighed]
+    return tuple(
+        recipe.name
+        for recipe in others
+        if not is_stored(recipe) and any(spec.refusal is None for spec in target.variants(recipe))
+    )
 
 
 def context_tokens(shape: ModelShape, asked: int | None, constant: int | None = None) -> int:

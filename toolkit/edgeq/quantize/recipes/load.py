@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ConfigError
+from edgeq.files import not_utf8
 from edgeq.quantize.recipes.layers import SELECTORS, is_selector
 from edgeq.quantize.recipes.roles import KNOWN_ROLES
 from edgeq.quantize.recipes.schema import (
@@ -96,8 +97,10 @@ def _read(path: Path) -> str:
         if size > MAX_RECIPE_BYTES:
             raise ConfigError(f"`{path}` has {size} bytes; a recipe has at most {MAX_RECIPE_BYTES}")
         return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"`{path}` cannot be read as text: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(not_utf8(f"`{path}`", error)) from error
+    except OSError as error:
+        raise ConfigError(f"`{path}` cannot be read: {error.strerror or error}") from error
 
 
 def parse_recipe(text: str, *, source: str = "recipe") -> Recipe:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edgeq.caches import cache_folder
+from edgeq.caches import FOLDER_VARIABLE, cache_folder
 from edgeq.errors import EdgeqError
 from edgeq.files import atomic_write_text, sha256_file
 
@@ -182,6 +182,10 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         document = json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+    except OSError as error:
+        raise EdgeqError(
+            f"`{path}` cannot be read: {error.strerror}", hint=f"set {FOLDER_VARIABLE} to another folder"
+        ) from error
     return document if isinstance(document, dict) else None
 
 
