@@ -149,7 +149,7 @@ FIRST_ALONE = (
 )
 
 ONE_MORE = (
-    "of a text that begins with a space, llama.cpp puts one more before it, which the tokenizer (Metaspace) does not: trim "
+    "llama.cpp puts one more space before a text that begins with one, which the tokenizer (Metaspace) does not: trim "
     "prompts, or give them as ids"
 )
 
@@ -158,9 +158,9 @@ def _adds_space(document: Mapping[str, Any]) -> tuple[bool, tuple[str, ...]]:
     """Whether a space goes before every text, and where llama.cpp will not do quite the same.
 
     llama.cpp has one switch, `add_space_prefix`: a space before the first piece of raw text and before every piece that
-    follows a special token (llama_vocab::impl::tokenize, SPM). That is `prepend_scheme: always`, but for texts that begin
-    with a space, which Metaspace leaves alone; of `first` it gets plain prompts right, and with the switch off it would
-    get none of those right. Tried with llama.cpp's own vocabulary (docs/gguf.md).
+    follows a special token (llama_vocab::impl::tokenize, SPM). That is `prepend_scheme: always`, but for texts that
+    begin with a space, which Metaspace leaves alone; of `first` it gets plain prompts right, and with the switch off it
+    would get none of those right. Tried with llama.cpp's own vocabulary (docs/gguf.md).
 
     Raises:
         UnsupportedError: the tokenizer changes text in another way than SentencePiece.

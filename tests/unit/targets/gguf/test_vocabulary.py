@@ -96,7 +96,7 @@ def test_spaces_before_texts(sentence_piece: dict[str, Any]) -> None:
         found = read_vocabulary(json.dumps(sentence_piece), 300)
         # llama.cpp always adds one, Metaspace not before one that is there.
         assert (found.adds_space, len(found.notes)) == (adds, int(adds))
-        assert all("begins with a space" in note for note in found.notes)
+        assert all("begins with one" in note for note in found.notes)
 
 
 def test_a_normalizer_that_prepends_is_what_llama_cpp_does(sentence_piece: dict[str, Any]) -> None:
