@@ -148,18 +148,24 @@ FIRST_ALONE = (
     "prompts with special tokens in them, as chat templates write them, differ by that space unless given as ids"
 )
 
+ONE_MORE = (
+    "llama.cpp puts one more space before a text that begins with one, which the tokenizer (Metaspace) does not: trim "
+    "prompts, or give them as ids"
+)
+
 
 def _adds_space(document: Mapping[str, Any]) -> tuple[bool, tuple[str, ...]]:
     """Whether a space goes before every text, and where llama.cpp will not do quite the same.
 
     llama.cpp has one switch, `add_space_prefix`: a space before the first piece of raw text and before every piece that
-    follows a special token (llama_vocab::impl::tokenize, SPM). That is `prepend_scheme: always`; of `first` it gets
-    plain prompts right, and with the switch off it would get none of those right.
+    follows a special token (llama_vocab::impl::tokenize, SPM). That is `prepend_scheme: always`, but for texts that
+    begin with a space, which Metaspace leaves alone; of `first` it gets plain prompts right, and with the switch off it
+    would get none of those right. Tried with llama.cpp's own vocabulary (docs/gguf.md).
 
     Raises:
         UnsupportedError: the tokenizer changes text in another way than SentencePiece.
     """
-    found, scheme = False, "always"
+    found, scheme, notes = False, "always", []
     for step in (*_parts(document, "normalizer"), *_parts(document, "pre_tokenizer")):
         kind = step.get("type")
         if kind == "Prepend" and step.get("prepend") == SPACE:
@@ -167,11 +173,12 @@ def _adds_space(document: Mapping[str, Any]) -> tuple[bool, tuple[str, ...]]:
         elif kind == "Metaspace" and step.get("replacement") == SPACE:
             scheme = step.get("prepend_scheme", "always")
             found = scheme != "never"
+            notes = [ONE_MORE] if found else []
         elif not _only_spaces(step):
             raise UnsupportedError(
                 f"the tokenizer has a step that llama.cpp's SentencePiece lacks: {json.dumps(step)}"
             )
-    return found, (FIRST_ALONE,) if scheme == "first" else ()
+    return found, (*notes, FIRST_ALONE) if scheme == "first" else tuple(notes)
 
 
 def _only_spaces(step: Mapping[str, Any]) -> bool:

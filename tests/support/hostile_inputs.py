@@ -188,7 +188,7 @@ def _change(generator: random.Random, document: Any) -> None:
     elif roll < 0.16 and isinstance(parent, list):
         parent[:] = [parent[key]] * generator.choice((2, 50))
     elif roll < 0.2 and isinstance(parent, dict):
-        parent[str(generator.choice(NASTY))[:50]] = generator.choice(NASTY)
+        parent[str(generator.choice(NASTY))[:50]] = copy.deepcopy(generator.choice(NASTY))
     elif roll < 0.3:
         parent[key] = copy.deepcopy(generator.choice(places)[0])
     else:

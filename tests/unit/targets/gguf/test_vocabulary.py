@@ -90,11 +90,17 @@ def test_spaces_before_texts(sentence_piece: dict[str, Any]) -> None:
     metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
     sentence_piece["pre_tokenizer"] = metaspace
     first = read_vocabulary(json.dumps(sentence_piece), 300)
-    assert first.adds_space is True and "after every special token" in first.notes[0]
+    assert first.adds_space is True and "after every special token" in first.notes[-1]
     for scheme, adds in (("always", True), ("never", False)):
         metaspace["prepend_scheme"] = scheme
         found = read_vocabulary(json.dumps(sentence_piece), 300)
-        assert (found.adds_space, found.notes) == (adds, ())
+        # llama.cpp always adds one, Metaspace not before one that is there.
+        assert (found.adds_space, len(found.notes)) == (adds, int(adds))
+        assert all("begins with one" in note for note in found.notes)
+
+
+def test_a_normalizer_that_prepends_is_what_llama_cpp_does(sentence_piece: dict[str, Any]) -> None:
+    assert read_vocabulary(json.dumps(sentence_piece), 300).notes == ()
 
 
 def test_tokens_without_a_row_are_left_out_with_their_merges(sentence_piece: dict[str, Any]) -> None:
