@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx_ir as ir
+from from_tests import support
 
 from edgeq.graph.passes.activation_rounding import Rounding, known_roundings, with_activation_rounding
 from edgeq.onnx_runtime import DEFAULT_LEVEL
@@ -28,29 +29,16 @@ rng = np.random.default_rng(0)
 
 def layer(block: int, *, zero_points: bool) -> ir.Model:
     """`y = x @ W` with random 4-bit codes."""
-    x = ir.Value(name="x", shape=ir.Shape(["rows", K]), type=ir.TensorType(ir.DataType.FLOAT))
-    arrays = {
-        "codes": rng.integers(0, 256, size=(N, K // block, block // 2), dtype=np.uint8),
-        "scales": rng.uniform(0.01, 0.02, size=(N, K // block)).astype(np.float32),
-    }
-    if zero_points:
-        arrays["zero_points"] = rng.integers(0, 256, size=(N, (K // block + 1) // 2), dtype=np.uint8)
-    constants = [
-        ir.Value(
-            name=name,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(ir.tensor(array).dtype),
-            const_value=ir.tensor(array, name=name),
-        )
-        for name, array in arrays.items()
+    arrays = [
+        ("codes", rng.integers(0, 256, size=(N, K // block, block // 2), dtype=np.uint8)),
+        ("scales", rng.uniform(0.01, 0.02, size=(N, K // block)).astype(np.float32)),
     ]
+    if zero_points:
+        points = rng.integers(0, 256, size=(N, (K // block + 1) // 2), dtype=np.uint8)
+        arrays.append(("zero_points", points))
     attributes = {"K": K, "N": N, "bits": 4, "block_size": block, "accuracy_level": 4}
-    node = ir.node("MatMulNBits", [x, *constants], attributes, domain="com.microsoft")
-    y = node.outputs[0]
-    y.name, y.type, y.shape = "y", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["rows", N])
-    opsets = {"": 20, "com.microsoft": 1}
-    graph = ir.Graph([x], [y], nodes=[node], initializers=constants, opset_imports=opsets, name="layer")
-    return ir.Model(graph, ir_version=10)
+    made: ir.Model = support("block_layers").block_layer(arrays, attributes)
+    return made
 
 
 def run(executor: Executor, model: ir.Model, x: Array) -> Array:

@@ -162,6 +162,12 @@ def mutate_bundle() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def block_layers() -> ModuleType:
+    """The functions of tests/support/block_layers.py."""
+    return _load_support("block_layers")
+
+
+@pytest.fixture(scope="session")
 def start_child() -> Callable[[str, Path], Popen[str]]:
     """`start_child` of tests/support/child_process.py."""
     found: Callable[[str, Path], Popen[str]] = _load_support("child_process").start_child

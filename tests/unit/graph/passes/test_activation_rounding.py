@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
+from typing import TypeAlias
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
@@ -19,34 +23,22 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(5, IN)).astype(np.float32)
 CODES = RNG.integers(0, 255, size=(OUT, IN // BLOCK, BLOCK // 2), dtype=np.uint8)
 SCALES = RNG.uniform(0.01, 0.02, size=(OUT * IN // BLOCK,)).astype(np.float32)
-
-
 ZERO_POINTS = RNG.integers(0, 255, size=(OUT * IN // BLOCK // 2,), dtype=np.uint8)
+Graph: TypeAlias = Callable[..., ir.Model]
 
 
-def graph(*, level: int = 4, bits: int = 4, zero_points: bool = False) -> ir.Model:
-    x = ir.Value(name="x", shape=ir.Shape(["rows", IN]), type=ir.TensorType(ir.DataType.FLOAT))
-    codes = CODES if bits == 4 else RNG.integers(0, 255, size=(OUT, IN // BLOCK, BLOCK), dtype=np.uint8)
-    constants = [
-        ir.Value(
-            name=name,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(ir.tensor(array).dtype),
-            const_value=ir.tensor(array, name=name),
-        )
-        for name, array in (("codes", codes), ("scales", SCALES), ("zeros", ZERO_POINTS))[: 2 + zero_points]
-    ]
-    attributes = {"K": IN, "N": OUT, "bits": bits, "block_size": BLOCK, "accuracy_level": level}
-    node = ir.node("MatMulNBits", [x, *constants], attributes, domain="com.microsoft", name="layer")
-    node.outputs[0].name, node.outputs[0].type = "y", ir.TensorType(ir.DataType.FLOAT)
-    built = ir.Graph(
-        [x],
-        [node.outputs[0]],
-        nodes=[node],
-        initializers=constants,
-        opset_imports={"": 22, "com.microsoft": 1},
-    )
-    return ir.Model(built, ir_version=10)
+@pytest.fixture(scope="session")
+def graph(block_layers: ModuleType) -> Graph:
+    """`graph(level=4, bits=4, zero_points=False)`: one layer over `X`."""
+
+    def build(*, level: int = 4, bits: int = 4, zero_points: bool = False) -> ir.Model:
+        codes = CODES if bits == 4 else RNG.integers(0, 255, size=(OUT, IN // BLOCK, BLOCK), dtype=np.uint8)
+        arrays = [("codes", codes), ("scales", SCALES), ("zeros", ZERO_POINTS)][: 2 + zero_points]
+        attributes = {"K": IN, "N": OUT, "bits": bits, "block_size": BLOCK, "accuracy_level": level}
+        made: ir.Model = block_layers.block_layer(arrays, attributes)
+        return made
+
+    return build
 
 
 def run(model: ir.Model, x: np.ndarray = X) -> np.ndarray:
@@ -76,7 +68,7 @@ def expected(rounding: Rounding) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rounding", list(Rounding))
-def test_each_rounding_is_what_it_says(rounding: Rounding) -> None:
+def test_each_rounding_is_what_it_says(rounding: Rounding, graph: Graph) -> None:
     found = run(with_activation_rounding(graph(), rounding))
     np.testing.assert_allclose(found, expected(rounding), atol=1e-5)
     # And none is another.
@@ -84,12 +76,12 @@ def test_each_rounding_is_what_it_says(rounding: Rounding) -> None:
     assert all(np.abs(found - other).max() > 1e-4 for other in others)
 
 
-def test_a_row_of_zeros_stays_one() -> None:
+def test_a_row_of_zeros_stays_one(graph: Graph) -> None:
     for rounding in Rounding:
         assert not run(with_activation_rounding(graph(), rounding), np.zeros_like(X)).any()
 
 
-def test_only_what_is_left_to_kernels_has_roundings() -> None:
+def test_only_what_is_left_to_kernels_has_roundings(graph: Graph) -> None:
     assert known_roundings(graph()) == tuple(Rounding)
     assert known_roundings(graph(zero_points=True)) == (Rounding.NONE, Rounding.BLOCK)
     assert known_roundings(graph(bits=8)) == (Rounding.NONE,)
@@ -103,7 +95,7 @@ def test_only_what_is_left_to_kernels_has_roundings() -> None:
         assert kept.attributes["accuracy_level"].value == 4, "left to the machine's own kernels"
 
 
-def test_scales_that_are_stored_in_fewer_bits_are_cut_as_well() -> None:
+def test_scales_that_are_stored_in_fewer_bits_are_cut_as_well(graph: Graph) -> None:
     """A float16 table behind a Cast is folded before a kernel sees it."""
     model = graph()
     (layer,) = model.graph

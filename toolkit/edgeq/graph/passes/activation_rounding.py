@@ -15,7 +15,7 @@ from enum import StrEnum
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph.edit import Editor, attribute, constant_of
+from edgeq.graph.edit import Editor, attribute
 from edgeq.types import Array
 
 INT8_LEVEL, FLOAT32_LEVEL = 4, 1
@@ -25,6 +25,7 @@ ROW_BLOCKS = 32
 """What block sizes of kernels that round rows are multiples of."""
 SCALES, ZERO_POINTS = 2, 3
 """Inputs of MatMulNBits."""
+FLOAT32 = ir.DataType.FLOAT
 
 
 class Rounding(StrEnum):
@@ -103,23 +104,22 @@ def _rounds_rows(node: ir.Node) -> bool:
     )
 
 
-def _scales(node: ir.Node) -> Array | None:
-    """The scales of a layer, if they are float32 and known: constants, also those stored in fewer bits."""
+def _scales(node: ir.Node) -> ir.TensorProtocol | None:
+    """What a layer's float32 scales are made of, unread: a constant, also one stored in fewer bits behind a Cast."""
     value = node.inputs[SCALES]
     source = value.producer() if value is not None else None
-    if source is not None and source.op_type == "Cast":
-        stored = constant_of(source.inputs[0])
-        to_float32 = attribute(source, "to", 0) == ir.DataType.FLOAT
-        return stored.astype(np.float32) if stored is not None and to_float32 else None
-    found = constant_of(value)
-    return found if found is not None and found.dtype == np.float32 else None
+    is_widened = source is not None and source.op_type == "Cast" and attribute(source, "to", 0) == FLOAT32
+    if source is not None and is_widened:
+        value = source.inputs[0]
+    stored = None if value is None else ir.convenience.get_const_tensor(value)
+    return stored if stored is not None and (is_widened or stored.dtype == FLOAT32) else None
 
 
 def _cut_scales(editor: Editor, node: ir.Node) -> None:
     scales = _scales(node)
     assert scales is not None  # _rounds_rows
-    cut = editor.constant(cut_to_bfloat16(scales), f"{node.name}.scales.bfloat16")
-    node.replace_input_with(SCALES, cut)
+    cut = cut_to_bfloat16(scales.numpy().astype(np.float32))
+    node.replace_input_with(SCALES, editor.constant(cut, f"{node.name}.scales.bfloat16"))
 
 
 def _layers(model: ir.Model) -> Iterator[ir.Node]:
