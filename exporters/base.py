@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgeq.errors import ModelError
+from edgeq.tasks import Head, head_of
 from edgeq.types import Feeds, Outputs, SourceInfo, Task
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class ExportedModel:
     preprocessor: TextPreprocessor
     reference: Callable[[Feeds], Outputs]
     notices: tuple[str, ...] = ()
+
+    @property
+    def head(self) -> Head:
+        """Its outputs, and how they are read and judged."""
+        return head_of(self.source, self.canonical.outputs, self.preprocessor.special_token_ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from edgeq.pipeline.sensitivity import FILE_NAME, effects_from, sensitivity
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.plan import QuantizationPlan
 from edgeq.report.words import FLOATS
-from edgeq.tasks import head_of
 from edgeq.types import ONNX_RUNTIME
 
 if TYPE_CHECKING:
@@ -206,7 +205,7 @@ def _measure(
         max_length=exported.canonical.max_length,
     )
     graph = equalize(exported.canonical.model, plan.equalizations)
-    head = head_of(exported.source, exported.canonical.outputs, exported.preprocessor.special_token_ids)
+    head = exported.head
     effects = sensitivity(exported.canonical, head, graph, plan, weights, data, progress)
     return Explanation(bundle.variants[0].id, effects, f"measured on {samples.source}")
 

@@ -40,7 +40,7 @@ from edgeq.targets.base import (
     VariantSpec,
     check_graph,
 )
-from edgeq.tasks import Head, head_of, possible_metrics
+from edgeq.tasks import Head, possible_metrics
 from edgeq.types import Task
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def _export(plan: ExportPlan, progress: Progress) -> list[TargetResult]:
         size = exported.source.parameters / 1e6
         stage.note = f"{exported.source.architecture}, {size:.1f} M parameters, equal to the original"
     plan.say_new(exported.notices, progress)
-    head = head_of(exported.source, exported.canonical.outputs, exported.preprocessor.special_token_ids)
+    head = exported.head
     check_gate_metrics(request.gates, head.entry.metrics)
     seq_len = static_length(request, exported)
     options = LoweringOptions(seq_len, all_lengths(request, exported), request.ios)

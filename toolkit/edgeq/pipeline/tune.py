@@ -24,7 +24,7 @@ from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.quantize.search import Point, Unit, best_within, demotions, first_accepted, front
 from edgeq.scratch import scratch_folder
-from edgeq.tasks import Head, head_of
+from edgeq.tasks import Head
 from edgeq.tasks.labelled import Notify, ignore, read_pairs
 from edgeq.types import ONNX_RUNTIME, Array
 
@@ -176,7 +176,7 @@ class _Tuner:
     ) -> None:
         self.request, self.budget, self.progress = request, request.budget, progress
         self.exported, self.target, self.spec = exported, target, spec
-        head = head_of(exported.source, exported.canonical.outputs, exported.preprocessor.special_token_ids)
+        head = exported.head
         self.metric = _metric(request.budget, head)
         self.store = CandidateStore(exported.canonical, head, data.sets, progress)
         self.judge, self.reporter = _judges(request, exported, head, data, self.metric, progress.notice)
