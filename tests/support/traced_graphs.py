@@ -6,7 +6,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,21 +32,13 @@ class TracedGraphs:
         self._trace: Callable[..., Any] = loading._trace
         self._key: str | None = None
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
+    def in_use(self) -> AbstractContextManager[None]:
         """While open, `load_model` takes its graphs from here."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loading, "_load_folder", self._load_folder)
-            patch.setattr(loading, "_trace", self._found)
-            yield
+        return _exports_with(self._load_folder, self._found)
 
-    @contextmanager
-    def set_aside(self) -> Iterator[None]:
+    def set_aside(self) -> AbstractContextManager[None]:
         """While open, every export traces."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loading, "_load_folder", self._load)
-            patch.setattr(loading, "_trace", self._trace)
-            yield
+        return _exports_with(self._load, self._trace)
 
     def _load_folder(self, facts: ModelFacts, seq_len: int | None, say: Any) -> ExportedModel:
         self._key = _digest(facts.folder, f"{facts.architecture} {facts.task} {seq_len}")
@@ -61,6 +53,14 @@ class TracedGraphs:
         part.write_bytes(_packed(traced))
         part.replace(path)  # at once: another process may be reading
         return traced
+
+
+@contextmanager
+def _exports_with(load_folder: Callable[..., ExportedModel], trace: Callable[..., Any]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "_load_folder", load_folder)
+        patch.setattr(loading, "_trace", trace)
+        yield
 
 
 def _digest(folder: Path, settings: str) -> str:
