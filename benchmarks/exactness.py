@@ -99,7 +99,7 @@ class Bench:
             load_samples(self.calib, count=wanted_samples(samples)),
             self.exported.preprocessor,
             calibration_samples=samples,
-            task=self.exported.source.task,
+            entry=self.exported.head.entry,
             max_length=LENGTH,
         )
         recipe = replace(load_recipe("int8"), static_int8=StaticOptions(bias_correction=False, **fixed))

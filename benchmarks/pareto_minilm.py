@@ -116,7 +116,7 @@ class Bench:
             texts,
             self.exported.preprocessor,
             calibration_samples=samples,
-            task=self.exported.source.task,
+            entry=self.exported.head.entry,
             max_length=self.exported.canonical.max_length,
         )
         rows = [line.split("\t") for file in arguments.sts for line in file.read_text("utf-8").splitlines()]

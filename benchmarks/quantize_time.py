@@ -77,7 +77,7 @@ def measure(model: str, precision: str, calib: str | None, samples: int | None) 
             texts,
             exported.preprocessor,
             calibration_samples=count,
-            task=exported.source.task,
+            entry=exported.head.entry,
             max_length=MAX_TOKENS,
         )
         quantize_model(exported.canonical, data, recipe, SilentProgress())

@@ -56,7 +56,7 @@ def measure(kind: str, scratch: Path) -> None:
     )
     exported = load_model(folder)
     samples = load_samples(None, count=448, seed=0)
-    limits = {"task": exported.source.task, "max_length": 128}
+    limits = {"entry": exported.head.entry, "max_length": 128}
     data = divide(samples, exported.preprocessor, calibration_samples=256, **limits)
     head = head_of(exported.source, exported.canonical.outputs, exported.preprocessor.special_token_ids)
     runs = candidates(exported, data, scratch)

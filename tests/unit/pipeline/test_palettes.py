@@ -35,7 +35,7 @@ def model(exported: Any) -> Any:
 def data(model: Any) -> Any:
     words = [f"{first} {second} {third}" for first in "abcd" for second in "efgh" for third in "ijkl"]
     samples = CalibrationData(source="words", samples=words, sha256="0" * 64, total=64)
-    return divide(samples, model.preprocessor, calibration_samples=40, task=model.source.task, max_length=SEQ)
+    return divide(samples, model.preprocessor, calibration_samples=40, entry=model.head.entry, max_length=SEQ)
 
 
 @pytest.fixture(autouse=True)

@@ -46,7 +46,7 @@ def data(model):
     from edgeq.calibration import CalibrationData
 
     samples = CalibrationData(source="words", samples=texts(), sha256="0" * 64, total=64)
-    return divide(samples, model.preprocessor, calibration_samples=40, task=model.source.task, max_length=32)
+    return divide(samples, model.preprocessor, calibration_samples=40, entry=model.head.entry, max_length=32)
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from edgeq.bundle.manifest import (
     Quantization,
     Variant,
 )
+from edgeq.comparison import gates_for
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.files import atomic_write_text
 from edgeq.graph.streamed_tensor import is_too_large
@@ -37,7 +38,6 @@ from edgeq.pipeline.language_golden import record_language
 from edgeq.pipeline.language_noise import Bounds, decoder_bounds
 from edgeq.pipeline.language_quality import (
     graph_answers,
-    language_gates,
     language_golden,
     measure_language,
 )
@@ -52,6 +52,7 @@ from edgeq.runtime.generation.session import DecoderSession
 from edgeq.scratch import scratch_folder
 from edgeq.targets import TARGETS, get_target
 from edgeq.targets.base import GraphTarget, Lowered, LoweringOptions, VariantSpec
+from edgeq.tasks.next_token import NEXT_TOKEN
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -238,8 +239,13 @@ class _LanguageExport:
             measured = measure_language(
                 self.exported, lowered.model, fp32, spec, self.data, self.progress, safe=safe
             )
-            gates = language_gates(
-                spec.id, self.quantized.precision, measured.fidelity["logits"], self.request.gates
+            gates = gates_for(
+                spec.id,
+                self.quantized.precision,
+                measured.fidelity,
+                self.request.gates,
+                len(self.data.windows),
+                NEXT_TOKEN,
             )
             golden, bounds = self._golden(spec, lowered.model)
             with self.progress.stage(f"writing {destination.name}"):

@@ -201,7 +201,7 @@ def _measure(
         samples,
         exported.preprocessor,
         calibration_samples=CALIBRATION_SAMPLES,
-        task=exported.source.task,
+        entry=exported.head.entry,
         max_length=exported.canonical.max_length,
     )
     graph = equalize(exported.canonical.model, plan.equalizations)

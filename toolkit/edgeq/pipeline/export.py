@@ -40,8 +40,7 @@ from edgeq.targets.base import (
     VariantSpec,
     check_graph,
 )
-from edgeq.tasks import Head, possible_metrics
-from edgeq.types import Task
+from edgeq.tasks import Head, is_autoregressive, possible_metrics
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -179,14 +178,14 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
         request.recipe, facts, is_chosen=request.is_recipe_chosen, requantize=request.requantize
     )
     request = replace(request, recipe=recipe)
-    if facts.task is Task.TEXT_GENERATION:
+    if is_autoregressive(facts.task):
         from edgeq.pipeline.causal_lm import plan_language_model
 
         recipe, variants = plan_language_model(targets, request, progress)
         request = replace(request, recipe=recipe)
     else:
         require_language_model(targets, facts)
-        check_gate_metrics(request.gates, possible_metrics(facts.task))
+    check_gate_metrics(request.gates, possible_metrics(facts.task))
     said = check_headers(facts, request.seq_len)
     for notice in said:
         progress.notice(notice)
@@ -227,7 +226,7 @@ def _export(plan: ExportPlan, progress: Progress) -> list[TargetResult]:
     from edgeq.exporters.source import is_onnx_file
 
     request = plan.request
-    if plan.facts.task is Task.TEXT_GENERATION:
+    if is_autoregressive(plan.facts.task):
         from edgeq.pipeline.causal_lm import export_language_model
 
         return export_language_model(plan, progress)
@@ -250,7 +249,7 @@ def _export(plan: ExportPlan, progress: Progress) -> list[TargetResult]:
         plan.data,
         exported.preprocessor,
         calibration_samples=request.calib_samples,
-        task=exported.source.task,
+        entry=exported.head.entry,
         max_length=judged_length(plan, seq_len, exported),
     )
     from edgeq.pipeline.quantizing import quantize_model

@@ -40,8 +40,7 @@ from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
 from edgeq.runtime.perplexity import Logits, agreement_length, compare_on, greedy
 from edgeq.targets import get_target
-from edgeq.tasks import Head
-from edgeq.tasks.next_token import NEXT_TOKEN
+from edgeq.tasks import head_in
 from edgeq.types import Feeds, FloatArray, Outputs, Verification
 
 if TYPE_CHECKING:
@@ -187,11 +186,11 @@ def _report(
     verification: Verification,
     environment: Mapping[str, str],
 ) -> VariantReport:
-    specs = [spec for spec in variant.outputs if spec.name == "logits"]
+    head = head_in(bundle.manifest, variant)
+    specs = head.outputs
     recorded = [case.outputs[variant.id] for case in cases]
     drifts = case_drifts(specs, cases, recorded, outputs)
     found = [kept_of(case, specs, output) for case, output in zip(cases, outputs, strict=True)]
-    head = Head(NEXT_TOKEN, tuple(specs))
     golden = golden_metrics(head, cases, found)
     metrics, source = live or (golden["logits"], f"{len(cases)} golden cases")
     gates = [
