@@ -31,7 +31,7 @@ from edgeq.graph.static_weight import StaticWeight, nearest_codes
 from edgeq.metrics import cosines
 from edgeq.numerics import symmetric_scale
 from edgeq.onnx_runtime import kernels_saturate
-from edgeq.pipeline.data import divide, wanted_samples
+from edgeq.pipeline.forward.data import divide, wanted_samples
 from edgeq.pipeline.quantizing import Quantized, quantize_model
 from edgeq.pipeline.saturating import saturated_layers
 from edgeq.progress import SilentProgress

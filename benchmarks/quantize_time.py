@@ -20,7 +20,7 @@ from pathlib import Path
 
 from edgeq.calibration import load_samples
 from edgeq.exporters import load_model, sample_model_path
-from edgeq.pipeline.data import divide, wanted_samples
+from edgeq.pipeline.forward.data import divide, wanted_samples
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.pipeline.request import default_samples
 from edgeq.progress import SilentProgress

@@ -24,9 +24,9 @@ from edgeq.calibration import load_samples
 from edgeq.comparison import Run, compare_outputs, default_floors
 from edgeq.exporters import load_model, sample_model_path
 from edgeq.exporters.base import ExportedModel
-from edgeq.pipeline.data import DataSets, divide
-from edgeq.pipeline.measure import open_session
-from edgeq.pipeline.peers import CalibrationFeeds
+from edgeq.pipeline.forward.data import DataSets, divide
+from edgeq.pipeline.forward.measure import open_session
+from edgeq.pipeline.forward.peers import CalibrationFeeds
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.progress import SilentProgress
 from edgeq.quantize.recipes import load_recipe

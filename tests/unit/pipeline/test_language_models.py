@@ -6,10 +6,10 @@ import pytest
 
 from edgeq.comparison import GateRequest, check_gate_metrics, gates_for
 from edgeq.errors import DataError, UnsupportedError, UsageError
-from edgeq.pipeline.causal_lm import language_recipe, language_variants
 from edgeq.pipeline.choices import require_language_model
-from edgeq.pipeline.language_data import calibration_windows, window_feeds
-from edgeq.pipeline.language_quality import golden_prompts
+from edgeq.pipeline.generation.data import calibration_windows, window_feeds
+from edgeq.pipeline.generation.graph_export import language_recipe, language_variants
+from edgeq.pipeline.generation.measure import golden_prompts
 from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.generation.settings import CacheShape
 from edgeq.targets import get_target

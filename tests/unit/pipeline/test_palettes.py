@@ -11,7 +11,7 @@ import pytest
 
 from edgeq.calibration import CalibrationData
 from edgeq.errors import ConfigError, UnsupportedError
-from edgeq.pipeline.data import divide
+from edgeq.pipeline.forward.data import divide
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.progress import SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe, parse_recipe

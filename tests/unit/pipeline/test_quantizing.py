@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeq.errors import ConfigError, DataError
-from edgeq.pipeline.data import divide
+from edgeq.pipeline.forward.data import divide
 from edgeq.pipeline.quantizing import family, quantize_model
 from edgeq.pipeline.weight_only import WeightJob, errors_of, fallback_notices, quantize_layer, weight_jobs
 from edgeq.progress import SilentProgress

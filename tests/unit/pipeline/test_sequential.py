@@ -12,7 +12,7 @@ import pytest
 
 from edgeq.calibration import CalibrationData
 from edgeq.pipeline import sequential
-from edgeq.pipeline.data import divide
+from edgeq.pipeline.forward.data import divide
 from edgeq.pipeline.request import default_samples
 from edgeq.pipeline.weight_only import quantize_weights, weight_jobs
 from edgeq.progress import SilentProgress

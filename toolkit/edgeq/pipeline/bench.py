@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import DataError, UnsupportedError, UsageError
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, ordered_level
-from edgeq.pipeline.language_bench import (
+from edgeq.pipeline.forward.measure import bench_feeds
+from edgeq.pipeline.generation.bench import (
     NEW_TOKENS,
     PROMPT_TOKENS,
     EngineBench,
@@ -20,7 +21,6 @@ from edgeq.pipeline.language_bench import (
     bench_language_model,
     peer_specs,
 )
-from edgeq.pipeline.measure import bench_feeds
 from edgeq.pipeline.saturating import saturated_here, saturating_in, saturating_layers
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtime.adapter import HasSignature, Signature

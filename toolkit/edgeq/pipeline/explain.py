@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgeq.errors import IntegrityError, ModelError, UnsupportedError
 from edgeq.pipeline.choices import require_encoder
-from edgeq.pipeline.data import divide, wanted_samples
+from edgeq.pipeline.forward.data import divide, wanted_samples
 from edgeq.pipeline.sensitivity import FILE_NAME, effects_from, sensitivity
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.plan import QuantizationPlan

@@ -20,11 +20,11 @@ from edgeq.pipeline.choices import (
     require_language_model,
     static_length,
 )
-from edgeq.pipeline.data import DataSets, divide, wanted_samples
+from edgeq.pipeline.forward.data import DataSets, divide, wanted_samples
+from edgeq.pipeline.forward.measure import Measured, golden_cases, measure_variants, open_session
+from edgeq.pipeline.forward.parity import parity_gates
+from edgeq.pipeline.forward.peers import CalibrationFeeds, find_peer, onnx_first
 from edgeq.pipeline.kernel_noise import Noise, measure_noise, noise_gates
-from edgeq.pipeline.measure import Measured, golden_cases, measure_variants, open_session
-from edgeq.pipeline.parity import parity_gates
-from edgeq.pipeline.peers import CalibrationFeeds, find_peer, onnx_first
 from edgeq.pipeline.rehearse import refuse_partitions
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
@@ -179,7 +179,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
     )
     request = replace(request, recipe=recipe)
     if is_autoregressive(facts.task):
-        from edgeq.pipeline.causal_lm import plan_language_model
+        from edgeq.pipeline.generation.graph_export import plan_language_model
 
         recipe, variants = plan_language_model(targets, request, progress)
         request = replace(request, recipe=recipe)
@@ -227,7 +227,7 @@ def _export(plan: ExportPlan, progress: Progress) -> list[TargetResult]:
 
     request = plan.request
     if is_autoregressive(plan.facts.task):
-        from edgeq.pipeline.causal_lm import export_language_model
+        from edgeq.pipeline.generation.graph_export import export_language_model
 
         return export_language_model(plan, progress)
     with progress.stage("exporting the model") as stage:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from edgeq.pipeline.choices import all_lengths, static_length
-from edgeq.pipeline.data import part_sizes
-from edgeq.pipeline.language_data import text_counts
+from edgeq.pipeline.forward.data import part_sizes
+from edgeq.pipeline.generation.data import text_counts
 from edgeq.scratch import scratch_folder
 from edgeq.targets import get_target
 from edgeq.targets.base import GraphTarget, LoweringInput, LoweringOptions, VariantSpec, check_graph

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
     from edgeq.pipeline.export import TargetResult
-    from edgeq.pipeline.measure import Measured
+    from edgeq.pipeline.forward.measure import Measured
 
 
 def summary_table(

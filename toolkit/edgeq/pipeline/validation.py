@@ -14,9 +14,9 @@ from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
 from edgeq.metrics import KNOWN_METRICS, TAIL_METRICS
 from edgeq.pipeline.drift import Drift, case_drifts, not_finite, worst
 from edgeq.pipeline.executions import Execution, executions
+from edgeq.pipeline.forward.live import LIVE_SAMPLES, Comparands, open_comparands
 from edgeq.pipeline.kernel_noise import GOLDEN, golden_metrics, is_golden, kept_of
 from edgeq.pipeline.labelled import labelled_metric
-from edgeq.pipeline.live import LIVE_SAMPLES, Comparands, open_comparands
 from edgeq.pipeline.saturating import saturating_in
 from edgeq.pipeline.sessions import not_executable
 from edgeq.pipeline.tokenization import TokenizationReport, replay_tokenization
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
+    from edgeq.pipeline.generation.replay import LanguageReport
     from edgeq.pipeline.labelled import LabelledResult
-    from edgeq.pipeline.language_replay import LanguageReport
     from edgeq.runtime.adb import AdbOptions
 
 __all__ = ["LIVE_SAMPLES", "ValidationReport", "ValidationRequest", "VariantReport", "run_validation"]
@@ -212,7 +212,7 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
         _require_comparands(bundle, cases, request)
         variants, skipped = _chosen(bundle, request)
         if is_autoregressive(bundle.manifest.source.task):
-            from edgeq.pipeline.language_validation import validate_language_model
+            from edgeq.pipeline.generation.validation import validate_language_model
 
             found = validate_language_model(bundle, variants, skipped, cases, request, progress)
             return replace(found, variants=_explained(bundle, found.variants))

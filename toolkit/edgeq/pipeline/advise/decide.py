@@ -16,7 +16,7 @@ from edgeq.exporters.shapes import ModelShape, read_shape
 from edgeq.pipeline.advise.memory import Footprint, estimate, file_footprint, has_cost
 from edgeq.pipeline.advise.quality import Quality, Tolerance, expected_quality
 from edgeq.pipeline.advise.sizes import megabytes
-from edgeq.pipeline.language_recipe import for_language_models
+from edgeq.pipeline.generation.recipe import for_language_models
 from edgeq.pipeline.stored import is_stored
 from edgeq.quantize.recipes import BUILT_IN, LayerRef, Recipe, layer_refs, load_recipe, mean_bits_per_weight
 from edgeq.targets import get_target

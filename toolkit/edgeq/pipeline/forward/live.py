@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeq.errors import DataError, ModelError
 from edgeq.graph.canonical import SEQUENCE
-from edgeq.pipeline.data import EVALUATION_BATCH
+from edgeq.pipeline.forward.data import EVALUATION_BATCH
 from edgeq.pipeline.labelled import Labelled, LabelledResult, read_labelled
 from edgeq.progress import Progress
 from edgeq.tasks.tokens import Tokens

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeq.errors import DataError
-from edgeq.pipeline.golden_samples import GoldenSample, golden_feeds, golden_samples
-from edgeq.pipeline.ready_feeds import ready_feeds
+from edgeq.pipeline.forward.golden_samples import GoldenSample, golden_feeds, golden_samples
+from edgeq.pipeline.forward.ready_feeds import ready_feeds
 from edgeq.quantize.batches import Batches, FeedBatches, batches_of
 from edgeq.tasks.question_answering import paired
 from edgeq.types import Array, Feeds, Sample

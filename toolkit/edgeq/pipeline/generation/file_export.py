@@ -33,11 +33,11 @@ from edgeq.pipeline.assemble import (
     tool_versions,
     write_pages,
 )
-from edgeq.pipeline.language_data import LanguageData, divide_language
-from edgeq.pipeline.language_golden import Answering, greedy_golden, record_language
-from edgeq.pipeline.language_noise import LLAMA_CPP, Bounds, own_error_bounds
-from edgeq.pipeline.language_quality import GOLDEN_TOKENS, golden_prompts
-from edgeq.pipeline.measure import Measured, describe_environment, metrics_of
+from edgeq.pipeline.forward.measure import Measured, describe_environment, metrics_of
+from edgeq.pipeline.generation.data import LanguageData, divide_language
+from edgeq.pipeline.generation.golden import Answering, greedy_golden, record_language
+from edgeq.pipeline.generation.measure import GOLDEN_TOKENS, golden_prompts
+from edgeq.pipeline.generation.noise import LLAMA_CPP, Bounds, own_error_bounds
 from edgeq.pipeline.stored import compared_with
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.adapter import Signature

@@ -33,16 +33,16 @@ from edgeq.pipeline.assemble import (
     write_pages,
 )
 from edgeq.pipeline.choices import check_file_type, target_hint
-from edgeq.pipeline.language_data import LanguageData, divide_language
-from edgeq.pipeline.language_golden import record_language
-from edgeq.pipeline.language_noise import Bounds, decoder_bounds
-from edgeq.pipeline.language_quality import (
+from edgeq.pipeline.forward.measure import metrics_of
+from edgeq.pipeline.generation.data import LanguageData, divide_language
+from edgeq.pipeline.generation.golden import record_language
+from edgeq.pipeline.generation.measure import (
     graph_answers,
     language_golden,
     measure_language,
 )
-from edgeq.pipeline.language_recipe import INT8_NOTICE, for_language_models, is_plain_int8
-from edgeq.pipeline.measure import metrics_of
+from edgeq.pipeline.generation.noise import Bounds, decoder_bounds
+from edgeq.pipeline.generation.recipe import INT8_NOTICE, for_language_models, is_plain_int8
 from edgeq.pipeline.quantizing import Quantized, quantize_model
 from edgeq.pipeline.stored import compared_with, is_stored, say_growth
 from edgeq.quantize.recipes import Recipe, load_recipe
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.writer import BundleWriter
     from edgeq.exporters.causal_lm import ExportedLanguageModel
     from edgeq.pipeline.export import ExportPlan, ExportRequest, TargetResult
-    from edgeq.pipeline.measure import Measured
+    from edgeq.pipeline.forward.measure import Measured
     from edgeq.progress import Progress
     from edgeq.targets.base import CheckpointTarget, Target
 
@@ -172,7 +172,7 @@ def export_language_model(plan: ExportPlan, progress: Progress) -> list[TargetRe
     Raises:
         EdgeqError: see `run_export`.
     """
-    from edgeq.pipeline.checkpoint_model import export_checkpoint_targets
+    from edgeq.pipeline.generation.file_export import export_checkpoint_targets
 
     found = {name: get_target(name) for name in plan.destinations}
     graphs = [name for name, target in found.items() if target.made_from == "graph"]

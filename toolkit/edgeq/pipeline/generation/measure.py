@@ -11,9 +11,9 @@ import numpy as np
 from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.language_golden import GreedyGolden
 from edgeq.errors import ModelError
-from edgeq.pipeline.language_golden import Answering, greedy_golden
-from edgeq.pipeline.measure import Measured, describe_environment
-from edgeq.pipeline.written_decoder import WholeDecoder, open_written
+from edgeq.pipeline.forward.measure import Measured, describe_environment
+from edgeq.pipeline.generation.golden import Answering, greedy_golden
+from edgeq.pipeline.generation.written_decoder import WholeDecoder, open_written
 from edgeq.quantize.stretches.values import ValueStore
 from edgeq.runtime.executors import NativeExecutor, native_environment
 from edgeq.runtime.generation.footprint import measure_generation_bytes
@@ -24,7 +24,7 @@ from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
     from edgeq.exporters.causal_lm import ExportedLanguageModel
-    from edgeq.pipeline.language_data import LanguageData
+    from edgeq.pipeline.generation.data import LanguageData
     from edgeq.progress import Progress
     from edgeq.runtime.generation.settings import GenerationSettings
     from edgeq.targets.base import VariantSpec
