@@ -20,9 +20,10 @@ from edgeq.bundle.manifest import (
     Manifest,
     PreprocessKind,
     PreprocessStep,
+    ProcessorInfo,
     Quantization,
     Status,
-    TokenizerInfo,
+    TextProcessorInfo,
     Variant,
 )
 from edgeq.files import atomic_write_text
@@ -32,6 +33,7 @@ from edgeq.pipeline.sensitivity import FILE_NAME, to_document
 from edgeq.report.examples import Recorded
 from edgeq.report.html import write_report
 from edgeq.report.model_card import write_model_card
+from edgeq.types import COMPONENT
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -105,7 +107,7 @@ def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
         created_by=tool_versions(),
         status=status_of(parts.gates),
         quantization=_quantization(parts, writer),
-        tokenizer=tokenizer_info(exported.preprocessor),
+        processor=processor_info(exported.preprocessor),
         preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, exported.preprocessor.input_names),),
         postprocess=parts.head.entry.postprocess(parts.head.outputs),
         golden=entries,
@@ -176,7 +178,7 @@ def _variant(parts: BundleParts, name: str, writer: BundleWriter) -> Variant:
     folder = f"model/{name}"
     variant = Variant(
         id=name,
-        model=f"{folder}/{lowered.model.name}",
+        models={COMPONENT: f"{folder}/{lowered.model.name}"},
         runtime=spec.runtime,
         execution_provider=spec.execution_provider,
         precision=str(spec.precision),
@@ -231,9 +233,9 @@ def status_of(gates: Sequence[Gate]) -> Status:
     return Status.PASSED if all(gate.passed for gate in gates) else Status.FAILED
 
 
-def tokenizer_info(preprocessor: TextPreprocessor, path: str = "tokenizer") -> TokenizerInfo:
+def processor_info(preprocessor: TextPreprocessor, path: str = "tokenizer") -> ProcessorInfo:
     """What the manifest says of a tokenizer in a folder of the bundle."""
-    return TokenizerInfo(
+    text = TextProcessorInfo(
         path=path,
         max_length=preprocessor.max_length,
         pad_id=preprocessor.pad_id,
@@ -241,6 +243,7 @@ def tokenizer_info(preprocessor: TextPreprocessor, path: str = "tokenizer") -> T
         prompts=preprocessor.settings.prompts,
         default_prompt=preprocessor.settings.default_prompt,
     )
+    return ProcessorInfo(text)
 
 
 def bundle_name(model: str) -> str:

@@ -26,8 +26,8 @@ from edgeq.pipeline.assemble import (
     bundle_name,
     environment,
     min_ram_mb,
+    processor_info,
     status_of,
-    tokenizer_info,
     tool_versions,
     write_pages,
 )
@@ -52,6 +52,7 @@ from edgeq.runtime.generation.session import DecoderSession
 from edgeq.scratch import scratch_folder
 from edgeq.targets import TARGETS, get_target
 from edgeq.targets.base import GraphTarget, Lowered, LoweringOptions, VariantSpec
+from edgeq.types import COMPONENT
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -316,7 +317,7 @@ class _LanguageExport:
             created_by=tool_versions(),
             status=status_of(gates),
             quantization=self._quantization(lowered),
-            tokenizer=tokenizer_info(self.exported.preprocessor, f"model/{spec.id}"),
+            processor=processor_info(self.exported.preprocessor, f"model/{spec.id}"),
             preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, ("input_ids", "attention_mask")),),
             golden=entries,
             language_golden=LANGUAGE_FILE,
@@ -355,7 +356,7 @@ class _LanguageExport:
             generation["onnxruntime-genai"] = ">=0.9"
         return Variant(
             id=spec.id,
-            model=f"{folder}/{lowered.model.name}",
+            models={COMPONENT: f"{folder}/{lowered.model.name}"},
             runtime=spec.runtime,
             execution_provider=spec.execution_provider,
             precision=str(spec.precision),

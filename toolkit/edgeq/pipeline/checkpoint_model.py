@@ -27,8 +27,8 @@ from edgeq.pipeline.assemble import (
     bundle_name,
     environment,
     min_ram_mb,
+    processor_info,
     status_of,
-    tokenizer_info,
     tool_versions,
     write_pages,
 )
@@ -43,7 +43,7 @@ from edgeq.runtime.adapter import Signature
 from edgeq.runtime.perplexity import Logits, compare_on
 from edgeq.targets.base import CheckpointInput, CheckpointTarget, Lowered, VariantSpec
 from edgeq.targets.kernels import HELD_BYTES
-from edgeq.types import Array, FloatArray, Verification
+from edgeq.types import COMPONENT, Array, FloatArray, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
@@ -229,7 +229,7 @@ class _CheckpointExport:
             created_by=tool_versions(),
             status=status_of(gates),
             quantization=self._quantization(spec, lowered),
-            tokenizer=tokenizer_info(self.original.preprocessor),
+            processor=processor_info(self.original.preprocessor),
             preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, ("input_ids",)),),
             golden=entries,
             language_golden=LANGUAGE_FILE,
@@ -305,7 +305,7 @@ class _CheckpointExport:
             requirements["min_ram_mb"] = min_ram_mb(measured.ram_bytes)
         return Variant(
             id=spec.id,
-            model=f"model/{spec.id}/{lowered.model.name}",
+            models={COMPONENT: f"model/{spec.id}/{lowered.model.name}"},
             runtime=spec.runtime,
             execution_provider=spec.execution_provider,
             precision=spec.precision,

@@ -268,7 +268,7 @@ def _old_kernels(bundle: Bundle, report: VariantReport) -> Iterator[str]:
         return
     if CAN_SATURATE in variant.placement or variant.runtime != ONNX_RUNTIME:
         return
-    layers = saturating_in(bundle.file(variant.model))
+    layers = saturating_in(bundle.model_path(variant))
     if layers:
         yield (
             f"{variant.id}: integer sums of {len(layers)} layers can saturate (first `{layers[0]}`), and the recorded "
@@ -284,7 +284,7 @@ def _entry(bundle: Bundle) -> TaskEntry:
 
 
 def _head(bundle: Bundle, variant: Variant) -> Head:
-    tokenizer = bundle.manifest.tokenizer
+    tokenizer = bundle.manifest.text_processor
     special = {} if tokenizer is None else tokenizer.special_ids
     return head_of(bundle.manifest.source, variant.outputs, special, bundle.manifest.postprocess)
 
