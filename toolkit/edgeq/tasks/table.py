@@ -8,9 +8,8 @@ from dataclasses import replace
 from edgeq.bundle.manifest import Manifest, PostprocessKind, PostprocessStep, Variant
 from edgeq.metrics import KNOWN_METRICS
 from edgeq.tasks.embedding import EMBEDDING, TOKEN_VECTORS
-from edgeq.tasks.entry import Kind, Mode, TaskEntry
+from edgeq.tasks.entry import Head, Kind, Mode, TaskEntry
 from edgeq.tasks.fill_mask import FILL_MASK
-from edgeq.tasks.head import Head
 from edgeq.tasks.multi_label import MULTI_LABEL
 from edgeq.tasks.next_token import NEXT_TOKEN
 from edgeq.tasks.question_answering import QUESTION_ANSWERING
