@@ -6,12 +6,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
 
-from edgeq.errors import UnsupportedError
 from edgeq.graph.block_weight import BlockWeight
 from edgeq.numerics import ByteArray, dequantize_blocks, join_blocks, split_blocks
 from edgeq.quantize.recipes import LayerSpec
@@ -46,11 +45,6 @@ def default_threads() -> int:
     except AttributeError:  # only on Linux
         cores = os.cpu_count() or 1
     return min(cores, 8)
-
-
-def without_calibration(spec: LayerSpec) -> LayerSpec:
-    """The same storage by the best method that needs no whole weight and no activations."""
-    return spec if spec.method in ROW_METHODS else replace(spec, method="scale_search")
 
 
 class MatrixInPieces(Protocol):
@@ -92,15 +86,15 @@ class Energy:
         )
 
 
-def quantized_rows(
+def measured_rows(
     tensor: MatrixInPieces,
     spec: LayerSpec,
     *,
     transposed: bool = False,
     stats: LayerStats | None = None,
     threads: int | None = None,
-) -> Iterator[BlockWeight]:
-    """Consecutive rows of `tensor` (output channels, `[N, K]`) as packed blocks.
+) -> Iterator[tuple[BlockWeight, Energy]]:
+    """Consecutive rows of `tensor` (output channels, `[N, K]`) as packed blocks, each piece with what rounding cost it.
 
     Args:
         tensor: a matrix; read twice, once for its largest magnitude.
@@ -111,22 +105,7 @@ def quantized_rows(
 
     Raises:
         ModelError: NaN or infinite values, or a damaged file.
-        UnsupportedError: the method needs the whole weight or calibration.
     """
-    rounder = _rounder(tensor, spec, stats)
-    pieces = tensor.rows(transposed=transposed)
-    yield from _in_order(lambda rows: to_block_weight(rounder(rows)), pieces, threads or default_threads())
-
-
-def measured_rows(
-    tensor: MatrixInPieces,
-    spec: LayerSpec,
-    *,
-    transposed: bool = False,
-    stats: LayerStats | None = None,
-    threads: int | None = None,
-) -> Iterator[tuple[BlockWeight, Energy]]:
-    """`quantized_rows`, each piece with what rounding cost it."""
     rounder = _rounder(tensor, spec, stats)
 
     def run(rows: FloatArray) -> tuple[BlockWeight, Energy]:
@@ -139,11 +118,6 @@ def measured_rows(
 def _rounder(
     tensor: MatrixInPieces, spec: LayerSpec, stats: LayerStats | None
 ) -> Callable[[FloatArray], QuantizedWeight]:
-    if spec.method not in ROW_METHODS:
-        raise UnsupportedError(
-            f"method {spec.method} of `{tensor.name}` needs calibration and whole weights in memory",
-            hint=f"streaming offers {', '.join(ROW_METHODS)}",
-        )
     # The type of the scales depends on the whole weight; pieces must not choose their own.
     storage = stored_spec(np.array([[tensor.peak()]], np.float32), spec.weight_spec())
     fit = ROW_METHODS[spec.method]
