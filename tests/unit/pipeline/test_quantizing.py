@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edgeq.errors import ConfigError, DataError
-from edgeq.pipeline.data import divide
 from edgeq.pipeline.drive_weights import fallback_notices
+from edgeq.pipeline.forward.data import divide
 from edgeq.pipeline.quantizing import family, quantize_model
 from edgeq.pipeline.weight_jobs import WeightJob, weight_jobs
 from edgeq.pipeline.weight_only import quantize_layer
@@ -49,7 +49,7 @@ def data(model):
     from edgeq.calibration import CalibrationData
 
     samples = CalibrationData(source="words", samples=texts(), sha256="0" * 64, total=64)
-    return divide(samples, model.preprocessor, calibration_samples=40, task=model.source.task, max_length=32)
+    return divide(samples, model.preprocessor, calibration_samples=40, entry=model.head.entry, max_length=32)
 
 
 @pytest.fixture(autouse=True)
