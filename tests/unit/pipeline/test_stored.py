@@ -13,9 +13,9 @@ from edgeq.pipeline.precision import recipe_named
 from edgeq.pipeline.stored import compared_with, is_calibrated, say_growth, take_over
 from edgeq.pipeline.weight_jobs import weight_jobs
 from edgeq.progress import SilentProgress
+from edgeq.quantize.checkpoint_codes import PackedTensor, PackedWeights
 from edgeq.quantize.formats import Blocks, Stored
 from edgeq.quantize.layers import find_layers
-from edgeq.quantize.packed import PackedTensor, PackedWeights
 from edgeq.quantize.recipes import LayerSpec
 from edgeq.quantize.weight_only import quantize
 from edgeq.types import Task

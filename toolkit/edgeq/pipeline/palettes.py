@@ -14,8 +14,8 @@ from edgeq.pipeline.weight_jobs import WeightJob
 from edgeq.quantize import formats
 from edgeq.quantize.layers import layer_weight
 from edgeq.quantize.plan import WeightDecision
+from edgeq.quantize.segmented import HeldWeight, Weight
 from edgeq.quantize.sites import LinearSite
-from edgeq.quantize.stretches import HeldWeight, Weight
 from edgeq.quantize.weight_errors import energy_of, is_known
 from edgeq.quantize.weight_only import LayerStats, palettize
 from edgeq.quantize.weight_only.palette import METHOD as KMEANS

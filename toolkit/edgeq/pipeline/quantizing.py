@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from edgeq.pipeline.forward.data import DataSets
     from edgeq.pipeline.weight_only import QuantizedLayer
     from edgeq.progress import Progress
-    from edgeq.quantize.packed import PackedWeights
+    from edgeq.quantize.checkpoint_codes import PackedWeights
     from edgeq.quantize.static_int8 import StaticInt8Result, Trial
     from edgeq.quantize.weight_only import QuantizedWeight, palette
     from edgeq.targets.base import LoweringInput

@@ -11,10 +11,10 @@ from edgeq.graph.streamed_tensor import is_too_large
 from edgeq.pipeline.weight_jobs import WeightJob
 from edgeq.quantize.observers.tensor import TensorStatistics, tensor_statistics
 from edgeq.quantize.plan import WeightDecision
+from edgeq.quantize.segmented import Weight
 from edgeq.quantize.side_by_side import RAM_BYTES, SideBySide
 from edgeq.quantize.sites import LinearSite
 from edgeq.quantize.statistics import Statistics
-from edgeq.quantize.stretches import Weight
 from edgeq.quantize.weight_only import LayerStats
 from edgeq.types import Array, FloatArray
 

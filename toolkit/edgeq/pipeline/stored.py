@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgeq.exporters.base import ModelFacts
     from edgeq.pipeline.export import ExportPlan
     from edgeq.progress import Progress
-    from edgeq.quantize.packed import PackedWeights
+    from edgeq.quantize.checkpoint_codes import PackedWeights
     from edgeq.targets.base import CheckpointTarget
 
 REQUANTIZED = LayerSpec(Blocks.name, 8, 32, True, "rtn")

@@ -16,11 +16,11 @@ from edgeq.pipeline.weight_jobs import WeightJob
 from edgeq.quantize.layers import layer_weight
 from edgeq.quantize.plan import WeightDecision
 from edgeq.quantize.recipes import LayerSpec
+from edgeq.quantize.segmented import QuantizedSource, Weight
 from edgeq.quantize.sites import LinearSite
 from edgeq.quantize.streaming.row_quantizer import measured_rows
 from edgeq.quantize.streaming.stacked_rows import StackedRows
 from edgeq.quantize.streaming.weight_store import Codes, HeldCodes, WeightStore
-from edgeq.quantize.stretches import QuantizedSource, Weight
 from edgeq.quantize.weight_errors import Energy, energy_of, is_known
 from edgeq.quantize.weight_only import LayerStats, QuantizedWeight, awq, quantize
 from edgeq.quantize.weight_only.base import stored_spec

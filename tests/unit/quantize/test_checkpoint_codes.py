@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edgeq.errors import UnsupportedError
+from edgeq.quantize.checkpoint_codes import PackedTensor, PackedWeights
 from edgeq.quantize.formats import Blocks
-from edgeq.quantize.packed import PackedTensor, PackedWeights
 from edgeq.quantize.weight_only import quantize
 
 RNG = np.random.default_rng(3)
