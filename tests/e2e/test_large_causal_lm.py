@@ -68,7 +68,7 @@ def streamed(held, folder, recipe, tmp_path_factory, streaming):
 
 def model_of(bundle) -> Path:
     (variant,) = bundle.variants
-    return bundle.folder / variant.model
+    return bundle.folder / variant.model_file
 
 
 def arrays(bundle) -> dict[str, np.ndarray]:

@@ -60,7 +60,7 @@ def head_of(
 
 def head_in(manifest: Manifest, variant: Variant | None = None) -> Head:
     """The head of a bundle's model; of one of its variants, where their outputs may differ."""
-    tokenizer = manifest.tokenizer
+    tokenizer = manifest.text_processor
     special = {} if tokenizer is None else tokenizer.special_ids
     outputs = (variant or manifest.variants[0]).outputs
     return head_of(manifest.source, outputs, special, manifest.postprocess)
