@@ -303,7 +303,7 @@ def write(model, recipe_name: str, path: Path) -> None:
     else:
         plan, weights = rounded_plan(model, layers, specs)
         source = LoweringInput(canonical, plan, weights=weights, precision=precision)
-    save_onnx(lower_for_cpu(source).model, path)
+    save_onnx(lower_for_cpu(source), path)
 
 
 def rounded_plan(model, layers, specs):

@@ -208,7 +208,7 @@ def ours(name: str, exported: ExportedLanguageModel, data: LanguageData, folder:
     done = quantize_model(exported.canonical, data.sets, recipe_of(name), SilentProgress())
     source = done.lowering_input(exported.canonical)
     folder.mkdir(exist_ok=True)
-    save_onnx(lower_for_cpu(source).model, folder / "model.onnx")
+    save_onnx(lower_for_cpu(source), folder / "model.onnx")
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(model / file, folder)
     if exported.genai_config:

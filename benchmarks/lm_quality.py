@@ -169,9 +169,9 @@ class Bench:
         exported, path = self.exported, self.folder / "model.onnx"
         started = time.process_time()
         done = quantize_model(exported.canonical, self.data.sets, recipe, SilentProgress())
-        lowering = lower_for_cpu(done.lowering_input(exported.canonical))
+        lowered = lower_for_cpu(done.lowering_input(exported.canonical))
         seconds = time.process_time() - started
-        save_onnx(lowering.model, path)
+        save_onnx(lowered, path)
         session = DecoderSession(path, exported.settings.cache, exported.settings.context_length)
         found = compare_on(self.reference, session.logits, self.data.windows)
         expected = greedy(self.reference, self.prompt, self.tokens)

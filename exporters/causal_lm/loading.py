@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, PassError
 from edgeq.exporters.base import Progress
 from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelFacts
 from edgeq.exporters.causal_lm.facts import context_length, inspect_language_model, read_lm_facts
@@ -319,7 +319,7 @@ def _built(
     graph, genai = build_decoder(facts.folder, model, weights)
     try:
         normalize_built(graph, layer_windows(model.config, settings.cache.layers))
-    except ValueError as error:
+    except PassError as error:
         raise ModelError(f"`{facts.architecture}` builds to an unexpected graph: {error}") from error
     return _canonical(graph, facts, settings), genai
 

@@ -331,8 +331,8 @@ class Kinds:
         return make
 
     def _goldens(self) -> Callable[[random.Random], Callable[[], object]]:
-        from edgeq.bundle.golden import read_golden
         from edgeq.bundle.manifest import Manifest
+        from edgeq.bundle.read_golden import read_golden
 
         entries = Manifest.from_json(self.manifest).golden
         index = json.loads((self.bundle / "golden/golden.json").read_text())

@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from edgeq.errors import ModelError, OutputError, UnsupportedError
+from edgeq.graph.passes.sequence import edited
 from edgeq.graph.passes.weight_only import lower_weight_only
 from edgeq.quantize.recipes import LayerSpec
 from edgeq.quantize.streaming import Checkpoint, external_data, rewrite, stored_tensor, stream_weights
@@ -121,7 +122,7 @@ def initializers(path):
 
 
 def run_in_memory(model, weights, tmp_path):
-    ir.save(lower_weight_only(model, weights).model, tmp_path / "memory.onnx")
+    ir.save(edited(model, lower_weight_only(weights)), tmp_path / "memory.onnx")
     return run(tmp_path / "memory.onnx")
 
 

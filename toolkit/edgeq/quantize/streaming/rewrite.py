@@ -16,7 +16,12 @@ from edgeq.errors import ModelError, UnsupportedError
 from edgeq.files import check_free_space
 from edgeq.graph.block_weight import BlockWeight
 from edgeq.graph.edit import Editor, attribute
-from edgeq.graph.passes.weight_only import LoweredNode, Lowering, lower_weight_only, verify_weight_only
+from edgeq.graph.passes.weight_only import (
+    LoweredNode,
+    lower_weight_only,
+    lowered_nodes,
+    verify_weight_only,
+)
 from edgeq.numerics import FP16_MAX
 from edgeq.quantize.recipes import LayerSpec
 from edgeq.quantize.streaming.external_data import ExternalDataWriter, Region
@@ -83,11 +88,10 @@ def stream_weights(
     data_path = path.with_name(f"{path.name}.data")
     with ExternalDataWriter(data_path) as writer:
         job = _Rewriting(writer, data_path.name, stats or {}, threads, on_weight or (lambda _: None))
-        lowering = job.run(model, specs)
-        commit_graph(
-            lowering.model, path, writer, lambda written: verify_weight_only(written, lowering.nodes)
-        )
-    return StreamedModel(path, data_path, lowering.nodes, job.read_bytes, writer.size)
+        job.run(model, specs)
+        nodes = lowered_nodes(model)
+        commit_graph(model, path, writer, lambda written: verify_weight_only(written, nodes))
+    return StreamedModel(path, data_path, nodes, job.read_bytes, writer.size)
 
 
 @dataclass(slots=True)
@@ -99,18 +103,17 @@ class _Rewriting:
     on_weight: OnWeight
     read_bytes: int = 0
 
-    def run(self, model: ir.Model, specs: Mapping[str, LayerSpec]) -> Lowering:
-        """Write every weight; returns the graph that refers to them."""
+    def run(self, model: ir.Model, specs: Mapping[str, LayerSpec]) -> None:
+        """Write every weight; the graph then refers to them."""
         blocks = {name: spec for name, spec in specs.items() if spec.format == "weight-only"}
         parts = {name: self._quantize(model.graph.initializers[name], spec) for name, spec in blocks.items()}
         halves = [name for name, spec in specs.items() if spec.format == "fp16"]
         regions = {name: self._store_half(model.graph.initializers[name]) for name in halves}
         mapped = _Mapped(self.writer)
         _read_through_cast(model, {name: mapped.array(*region) for name, region in regions.items()})
-        lowering = lower_weight_only(model, {name: mapped.weight(part) for name, part in parts.items()})
-        for value in lowering.model.graph.initializers.values():
+        lower_weight_only({name: mapped.weight(part) for name, part in parts.items()})(model)
+        for value in model.graph.initializers.values():
             self._externalize(value, mapped)
-        return lowering
 
     def _quantize(self, value: ir.Value, spec: LayerSpec) -> _Parts:
         tensor, name = _stored(value), str(value.name)
