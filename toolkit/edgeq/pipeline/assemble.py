@@ -26,8 +26,8 @@ from edgeq.bundle.manifest import (
     Variant,
 )
 from edgeq.files import atomic_write_text
+from edgeq.pipeline.forward.measure import Measured, metrics_of
 from edgeq.pipeline.kernel_noise import Noise, case_tolerances
-from edgeq.pipeline.measure import Measured, metrics_of
 from edgeq.pipeline.sensitivity import FILE_NAME, to_document
 from edgeq.report.examples import Recorded
 from edgeq.report.html import write_report

@@ -20,11 +20,11 @@ from edgeq.pipeline.choices import (
     require_language_model,
     static_length,
 )
-from edgeq.pipeline.data import DataSets, divide, wanted_samples
+from edgeq.pipeline.forward.data import DataSets, divide, wanted_samples
+from edgeq.pipeline.forward.measure import Measured, golden_cases, measure_variants, open_session
+from edgeq.pipeline.forward.parity import parity_gates
+from edgeq.pipeline.forward.peers import CalibrationFeeds, find_peer, onnx_first
 from edgeq.pipeline.kernel_noise import Noise, measure_noise, noise_gates
-from edgeq.pipeline.measure import Measured, golden_cases, measure_variants, open_session
-from edgeq.pipeline.parity import parity_gates
-from edgeq.pipeline.peers import CalibrationFeeds, find_peer, onnx_first
 from edgeq.pipeline.rehearse import refuse_partitions
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
@@ -40,8 +40,7 @@ from edgeq.targets.base import (
     VariantSpec,
     check_graph,
 )
-from edgeq.tasks import Head, possible_metrics
-from edgeq.types import Task
+from edgeq.tasks import Head, is_autoregressive, possible_metrics
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -179,14 +178,14 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
         request.recipe, facts, is_chosen=request.is_recipe_chosen, requantize=request.requantize
     )
     request = replace(request, recipe=recipe)
-    if facts.task is Task.TEXT_GENERATION:
-        from edgeq.pipeline.causal_lm import plan_language_model
+    if is_autoregressive(facts.task):
+        from edgeq.pipeline.generation.graph_export import plan_language_model
 
         recipe, variants = plan_language_model(targets, request, progress)
         request = replace(request, recipe=recipe)
     else:
         require_language_model(targets, facts)
-        check_gate_metrics(request.gates, possible_metrics(facts.task))
+    check_gate_metrics(request.gates, possible_metrics(facts.task))
     said = check_headers(facts, request.seq_len)
     for notice in said:
         progress.notice(notice)
@@ -227,8 +226,8 @@ def _export(plan: ExportPlan, progress: Progress) -> list[TargetResult]:
     from edgeq.exporters.source import is_onnx_file
 
     request = plan.request
-    if plan.facts.task is Task.TEXT_GENERATION:
-        from edgeq.pipeline.causal_lm import export_language_model
+    if is_autoregressive(plan.facts.task):
+        from edgeq.pipeline.generation.graph_export import export_language_model
 
         return export_language_model(plan, progress)
     with progress.stage("exporting the model") as stage:
@@ -250,7 +249,7 @@ def _export(plan: ExportPlan, progress: Progress) -> list[TargetResult]:
         plan.data,
         exported.preprocessor,
         calibration_samples=request.calib_samples,
-        task=exported.source.task,
+        entry=exported.head.entry,
         max_length=judged_length(plan, seq_len, exported),
     )
     from edgeq.pipeline.quantizing import quantize_model

@@ -13,9 +13,9 @@ from edgeq.bundle.golden import GoldenCase, is_per_token_vector
 from edgeq.bundle.manifest import Metric
 from edgeq.comparison import PARITY, Run, batch_invariance, compare_outputs
 from edgeq.errors import ModelError
-from edgeq.pipeline.data import DataSets
+from edgeq.pipeline.forward.data import DataSets
+from edgeq.pipeline.forward.parity import Parity, ParityProbe
 from edgeq.pipeline.kernel_noise import kept_of
-from edgeq.pipeline.parity import Parity, ParityProbe
 from edgeq.progress import Progress
 from edgeq.runtime.footprint import measure_ram_bytes
 from edgeq.runtime.session import Signature, VariantSession
@@ -24,7 +24,7 @@ from edgeq.types import ONNX_RUNTIME, Array, Feeds, Role, Verification
 
 if TYPE_CHECKING:
     from edgeq.graph.canonical import CanonicalModel
-    from edgeq.pipeline.parity import Peer
+    from edgeq.pipeline.forward.parity import Peer
     from edgeq.targets.base import Lowered, Session, Target, VariantSpec
     from edgeq.tasks import Head
 

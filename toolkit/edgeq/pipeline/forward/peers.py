@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeq.pipeline.data import DataSets
-from edgeq.pipeline.parity import Peer
+from edgeq.pipeline.forward.data import DataSets
+from edgeq.pipeline.forward.parity import Peer
 from edgeq.runtime.session import VariantSession
 from edgeq.targets import get_target
 from edgeq.types import ONNX_RUNTIME, Feeds

@@ -21,6 +21,7 @@ from edgeq.bundle.manifest import (
     Quantization,
     Variant,
 )
+from edgeq.comparison import gates_for
 from edgeq.errors import ModelError
 from edgeq.files import atomic_write_text
 from edgeq.pipeline.assemble import (
@@ -32,17 +33,18 @@ from edgeq.pipeline.assemble import (
     tool_versions,
     write_pages,
 )
-from edgeq.pipeline.language_data import LanguageData, divide_language
-from edgeq.pipeline.language_golden import Answering, greedy_golden, record_language
-from edgeq.pipeline.language_noise import LLAMA_CPP, Bounds, own_error_bounds
-from edgeq.pipeline.language_quality import GOLDEN_TOKENS, golden_prompts, language_gates
-from edgeq.pipeline.measure import Measured, describe_environment, metrics_of
+from edgeq.pipeline.forward.measure import Measured, describe_environment, metrics_of
+from edgeq.pipeline.generation.data import LanguageData, divide_language
+from edgeq.pipeline.generation.golden import Answering, greedy_golden, record_language
+from edgeq.pipeline.generation.measure import GOLDEN_TOKENS, golden_prompts
+from edgeq.pipeline.generation.noise import LLAMA_CPP, Bounds, own_error_bounds
 from edgeq.pipeline.stored import compared_with
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.adapter import Signature
 from edgeq.runtime.perplexity import Logits, compare_on
 from edgeq.targets.base import CheckpointInput, CheckpointTarget, Lowered, VariantSpec
 from edgeq.targets.kernels import HELD_BYTES
+from edgeq.tasks.next_token import NEXT_TOKEN
 from edgeq.types import Array, FloatArray, Verification
 
 if TYPE_CHECKING:
@@ -202,7 +204,8 @@ class _CheckpointExport:
 
     def _gates(self, spec: VariantSpec, measured: Measured) -> list[Gate]:
         precision = self.target.precision_of(spec)
-        return language_gates(spec.id, precision, measured.fidelity["logits"], self.request.gates)
+        windows = len(self.data.windows)
+        return gates_for(spec.id, precision, measured.fidelity, self.request.gates, windows, NEXT_TOKEN)
 
     def _bundle(
         self,

@@ -19,6 +19,7 @@ from edgeq.bundle.manifest import (
     Quantization,
     Variant,
 )
+from edgeq.comparison import gates_for
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.files import atomic_write_text
 from edgeq.graph.streamed_tensor import is_too_large
@@ -32,17 +33,16 @@ from edgeq.pipeline.assemble import (
     write_pages,
 )
 from edgeq.pipeline.choices import check_file_type, target_hint
-from edgeq.pipeline.language_data import LanguageData, divide_language
-from edgeq.pipeline.language_golden import record_language
-from edgeq.pipeline.language_noise import Bounds, decoder_bounds
-from edgeq.pipeline.language_quality import (
+from edgeq.pipeline.forward.measure import metrics_of
+from edgeq.pipeline.generation.data import LanguageData, divide_language
+from edgeq.pipeline.generation.golden import record_language
+from edgeq.pipeline.generation.measure import (
     graph_answers,
-    language_gates,
     language_golden,
     measure_language,
 )
-from edgeq.pipeline.language_recipe import INT8_NOTICE, for_language_models, is_plain_int8
-from edgeq.pipeline.measure import metrics_of
+from edgeq.pipeline.generation.noise import Bounds, decoder_bounds
+from edgeq.pipeline.generation.recipe import INT8_NOTICE, for_language_models, is_plain_int8
 from edgeq.pipeline.quantizing import Quantized, quantize_model
 from edgeq.pipeline.stored import compared_with, is_stored, say_growth
 from edgeq.quantize.recipes import Recipe, load_recipe
@@ -52,6 +52,7 @@ from edgeq.runtime.generation.session import DecoderSession
 from edgeq.scratch import scratch_folder
 from edgeq.targets import TARGETS, get_target
 from edgeq.targets.base import GraphTarget, Lowered, LoweringOptions, VariantSpec
+from edgeq.tasks.next_token import NEXT_TOKEN
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.writer import BundleWriter
     from edgeq.exporters.causal_lm import ExportedLanguageModel
     from edgeq.pipeline.export import ExportPlan, ExportRequest, TargetResult
-    from edgeq.pipeline.measure import Measured
+    from edgeq.pipeline.forward.measure import Measured
     from edgeq.progress import Progress
     from edgeq.targets.base import CheckpointTarget, Target
 
@@ -171,7 +172,7 @@ def export_language_model(plan: ExportPlan, progress: Progress) -> list[TargetRe
     Raises:
         EdgeqError: see `run_export`.
     """
-    from edgeq.pipeline.checkpoint_model import export_checkpoint_targets
+    from edgeq.pipeline.generation.file_export import export_checkpoint_targets
 
     found = {name: get_target(name) for name in plan.destinations}
     graphs = [name for name, target in found.items() if target.made_from == "graph"]
@@ -238,8 +239,13 @@ class _LanguageExport:
             measured = measure_language(
                 self.exported, lowered.model, fp32, spec, self.data, self.progress, safe=safe
             )
-            gates = language_gates(
-                spec.id, self.quantized.precision, measured.fidelity["logits"], self.request.gates
+            gates = gates_for(
+                spec.id,
+                self.quantized.precision,
+                measured.fidelity,
+                self.request.gates,
+                len(self.data.windows),
+                NEXT_TOKEN,
             )
             golden, bounds = self._golden(spec, lowered.model)
             with self.progress.stage(f"writing {destination.name}"):
