@@ -40,11 +40,11 @@ from edgeq.pipeline.generation.bench import EngineBench, Lengths, time_engines
 from edgeq.pipeline.generation.data import LanguageData, divide_language
 from edgeq.pipeline.generation.graph_export import language_recipe
 from edgeq.pipeline.quantizing import quantize_model
+from edgeq.processors.prompts import PromptTokenizer
 from edgeq.progress import SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.runtime.generation.engine_process import GENAI, LLAMA_CPP, ONNX_RUNTIME, EngineSpec
 from edgeq.runtime.generation.session import DecoderSession
-from edgeq.runtime.generation.tokenizer import PromptTokenizer
 from edgeq.runtime.perplexity import Logits, compare_on
 from edgeq.targets.cpu import lower_for_cpu
 from edgeq.targets.onnx_file import save_onnx

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeq.exporters.naming import name_constants, name_nodes
-from edgeq.graph.canonical import BATCH, SEQUENCE
+from edgeq.graph.component import BATCH, SEQUENCE
 from edgeq.graph.passes.in_place import in_place
 from edgeq.graph.streamed_tensor import streamed
 from edgeq.types import Array

@@ -221,7 +221,7 @@ def load_onnx(path: Path, task: str | None, seq_len: int | None, say: Progress) 
         unchecked_lengths,
     )
     from edgeq.exporters.tokenizer import text_preprocessor, tokenizer_notices
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.component import text_component
 
     say("loading the model")
     model = read_onnx(path)
@@ -240,7 +240,7 @@ def load_onnx(path: Path, task: str | None, seq_len: int | None, say: Progress) 
     )
     outputs = _measure_outputs(reference(preprocessor(["a", "a b"])), task_of, prepared.picked)
     _state_shapes(model, outputs)
-    canonical = CanonicalModel(model, inputs, outputs, task_of, facts.architecture, prepared.length)
+    canonical = text_component(model, inputs, outputs, prepared.length)
     say("checking the graph against the file")
     longest = longest_that_fits(prepared.length, DEFAULT_HEADS)
     check_equivalence(
@@ -303,7 +303,7 @@ def _convert(model: ir.Model, signature: FileSignature) -> bool:
     from edgeq.exporters.onnx_floats import widen_floats
     from edgeq.exporters.onnx_fusions import EXACT, HALF, fuse_spelled_out
     from edgeq.exporters.onnx_opsets import lower_opset, raise_opset
-    from edgeq.graph.canonical import CANONICAL_OPSET
+    from edgeq.graph.component import CANONICAL_OPSET
     from edgeq.graph.passes.sequence import run_passes
 
     run_passes(model, InlinePass(), take_our_inputs(signature))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from edgeq.errors import ModelError
-from edgeq.graph.canonical import BATCH, SEQUENCE
+from edgeq.graph.component import BATCH, SEQUENCE
 from edgeq.graph.passes.in_place import in_place
 from edgeq.types import Array
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeq.errors import ModelError
-from edgeq.graph.canonical import CANONICAL_OPSET
+from edgeq.graph.component import CANONICAL_OPSET
 from edgeq.graph.passes.in_place import in_place
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.errors import UnsupportedError
-from edgeq.graph.canonical import BATCH, SEQUENCE
 from edgeq.graph.overflow import find_saturating
 from edgeq.onnx_runtime import ordered_options
 from edgeq.runtime.executors import CAN_SATURATE
@@ -48,7 +47,7 @@ def nnapi_passes(source: LoweringInput, precision: Precision, seq_len: int) -> t
     from edgeq.targets.android.versions import declare_versions
 
     return (
-        fix_dimensions({BATCH: 1, SEQUENCE: seq_len}),
+        fix_dimensions(source.canonical.sizes(seq_len)),
         retype_inputs(source.canonical.inputs),
         flatten_trunk(),
         rewrite_operators(),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgeq.errors import MissingExtraError, UnsupportedError
-from edgeq.graph.canonical import SEQUENCE
+from edgeq.graph.component import SEQUENCE
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.targets.coreml.decisions import ComputeDtype, PaletteWeight, check_platform
 from edgeq.targets.coreml.info import package_info

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgeq.graph.canonical import BATCH, SEQUENCE
+from edgeq.graph.component import BATCH, SEQUENCE
+from edgeq.processors.text_inputs import INPUT_IDS
 from edgeq.quantize.recipes import BUILT_IN, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions, StaticOptions, file_type_recipe
 from edgeq.runtime.generation.footprint import measure_gguf_bytes
@@ -154,7 +155,7 @@ def _kind(spec: VariantSpec) -> FileType:
 
 def _signature(vocabulary: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     return (
-        (TensorSpec("input_ids", "int64", (BATCH, SEQUENCE), Role.TOKEN_IDS),),
+        (TensorSpec(INPUT_IDS, "int64", (BATCH, SEQUENCE), Role.TOKEN_IDS),),
         (TensorSpec("logits", "float32", (BATCH, SEQUENCE, vocabulary), Role.LOGITS),),
     )
 

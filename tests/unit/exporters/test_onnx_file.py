@@ -165,7 +165,7 @@ def test_a_mask_made_of_more_than_the_mask_is_left_alone():
 def test_a_file_is_taken_in(place, where):
     exported = load_model(place(spelled_out(), where))
     canonical = exported.canonical
-    assert (canonical.task, canonical.architecture) == (Task.FEATURE_EXTRACTION, "onnx")
+    assert (exported.source.task, exported.source.architecture) == (Task.FEATURE_EXTRACTION, "onnx")
     assert dict(canonical.model.opset_imports) == {"": 20}
     assert [spec.name for spec in canonical.inputs] == ["input_ids", "attention_mask"]
     assert canonical.outputs[0].shape == ("batch", "sequence", HIDDEN)
@@ -184,7 +184,7 @@ def test_our_own_graph_is_taken_in_again(exported, tiny_model, tmp_path):
     folder = Path(shutil.copytree(tiny_model("bert", "feature-extraction"), tmp_path / "again"))
     ir.save(first.canonical.model.clone(), folder / "model.onnx")
     second = load_model(folder / "model.onnx")
-    assert second.canonical.architecture == "bert"
+    assert second.source.architecture == "bert"
     assert second.canonical.max_length == 64
     assert [spec.name for spec in second.canonical.inputs] == [spec.name for spec in first.canonical.inputs]
     one, two = (sorted(node.op_type for node in model.canonical.model.graph) for model in (first, second))
