@@ -15,7 +15,7 @@ from edgeq.report.html import REPORT_FILE, report
 from edgeq.report.measured import Accuracy, EncoderTime, Times, encoder_times, with_accuracy, with_times
 
 if TYPE_CHECKING:
-    from edgeq.pipeline.export import TargetResult
+    from edgeq.pipeline.plan import TargetResult
     from edgeq.pipeline.validation import ValidationReport
 
 SUFFIXES = (".html", ".htm")

@@ -14,8 +14,8 @@ from edgeq.tasks import head_in
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
-    from edgeq.pipeline.export import TargetResult
-    from edgeq.pipeline.forward.measure import Measured
+    from edgeq.pipeline.measured import Measured
+    from edgeq.pipeline.plan import TargetResult
 
 
 def summary_table(

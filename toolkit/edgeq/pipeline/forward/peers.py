@@ -13,7 +13,7 @@ from edgeq.targets import get_target
 from edgeq.types import ONNX_RUNTIME, Feeds
 
 if TYPE_CHECKING:
-    from edgeq.pipeline.export import TargetResult
+    from edgeq.pipeline.plan import TargetResult
 
 RANGE_SAMPLES = 128
 """Calibration samples that show which values float16 must hold; half of its range stays free beyond them."""

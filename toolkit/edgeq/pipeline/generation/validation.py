@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.language_golden import LanguageGolden
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
-    from edgeq.pipeline.generation.file_export import Run
+    from edgeq.pipeline.generation.file_runs import Run
     from edgeq.progress import Progress
     from edgeq.runtime.executors import Place
     from edgeq.targets.base import CheckpointTarget
@@ -144,7 +144,7 @@ class _Validation:
     def _file(self, variant: Variant, cases: Sequence[GoldenCase]) -> VariantReport:
         """A variant that its target's runtime runs, or, where that is not installed, the original with its weights."""
         from edgeq.exporters.causal_lm import open_original
-        from edgeq.pipeline.generation.file_export import executed_run, simulated_run
+        from edgeq.pipeline.generation.file_runs import executed_run, simulated_run
 
         request, model = self.request, self.bundle.file(variant.model)
         target = cast("CheckpointTarget", get_target(self.bundle.manifest.target))
