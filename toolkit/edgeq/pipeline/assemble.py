@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeq import __version__
 from edgeq.bundle.golden import write_golden
 from edgeq.bundle.language_golden import read_language_golden
 from edgeq.bundle.manifest import (
@@ -32,6 +31,7 @@ from edgeq.pipeline.sensitivity import FILE_NAME, to_document
 from edgeq.report.examples import Recorded
 from edgeq.report.html import write_report
 from edgeq.report.model_card import write_model_card
+from edgeq.version import __version__
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
