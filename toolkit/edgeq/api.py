@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
     from edgeq.pipeline.validation import ValidationReport
     from edgeq.progress import Progress
-    from edgeq.runtime.runtime import Runtime
+    from edgeq.runtime.model import LoadedModel
 
 
 def export(
@@ -92,24 +92,37 @@ def export(
 
 
 def load(
-    path: str | Path, *, variant: str | None = None, force: bool = False, threads: int | None = None
-) -> Runtime:
-    """Open a bundle for running; every file is verified first.
+    path: str | Path,
+    *,
+    variant: str | None = None,
+    force: bool = False,
+    threads: int | None = None,
+    engine: str | None = None,
+) -> LoadedModel:
+    """Open a bundle for running, whatever its task; every file is verified first.
 
     Args:
         path: a bundle's folder or `.edgeq` file.
         variant: its id; the first one this machine can run when left out.
         force: open a bundle that failed its gate.
         threads: intra-op threads.
+        engine: of a language model: `onnxruntime`, `genai` or `llama.cpp`; the variant's own when left out.
+
+    Returns:
+        `generate` and `chat_prompt` work for language models, `run`, `answer` and `encode` for the others.
 
     Raises:
         IntegrityError: a file is not the one the manifest lists.
         GateError: the bundle failed its gate.
+        UnsupportedError: nothing here runs the variant, or an engine was named for a model that generates nothing.
+        MissingExtraError: the engine is not installed.
     """
     from edgeq.pipeline.sessions import open_other
-    from edgeq.runtime.runtime import load as load_runtime
+    from edgeq.runtime.loading import load as load_bundle
 
-    return load_runtime(path, variant=variant, force=force, threads=threads, open_other=open_other)
+    return load_bundle(
+        path, variant=variant, force=force, threads=threads, engine=engine, open_other=open_other
+    )
 
 
 def validate(
