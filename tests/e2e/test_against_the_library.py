@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import edgeq
-from edgeq.pipeline.export import ExportRequest, run_export
+from edgeq.pipeline.export import run_export
+from edgeq.pipeline.request import ExportRequest
 from edgeq.pipeline.validation import ValidationReport, ValidationRequest, run_validation
 from edgeq.quantize.recipes import load_recipe
 from edgeq.types import Task
@@ -23,7 +24,12 @@ def settings_of(folder: Path, **values: Any) -> None:
 
 def exported(folder: Path, output: Path, **options: Any) -> Path:
     request = ExportRequest(
-        str(folder), ("cpu",), load_recipe("fp32"), output=output, calib_samples=8, **options
+        model=str(folder),
+        target=("cpu",),
+        recipe=load_recipe("fp32"),
+        output=output,
+        calib_samples=8,
+        **options,
     )
     [result] = run_export(request)
     assert result.failed_gates == []

@@ -8,8 +8,9 @@ import pytest
 
 from edgeq.errors import UnsupportedError
 from edgeq.exporters.base import ModelFacts
-from edgeq.pipeline.export import ExportRequest, plan_export
+from edgeq.pipeline.export import plan_export
 from edgeq.pipeline.precision import recipe_named
+from edgeq.pipeline.request import ExportRequest
 from edgeq.pipeline.stored import compared_with, is_calibrated, say_growth, take_over
 from edgeq.pipeline.weight_only import weight_jobs
 from edgeq.progress import SilentProgress
@@ -127,6 +128,9 @@ def test_growth_is_said(tmp_path):
 )
 def test_whether_texts_calibrate(tiny_decoder, tmp_path, target, precision, used):
     request = ExportRequest(
-        str(tiny_decoder("llama")), (target,), recipe_named(precision), output=tmp_path / "out"
+        model=str(tiny_decoder("llama")),
+        target=(target,),
+        recipe=recipe_named(precision),
+        output=tmp_path / "out",
     )
     assert is_calibrated(plan_export(request)) is used

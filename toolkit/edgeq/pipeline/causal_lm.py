@@ -58,8 +58,9 @@ if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
     from edgeq.bundle.writer import BundleWriter
     from edgeq.exporters.causal_lm import ExportedLanguageModel
-    from edgeq.pipeline.export import ExportPlan, ExportRequest, TargetResult
+    from edgeq.pipeline.export import ExportPlan, TargetResult
     from edgeq.pipeline.measure import Measured
+    from edgeq.pipeline.request import ExportRequest
     from edgeq.progress import Progress
     from edgeq.targets.base import CheckpointTarget, Target
 

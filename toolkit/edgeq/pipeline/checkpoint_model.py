@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
     from edgeq.bundle.writer import BundleWriter
     from edgeq.exporters.causal_lm.original import OriginalLanguageModel
-    from edgeq.pipeline.export import ExportPlan, ExportRequest, TargetResult
+    from edgeq.pipeline.export import ExportPlan, TargetResult
+    from edgeq.pipeline.request import ExportRequest
     from edgeq.progress import Progress
     from edgeq.quantize.weight_only import LayerStats
     from edgeq.targets.base import Session

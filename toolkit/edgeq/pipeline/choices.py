@@ -14,7 +14,8 @@ from edgeq.types import ONNX_RUNTIME, Task
 
 if TYPE_CHECKING:
     from edgeq.exporters.base import ExportedModel, ModelFacts
-    from edgeq.pipeline.export import ExportPlan, ExportRequest
+    from edgeq.pipeline.export import ExportPlan
+    from edgeq.pipeline.request import ExportRequest
 
 DEFAULT_SEQ_LEN = 128
 

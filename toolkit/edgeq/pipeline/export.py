@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgeq.bundle.manifest import Calibration, Gate, Status
-from edgeq.comparison import GateRequest, check_gate_metrics, gates_for, parse_gate
+from edgeq.comparison import check_gate_metrics, gates_for
 from edgeq.errors import UsageError
 from edgeq.files import check_output
 from edgeq.pipeline.assemble import BundleParts, bundle_name, carry_legal_texts, write_bundle
@@ -26,8 +26,9 @@ from edgeq.pipeline.measure import Measured, golden_cases, measure_variants, ope
 from edgeq.pipeline.parity import parity_gates
 from edgeq.pipeline.peers import CalibrationFeeds, find_peer, onnx_first
 from edgeq.pipeline.rehearse import refuse_partitions
+from edgeq.pipeline.request import ExportRequest
 from edgeq.progress import Progress, SilentProgress
-from edgeq.quantize.recipes import Recipe, load_recipe
+from edgeq.quantize.recipes import Recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.scratch import scratch_beside, scratch_folder
 from edgeq.targets import get_target
@@ -51,51 +52,6 @@ if TYPE_CHECKING:
     from edgeq.pipeline.quantizing import Quantized
     from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.sensitivity import LayerEffect
-
-DEFAULT_CALIB_SAMPLES = 256
-
-
-@dataclass(frozen=True, slots=True)
-class ExportRequest:
-    """Everything an export is asked for; checked before any work.
-
-    Attributes:
-        model: folder, Hub id or `.onnx` file; None takes the sample model.
-        targets: names.
-        recipe: what becomes of each layer.
-        calib: calibration data; None takes the built-in texts.
-        output: the bundle's folder, or with several targets the folder that holds one bundle each.
-        seq_len: tokens of variants with a static shape; with several lengths the longest.
-        seq_lens: all of them, for targets that take several; empty for one.
-        ios: oldest iOS to run on; None lets the precision decide.
-        variants: engines to keep (`cpu`, `nnapi`); empty keeps all.
-        sensitivity: measure each quantized layer alone, for `edgeq explain`.
-        is_recipe_chosen: the recipe is not just the default; a quantized checkpoint has another default.
-        requantize: a checkpoint that is quantized already may be quantized again.
-        slim: without golden cases, report and plan, once the bundle has passed with them.
-    """
-
-    model: str | None = None
-    targets: tuple[str, ...] = ("android",)
-    recipe: Recipe = field(default_factory=lambda: load_recipe("int8"))
-    calib: str | None = None
-    calib_column: str | None = None
-    calib_samples: int = DEFAULT_CALIB_SAMPLES
-    seq_len: int | None = None
-    seq_lens: tuple[int, ...] = ()
-    ios: int | None = None
-    task: str | None = None
-    revision: str | None = None
-    gates: tuple[GateRequest, ...] = ()
-    output: Path | None = None
-    variants: tuple[str, ...] = ()
-    archive: bool = False
-    force: bool = False
-    seed: int = 0
-    sensitivity: bool = False
-    is_recipe_chosen: bool = False
-    requantize: bool = False
-    slim: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +110,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
     from edgeq.exporters.source import ignored_revision
 
     progress = progress or SilentProgress()
-    targets = {name: get_target(name) for name in _unique(request.targets)}
+    targets = {name: get_target(name) for name in _unique(request.target)}
     check_target_options(request, targets)
     variants = {name: chosen_variants(target, request, progress) for name, target in targets.items()}
     ignored = ignored_revision(request.model, request.revision)
@@ -452,7 +408,7 @@ def _unique(names: Sequence[str]) -> list[str]:
 def bundle_folders(request: ExportRequest) -> dict[str, Path]:
     """The folder of each target's bundle."""
     name = _model_name(request)
-    targets = _unique(request.targets)
+    targets = _unique(request.target)
     if request.output is not None and len(targets) == 1:
         return {targets[0]: request.output}
     parent = request.output or Path()
@@ -475,16 +431,3 @@ def _recipe(request: ExportRequest, quantized: Quantized, options: LoweringOptio
     samples = request.calib_samples if quantized.is_calibrated else None
     lengths = options.seq_len if len(options.lengths) == 1 else options.lengths
     return replace(quantized.recipe, export=ExportOptions(lengths, samples, request.seed, options.ios))
-
-
-def parse_gates(texts: Sequence[str]) -> tuple[GateRequest, ...]:
-    """`--gate` values; the same metric twice is a contradiction.
-
-    Raises:
-        UsageError: see `parse_gate`.
-    """
-    requests = tuple(parse_gate(text) for text in texts)
-    metrics = [request.metric for request in requests]
-    if len(set(metrics)) != len(metrics):
-        raise UsageError(f"a metric has two gates: {', '.join(texts)}")
-    return requests
