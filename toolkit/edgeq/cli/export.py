@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeq.cli.options import Json, Quiet, with_options
+from edgeq.cli.output import Out
 from edgeq.config import read_export_config
 from edgeq.pipeline.flags import file_keys
 from edgeq.pipeline.options import ExportOptions, export_options
+from edgeq.pipeline.verdict import require_passed
 
 if TYPE_CHECKING:
     from edgeq.pipeline.export import ExportPlan, TargetResult
@@ -48,9 +50,7 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Export a model, quantize it with your data, and write a verified bundle."""
-    from edgeq.cli.output import Out
     from edgeq.pipeline.request import request_from
-    from edgeq.pipeline.verdict import require_passed
 
     out = Out(json_mode=json, quiet=quiet)
     asked = read_export_config(given, Path.cwd(), out.notice, file_keys(ExportOptions))

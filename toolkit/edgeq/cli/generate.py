@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from edgeq.cli.output import Out
 from edgeq.cli.streams import read_stdin
 from edgeq.errors import DataError, UsageError
+from edgeq.runtime.generation.answer import DEFAULT_MAX_TOKENS, Generation
 
 if TYPE_CHECKING:
-    from edgeq.runtime.generation.answer import Generation
     from edgeq.runtime.generation.language_model import LanguageModel
     from edgeq.runtime.generation.sampling import Sampling
 
@@ -46,7 +46,6 @@ def generate(
     json_mode: bool,
 ) -> None:
     """Generate, and print the text (streamed with `--stream`) or one JSON document."""
-    from edgeq.runtime.generation.answer import DEFAULT_MAX_TOKENS
     from edgeq.runtime.generation.language_model import load_language_model
 
     if options.prompt is None:
