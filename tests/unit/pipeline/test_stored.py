@@ -8,7 +8,7 @@ import pytest
 
 from edgeq.errors import UnsupportedError
 from edgeq.exporters.base import ModelFacts
-from edgeq.pipeline.export import plan_export
+from edgeq.pipeline.planning import plan_export
 from edgeq.pipeline.precision import recipe_named
 from edgeq.pipeline.request import ExportRequest
 from edgeq.pipeline.stored import compared_with, is_calibrated, say_growth, take_over

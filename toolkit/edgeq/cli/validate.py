@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgeq.pipeline.drift import Drift
+    from edgeq.pipeline.generation.replay import LanguageReport
     from edgeq.pipeline.labelled import LabelledResult
-    from edgeq.pipeline.language_replay import LanguageReport
     from edgeq.pipeline.validation import ValidationReport
     from edgeq.quantize.bootstrap import Estimate
 

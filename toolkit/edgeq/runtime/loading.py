@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgeq.runtime.generation.language_model import LanguageModel
 from edgeq.runtime.model import LoadedModel, opened
 from edgeq.runtime.runtime import OpenOther, Runtime
-from edgeq.tasks.generative import is_generative
+from edgeq.tasks import is_autoregressive
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
@@ -41,7 +41,7 @@ def load(
     """
 
     def load_here(bundle: Bundle) -> LoadedModel:
-        if is_generative(bundle.manifest.source.task) or engine is not None:
+        if is_autoregressive(bundle.manifest.source.task) or engine is not None:
             return LanguageModel(bundle, engine=engine, variant=variant, threads=threads)
         return Runtime(bundle, variant=variant, threads=threads, open_other=open_other)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from edgeq.bundle.reader import Bundle, open_bundle
 from edgeq.errors import UnsupportedError
 from edgeq.runtime.generation.answer import DEFAULT_MAX_TOKENS
-from edgeq.tasks.generative import is_generative
+from edgeq.tasks import is_autoregressive
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Manifest, Variant
@@ -155,7 +155,7 @@ def refuse_language_model(manifest: Manifest) -> None:
     Raises:
         UnsupportedError: the bundle holds a language model.
     """
-    if is_generative(manifest.source.task):
+    if is_autoregressive(manifest.source.task):
         raise takes_a_prompt(manifest)
 
 
@@ -165,7 +165,7 @@ def require_language_model(manifest: Manifest) -> None:
     Raises:
         UnsupportedError: the bundle holds no language model.
     """
-    if not is_generative(manifest.source.task):
+    if not is_autoregressive(manifest.source.task):
         raise does_not_generate(manifest)
 
 
