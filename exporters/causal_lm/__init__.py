@@ -1,6 +1,6 @@
 """Causal language models: one graph with a KV cache, through GenAI's model builder or traced by torch.
 
-Adding a family is a line in `families.FAMILIES` and a tiny model in its tests.
+Families are those of `edgeq.families`.
 """
 
 from __future__ import annotations

@@ -9,13 +9,14 @@ from typing import Any
 
 from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.causal_lm.base import LanguageModelFacts
-from edgeq.exporters.causal_lm.families import FAMILIES, ROPES, constant_positions, rope_type
+from edgeq.exporters.causal_lm.positions import ROPES, constant_positions, rope_type
 from edgeq.exporters.config_sizes import refusal_of_sizes
 from edgeq.exporters.facts import read_config
 from edgeq.exporters.own_code import own_code
 from edgeq.exporters.packed import quantization_of, read_settings
 from edgeq.exporters.sentence import read_sentence_model
 from edgeq.exporters.source import fetch, local_folder
+from edgeq.families import FAMILIES
 from edgeq.types import Task
 
 LM_SUFFIXES = ("ForCausalLM", "LMHeadModel")

@@ -10,15 +10,12 @@ from edgeq.errors import ModelError
 from edgeq.exporters.base import Progress
 from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelFacts
 from edgeq.exporters.causal_lm.facts import context_length, inspect_language_model, read_lm_facts
-from edgeq.exporters.causal_lm.families import (
-    builder_refusal,
-    freeze_positions,
-    head_size,
-    layer_windows,
-)
 from edgeq.exporters.causal_lm.graph_io import ATTENTION_MASK, INPUT_IDS, input_specs, output_specs
+from edgeq.exporters.causal_lm.positions import freeze_positions, layer_windows
+from edgeq.exporters.causal_lm.roads import builder_refusal
 from edgeq.exporters.extras import TORCH_EXPORT, require_modules
 from edgeq.exporters.source import fetch, is_gguf_file, local_folder
+from edgeq.families.rope import head_size
 from edgeq.files import sha256_file
 from edgeq.graph.canonical import CanonicalModel
 from edgeq.runtime.generation.settings import CacheShape, GenerationSettings

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeq.errors import ModelError
-from edgeq.exporters.causal_lm.families import FAMILIES
 from edgeq.exporters.checkpoint import describe, quiet_transformers
+from edgeq.families import FAMILIES
 
 if TYPE_CHECKING:
     from edgeq.exporters.packed.folder import UnpackedFolder

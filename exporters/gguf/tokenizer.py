@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import EdgeqError, ModelError, UnsupportedError
-from edgeq.exporters.gguf.reader import GgufFile
 from edgeq.exporters.gguf.special import CONTROL, USER_DEFINED, special_ids, tokens_of, types_of
 from edgeq.exporters.gguf.splits import check_kind, split_of
+from edgeq.families.gguf_file import GgufFile
 
 BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"
 """`tokenizer.ggml.model`."""

@@ -57,7 +57,7 @@ class GgufTarget:
         Raises:
             UnsupportedError: they cannot.
         """
-        from edgeq.targets.gguf.architectures import check_rope
+        from edgeq.families.rope import check_rope
         from edgeq.targets.gguf.tensors import family_of
 
         family_of(model_type)
@@ -74,7 +74,7 @@ class GgufTarget:
 
     def write(self, spec: VariantSpec, source: CheckpointInput, folder: Path) -> Lowered:
         """Write the file, `NAME-TYPE.gguf`."""
-        from edgeq.targets.gguf.architectures import ignored_window
+        from edgeq.targets.gguf.tensors import ignored_window
         from edgeq.targets.gguf.writer import write_gguf
 
         name = spec.id.removeprefix("gguf-")

@@ -24,7 +24,7 @@ LAYERS = (
     ("runtime", "quantize"),
     ("tasks",),
     ("bundle",),
-    ("graph", "calibration"),
+    ("graph", "calibration", "families"),
     (
         "onnx_runtime",
         "numerics",

@@ -12,11 +12,11 @@ import pytest
 
 from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm import load_language_model, load_original, streamed_forward
-from edgeq.exporters.causal_lm.families import FAMILIES
 from edgeq.exporters.causal_lm.hollow import hollow_decoder
 from edgeq.exporters.causal_lm.loading import _specs
 from edgeq.exporters.causal_lm.normalize import declare
 from edgeq.exporters.causal_lm.recording import Recording
+from edgeq.families import FAMILIES
 from edgeq.graph.streamed_tensor import StreamedTensor, streamed
 
 pytest.importorskip("onnxruntime_genai")
