@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgeq.exporters.causal_lm.positions import rope_settings, rope_type
 from edgeq.families import FAMILIES
+from edgeq.families.positions import rope_settings, rope_type
 from edgeq.families.rope import head_size
 
 HEAD_SIZE_STEP = 16

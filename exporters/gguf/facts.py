@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ModelError, UnsupportedError
-from edgeq.exporters.causal_lm.base import LanguageModelFacts
-from edgeq.exporters.causal_lm.facts import refusal_of
 from edgeq.exporters.gguf.reader import open_gguf
 from edgeq.exporters.gguf.special import special_ids, stop_ids, tokens_of
 from edgeq.exporters.gguf.tokenizer import check_tokenizer
+from edgeq.exporters.language_model_facts import LanguageModelFacts, refusal_of
 from edgeq.families import BY_GGUF_NAME, DecoderFamily
 from edgeq.families.gguf_file import GgufFile
 from edgeq.quantize.weight_only.gguf_import import FORMATS, UNREPRESENTABLE

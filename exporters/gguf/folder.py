@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from edgeq.errors import ModelError, UnsupportedError
-from edgeq.exporters.causal_lm.parameters import Parameter, parameters_of
+from edgeq.exporters.decoder_parameters import Parameter, parameters_of
 from edgeq.exporters.dense_file import DenseFile
 from edgeq.exporters.gguf.facts import config_of, family_of, is_float, label_of
 from edgeq.exporters.gguf.reader import open_gguf

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from edgeq.errors import UnsupportedError
-from edgeq.exporters.base import ModelFacts
+from edgeq.exporters.exported_model import ModelFacts
 from edgeq.pipeline.export import ExportRequest, plan_export
 from edgeq.pipeline.precision import recipe_named
 from edgeq.pipeline.stored import compared_with, is_calibrated, say_growth, take_over

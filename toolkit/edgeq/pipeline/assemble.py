@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.reader import Bundle
     from edgeq.bundle.writer import BundleWriter
-    from edgeq.exporters.base import ExportedModel, ModelFacts
+    from edgeq.exporters.exported_model import ExportedModel, ModelFacts
     from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.plan import QuantizationPlan
     from edgeq.quantize.recipes import Recipe

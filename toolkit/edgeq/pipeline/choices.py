@@ -13,7 +13,7 @@ from edgeq.targets.base import LoweringOptions, Target, VariantSpec
 from edgeq.types import ONNX_RUNTIME, Task
 
 if TYPE_CHECKING:
-    from edgeq.exporters.base import ExportedModel, ModelFacts
+    from edgeq.exporters.exported_model import ExportedModel, ModelFacts
     from edgeq.pipeline.export import ExportPlan, ExportRequest
 
 DEFAULT_SEQ_LEN = 128

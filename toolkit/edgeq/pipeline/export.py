@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.reader import Bundle
     from edgeq.calibration import CalibrationData
-    from edgeq.exporters.base import ExportedModel, ModelFacts
+    from edgeq.exporters.exported_model import ExportedModel, ModelFacts
     from edgeq.pipeline.quantizing import Quantized
     from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.sensitivity import LayerEffect

@@ -14,7 +14,7 @@ from edgeq.targets.base import GraphTarget, LoweringInput, LoweringOptions, Vari
 from edgeq.types import Task
 
 if TYPE_CHECKING:
-    from edgeq.exporters.base import ExportedModel
+    from edgeq.exporters.exported_model import ExportedModel
     from edgeq.pipeline.export import ExportPlan
     from edgeq.progress import Progress
 

@@ -20,7 +20,7 @@ from edgeq.quantize.weight_only import QuantizedWeight
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgeq.exporters.base import ModelFacts
+    from edgeq.exporters.exported_model import ModelFacts
     from edgeq.pipeline.export import ExportPlan
     from edgeq.progress import Progress
     from edgeq.quantize.packed import PackedWeights
