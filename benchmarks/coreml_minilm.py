@@ -33,7 +33,7 @@ from edgeq.bundle.reader import Bundle, open_bundle
 from edgeq.errors import EdgeqError
 from edgeq.exporters import load_model, sample_model_path
 from edgeq.metrics import cosines, spearman
-from edgeq.pipeline.measure import bench_feeds
+from edgeq.pipeline.forward.measure import bench_feeds
 from edgeq.pipeline.sessions import open_variant
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.recipes import load_recipe

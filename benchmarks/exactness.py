@@ -31,7 +31,7 @@ from edgeq.graph.static_weight import StaticWeight, nearest_codes
 from edgeq.metrics import cosines
 from edgeq.numerics import symmetric_scale
 from edgeq.onnx_runtime import kernels_saturate
-from edgeq.pipeline.data import divide, wanted_samples
+from edgeq.pipeline.forward.data import divide, wanted_samples
 from edgeq.pipeline.quantizing import Quantized, quantize_model
 from edgeq.pipeline.saturating import saturated_layers
 from edgeq.progress import SilentProgress
@@ -99,7 +99,7 @@ class Bench:
             load_samples(self.calib, count=wanted_samples(samples)),
             self.exported.preprocessor,
             calibration_samples=samples,
-            task=self.exported.source.task,
+            entry=self.exported.head.entry,
             max_length=LENGTH,
         )
         recipe = replace(load_recipe("int8"), static_int8=StaticOptions(bias_correction=False, **fixed))

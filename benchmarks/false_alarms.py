@@ -33,7 +33,7 @@ import onnx_ir as ir
 from from_tests import support
 
 import edgeq.pipeline.executions as executions
-import edgeq.pipeline.language_validation as language_validation
+import edgeq.pipeline.generation.validation as language_validation
 from edgeq.bundle.manifest import Gate, Variant
 from edgeq.bundle.reader import Bundle, open_bundle
 from edgeq.graph.passes.rounding_noise import with_rounding_noise

@@ -30,8 +30,8 @@ from transformers import AutoModelForCausalLM
 
 from edgeq.exporters.causal_lm import load_language_model, open_original
 from edgeq.exporters.causal_lm.original import OriginalLanguageModel
-from edgeq.pipeline.data import DataSets
-from edgeq.pipeline.language_data import window_feeds
+from edgeq.pipeline.forward.data import DataSets
+from edgeq.pipeline.generation.data import window_feeds
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.progress import SilentProgress
 from edgeq.quantize.layers import find_layers, layer_weight

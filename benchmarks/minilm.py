@@ -30,7 +30,7 @@ from edgeq.calibration import load_samples
 from edgeq.comparison import batch_invariance
 from edgeq.metrics import cosines, spearman
 from edgeq.onnx_runtime import kernels_saturate, ordered_level
-from edgeq.pipeline.measure import bench_feeds
+from edgeq.pipeline.forward.measure import bench_feeds
 from edgeq.quantize.batches import batches_of
 from edgeq.runtime.adapter import HasSignature, Signature
 from edgeq.runtime.host import cpu_name

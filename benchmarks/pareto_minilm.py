@@ -36,7 +36,7 @@ from edgeq.calibration import load_samples
 from edgeq.exporters import load_model, sample_model_path
 from edgeq.metrics import cosines, spearman
 from edgeq.pipeline.budget import parse_budget
-from edgeq.pipeline.data import DataSets, divide, wanted_samples
+from edgeq.pipeline.forward.data import DataSets, divide, wanted_samples
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.pipeline.tune import TuneRequest, run_tune
 from edgeq.progress import SilentProgress
@@ -116,7 +116,7 @@ class Bench:
             texts,
             self.exported.preprocessor,
             calibration_samples=samples,
-            task=self.exported.source.task,
+            entry=self.exported.head.entry,
             max_length=self.exported.canonical.max_length,
         )
         rows = [line.split("\t") for file in arguments.sts for line in file.read_text("utf-8").splitlines()]

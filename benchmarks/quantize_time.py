@@ -20,7 +20,7 @@ from pathlib import Path
 
 from edgeq.calibration import load_samples
 from edgeq.exporters import load_model, sample_model_path
-from edgeq.pipeline.data import divide, wanted_samples
+from edgeq.pipeline.forward.data import divide, wanted_samples
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.pipeline.request import default_samples
 from edgeq.progress import SilentProgress
@@ -77,7 +77,7 @@ def measure(model: str, precision: str, calib: str | None, samples: int | None) 
             texts,
             exported.preprocessor,
             calibration_samples=count,
-            task=exported.source.task,
+            entry=exported.head.entry,
             max_length=MAX_TOKENS,
         )
         quantize_model(exported.canonical, data, recipe, SilentProgress())

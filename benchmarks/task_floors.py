@@ -24,9 +24,9 @@ from edgeq.calibration import load_samples
 from edgeq.comparison import Run, compare_outputs, default_floors
 from edgeq.exporters import load_model, sample_model_path
 from edgeq.exporters.exported_model import ExportedModel
-from edgeq.pipeline.data import DataSets, divide
-from edgeq.pipeline.measure import open_session
-from edgeq.pipeline.peers import CalibrationFeeds
+from edgeq.pipeline.forward.data import DataSets, divide
+from edgeq.pipeline.forward.measure import open_session
+from edgeq.pipeline.forward.peers import CalibrationFeeds
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.progress import SilentProgress
 from edgeq.quantize.recipes import load_recipe
@@ -56,7 +56,7 @@ def measure(kind: str, scratch: Path) -> None:
     )
     exported = load_model(folder)
     samples = load_samples(None, count=448, seed=0)
-    limits = {"task": exported.source.task, "max_length": 128}
+    limits = {"entry": exported.head.entry, "max_length": 128}
     data = divide(samples, exported.preprocessor, calibration_samples=256, **limits)
     head = head_of(exported.source, exported.canonical.outputs, exported.preprocessor.special_token_ids)
     runs = candidates(exported, data, scratch)

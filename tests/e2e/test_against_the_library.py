@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import edgeq
-from edgeq.pipeline.export import ExportRequest, run_export
+from edgeq.pipeline.export import run_export
+from edgeq.pipeline.request import ExportRequest
 from edgeq.pipeline.validation import ValidationReport, ValidationRequest, run_validation
 from edgeq.quantize.recipes import load_recipe
 from edgeq.types import Task

@@ -418,7 +418,7 @@ def ordering_basic(graph_bundle: Path, tmp_path: Path) -> Path:
 def test_a_level_that_is_ordered_is_obeyed(
     ordering_basic: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgeq.pipeline.language_bench import variant_specs
+    from edgeq.pipeline.generation.bench import variant_specs
     from edgeq.runtime.generation import session
 
     opened = []

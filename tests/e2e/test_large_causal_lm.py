@@ -13,9 +13,9 @@ import pytest
 import edgeq
 from edgeq.cli import run_command_line as run_command
 from edgeq.graph import streamed_tensor
+from edgeq.pipeline.generation.noise import HEAD
+from edgeq.pipeline.generation.written_decoder import DecoderInStretches, WholeDecoder
 from edgeq.pipeline.kernel_noise import measure_noise
-from edgeq.pipeline.language_noise import HEAD
-from edgeq.pipeline.written_decoder import DecoderInStretches, WholeDecoder
 from edgeq.progress import SilentStage
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
@@ -174,7 +174,7 @@ from export_memory import Shape, write_checkpoint
 from edgeq.exporters.causal_lm import load_language_model
 from edgeq.graph import streamed_tensor
 from edgeq.pipeline.quantizing import quantize_model
-from edgeq.pipeline.data import DataSets
+from edgeq.pipeline.forward.data import DataSets
 from edgeq.progress import SilentProgress
 from edgeq.quantize.recipes import load_recipe
 from edgeq.targets import onnx_file

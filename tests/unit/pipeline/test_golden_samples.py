@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeq.pipeline.golden_samples import BATCH, MANY, golden_feeds, golden_samples
+from edgeq.pipeline.forward.golden_samples import BATCH, MANY, golden_feeds, golden_samples
 from edgeq.runtime.text import TextPreprocessor, TextSettings
 
 TEXTS = ("the cat", "a dog ran", "the cats sat", "a cat sat the dog ran", "dog", "the dog ran a cat sat b")

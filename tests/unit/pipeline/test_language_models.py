@@ -4,16 +4,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgeq.comparison import GateRequest
+from edgeq.comparison import GateRequest, check_gate_metrics, gates_for
 from edgeq.errors import DataError, UnsupportedError, UsageError
-from edgeq.pipeline.causal_lm import language_recipe, language_variants
 from edgeq.pipeline.choices import require_language_model
-from edgeq.pipeline.language_data import calibration_windows, window_feeds
-from edgeq.pipeline.language_quality import FLOORS, golden_prompts, language_gates
+from edgeq.pipeline.generation.data import calibration_windows, window_feeds
+from edgeq.pipeline.generation.measure import golden_prompts
+from edgeq.pipeline.generation.planning import language_recipe, language_variants
 from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.generation.settings import CacheShape
 from edgeq.targets import get_target
-from edgeq.types import Precision
+from edgeq.tasks import possible_metrics
+from edgeq.tasks.next_token import NEXT_TOKEN
+from edgeq.types import Precision, Task
 
 
 @dataclass
@@ -82,16 +84,19 @@ def test_small_vocabularies_have_more_golden_prompts(vocabulary, expected):
 GOOD = {"kl_mean": 0.001, "top1_agreement": 0.99, "n": 10.0}
 
 
+def gates(metrics, precision=Precision.INT8, requests=()):
+    return gates_for("v", precision, {"logits": metrics}, requests, 10, NEXT_TOKEN)
+
+
 def test_default_gates_and_their_twins():
-    assert all(gate.passed for gate in language_gates("v", Precision.INT8, GOOD, ()))
+    assert all(gate.passed for gate in gates(GOOD))
     for changes in ({"kl_mean": 0.03}, {"top1_agreement": 0.9}, {"kl_mean": float("nan")}):
-        gates = language_gates("v", Precision.INT8, GOOD | changes, ())
-        assert [gate.passed for gate in gates].count(False) == 1
-    assert {*FLOORS} == {*Precision}
+        assert [gate.passed for gate in gates(GOOD | changes)] in ([True, False], [False, True])
+    assert all({*floor.thresholds} == {*Precision} for floor in NEXT_TOKEN.floors)
 
 
 def test_gates_of_the_user():
-    (gate,) = language_gates("v", Precision.INT4, GOOD, (GateRequest("kl_mean", "<=", 0.0005),))
+    (gate,) = gates(GOOD, Precision.INT4, (GateRequest("kl_mean", "<=", 0.0005),))
     assert (gate.passed, gate.derived_from) == (False, "--gate")
-    with pytest.raises(UsageError, match="language models do not have"):
-        language_gates("v", Precision.INT4, GOOD, (GateRequest("spearman_drop", "<=", 0.1),))
+    with pytest.raises(UsageError, match="a metric this task does not have"):
+        check_gate_metrics((GateRequest("spearman_drop", "<=", 0.1),), possible_metrics(Task.TEXT_GENERATION))

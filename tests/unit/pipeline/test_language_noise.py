@@ -12,10 +12,17 @@ import pytest
 from edgeq.bundle.golden import GoldenCase
 from edgeq.comparison import judge
 from edgeq.errors import ModelError
-from edgeq.pipeline import language_noise
 from edgeq.pipeline.drift import drift_of, worst
+from edgeq.pipeline.generation import noise as language_noise
+from edgeq.pipeline.generation.noise import (
+    HEAD,
+    LLAMA_CPP,
+    LOGITS,
+    OwnError,
+    decoder_bounds,
+    own_error_bounds,
+)
 from edgeq.pipeline.kernel_noise import CaseNoise, Noise, golden_metrics
-from edgeq.pipeline.language_noise import HEAD, LLAMA_CPP, LOGITS, OwnError, decoder_bounds, own_error_bounds
 from edgeq.progress import SilentStage
 from edgeq.targets import kernels
 

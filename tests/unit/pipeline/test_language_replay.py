@@ -20,7 +20,7 @@ from edgeq.bundle.language_golden import (
 )
 from edgeq.bundle.manifest import Variant
 from edgeq.errors import IntegrityError
-from edgeq.pipeline.language_replay import (
+from edgeq.pipeline.generation.replay import (
     LanguageReport,
     _with_chats,
     answer_sequences,

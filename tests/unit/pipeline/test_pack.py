@@ -15,9 +15,11 @@ from edgeq.bundle.manifest import Gate, Manifest, Metric, Quantization
 from edgeq.bundle.reader import open_bundle
 from edgeq.errors import DataError, GateError, IntegrityError, OutputError, UsageError
 from edgeq.pipeline.explain import PLAN
-from edgeq.pipeline.export import ExportRequest, TargetResult, finished
+from edgeq.pipeline.export import finished
 from edgeq.pipeline.pack import PackRequest, Slimming, run_pack
 from edgeq.pipeline.pages import write_export_pages
+from edgeq.pipeline.plan import TargetResult
+from edgeq.pipeline.request import ExportRequest
 from edgeq.pipeline.sensitivity import FILE_NAME
 from edgeq.pipeline.validation import ValidationRequest, _require_comparands, run_validation
 from edgeq.report.html import REPORT_FILE, write_report

@@ -11,7 +11,7 @@ import pytest
 
 from edgeq.calibration import CalibrationData
 from edgeq.errors import ConfigError, UnsupportedError
-from edgeq.pipeline.data import divide
+from edgeq.pipeline.forward.data import divide
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.progress import SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe, parse_recipe
@@ -35,7 +35,7 @@ def model(exported: Any) -> Any:
 def data(model: Any) -> Any:
     words = [f"{first} {second} {third}" for first in "abcd" for second in "efgh" for third in "ijkl"]
     samples = CalibrationData(source="words", samples=words, sha256="0" * 64, total=64)
-    return divide(samples, model.preprocessor, calibration_samples=40, task=model.source.task, max_length=SEQ)
+    return divide(samples, model.preprocessor, calibration_samples=40, entry=model.head.entry, max_length=SEQ)
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from edgeq.pipeline.measure import describe_environment, is_timed
-from edgeq.pipeline.parity import FLOAT32_NOISE, ParityProbe, Peer, parity_bound, parity_gates
+from edgeq.pipeline.forward.measure import describe_environment, is_timed
+from edgeq.pipeline.forward.parity import FLOAT32_NOISE, ParityProbe, Peer, parity_bound, parity_gates
 from edgeq.types import Feeds, Outputs, Role, TensorSpec, Verification
 
 OUTPUT = TensorSpec("sentence_embedding", "float32", ("batch", 8), Role.SENTENCE_EMBEDDING)

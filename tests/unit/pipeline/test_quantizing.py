@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeq.errors import ConfigError, DataError
-from edgeq.pipeline.data import divide
+from edgeq.pipeline.forward.data import divide
 from edgeq.pipeline.quantizing import family, quantize_model
 from edgeq.pipeline.weight_only import WeightJob, errors_of, fallback_notices, quantize_layer, weight_jobs
 from edgeq.progress import SilentProgress
@@ -46,7 +46,7 @@ def data(model):
     from edgeq.calibration import CalibrationData
 
     samples = CalibrationData(source="words", samples=texts(), sha256="0" * 64, total=64)
-    return divide(samples, model.preprocessor, calibration_samples=40, task=model.source.task, max_length=32)
+    return divide(samples, model.preprocessor, calibration_samples=40, entry=model.head.entry, max_length=32)
 
 
 @pytest.fixture(autouse=True)

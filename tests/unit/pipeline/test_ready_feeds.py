@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeq.errors import DataError
-from edgeq.pipeline.ready_feeds import ready_feeds
+from edgeq.pipeline.forward.ready_feeds import ready_feeds
 
 IDS = np.array([[2, 5, 6, 3, 0, 0], [2, 7, 3, 0, 0, 0]])
 MASK = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0]])

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from edgeq.calibration import load_samples
-from edgeq.pipeline import language_data
-from edgeq.pipeline.data import _parts, wanted_samples
-from edgeq.pipeline.language_data import divide_language
-from edgeq.pipeline.rehearse import sample_counts
+from edgeq.pipeline.forward.data import _parts, wanted_samples
+from edgeq.pipeline.generation import data as language_data
+from edgeq.pipeline.generation.data import divide_language
+from edgeq.pipeline.ways import sample_counts
 from edgeq.types import Task
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from edgeq.calibration import CalibrationData
 from edgeq.pipeline import sequential
-from edgeq.pipeline.data import divide
+from edgeq.pipeline.forward.data import divide
 from edgeq.pipeline.request import default_samples
 from edgeq.pipeline.weight_only import quantize_weights, weight_jobs
 from edgeq.progress import SilentProgress
@@ -35,7 +35,7 @@ def data(model: Any) -> Any:
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice(list("abcdefghij "), 30)) for _ in range(300)]
     samples = CalibrationData(source="letters", samples=texts, sha256="0" * 64, total=300)
-    return divide(samples, model.preprocessor, calibration_samples=100, task=model.source.task, max_length=32)
+    return divide(samples, model.preprocessor, calibration_samples=100, entry=model.head.entry, max_length=32)
 
 
 @pytest.fixture(autouse=True)

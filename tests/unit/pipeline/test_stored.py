@@ -8,8 +8,9 @@ import pytest
 
 from edgeq.errors import UnsupportedError
 from edgeq.exporters.exported_model import ModelFacts
-from edgeq.pipeline.export import ExportRequest, plan_export
+from edgeq.pipeline.planning import plan_export
 from edgeq.pipeline.precision import recipe_named
+from edgeq.pipeline.request import ExportRequest
 from edgeq.pipeline.stored import compared_with, is_calibrated, say_growth, take_over
 from edgeq.pipeline.weight_only import weight_jobs
 from edgeq.progress import SilentProgress

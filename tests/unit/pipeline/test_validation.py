@@ -17,7 +17,7 @@ from edgeq.errors import ExitCode, IntegrityError, UsageError
 from edgeq.exporters.library import TextReference
 from edgeq.pipeline.executions import Execution
 from edgeq.pipeline.explain import ExplainRequest, run_explain
-from edgeq.pipeline.export import parse_gates
+from edgeq.pipeline.request import parse_gates
 from edgeq.pipeline.tokenization import replay_prompts
 from edgeq.pipeline.validation import ValidationReport, ValidationRequest, run_validation
 from edgeq.types import Feeds, Outputs, Sample, Verification

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
-from edgeq.errors import ModelError, UnsupportedError
+from edgeq.errors import ModelError
 from edgeq.exporters.facts import read_problem_type
-from edgeq.tasks import TASKS, Kind, head_of, possible_metrics
+from edgeq.tasks import TASKS, Kind, head_of, is_autoregressive, possible_metrics
 from edgeq.types import ProblemType, Role, SourceInfo, Task, TensorSpec
 
 CLASSIFY = Task.SEQUENCE_CLASSIFICATION
@@ -54,15 +54,25 @@ def test_of_a_bundle_that_names_no_problem_type(
     assert head_of(source, outputs, steps=[PostprocessStep(step, ("logits",))]).entry.kind is expected
 
 
-def test_every_other_task_but_generation_has_one_kind() -> None:
-    others = [task for task in Task if task not in (CLASSIFY, Task.TEXT_GENERATION)]
-    assert {kind(task) for task in others} == set(TASKS) - {Kind.SINGLE_LABEL, Kind.MULTI_LABEL, Kind.SCORE}
-    with pytest.raises(UnsupportedError, match="text-generation"):
-        kind(Task.TEXT_GENERATION)
+def test_every_other_task_has_one_kind() -> None:
+    others = {kind(task) for task in Task if task is not CLASSIFY}
+    assert others == set(TASKS) - {Kind.SINGLE_LABEL, Kind.MULTI_LABEL, Kind.SCORE}
+
+
+def test_only_language_models_write_token_by_token() -> None:
+    assert [task for task in Task if is_autoregressive(task)] == [Task.TEXT_GENERATION]
+    assert not is_autoregressive(None)
+
+
+def test_of_a_language_model_only_logits_are_judged() -> None:
+    source = SourceInfo("m", None, (), None, Task.TEXT_GENERATION, "llama", 1)
+    logits = TensorSpec("logits", "float32", ("batch", "sequence", 8), Role.LOGITS)
+    present = TensorSpec("present.0.key", "float32", ("batch", 1, "total", 4), Role.PRESENT)
+    assert head_of(source, [logits, present]).outputs == (logits,)
 
 
 def test_the_table_has_every_kind() -> None:
-    assert set(TASKS) == set(Kind) - {Kind.NEXT_TOKEN}  # judged on running text, elsewhere
+    assert set(TASKS) == set(Kind)
 
 
 def test_metrics_before_the_head_is_known() -> None:

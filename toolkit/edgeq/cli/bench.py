@@ -13,7 +13,7 @@ from edgeq.cli.options import Force, Json, Quiet
 if TYPE_CHECKING:
     from edgeq.cli.output import Out
     from edgeq.pipeline.bench import VariantBench
-    from edgeq.pipeline.language_bench import EngineBench
+    from edgeq.pipeline.generation.bench import EngineBench
 
 
 def register(app: typer.Typer) -> None:
@@ -73,7 +73,7 @@ def bench(
 
 def _report(out: Out, baseline: str, found: Sequence[VariantBench] | Sequence[EngineBench]) -> None:
     from edgeq.pipeline.bench import VariantBench
-    from edgeq.pipeline.language_bench import EngineBench, columns_of, row_of
+    from edgeq.pipeline.generation.bench import EngineBench, columns_of, row_of
 
     engines = [item for item in found if isinstance(item, EngineBench)]
     if engines:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import DataError, UnsupportedError, UsageError
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, ordered_level
-from edgeq.pipeline.language_bench import (
+from edgeq.pipeline.forward.measure import bench_feeds
+from edgeq.pipeline.generation.bench import (
     NEW_TOKENS,
     PROMPT_TOKENS,
     EngineBench,
@@ -20,14 +21,14 @@ from edgeq.pipeline.language_bench import (
     bench_language_model,
     peer_specs,
 )
-from edgeq.pipeline.measure import bench_feeds
 from edgeq.pipeline.saturating import saturated_here, saturating_in, saturating_layers
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtime.adapter import HasSignature, Signature
 from edgeq.runtime.footprint import measure_ram_bytes
 from edgeq.runtime.session import VariantSession
 from edgeq.runtime.timing import Timing, interleave
-from edgeq.types import ONNX_RUNTIME, Feeds, Role, Task
+from edgeq.tasks import is_autoregressive
+from edgeq.types import ONNX_RUNTIME, Feeds, Role
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
@@ -145,7 +146,7 @@ def run_bench(
     progress = progress or SilentProgress()
     with ExitStack() as stack:
         bundle = stack.enter_context(open_bundle(request.bundle, force=request.force))
-        if bundle.manifest.source.task is not Task.TEXT_GENERATION:
+        if not is_autoregressive(bundle.manifest.source.task):
             return _bench_encoder(bundle, request, progress, stack)
         others = (
             peer_specs(request.against, request.threads, request.llama_python, stack, force=request.force)

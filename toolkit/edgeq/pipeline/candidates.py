@@ -41,7 +41,7 @@ from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
     from edgeq.graph.canonical import CanonicalModel
-    from edgeq.pipeline.data import DataSets
+    from edgeq.pipeline.forward.data import DataSets
     from edgeq.progress import Progress
     from edgeq.quantize.statistics import Statistics
     from edgeq.tasks import Head

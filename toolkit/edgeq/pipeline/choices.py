@@ -10,11 +10,13 @@ from edgeq.progress import Progress
 from edgeq.quantize.recipes import Recipe
 from edgeq.targets import TARGETS, get_target
 from edgeq.targets.base import LoweringOptions, Target, VariantSpec
+from edgeq.tasks import is_autoregressive
 from edgeq.types import ONNX_RUNTIME, Task
 
 if TYPE_CHECKING:
     from edgeq.exporters.exported_model import ExportedModel, ModelFacts
-    from edgeq.pipeline.export import ExportPlan, ExportRequest
+    from edgeq.pipeline.plan import ExportPlan
+    from edgeq.pipeline.request import ExportRequest
 
 DEFAULT_SEQ_LEN = 128
 
@@ -84,7 +86,7 @@ def require_encoder(task: Task | None, name: str, does: str, hint: str | None = 
     Raises:
         UnsupportedError: it is a language model.
     """
-    if task is Task.TEXT_GENERATION:
+    if is_autoregressive(task):
         raise UnsupportedError(f"`{name}` is a language model; {does}", hint=hint)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgeq.errors import IntegrityError, ModelError, UnsupportedError
 from edgeq.pipeline.choices import require_encoder
-from edgeq.pipeline.data import divide, wanted_samples
+from edgeq.pipeline.forward.data import divide, wanted_samples
 from edgeq.pipeline.sensitivity import FILE_NAME, effects_from, sensitivity
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.plan import QuantizationPlan
@@ -201,7 +201,7 @@ def _measure(
         samples,
         exported.preprocessor,
         calibration_samples=CALIBRATION_SAMPLES,
-        task=exported.source.task,
+        entry=exported.head.entry,
         max_length=exported.canonical.max_length,
     )
     graph = equalize(exported.canonical.model, plan.equalizations)

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeq.graph.static_weight import StaticWeight
 from edgeq.metrics import OutputComparison
-from edgeq.pipeline.data import DataSets
+from edgeq.pipeline.forward.data import DataSets
 from edgeq.progress import Progress, Stage
 from edgeq.quantize.cache import CalibrationCache
 from edgeq.quantize.plan import QuantizationPlan

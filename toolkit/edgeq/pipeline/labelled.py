@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeq.bundle.manifest import Gate
 from edgeq.errors import ModelError, UnsupportedError, UsageError
-from edgeq.pipeline.data import EVALUATION_BATCH
+from edgeq.pipeline.forward.data import EVALUATION_BATCH
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.bootstrap import Estimate, bootstrap
 from edgeq.tasks.labelled import ignore

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from edgeq.errors import UsageError
 from edgeq.files import atomic_write_text, check_output_file
 from edgeq.pipeline.bench import VariantBench
-from edgeq.pipeline.language_bench import EngineBench, columns_of, row_of
-from edgeq.pipeline.measure import BENCH_TOKENS, ORIGINAL_FP32
+from edgeq.pipeline.forward.measure import BENCH_TOKENS, ORIGINAL_FP32
+from edgeq.pipeline.generation.bench import EngineBench, columns_of, row_of
 from edgeq.report.html import REPORT_FILE, report
 from edgeq.report.measured import Accuracy, EncoderTime, Times, encoder_times, with_accuracy, with_times
 
 if TYPE_CHECKING:
-    from edgeq.pipeline.export import TargetResult
+    from edgeq.pipeline.plan import TargetResult
     from edgeq.pipeline.validation import ValidationReport
 
 SUFFIXES = (".html", ".htm")

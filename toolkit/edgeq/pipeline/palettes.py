@@ -33,7 +33,7 @@ from edgeq.types import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgeq.pipeline.data import DataSets
+    from edgeq.pipeline.forward.data import DataSets
     from edgeq.progress import Progress
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from edgeq.graph.canonical import CanonicalModel
     from edgeq.graph.static_weight import StaticWeight
-    from edgeq.pipeline.data import DataSets
+    from edgeq.pipeline.forward.data import DataSets
     from edgeq.pipeline.weight_only import QuantizedLayer
     from edgeq.progress import Progress
     from edgeq.quantize.packed import PackedWeights

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgeq.graph.canonical import CanonicalModel
-    from edgeq.pipeline.data import DataSets
+    from edgeq.pipeline.forward.data import DataSets
     from edgeq.progress import Progress
     from edgeq.tasks import Head
 

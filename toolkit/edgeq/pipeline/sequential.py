@@ -21,7 +21,7 @@ from edgeq.types import Array, FloatArray
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgeq.pipeline.data import DataSets
+    from edgeq.pipeline.forward.data import DataSets
 
 ROWS = 2048
 """Tokens in one product of float32."""

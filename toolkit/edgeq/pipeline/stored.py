@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgeq.exporters.exported_model import ModelFacts
-    from edgeq.pipeline.export import ExportPlan
+    from edgeq.pipeline.plan import ExportPlan
     from edgeq.progress import Progress
     from edgeq.quantize.packed import PackedWeights
     from edgeq.targets.base import CheckpointTarget

@@ -7,16 +7,15 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from edgeq.bundle.manifest import PostprocessKind
 from edgeq.runtime.generation.engine_process import LLAMA_CPP
 from edgeq.runtime.runtime import load_preprocessor
-from edgeq.types import Task
+from edgeq.tasks import head_in
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
-    from edgeq.pipeline.export import TargetResult
-    from edgeq.pipeline.measure import Measured
+    from edgeq.pipeline.measured import Measured
+    from edgeq.pipeline.plan import TargetResult
 
 
 def summary_table(
@@ -75,18 +74,14 @@ def _commands(result: TargetResult, model: str | None) -> Iterator[str]:
 
 def _sample_input(bundle: Bundle) -> str:
     """Options of `run` with an input that the kind of model has an answer to."""
-    manifest = bundle.manifest
-    task = manifest.source.task
-    if task is Task.TEXT_GENERATION:
-        return '--prompt "Once upon a time"'
-    if task is Task.QUESTION_ANSWERING:
-        return '--text "Who sent the parcel?" --pair "The parcel was sent by Ada."'
-    if task is Task.FILL_MASK and (preprocessor := load_preprocessor(bundle)) is not None:
-        mask = preprocessor.settings.special_tokens.get("mask_token", "[MASK]")
-        return f"--text {shlex.quote(f'The {mask} is on the table.')}"
-    if any(step.step is PostprocessKind.SCORE for step in manifest.postprocess):
-        return '--text "returning a parcel" --pair "How do I send it back?"'
-    return '--text "How do I return a parcel?"'
+    example = head_in(bundle.manifest).entry.example
+    return example.format(mask=_mask_token(bundle)) if "{mask}" in example else example
+
+
+def _mask_token(bundle: Bundle) -> str:
+    preprocessor = load_preprocessor(bundle)
+    special = {} if preprocessor is None else preprocessor.settings.special_tokens
+    return special.get("mask_token", "[MASK]")
 
 
 def _headings(columns: Sequence[tuple[TargetResult, Variant]]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.errors import DataError
-from edgeq.pipeline.data import EVALUATION_BATCH, DataSets
+from edgeq.pipeline.forward.data import EVALUATION_BATCH, DataSets
 from edgeq.quantize.batches import batches_of
 from edgeq.types import Feeds
 

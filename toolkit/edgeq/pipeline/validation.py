@@ -14,28 +14,25 @@ from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
 from edgeq.metrics import KNOWN_METRICS, TAIL_METRICS
 from edgeq.pipeline.drift import Drift, case_drifts, not_finite, worst
 from edgeq.pipeline.executions import Execution, executions
+from edgeq.pipeline.forward.live import LIVE_SAMPLES, Comparands, open_comparands
 from edgeq.pipeline.kernel_noise import GOLDEN, golden_metrics, is_golden, kept_of
 from edgeq.pipeline.labelled import labelled_metric
-from edgeq.pipeline.live import LIVE_SAMPLES, Comparands, open_comparands
 from edgeq.pipeline.saturating import saturating_in
 from edgeq.pipeline.sessions import not_executable
 from edgeq.pipeline.tokenization import TokenizationReport, replay_tokenization
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtime.executors import CAN_SATURATE, PLACES
-from edgeq.tasks import LABELLED_METRICS, head_of
-from edgeq.tasks.next_token import NEXT_TOKEN
+from edgeq.tasks import LABELLED_METRICS, head_in, is_autoregressive
 from edgeq.tasks.older import unsaid_kind
-from edgeq.types import ONNX_RUNTIME, Task, TensorSpec, Verification
+from edgeq.types import ONNX_RUNTIME, TensorSpec, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
+    from edgeq.pipeline.generation.replay import LanguageReport
     from edgeq.pipeline.labelled import LabelledResult
-    from edgeq.pipeline.language_replay import LanguageReport
     from edgeq.runtime.adb import AdbOptions
-    from edgeq.tasks import Head
-    from edgeq.tasks.entry import TaskEntry
 
 __all__ = ["LIVE_SAMPLES", "ValidationReport", "ValidationRequest", "VariantReport", "run_validation"]
 
@@ -210,16 +207,16 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
     _check(request)
     with open_bundle(request.bundle, force=request.force) as bundle:
         if request.labels is not None:
-            labelled_metric(_entry(bundle))
+            labelled_metric(head_in(bundle.manifest).entry)
         cases = bundle.golden_cases()
         _require_comparands(bundle, cases, request)
         variants, skipped = _chosen(bundle, request)
-        if bundle.manifest.source.task is Task.TEXT_GENERATION:
-            from edgeq.pipeline.language_validation import validate_language_model
+        if is_autoregressive(bundle.manifest.source.task):
+            from edgeq.pipeline.generation.validation import validate_language_model
 
             found = validate_language_model(bundle, variants, skipped, cases, request, progress)
             return replace(found, variants=_explained(bundle, found.variants))
-        head = _head(bundle, variants[0])
+        head = head_in(bundle.manifest, variants[0])
         check_gate_metrics(request.gates, head.entry.metrics)
         tokenization = _tokenization(bundle, cases)
         comparands = open_comparands(bundle, head, request, progress)
@@ -240,7 +237,7 @@ def run_validation(request: ValidationRequest, progress: Progress | None = None)
 
 def _require_comparands(bundle: Bundle, cases: Sequence[GoldenCase], request: ValidationRequest) -> None:
     """A bundle packed without golden cases has whole files, and nothing that tells what they should compute."""
-    is_language = bundle.manifest.source.task is Task.TEXT_GENERATION
+    is_language = is_autoregressive(bundle.manifest.source.task)
     if cases or (request.against is not None and not is_language):
         return
     live = "edgeq validate BUNDLE --against MODEL compares it with the original; or "
@@ -274,19 +271,6 @@ def _old_kernels(bundle: Bundle, report: VariantReport) -> Iterator[str]:
             f"{variant.id}: integer sums of {len(layers)} layers can saturate (first `{layers[0]}`), and the recorded "
             "values may come from kernels that do: export it again, which writes layers that are exact everywhere"
         )
-
-
-def _entry(bundle: Bundle) -> TaskEntry:
-    """Of a bundle's kind; language models have theirs beside the table."""
-    if bundle.manifest.source.task is Task.TEXT_GENERATION:
-        return NEXT_TOKEN
-    return _head(bundle, bundle.variants[0]).entry
-
-
-def _head(bundle: Bundle, variant: Variant) -> Head:
-    tokenizer = bundle.manifest.tokenizer
-    special = {} if tokenizer is None else tokenizer.special_ids
-    return head_of(bundle.manifest.source, variant.outputs, special, bundle.manifest.postprocess)
 
 
 def _tokenization(bundle: Bundle, cases: Sequence[GoldenCase]) -> TokenizationReport | None:
@@ -327,7 +311,7 @@ def _validate_variant(
     stage: Any,
 ) -> VariantReport:
     mine = [case for case in cases if variant.id in case.outputs]
-    head = _head(bundle, variant)
+    head = head_in(bundle.manifest, variant)
     specs = _recorded_outputs(variant, mine) if cases else head.outputs
     head = replace(head, outputs=specs)
     outputs = list(execution.outputs(case.feeds for case in mine))

@@ -36,7 +36,7 @@ from edgeq.types import Array, FloatArray
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgeq.pipeline.data import DataSets
+    from edgeq.pipeline.forward.data import DataSets
     from edgeq.progress import Progress
     from edgeq.quantize.statistics import Statistics
 

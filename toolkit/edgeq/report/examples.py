@@ -15,7 +15,8 @@ from edgeq.bundle.manifest import PostprocessKind
 from edgeq.metrics import cosines
 from edgeq.report.markup import Html, Section, el, join, table
 from edgeq.runtime.postprocess import Context, answers
-from edgeq.types import Array, Feeds, Outputs, Sample, Task
+from edgeq.tasks import head_in
+from edgeq.types import Array, Feeds, Outputs, Sample
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -69,7 +70,7 @@ def examples_section(manifest: Manifest, recorded: Recorded) -> Section | None:
     cases = [case for case in recorded.golden if case.samples and not case.id.startswith(UNLIKE_TEXTS)]
     if not cases:
         return None
-    if manifest.source.task is Task.SENTENCE_EMBEDDING:
+    if head_in(manifest).entry.compares_texts:
         return _neighbours(manifest, cases)
     reader = _READERS.get(manifest.postprocess[-1].step) if manifest.postprocess else None
     if reader is None:
@@ -100,10 +101,7 @@ def _answer_table(manifest: Manifest, found: Sequence[_Answered]) -> Section:
     contenders = [ORIGINAL, *(variant.id for variant in manifest.variants)]
     rows = [[_quoted(row.sample), *(row.words.get(name, "") for name in contenders)] for row in shown]
     parts = [el("p", _count(found, changed)), table(["text", *contenders], rows, "texts")]
-    if not manifest.source.labels and manifest.source.task in (
-        Task.SEQUENCE_CLASSIFICATION,
-        Task.TOKEN_CLASSIFICATION,
-    ):
+    if not manifest.source.labels and head_in(manifest).entry.has_labels:
         parts.append(el("p", "The source names no labels: LABEL_0 is its first output.", class_="muted"))
     return "examples", "Examples", join(parts)
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgeq.report.charts import bar
 from edgeq.report.markup import Child, Html, Section, el, join, section, table
-from edgeq.tasks import head_of
-from edgeq.types import Task
+from edgeq.tasks import head_in
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Manifest
@@ -95,11 +94,7 @@ def latency_section() -> Section:
 
 def accuracy_section(manifest: Manifest) -> Section | None:
     """What labelled texts would say of a bundle, and how to ask them; None for kinds that have no such metric."""
-    if manifest.source.task is Task.TEXT_GENERATION:
-        return None
-    labelled = head_of(
-        manifest.source, manifest.variants[0].outputs, steps=manifest.postprocess
-    ).entry.labelled
+    labelled = head_in(manifest).entry.labelled
     if labelled is None:
         return None
     words = (

@@ -32,7 +32,8 @@ from edgeq.report.words import (
     source_title,
     task_title,
 )
-from edgeq.types import ONNX_RUNTIME, Role, Task, Verification
+from edgeq.tasks import is_autoregressive
+from edgeq.types import ONNX_RUNTIME, Role, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Manifest, Quantization, Variant
@@ -117,7 +118,7 @@ def _variants(manifest: Manifest) -> list[str]:
 
 
 def _loading(manifest: Manifest) -> list[str]:
-    if manifest.source.task is Task.TEXT_GENERATION:
+    if is_autoregressive(manifest.source.task):
         return _loading_language_model(manifest)
     lines = ["## Load it", ""]
     if any(variant.runtime == ONNX_RUNTIME for variant in manifest.variants):

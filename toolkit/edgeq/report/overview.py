@@ -17,7 +17,7 @@ from edgeq.report.words import (
     provider_name,
     runtime_title,
 )
-from edgeq.types import Task
+from edgeq.tasks import head_in
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Manifest, Metric, Variant
@@ -30,14 +30,6 @@ AGREEMENT = {
     "cosine_mean": "closeness of its vectors to the original's, mean of {n} {rows}; 1 is the same",
 }
 """The first of these that a model has says in one number what its answers are worth."""
-
-ROWS = {
-    Task.TOKEN_CLASSIFICATION: "tokens",
-    Task.FILL_MASK: "masked words",
-    Task.QUESTION_ANSWERING: "questions",
-    Task.TEXT_GENERATION: "tokens",
-}
-"""What a held-out row is, where it is not a text."""
 
 TAIL = {
     "cosine_min": "the least close of them",
@@ -85,7 +77,7 @@ def _shipped(variant: Variant, fp32_bytes: int | None) -> str:
 
 
 def _agreement(manifest: Manifest, variant: Variant) -> list[tuple[str, str]]:
-    rows = ROWS.get(manifest.source.task, "texts")
+    rows = head_in(manifest).entry.rows
     headline = next((name for name in AGREEMENT if worst_metric(manifest, variant.id, name)), None)
     if headline is None:
         return []

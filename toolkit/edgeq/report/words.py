@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgeq.calibration import BUILT_IN
 from edgeq.metrics import SHARES
-from edgeq.tasks import head_of
-from edgeq.types import Task, Verification
+from edgeq.tasks import head_in, is_autoregressive
+from edgeq.types import Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Gate, Manifest, Variant
@@ -54,15 +54,6 @@ VERIFICATION_MEANINGS: Mapping[Verification, str] = {
     Verification.EXECUTED: "the real runtime on the target's architecture",
 }
 
-TASK_TITLES: Mapping[Task, str] = {
-    Task.FEATURE_EXTRACTION: "Turns a text into one vector per token",
-    Task.SENTENCE_EMBEDDING: "Turns a text into one vector; close meanings give close vectors",
-    Task.TOKEN_CLASSIFICATION: "Gives each token of a text a label",
-    Task.QUESTION_ANSWERING: "Finds the answer to a question in a text",
-    Task.FILL_MASK: "Guesses the word behind a mask",
-    Task.TEXT_GENERATION: "Continues a text",
-}
-
 RUNTIME_TITLES: Mapping[str, str] = {
     "onnxruntime": "ONNX Runtime",
     "onnxruntime-genai": "ONNX Runtime GenAI",
@@ -77,10 +68,7 @@ FLOATS = frozenset({"fp32", "fp16"})
 
 def task_title(manifest: Manifest) -> str:
     """What a model does; of a sequence classifier its head decides."""
-    source = manifest.source
-    if source.task is Task.SEQUENCE_CLASSIFICATION:
-        return head_of(source, manifest.variants[0].outputs).entry.does
-    return TASK_TITLES.get(source.task, str(source.task))
+    return head_in(manifest).entry.does
 
 
 def megabytes(size_bytes: int) -> str:
@@ -347,12 +335,12 @@ def caveats(manifest: Manifest) -> list[str]:
             "more than the numbers here say; calibrate with texts of your app, and compare."
         )
     if any("min_ram_mb" in variant.requirements for variant in manifest.variants) and (
-        manifest.source.task is Task.TEXT_GENERATION
+        is_autoregressive(manifest.source.task)
     ):
         found.append(
             "Memory was measured with a short text; each token of a longer one adds the bytes of KV cache listed above."
         )
-    if manifest.source.task is not Task.TEXT_GENERATION and manifest.tokenizer is not None:
+    if not is_autoregressive(manifest.source.task) and manifest.tokenizer is not None:
         found.append(f"Texts are cut to {_token_limits(manifest)}; what follows is ignored.")
     found.append("Limits and biases of the original model apply unchanged; see its own documentation.")
     return found

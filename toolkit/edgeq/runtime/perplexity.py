@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edgeq.errors import DataError
 from edgeq.metrics import OutputComparison
+from edgeq.tasks.measures import Distributions
 from edgeq.types import Array, FloatArray, Role, TensorSpec
 
 Logits = Callable[[Array], FloatArray]
@@ -65,6 +66,7 @@ class LanguageComparison:
         default_factory=lambda: TensorSpec("logits", "float32", ("rows", "v"), Role.LOGITS)
     )
     _outputs: OutputComparison = field(init=False)
+    _probabilities: Distributions = field(default_factory=Distributions)
     _ends: list[int] = field(default_factory=list)
     _nll: list[float] = field(default_factory=list)
     _nll_original: list[float] = field(default_factory=list)
@@ -81,21 +83,22 @@ class LanguageComparison:
             next_ids: the tokens that came, `[rows]`.
         """
         self._outputs.add(original, candidate, None)
+        self._probabilities.add(original, candidate)
         self._nll_original += negative_log_likelihood(original, next_ids).tolist()
         self._nll += negative_log_likelihood(candidate, next_ids).tolist()
         if len(next_ids):
             self._ends.append(len(self._nll))
 
     def metrics(self) -> dict[str, float]:
-        """Metrics of `OutputComparison`, and those of language models.
+        """Metrics of `OutputComparison` and of `Distributions`, and those of language models.
 
-        These are `perplexity` and `perplexity_original`, `kl_p99`, `kl_se` (standard error of the mean KL divergence)
+        These are `perplexity` and `perplexity_original`, `kl_se` (standard error of the mean KL divergence)
         and `delta_p_rms` (root mean square of what the probability of the token that came changes by).
         """
         changes = np.exp(-np.asarray(self._nll)) - np.exp(-np.asarray(self._nll_original))
         return {
             **self._outputs.metrics(),
-            "kl_p99": float(np.percentile(self._outputs.kl, 99)),
+            **self._probabilities.metrics(),
             "kl_se": clustered_error(np.asarray(self._outputs.kl), self._ends),
             "perplexity": float(np.exp(np.mean(self._nll))),
             "perplexity_original": float(np.exp(np.mean(self._nll_original))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,9 @@ def _similarities(rows: Array) -> Array:
 
 SPEARMAN = LabelledMetric("spearman", "score, text, text", 1.0, _read, _similarities, rank_points)
 
-EMBEDDING = TaskEntry(
+TOKEN_VECTORS = TaskEntry(
     kind=Kind.EMBEDDING,
-    does="Turns a text into vectors; close meanings give close vectors",
+    does="Turns a text into one vector per token",
     metrics=VECTOR_METRICS,
     floors=FLOORS,
     kept=("cosine_mean",),
@@ -46,4 +47,8 @@ EMBEDDING = TaskEntry(
     compare=Rows,
     postprocess=no_steps,
     labelled=SPEARMAN,
+)
+
+EMBEDDING = replace(
+    TOKEN_VECTORS, does="Turns a text into one vector; close meanings give close vectors", compares_texts=True
 )

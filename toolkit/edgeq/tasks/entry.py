@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from edgeq.bundle.manifest import PostprocessStep
 from edgeq.metrics import LOWER_IS_BETTER
-from edgeq.types import Precision, TensorSpec
+from edgeq.types import Precision, Role, Sample, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.tasks.comparison import TaskComparison
@@ -30,6 +30,15 @@ class Kind(StrEnum):
     NEXT_TOKEN = "next token"
 
 
+class Mode(StrEnum):
+    """How a model's graphs are run to an answer."""
+
+    FORWARD = "forward"
+    """Once: inputs to outputs."""
+    AUTOREGRESSIVE = "autoregressive"
+    """Token by token, with a cache from step to step."""
+
+
 @dataclass(frozen=True, slots=True)
 class Floor:
     """What a metric must be for a bundle to pass where the user names no gate; an upper bound for errors."""
@@ -47,6 +56,29 @@ Steps: TypeAlias = Callable[[Sequence[TensorSpec]], tuple[PostprocessStep, ...]]
 """Steps from a model's outputs to its answers."""
 
 
+class Vocabulary(Protocol):
+    """What is asked of a tokenizer to put samples in a kind's form."""
+
+    @property
+    def special_token_ids(self) -> Mapping[str, int]:
+        """Token id by role, such as `mask_token`."""
+
+    def id_to_token(self, token_id: int) -> str:
+        """The text of a token."""
+
+    def tokens(self, sample: Sample) -> Sequence[str]:
+        """The texts of a sample's tokens."""
+
+
+Arrange: TypeAlias = Callable[[Sequence[Sample], Vocabulary], tuple[Sample, ...]]
+"""Samples in the form that a kind of model reads, of samples in any."""
+
+
+def as_they_are(samples: Sequence[Sample], _vocabulary: Vocabulary) -> tuple[Sample, ...]:
+    """What takes any text takes them all."""
+    return tuple(samples)
+
+
 @dataclass(frozen=True, slots=True)
 class TaskEntry:
     """All that differs from kind to kind.
@@ -62,6 +94,13 @@ class TaskEntry:
         postprocess: its steps.
         labelled: the metric of labelled data, None where `no_labels` says why there is none.
         no_labels: says why.
+        mode: how its graphs are run.
+        rows: what a held-out row is, for people.
+        arrange: puts texts in the form that it reads.
+        example: options of `edgeq run` with an input that it has an answer to; `{mask}` stands for the mask token.
+        compares_texts: its answer is how close two texts are.
+        has_labels: its answers are called by the labels of the source.
+        judged: roles of the outputs that are compared; empty for all.
     """
 
     kind: Kind
@@ -74,6 +113,22 @@ class TaskEntry:
     postprocess: Steps
     labelled: LabelledMetric | None = None
     no_labels: str = ""
+    mode: Mode = Mode.FORWARD
+    rows: str = "texts"
+    arrange: Arrange = as_they_are
+    example: str = '--text "How do I return a parcel?"'
+    compares_texts: bool = False
+    has_labels: bool = False
+    judged: tuple[Role, ...] = ()
+
+    @property
+    def is_autoregressive(self) -> bool:
+        """Whether it writes token by token."""
+        return self.mode is Mode.AUTOREGRESSIVE
+
+    def outputs(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        """Those of a model's outputs that are compared."""
+        return tuple(spec for spec in specs if not self.judged or spec.role in self.judged)
 
     @property
     def has_cosine(self) -> bool:

@@ -61,5 +61,6 @@ MULTI_LABEL = TaskEntry(
     derived=(),
     compare=lambda head: Rows(head, Decisions),
     postprocess=steps(PostprocessKind.SIGMOID),
+    has_labels=True,
     labelled=LabelledMetric("micro_f1", FORM, 100.0, _read, _decided, _micro_f1),
 )

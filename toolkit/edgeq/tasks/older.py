@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeq.bundle.manifest import Manifest
 from edgeq.tasks.entry import Kind
-from edgeq.tasks.table import head_of
+from edgeq.tasks.table import head_in
 from edgeq.types import Task
 
 BEFORE_PROBLEM_TYPES = "1.0"
@@ -18,7 +18,7 @@ def unsaid_kind(manifest: Manifest) -> str | None:
     source = manifest.source
     if manifest.format.version != BEFORE_PROBLEM_TYPES or source.task is not Task.SEQUENCE_CLASSIFICATION:
         return None
-    head = head_of(source, manifest.variants[0].outputs, steps=manifest.postprocess)
+    head = head_in(manifest)
     if source.problem_type is not None or head.entry.kind is not Kind.SINGLE_LABEL:
         return None
     return (

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgeq.bundle.manifest import PostprocessKind
 from edgeq.tasks.comparison import AnswerSpans
 from edgeq.tasks.distributions import DISTRIBUTION_FLOORS, DISTRIBUTION_METRICS
-from edgeq.tasks.entry import Kind, TaskEntry
+from edgeq.tasks.entry import Kind, TaskEntry, Vocabulary
 from edgeq.tasks.measures import Distributions
 from edgeq.tasks.steps import steps
-from edgeq.types import Role
+from edgeq.types import Role, Sample
+
+
+def pairs_of(samples: Sequence[Sample], _vocabulary: Vocabulary) -> tuple[Sample, ...]:
+    """Pairs as they are; single texts each with the next one, shorter one first."""
+    if any(not isinstance(sample, str) for sample in samples):
+        return tuple(samples)
+    return paired(samples)
+
+
+def paired(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Each text with the next one, shorter one first."""
+    texts = [str(sample) for sample in samples]
+    shifted = texts[1:] + texts[:1]
+    pairs = (sorted(pair, key=len) for pair in zip(texts, shifted, strict=True))
+    return tuple((question, context) for question, context in pairs)
+
 
 QUESTION_ANSWERING = TaskEntry(
     kind=Kind.QUESTION_ANSWERING,
@@ -19,5 +37,8 @@ QUESTION_ANSWERING = TaskEntry(
     derived=("cosine_mean", "cosine_min"),
     compare=lambda head: AnswerSpans(head, Distributions),
     postprocess=steps(PostprocessKind.ANSWER_SPAN, roles=(Role.START_LOGITS, Role.END_LOGITS)),
+    rows="questions",
+    arrange=pairs_of,
+    example='--text "Who sent the parcel?" --pair "The parcel was sent by Ada."',
     no_labels="an answer is judged by its text, which takes rules for case, articles and punctuation",
 )

@@ -70,5 +70,7 @@ SCORE = TaskEntry(
     derived=(),
     compare=lambda head: Rows(head, Scores),
     postprocess=steps(PostprocessKind.SCORE),
+    example='--text "returning a parcel" --pair "How do I send it back?"',
+    has_labels=True,
     labelled=LabelledMetric("spearman", FORM, 1.0, _read, _scores, rank_points),
 )

@@ -44,5 +44,6 @@ SINGLE_LABEL = TaskEntry(
     derived=("cosine_mean", "cosine_min"),
     compare=lambda head: Rows(head, Distributions),
     postprocess=steps(PostprocessKind.SOFTMAX, PostprocessKind.ARGMAX_LABEL),
+    has_labels=True,
     labelled=LabelledMetric("accuracy", FORM, 100.0, _read, _choices, _accuracy),
 )

@@ -18,5 +18,7 @@ TOKEN_CLASSIFICATION = TaskEntry(
     derived=("cosine_mean", "cosine_min"),
     compare=lambda head: Rows(head, Distributions),
     postprocess=steps(PostprocessKind.ARGMAX_LABEL),
+    rows="tokens",
+    has_labels=True,
     no_labels="labels belong to words, and the bundle's tokenizer does not say which tokens make a word",
 )

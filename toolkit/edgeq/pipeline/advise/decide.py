@@ -17,11 +17,11 @@ from edgeq.families.positions import constant_positions, rope_type
 from edgeq.pipeline.advise.memory import Footprint, estimate, file_footprint, has_cost
 from edgeq.pipeline.advise.quality import Quality, Tolerance, expected_quality
 from edgeq.pipeline.advise.sizes import megabytes
-from edgeq.pipeline.language_recipe import for_language_models
+from edgeq.pipeline.generation.recipe import for_language_models
 from edgeq.pipeline.stored import is_stored
 from edgeq.quantize.recipes import BUILT_IN, LayerRef, Recipe, layer_refs, load_recipe, mean_bits_per_weight
 from edgeq.targets import get_target
-from edgeq.types import Task
+from edgeq.tasks import is_autoregressive
 
 if TYPE_CHECKING:
     from edgeq.targets.base import CheckpointTarget, Target, VariantSpec
@@ -196,7 +196,7 @@ def model_refusal(request: Request, target: Target, config: Mapping[str, Any]) -
     facts = inspect_model(request.model, revision=request.revision)
     if facts.refusal is not None:
         return facts.refusal.message
-    is_language_model = facts.task is Task.TEXT_GENERATION
+    is_language_model = is_autoregressive(facts.task)
     if target.made_from == "checkpoint":
         if not is_language_model:
             return f"target `{target.name}` takes language models alone"

@@ -14,15 +14,15 @@ from edgeq.comparison import judge
 from edgeq.errors import IntegrityError, ModelError, UnsupportedError
 from edgeq.onnx_runtime import ordered_level
 from edgeq.pipeline.drift import Drift, case_drifts, not_finite, worst
-from edgeq.pipeline.kernel_noise import golden_metrics, is_golden, kept_of
-from edgeq.pipeline.language_data import judged_windows, texts_of
-from edgeq.pipeline.language_replay import (
+from edgeq.pipeline.generation.data import judged_windows, texts_of
+from edgeq.pipeline.generation.replay import (
     LanguageReport,
     answer_sequences,
     language_golden_of,
     replay_answers,
     replay_language,
 )
+from edgeq.pipeline.kernel_noise import golden_metrics, is_golden, kept_of
 from edgeq.pipeline.sessions import ONNX_RUNTIME, variant_spec
 from edgeq.pipeline.tokenization import replay_prompts
 from edgeq.pipeline.validation import (
@@ -40,8 +40,7 @@ from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
 from edgeq.runtime.perplexity import Logits, agreement_length, compare_on, greedy
 from edgeq.targets import get_target
-from edgeq.tasks import Head
-from edgeq.tasks.next_token import NEXT_TOKEN
+from edgeq.tasks import head_in
 from edgeq.types import Feeds, FloatArray, Outputs, Verification
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.language_golden import LanguageGolden
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
-    from edgeq.pipeline.checkpoint_model import Run
+    from edgeq.pipeline.generation.file_runs import Run
     from edgeq.progress import Progress
     from edgeq.runtime.executors import Place
     from edgeq.targets.base import CheckpointTarget
@@ -145,7 +144,7 @@ class _Validation:
     def _file(self, variant: Variant, cases: Sequence[GoldenCase]) -> VariantReport:
         """A variant that its target's runtime runs, or, where that is not installed, the original with its weights."""
         from edgeq.exporters.causal_lm import open_original
-        from edgeq.pipeline.checkpoint_model import executed_run, simulated_run
+        from edgeq.pipeline.generation.file_runs import executed_run, simulated_run
 
         request, model = self.request, self.bundle.file(variant.model)
         target = cast("CheckpointTarget", get_target(self.bundle.manifest.target))
@@ -187,11 +186,11 @@ def _report(
     verification: Verification,
     environment: Mapping[str, str],
 ) -> VariantReport:
-    specs = [spec for spec in variant.outputs if spec.name == "logits"]
+    head = head_in(bundle.manifest, variant)
+    specs = head.outputs
     recorded = [case.outputs[variant.id] for case in cases]
     drifts = case_drifts(specs, cases, recorded, outputs)
     found = [kept_of(case, specs, output) for case, output in zip(cases, outputs, strict=True)]
-    head = Head(NEXT_TOKEN, tuple(specs))
     golden = golden_metrics(head, cases, found)
     metrics, source = live or (golden["logits"], f"{len(cases)} golden cases")
     gates = [

@@ -6,25 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from edgeq.pipeline.choices import all_lengths, static_length
-from edgeq.pipeline.data import part_sizes
-from edgeq.pipeline.language_data import text_counts
 from edgeq.scratch import scratch_folder
 from edgeq.targets import get_target
 from edgeq.targets.base import GraphTarget, LoweringInput, LoweringOptions, VariantSpec, check_graph
-from edgeq.types import Task
 
 if TYPE_CHECKING:
     from edgeq.exporters.exported_model import ExportedModel
-    from edgeq.pipeline.export import ExportPlan
+    from edgeq.pipeline.plan import ExportPlan
     from edgeq.progress import Progress
-
-
-def sample_counts(plan: ExportPlan) -> tuple[int, int]:
-    """How many samples the export holds out to judge, and with how many it calibrates."""
-    if plan.facts.task is Task.TEXT_GENERATION:
-        return text_counts(plan.data, plan.request.calib_samples)
-    held_out, _, calibrating = part_sizes(len(plan.data), plan.request.calib_samples)
-    return held_out, calibrating
 
 
 def rehearse(plan: ExportPlan, progress: Progress) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeq.pipeline.data import DataSets
-from edgeq.pipeline.parity import Peer
+from edgeq.pipeline.forward.data import DataSets
+from edgeq.pipeline.forward.parity import Peer
 from edgeq.runtime.session import VariantSession
 from edgeq.targets import get_target
 from edgeq.types import ONNX_RUNTIME, Feeds
 
 if TYPE_CHECKING:
-    from edgeq.pipeline.export import TargetResult
+    from edgeq.pipeline.plan import TargetResult
 
 RANGE_SAMPLES = 128
 """Calibration samples that show which values float16 must hold; half of its range stays free beyond them."""

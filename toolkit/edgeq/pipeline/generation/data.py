@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.errors import DataError
-from edgeq.pipeline.data import DataSets
+from edgeq.pipeline.forward.data import DataSets
 from edgeq.quantize.batches import FeedBatches
 from edgeq.runtime.generation.tokenizer import PromptTokenizer
 from edgeq.runtime.perplexity import Window, sliding_windows

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeq.errors import DataError
-from edgeq.pipeline.golden_samples import GoldenSample, golden_feeds, golden_samples
-from edgeq.pipeline.ready_feeds import ready_feeds
+from edgeq.pipeline.forward.golden_samples import GoldenSample, golden_feeds, golden_samples
+from edgeq.pipeline.forward.ready_feeds import ready_feeds
 from edgeq.quantize.batches import Batches, FeedBatches, batches_of
-from edgeq.types import Array, Feeds, Sample, Task
+from edgeq.tasks.question_answering import paired
+from edgeq.types import Array, Feeds, Sample
 
 if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData
     from edgeq.runtime.text import TextPreprocessor
+    from edgeq.tasks import TaskEntry
 
 SEARCH_SAMPLES = 64
 HELD_OUT_SAMPLES = 128
@@ -60,7 +62,7 @@ def divide(
     preprocessor: TextPreprocessor,
     *,
     calibration_samples: int,
-    task: Task,
+    entry: TaskEntry,
     max_length: int,
 ) -> DataSets:
     """Tokenize and divide.
@@ -69,13 +71,13 @@ def divide(
         data: at least 8 samples, in the order the seed gave.
         preprocessor: the model's.
         calibration_samples: most samples to calibrate with.
-        task: question answering pairs up single texts.
+        entry: of the model's kind, which reads samples of some form.
         max_length: tokens the shortest variant takes; judging and golden samples are cut to it.
     """
     judge = preprocessor.with_max_length(min(max_length, preprocessor.max_length))
     if data.feeds is not None:
         return _divide_feeds(data.feeds, preprocessor, calibration_samples, judge.max_length)
-    samples = for_task(data.samples, task, preprocessor)
+    samples = entry.arrange(data.samples, preprocessor)
     held_out, search, rest = _parts(samples, calibration_samples)
     return DataSets(
         calibration=batches_of(rest, preprocessor),
@@ -97,7 +99,7 @@ def _general(source: str, samples: Sequence[Sample], judge: TextPreprocessor) ->
     texts = load_samples(None, count=SEARCH_SAMPLES).samples
     are_pairs = not all(isinstance(sample, str) for sample in samples)
     return tuple(
-        feeds for feeds, _ in batches_of(_paired(texts) if are_pairs else texts, judge, EVALUATION_BATCH)
+        feeds for feeds, _ in batches_of(paired(texts) if are_pairs else texts, judge, EVALUATION_BATCH)
     )
 
 
@@ -147,39 +149,3 @@ def _rows(feeds: Feeds, indices: list[int]) -> dict[str, Array]:
 
 def _length(feeds: Feeds) -> int:
     return len(next(iter(feeds.values())))
-
-
-def for_task(samples: Sequence[Sample], task: Task, preprocessor: TextPreprocessor) -> tuple[Sample, ...]:
-    """Question answering reads pairs: single texts are paired, shorter one first. Fill-mask reads texts with a mask."""
-    if task is Task.FILL_MASK:
-        return masked(samples, preprocessor)
-    if task is not Task.QUESTION_ANSWERING or any(not isinstance(sample, str) for sample in samples):
-        return tuple(samples)
-    return _paired(samples)
-
-
-def masked(samples: Sequence[Sample], preprocessor: TextPreprocessor) -> tuple[Sample, ...]:
-    """Single texts with one word each replaced by the mask token; as they are where there is none, or one already."""
-    ids = preprocessor.special_token_ids
-    if "mask_token" not in ids:
-        return tuple(samples)
-    token = preprocessor.id_to_token(ids["mask_token"])
-    if ids["mask_token"] not in preprocessor([token])["input_ids"]:
-        return tuple(samples)
-    return tuple(_with_mask(sample, token, index) for index, sample in enumerate(samples))
-
-
-def _with_mask(sample: Sample, token: str, index: int) -> Sample:
-    """Another word from text to text, so that masks stand everywhere."""
-    if not isinstance(sample, str) or token in sample or not (words := sample.split()):
-        return sample
-    place = index % len(words)
-    return " ".join([*words[:place], token, *words[place + 1 :]])
-
-
-def _paired(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Each text with the next one, shorter one first."""
-    texts = [str(sample) for sample in samples]
-    shifted = texts[1:] + texts[:1]
-    pairs = (sorted(pair, key=len) for pair in zip(texts, shifted, strict=True))
-    return tuple((question, context) for question, context in pairs)

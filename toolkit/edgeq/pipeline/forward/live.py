@@ -11,11 +11,11 @@ import numpy as np
 
 from edgeq.errors import DataError, ModelError
 from edgeq.graph.canonical import SEQUENCE
-from edgeq.pipeline.data import EVALUATION_BATCH, for_task
+from edgeq.pipeline.forward.data import EVALUATION_BATCH
 from edgeq.pipeline.labelled import Labelled, LabelledResult, read_labelled
 from edgeq.progress import Progress
 from edgeq.tasks.tokens import Tokens
-from edgeq.types import Array, Feeds, Outputs, Sample, Task, TensorSpec
+from edgeq.types import Array, Feeds, Outputs, Sample, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgeq.pipeline.executions import Execution
     from edgeq.pipeline.validation import ValidationRequest
     from edgeq.runtime.text import TextPreprocessor
-    from edgeq.tasks import Head
+    from edgeq.tasks import Head, TaskEntry
 
 LIVE_SAMPLES = 128
 
@@ -165,7 +165,7 @@ def open_comparands(bundle: Bundle, head: Head, request: ValidationRequest, prog
     if request.against is None:
         assert labelled is not None
         return Comparands(examination=Examination(labelled, judge, None, request.seed))
-    batches, source = _batches(request, bundle.manifest.source.task, labelled, judge)
+    batches, source = _batches(request, head.entry, labelled, judge)
     with progress.stage("loading the original") as loading:
         original = open_original(str(request.against), bundle.manifest.source.task, judge.max_length)
         loading.note = original.name
@@ -179,7 +179,7 @@ def open_comparands(bundle: Bundle, head: Head, request: ValidationRequest, prog
 
 
 def _batches(
-    request: ValidationRequest, task: Task, labelled: Labelled | None, judge: TextPreprocessor
+    request: ValidationRequest, entry: TaskEntry, labelled: Labelled | None, judge: TextPreprocessor
 ) -> tuple[tuple[tuple[tuple[Sample, ...], Feeds], ...], str]:
     """Texts to compare outputs on: the user's, else the labelled ones, else the built-in ones."""
     from edgeq.calibration import load_samples
@@ -192,7 +192,7 @@ def _batches(
         data = load_samples(request.data, column=request.data_column, count=LIVE_SAMPLES, seed=request.seed)
         if data.feeds is not None:
             raise DataError(f"`{request.data}` holds tensors, expected texts to compare on")
-        samples, source = for_task(data.samples, task, judge), data.source
+        samples, source = entry.arrange(data.samples, judge), data.source
     batches = batches_of(samples, judge, EVALUATION_BATCH)
     ordered = iter(batches.sample(position) for position in range(len(samples)))
     paired = tuple((tuple(islice(ordered, count)), feeds) for feeds, count in batches)

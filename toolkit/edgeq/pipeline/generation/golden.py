@@ -21,7 +21,7 @@ from edgeq.bundle.language_golden import (
     VocabularyGolden,
 )
 from edgeq.errors import DataError
-from edgeq.pipeline.language_settings import read_settings, settings_files
+from edgeq.pipeline.generation.settings import read_settings, settings_files
 from edgeq.runtime.generation.chat import render_chat
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
 from edgeq.runtime.generation.tokenizer import PromptTokenizer

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgeq.bundle.language_golden import LANGUAGE_FILE, LanguageGolden, RenderedChat, read_language_golden
 from edgeq.errors import IntegrityError, MissingExtraError
-from edgeq.pipeline.language_golden import margin_of, rendered, tokenized, vocabulary_of
-from edgeq.pipeline.language_settings import read_settings, settings_files
+from edgeq.pipeline.generation.golden import margin_of, rendered, tokenized, vocabulary_of
+from edgeq.pipeline.generation.settings import read_settings, settings_files
 from edgeq.runtime.generation.generator import bundle_tokenizer
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
 from edgeq.runtime.generation.template_process import REFUSES

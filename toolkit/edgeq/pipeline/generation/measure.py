@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,38 +10,25 @@ import numpy as np
 
 from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.language_golden import GreedyGolden
-from edgeq.bundle.manifest import Gate
-from edgeq.comparison import GateRequest, judge
-from edgeq.errors import ModelError, UsageError
-from edgeq.pipeline.language_golden import Answering, greedy_golden
-from edgeq.pipeline.measure import Measured, describe_environment
-from edgeq.pipeline.written_decoder import WholeDecoder, open_written
+from edgeq.errors import ModelError
+from edgeq.pipeline.generation.golden import Answering, greedy_golden
+from edgeq.pipeline.generation.written_decoder import WholeDecoder, open_written
+from edgeq.pipeline.measured import Measured, describe_environment
 from edgeq.quantize.stretches.values import ValueStore
 from edgeq.runtime.executors import NativeExecutor, native_environment
 from edgeq.runtime.generation.footprint import measure_generation_bytes
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.perplexity import Window, compare_scored, scored_logits
 from edgeq.runtime.timing import Timing, interleave
-from edgeq.types import Array, FloatArray, Precision
+from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
     from edgeq.exporters.causal_lm import ExportedLanguageModel
-    from edgeq.pipeline.language_data import LanguageData
+    from edgeq.pipeline.generation.data import LanguageData
     from edgeq.progress import Progress
     from edgeq.runtime.generation.settings import GenerationSettings
     from edgeq.targets.base import VariantSpec
 
-FLOORS: Mapping[Precision, tuple[float, float]] = {
-    Precision.FP32: (1e-4, 0.995),
-    Precision.FP16: (1e-3, 0.99),
-    Precision.INT8: (0.02, 0.95),
-    Precision.INT4: (0.25, 0.75),
-}
-"""Largest mean KL divergence in nats and lowest top-1 agreement a bundle may have when the user names no gate.
-
-int8: far above what 8-bit blocks cost anywhere (0.0004 nats and 99 % on a model of 260,000 parameters). int4: plain
-rounding of everything costs that model 0.11 nats and leaves 83 %; larger models lose less.
-"""
 FEWEST_PROMPTS, MOST_PROMPTS = 2, 6
 GOLDEN_TOKENS = 24
 GOLDEN_BYTES = 4 << 20
@@ -135,32 +122,6 @@ def _step(session: DecoderSession) -> Callable[[], object]:
         session.feed(state, [1])
 
     return run
-
-
-def language_gates(
-    variant: str, precision: Precision, metrics: Mapping[str, float], requests: Sequence[GateRequest]
-) -> list[Gate]:
-    """The user's gates, or the default floors on mean KL divergence and top-1 agreement, with verdicts.
-
-    Raises:
-        UsageError: a requested metric does not exist for language models.
-    """
-    for request in requests:
-        if request.metric not in metrics:
-            raise UsageError(
-                f"the gate `{request}` names a metric language models do not have",
-                hint=f"they have {', '.join(sorted(set(metrics) - {'n'}))}",
-            )
-    divergence, agreement = FLOORS[precision]
-    floors = list(requests) or [
-        GateRequest("kl_mean", "<=", divergence),
-        GateRequest("top1_agreement", ">=", agreement),
-    ]
-    source = "--gate" if requests else f"default floor for {precision}"
-    return [
-        judge(Gate(variant, "logits", item.metric, item.op, item.threshold, source), metrics)
-        for item in floors
-    ]
 
 
 def language_golden(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from edgeq.pipeline.data import for_task, masked
 from edgeq.runtime.text import TextPreprocessor, TextSettings
-from edgeq.types import Task
+from edgeq.tasks import TASKS, Kind
+from edgeq.tasks.fill_mask import masked
 
 WORDS = ("[PAD]", "[UNK]", "[MASK]", "the", "cat", "sat")
 TEXTS = ("the cat sat", "the cat sat", "the cat sat", "", "a [MASK] sat", ("the", "cat"))
@@ -24,7 +24,7 @@ def preprocessor(*, added: bool = True, special: bool = True) -> TextPreprocesso
 def test_another_word_of_each_text_is_masked() -> None:
     found = masked(TEXTS, preprocessor())
     assert found == ("[MASK] cat sat", "the [MASK] sat", "the cat [MASK]", *TEXTS[3:])
-    assert for_task(TEXTS, Task.FILL_MASK, preprocessor()) == found
+    assert TASKS[Kind.FILL_MASK].arrange(TEXTS, preprocessor()) == found
     assert (preprocessor()(list(found[:3]))["input_ids"] == 2).sum(axis=1).tolist() == [1, 1, 1]
 
 
@@ -34,4 +34,4 @@ def test_where_no_text_holds_a_mask_none_is_put_there() -> None:
 
 
 def test_other_tasks_keep_their_texts() -> None:
-    assert for_task(TEXTS, Task.TOKEN_CLASSIFICATION, preprocessor()) == TEXTS
+    assert TASKS[Kind.TOKEN_CLASSIFICATION].arrange(TEXTS, preprocessor()) == TEXTS

@@ -1,0 +1,1 @@
+"""Models that write token by token: how they are divided, measured, recorded, replayed and timed."""
