@@ -26,7 +26,7 @@ from edgeq.types import SourceFile, SourceInfo
 
 if TYPE_CHECKING:
     from edgeq.exporters.gptq_awq.folder import UnpackedFolder
-    from edgeq.quantize.packed import PackedWeights
+    from edgeq.quantize.checkpoint_codes import PackedWeights
 
 
 def _as_it_is(source: SourceInfo) -> SourceInfo:

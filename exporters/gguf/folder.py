@@ -24,7 +24,7 @@ from edgeq.families.changes import Change
 from edgeq.families.gguf_file import GgufFile, GgufTensor
 from edgeq.families.rope import FACTORS
 from edgeq.families.tensor_names import tensor_names
-from edgeq.quantize.packed import PackedTensor, PackedWeights
+from edgeq.quantize.checkpoint_codes import PackedTensor, PackedWeights
 from edgeq.quantize.weight_only import QuantizedWeight
 from edgeq.quantize.weight_only.gguf_import import FORMATS, import_blocks
 from edgeq.types import Array

@@ -97,7 +97,7 @@ def test_what_is_kept_is_as_it_was(rich: Path, tmp_path: Path) -> None:
     with open_bundle(rich) as before, open_bundle(tmp_path / "small") as after:
         kept = before.variant("nnapi-fp32")
         assert after.variants == (kept,)
-        assert after.file(kept.model).read_bytes() == before.file(kept.model).read_bytes()
+        assert after.file(kept.model_file).read_bytes() == before.file(kept.model_file).read_bytes()
         assert after.manifest.gates == tuple(g for g in before.manifest.gates if g.variant == kept.id)
         (old,), (new,) = before.golden_cases(), after.golden_cases()
         assert set(new.outputs) == {kept.id}

@@ -10,6 +10,8 @@ from typing import Any
 from edgeq.comparison import GateRequest, parse_gate
 from edgeq.errors import UsageError
 from edgeq.pipeline.precision import recipe_named
+from edgeq.quantize.formats import Blocks, FileType
+from edgeq.quantize.methods import METHODS, Needs
 from edgeq.quantize.recipes import Recipe, load_recipe
 
 DEFAULT_CALIB_SAMPLES = 256
@@ -111,12 +113,9 @@ def _recipe(options: Mapping[str, Any]) -> Recipe:
 
 def default_samples(recipe: Recipe) -> int:
     """How many samples calibrate when nobody says."""
-    from edgeq.quantize.weight_only import GRAM_METHODS
-
-    specs = [spec for spec in recipe.possible_specs() if spec.format in ("weight-only", "file-type")]
-    return (
-        DEFAULT_GRAM_SAMPLES if any(spec.method in GRAM_METHODS for spec in specs) else DEFAULT_CALIB_SAMPLES
-    )
+    specs = [spec for spec in recipe.possible_specs() if isinstance(spec.storage, Blocks | FileType)]
+    has_gram = any(METHODS[spec.method].needs is Needs.GRAM for spec in specs)
+    return DEFAULT_GRAM_SAMPLES if has_gram else DEFAULT_CALIB_SAMPLES
 
 
 def _export_options(recipe: Recipe) -> dict[str, Any]:

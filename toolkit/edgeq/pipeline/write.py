@@ -19,9 +19,10 @@ from edgeq.bundle.manifest import (
     Manifest,
     PreprocessKind,
     PreprocessStep,
+    ProcessorInfo,
     Quantization,
     Status,
-    TokenizerInfo,
+    TextProcessorInfo,
     Variant,
 )
 from edgeq.files import atomic_write_text
@@ -30,6 +31,7 @@ from edgeq.pipeline.sensitivity import FILE_NAME, to_document
 from edgeq.report.examples import Recorded
 from edgeq.report.html import write_report
 from edgeq.report.model_card import write_model_card
+from edgeq.types import COMPONENT
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -154,7 +156,7 @@ def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
         created_by=tool_versions(),
         status=status_of(gates),
         quantization=None if how is None else _quantization(how, parts),
-        tokenizer=tokenizer_info(parts.preprocessor, parts.tokenizer),
+        processor=processor_info(parts.preprocessor, parts.tokenizer),
         preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, parts.inputs),),
         postprocess=parts.head.entry.postprocess(parts.head.outputs),
         golden=entries,
@@ -225,7 +227,7 @@ def _variant(made: MadeVariant, writer: BundleWriter) -> Variant:
     spec, lowered, folder = made.spec, made.lowered, f"model/{made.spec.id}"
     variant = Variant(
         id=spec.id,
-        model=f"{folder}/{lowered.model.name}",
+        models={COMPONENT: f"{folder}/{lowered.model.name}"},
         runtime=spec.runtime,
         execution_provider=spec.execution_provider,
         precision=spec.precision,
@@ -282,9 +284,9 @@ def status_of(gates: Sequence[Gate]) -> Status:
     return Status.PASSED if all(gate.passed for gate in gates) else Status.FAILED
 
 
-def tokenizer_info(preprocessor: TextPreprocessor, path: str = "tokenizer") -> TokenizerInfo:
+def processor_info(preprocessor: TextPreprocessor, path: str = "tokenizer") -> ProcessorInfo:
     """What the manifest says of a tokenizer in a folder of the bundle."""
-    return TokenizerInfo(
+    text = TextProcessorInfo(
         path=path,
         max_length=preprocessor.max_length,
         pad_id=preprocessor.pad_id,
@@ -292,3 +294,4 @@ def tokenizer_info(preprocessor: TextPreprocessor, path: str = "tokenizer") -> T
         prompts=preprocessor.settings.prompts,
         default_prompt=preprocessor.settings.default_prompt,
     )
+    return ProcessorInfo(text)

@@ -14,7 +14,7 @@ from edgeq.errors import ModelError
 from edgeq.pipeline.generation.golden import Answering, greedy_golden
 from edgeq.pipeline.generation.written_decoder import WholeDecoder, open_written
 from edgeq.pipeline.measured import Measured, describe_environment
-from edgeq.quantize.stretches.values import ValueStore
+from edgeq.quantize.segmented.values import ValueStore
 from edgeq.runtime.executors import NativeExecutor, native_environment
 from edgeq.runtime.generation.footprint import measure_generation_bytes
 from edgeq.runtime.generation.session import DecoderSession

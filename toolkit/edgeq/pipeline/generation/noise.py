@@ -25,7 +25,7 @@ from edgeq.pipeline.kernel_noise import (
     measure_noise,
 )
 from edgeq.targets.kernels import is_held_whole
-from edgeq.targets.onnx_twins import DecoderTwins, StretchTwins
+from edgeq.targets.onnx_twins import DecoderTwins, SegmentTwins
 from edgeq.tasks import Head
 from edgeq.tasks.next_token import NEXT_TOKEN
 from edgeq.types import Role, TensorSpec
@@ -57,7 +57,7 @@ def decoder_bounds(
     Raises:
         ModelError: a logit is NaN or infinite.
     """
-    twins: HasTwins = DecoderTwins(model, level) if is_held_whole(model) else StretchTwins(model)
+    twins: HasTwins = DecoderTwins(model, level) if is_held_whole(model) else SegmentTwins(model)
     noise = {variant: measure_noise(twins, variant, HEAD, cases, stage)}
     return measured_bounds(cases, noise)
 

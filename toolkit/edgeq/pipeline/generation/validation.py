@@ -118,7 +118,7 @@ class _Validation:
         return self._graph(variant, cases) if variant.runtime == ONNX_RUNTIME else self._file(variant, cases)
 
     def _graph(self, variant: Variant, cases: Sequence[GoldenCase]) -> VariantReport:
-        request, model = self.request, self.bundle.file(variant.model)
+        request, model = self.request, self.bundle.model_path(variant)
         executor = open_executor(
             cast("Place", request.on), cpu=request.cpu, target_arch=architecture_of(variant)
         )
@@ -146,7 +146,7 @@ class _Validation:
         from edgeq.exporters.causal_lm import open_original
         from edgeq.pipeline.generation.file_runs import executed_run, simulated_run
 
-        request, model = self.request, self.bundle.file(variant.model)
+        request, model = self.request, self.bundle.model_path(variant)
         target = cast("CheckpointTarget", get_target(self.bundle.manifest.target))
         run: Run | None = executed_run(target, variant_spec(variant), model)
         live = None

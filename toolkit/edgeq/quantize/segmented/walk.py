@@ -1,4 +1,4 @@
-"""A graph cut into stretches of nodes that read few weights each, and what crosses from one into the next."""
+"""A graph cut into segments of nodes that read few weights each, and what crosses from one into the next."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from edgeq.errors import ModelError
 from edgeq.graph.edit import attribute
 from edgeq.graph.streamed_tensor import streamed
+from edgeq.quantize.segmented.nodes import Feed, Lookup, OrtSegment, Segment, WeightsOf, WideProduct
+from edgeq.quantize.segmented.values import Values, ValueStore
+from edgeq.quantize.segmented.weights import StreamedWeight, Weight, weight_of_tensor
 from edgeq.quantize.streaming.stacked_rows import StackedRows
-from edgeq.quantize.stretches.nodes import Feed, Lookup, OrtStretch, Stretch, WeightsOf, WideProduct
-from edgeq.quantize.stretches.values import Values, ValueStore
-from edgeq.quantize.stretches.weights import StreamedWeight, Weight, weight_of_tensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-STRETCH_BYTES = 128 << 20
-"""Weights of one stretch as float32; a matrix larger than this is multiplied a part at a time."""
+SEGMENT_BYTES = 128 << 20
+"""Weights of one segment as float32; a matrix larger than this is multiplied a part at a time."""
 READERS = {"MatMul": 1, "Gemm": 1, "Gather": 0}
 """Operators that read weights, and the input that is one."""
 
@@ -37,10 +37,10 @@ class Chain:
 
 
 def run_over(
-    stretch: Stretch, values: ValueStore, weights: WeightsOf, chain: Chain | None = None
+    segment: Segment, values: ValueStore, weights: WeightsOf, chain: Chain | None = None
 ) -> Iterator[Values]:
-    """What is known of each batch behind a stretch: the values in front of it, and those it computes."""
-    run = stretch.bind(weights)
+    """What is known of each batch behind a segment: the values in front of it, and those it computes."""
+    run = segment.bind(weights)
     before: Values = {}
     for index, batch in enumerate(values):
         if chain is not None and chain.continues[index]:
@@ -50,9 +50,9 @@ def run_over(
 
 
 class Walk:
-    """The nodes of a graph in order, a stretch at a time.
+    """The nodes of a graph in order, a segment at a time.
 
-    Weights are no part of a stretch's session: they are fed, so that two versions of a graph share one, and so that
+    Weights are no part of a segment's session: they are fed, so that two versions of a graph share one, and so that
     large ones can be read, used and forgotten.
 
     Args:
@@ -60,7 +60,7 @@ class Walk:
         replaceable: initializers that a version may replace. Streamed ones that only products and lookups read are
             fed in any case; all others are constants of the sessions.
         outputs: values that are wanted at the end.
-        stretch_bytes: most bytes of fed weights in one stretch.
+        segment_bytes: most bytes of fed weights in one segment.
         threads: of onnxruntime; None leaves the choice to it.
     """
 
@@ -70,10 +70,10 @@ class Walk:
         *,
         replaceable: Collection[str] = (),
         outputs: Collection[str] = (),
-        stretch_bytes: int = STRETCH_BYTES,
+        segment_bytes: int = SEGMENT_BYTES,
         threads: int | None = None,
     ) -> None:
-        self._model, self._stretch_bytes, self._threads = model, stretch_bytes, threads
+        self._model, self._segment_bytes, self._threads = model, segment_bytes, threads
         self._feeds = _feeds(model, replaceable)
         # Transposes and casts of weights are done where the weights are read.
         self._nodes = [node for node in model.graph if node.outputs[0].name not in self._feeds]
@@ -115,16 +115,16 @@ class Walk:
         """Values made before a place, or fed, that somebody behind it reads."""
         return [name for name, made in self._made.items() if made < place <= self._last.get(name, -1)]
 
-    def stretches(self, start: int, end: int) -> Iterator[tuple[int, Stretch]]:
-        """The nodes from one place to another, cut; each stretch with the place behind it."""
+    def segments(self, start: int, end: int) -> Iterator[tuple[int, Segment]]:
+        """The nodes from one place to another, cut; each segment with the place behind it."""
         first, read, size = start, set[str](), 0
         for index in range(start, end):
             alone = self._alone(self._nodes[index])
             names = self._reads(self._nodes[index]) | self._constants(self._nodes[index])
             added = sum(self._bytes(name) for name in names - read)
-            if alone is not None or (read and size + added > self._stretch_bytes):
+            if alone is not None or (read and size + added > self._segment_bytes):
                 if first < index:
-                    yield index, self._stretch(first, index)
+                    yield index, self._segment(first, index)
                 first, read, size = index, set(), 0
                 added = sum(self._bytes(name) for name in names)
             if alone is not None:
@@ -134,21 +134,21 @@ class Walk:
             read |= names
             size += added
         if first < end:
-            yield end, self._stretch(first, end)
+            yield end, self._segment(first, end)
 
     def step(
         self,
-        stretch: Stretch,
+        segment: Segment,
         place: int,
         values: ValueStore,
         weights: WeightsOf,
         ram_bytes: int,
         chain: Chain | None = None,
     ) -> ValueStore:
-        """Run a stretch over all batches.
+        """Run a segment over all batches.
 
         Args:
-            stretch: from `stretches`.
+            segment: from `segments`.
             place: behind it.
             values: in front of it.
             weights: of the version that is run.
@@ -156,10 +156,10 @@ class Walk:
             chain: which batches continue the one before.
 
         Returns:
-            What crosses the place behind the stretch.
+            What crosses the place behind the segment.
         """
         kept, found = self.crossing(place), ValueStore(ram_bytes)
-        for batch in run_over(stretch, values, weights, chain):
+        for batch in run_over(segment, values, weights, chain):
             found.append({name: batch[name] for name in kept})
         return found
 
@@ -195,7 +195,7 @@ class Walk:
         assert tensor is not None
         return 4 * tensor.size if is_fed else 2 * tensor.nbytes
 
-    def _alone(self, node: ir.Node) -> Stretch | None:
+    def _alone(self, node: ir.Node) -> Segment | None:
         """A streamed table is looked up, and a product with a very large weight computed, without a session."""
         names = self._reads(node)
         if len(names) != 1 or node.op_type not in ("Gather", "MatMul"):
@@ -205,14 +205,14 @@ class Walk:
         if not isinstance(self.original(feed.initializer), StreamedWeight):
             return None
         if node.op_type == "MatMul":
-            return WideProduct(node, feed) if self._bytes(name) > self._stretch_bytes else None
+            return WideProduct(node, feed) if self._bytes(name) > self._segment_bytes else None
         return None if attribute(node, "axis", 0) != 0 or feed.is_turned else Lookup(node, feed)
 
-    def _stretch(self, start: int, end: int) -> Stretch:
+    def _segment(self, start: int, end: int) -> Segment:
         wanted = [name for name in self.crossing(end) if start <= self._made[name] < end]
         nodes = self._nodes[start:end]
         feeds = {name: self._feeds[name] for node in nodes for name in self._reads(node)}
-        return OrtStretch(
+        return OrtSegment(
             nodes, wanted, feeds, dict(self._model.opset_imports), self._threads, f"nodes {start} and on"
         )
 

@@ -1,4 +1,4 @@
-"""Weights a stretch is fed with: where they come from, and parts of those too large to hold."""
+"""Weights a segment is fed with: where they come from, and parts of those too large to hold."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""A decoder run a stretch at a time computes what a session over the whole graph computes."""
+"""A decoder run a segment at a time computes what a session over the whole graph computes."""
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from edgeq.exporters.causal_lm import load_language_model
-from edgeq.quantize.stretches import run_sequences
-from edgeq.quantize.stretches.sequences import Chunk, in_chunks
-from edgeq.quantize.stretches.walk import Walk
+from edgeq.quantize.segmented import run_sequences
+from edgeq.quantize.segmented.sequences import Chunk, in_chunks
+from edgeq.quantize.segmented.walk import Walk
 from edgeq.runtime.generation.session import DecoderSession
 
 pytest.importorskip("onnxruntime_genai")
@@ -39,12 +39,12 @@ def distance(found, expected):
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-@pytest.mark.parametrize("stretch_bytes", [1, 40_000, 1 << 30])
-def test_a_sequence_in_one_go_and_over_the_cache(exported, whole, stretch_bytes):
+@pytest.mark.parametrize("segment_bytes", [1, 40_000, 1 << 30])
+def test_a_sequence_in_one_go_and_over_the_cache(exported, whole, segment_bytes):
     chunks = [Chunk(IDS), *in_chunks(IDS, [9, 1, 5, 1])]
     first, *pieces = (
         values["logits"][0]
-        for values in run_sequences(exported.canonical.model, chunks, stretch_bytes=stretch_bytes)
+        for values in run_sequences(exported.canonical.model, chunks, segment_bytes=segment_bytes)
     )
     assert len(pieces) == 5
     assert distance(first, whole) < CLOSE
@@ -57,14 +57,14 @@ def test_a_changed_weight_shows(exported, whole):
     graph = exported.canonical.model.clone()
     value = next(value for value in graph.graph.initializers.values() if value.const_value.size == 64)
     value.const_value = ir.tensor(value.const_value.numpy() * np.float32(1.01), name=value.name)
-    (found,) = run_sequences(graph, [Chunk(IDS)], stretch_bytes=1)
+    (found,) = run_sequences(graph, [Chunk(IDS)], segment_bytes=1)
     assert distance(found["logits"][0], whole) > 10 * CLOSE
 
 
-def test_stretches_hold_no_more_weights_than_asked_for(exported):
-    walk = Walk(exported.canonical.model, outputs=["logits"], stretch_bytes=40_000)
-    few = len(list(walk.stretches(0, walk.end)))
+def test_segments_hold_no_more_weights_than_asked_for(exported):
+    walk = Walk(exported.canonical.model, outputs=["logits"], segment_bytes=40_000)
+    few = len(list(walk.segments(0, walk.end)))
     many = len(
-        list(Walk(exported.canonical.model, outputs=["logits"], stretch_bytes=1).stretches(0, walk.end))
+        list(Walk(exported.canonical.model, outputs=["logits"], segment_bytes=1).segments(0, walk.end))
     )
     assert 3 < few < many

@@ -1,4 +1,4 @@
-"""A decoder run over some token sequences, a stretch at a time: its weights need not fit in memory together."""
+"""A decoder run over some token sequences, a segment at a time: its weights need not fit in memory together."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeq.quantize.stretches.values import Values, ValueStore
-from edgeq.quantize.stretches.walk import STRETCH_BYTES, Chain, Walk, run_over
+from edgeq.quantize.segmented.values import Values, ValueStore
+from edgeq.quantize.segmented.walk import SEGMENT_BYTES, Chain, Walk, run_over
 from edgeq.types import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 RAM_BYTES = 64 << 20
-"""Hidden states held in memory between stretches; the rest lies in a temporary file."""
+"""Hidden states held in memory between segments; the rest lies in a temporary file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,24 +48,24 @@ def run_sequences(
     chunks: Sequence[Chunk],
     *,
     with_cache: bool = False,
-    stretch_bytes: int = STRETCH_BYTES,
+    segment_bytes: int = SEGMENT_BYTES,
     threads: int | None = None,
 ) -> Iterator[Values]:
     """Outputs of a decoder graph for each chunk, in order.
 
-    All chunks go through one stretch before the next is loaded. The outputs are computed as they are asked for.
+    All chunks go through one segment before the next is loaded. The outputs are computed as they are asked for.
 
     Args:
         model: inputs `input_ids`, `attention_mask`, `past_key_values.N.key/value`; outputs `logits` and
             `present.N.key/value`.
         chunks: those with a past continue the one before.
         with_cache: return `present.*` too, and not `logits` alone.
-        stretch_bytes: most bytes of weights in one stretch.
+        segment_bytes: most bytes of weights in one segment.
         threads: of onnxruntime.
     """
     chain = Chain(_cache_of(model), [chunk.past > 0 for chunk in chunks])
     wanted = ["logits", *(chain.links.values() if with_cache or any(chain.continues) else ())]
-    walk = Walk(model, outputs=wanted, stretch_bytes=stretch_bytes, threads=threads)
+    walk = Walk(model, outputs=wanted, segment_bytes=segment_bytes, threads=threads)
     yield from _run(walk, [_feeds(model, chunk) for chunk in chunks], wanted, chain)
 
 
@@ -73,7 +73,7 @@ def run_steps(
     model: ir.Model,
     steps: Sequence[Values],
     *,
-    stretch_bytes: int = STRETCH_BYTES,
+    segment_bytes: int = SEGMENT_BYTES,
     threads: int | None = None,
 ) -> Iterator[Values]:
     """Logits of a decoder graph for each step, in order; as `run_sequences`.
@@ -81,10 +81,10 @@ def run_steps(
     Args:
         model: as for `run_sequences`.
         steps: all inputs of the graph, the cache among them: none continues another.
-        stretch_bytes: most bytes of weights in one stretch.
+        segment_bytes: most bytes of weights in one segment.
         threads: of onnxruntime.
     """
-    walk = Walk(model, outputs=["logits"], stretch_bytes=stretch_bytes, threads=threads)
+    walk = Walk(model, outputs=["logits"], segment_bytes=segment_bytes, threads=threads)
     yield from _run(walk, steps, ["logits"], Chain({}, [False] * len(steps)))
 
 
@@ -92,12 +92,12 @@ def _run(walk: Walk, steps: Sequence[Values], wanted: Sequence[str], chain: Chai
     values = ValueStore(RAM_BYTES)
     for step in steps:
         values.append(step)
-    stretches = list(walk.stretches(0, walk.end))
+    segments = list(walk.segments(0, walk.end))
     try:
-        for place, stretch in stretches[:-1]:
-            before, values = values, walk.step(stretch, place, values, walk.original, RAM_BYTES, chain)
+        for place, segment in segments[:-1]:
+            before, values = values, walk.step(segment, place, values, walk.original, RAM_BYTES, chain)
             before.close()
-        for batch in run_over(stretches[-1][1], values, walk.original, chain):
+        for batch in run_over(segments[-1][1], values, walk.original, chain):
             yield {name: value for name, value in batch.items() if name in wanted}
     finally:
         values.close()

@@ -1,4 +1,4 @@
-"""What runs a stretch: onnxruntime over a part of the graph, or numpy for one node with a large weight."""
+"""What runs a segment: onnxruntime over a part of the graph, or numpy for one node with a large weight."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from edgeq.errors import ModelError
 from edgeq.graph.streamed_tensor import StreamedTensor
 from edgeq.onnx_runtime import session_options
-from edgeq.quantize.stretches.values import Values
-from edgeq.quantize.stretches.weights import Weight
+from edgeq.quantize.segmented.values import Values
+from edgeq.quantize.segmented.weights import Weight
 from edgeq.types import Array
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Feed:
         return weight.turned() if self.is_turned else weight
 
 
-class Stretch(Protocol):
+class Segment(Protocol):
     """Some consecutive nodes."""
 
     def bind(self, weights: WeightsOf) -> Run:
@@ -97,11 +97,11 @@ def _output(node: ir.Node) -> str:
     return _name(node.outputs[0])
 
 
-class OrtStretch:
+class OrtSegment:
     """Nodes that onnxruntime runs.
 
     Args:
-        nodes: of the stretch.
+        nodes: of the segment.
         wanted: values they make that are returned.
         feeds: values that are weights, and fed.
         opsets: of the graph.
@@ -155,7 +155,7 @@ class OrtStretch:
             raise ModelError(f"onnxruntime does not load {self._where}: {error}") from error
 
     def _proto(self, known: Values, options: Any) -> bytes:
-        """The stretch as a model: its inputs are the values in front of it and the weights."""
+        """The segment as a model: its inputs are the values in front of it and the weights."""
         import onnx
         import onnx_ir as ir
 
@@ -176,7 +176,7 @@ class OrtStretch:
         ]
         outputs = [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in self._wanted]
         graph = onnx.helper.make_graph(
-            [ir.to_proto(node) for node in self._nodes], "stretch", inputs, outputs, constants
+            [ir.to_proto(node) for node in self._nodes], "segment", inputs, outputs, constants
         )
         opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self._opsets.items()]
         model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)

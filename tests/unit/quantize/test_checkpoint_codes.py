@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from edgeq.errors import UnsupportedError
-from edgeq.quantize.packed import PackedTensor, PackedWeights
-from edgeq.quantize.weight_only import WeightSpec, quantize
+from edgeq.quantize.checkpoint_codes import PackedTensor, PackedWeights
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only import quantize
 
 RNG = np.random.default_rng(3)
 K, N = 64, 8
@@ -17,7 +18,7 @@ K, N = 64, 8
 
 def quantized(bits=4, block=32, symmetric=True, **changes):
     weight = RNG.normal(0, 0.05, (K, N)).astype(np.float32)
-    return replace(quantize("rtn", weight, WeightSpec(bits, block, symmetric)), **changes)
+    return replace(quantize("rtn", weight, Blocks(bits, block, symmetric)), **changes)
 
 
 def table(**weights):

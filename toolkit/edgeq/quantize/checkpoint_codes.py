@@ -15,7 +15,8 @@ import numpy as np
 
 from edgeq.errors import UnsupportedError
 from edgeq.graph.block_factors import BlockFactors, join_factors
-from edgeq.quantize.weight_only.base import QuantizedWeight, WeightSpec
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only.base import QuantizedWeight
 from edgeq.types import Array, FloatArray
 
 DIGEST_BYTES = 16
@@ -106,7 +107,7 @@ def _digests(rows: FloatArray) -> list[bytes]:
     return [hashlib.blake2b(row.tobytes(), digest_size=DIGEST_BYTES).digest() for row in clean]
 
 
-def _common(weights: list[QuantizedWeight]) -> tuple[WeightSpec, bool, bool]:
+def _common(weights: list[QuantizedWeight]) -> tuple[Blocks, bool, bool]:
     """The spec that holds all of these exactly, and whether zero points and offsets are needed."""
     first = weights[0].spec
     width = {
@@ -114,7 +115,7 @@ def _common(weights: list[QuantizedWeight]) -> tuple[WeightSpec, bool, bool]:
         for weight in weights
         for w in [weight.spec]
     }
-    spec = WeightSpec(
+    spec = Blocks(
         bits=max(weight.spec.bits for weight in weights),
         block_size=first.block_size if len(width) == 1 else min(width),
         symmetric=all(weight.zero_points is None for weight in weights),
@@ -123,7 +124,7 @@ def _common(weights: list[QuantizedWeight]) -> tuple[WeightSpec, bool, bool]:
     return spec, not spec.symmetric, any(weight.offsets is not None for weight in weights)
 
 
-def _as(weight: QuantizedWeight, wanted: tuple[WeightSpec, bool, bool]) -> QuantizedWeight:
+def _as(weight: QuantizedWeight, wanted: tuple[Blocks, bool, bool]) -> QuantizedWeight:
     """The same values in a finer format."""
     spec, zeros, offsets = wanted
     rows, blocks, width = weight.q.shape

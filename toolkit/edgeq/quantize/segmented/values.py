@@ -1,4 +1,4 @@
-"""What crosses from one stretch into the next: in memory up to a limit, the rest in a temporary file."""
+"""What crosses from one segment into the next: in memory up to a limit, the rest in a temporary file."""
 
 from __future__ import annotations
 
