@@ -38,10 +38,10 @@ from edgeq.errors import EdgeqError
 from edgeq.onnx_runtime import kernels_saturate
 from edgeq.pipeline.drift import Drift, case_drifts, worst
 from edgeq.pipeline.validation import ValidationRequest, run_validation
+from edgeq.processors.text import TextPreprocessor
 from edgeq.runtime.executors import NativeExecutor
 from edgeq.runtime.host import cpu_name
 from edgeq.runtime.runtime import load_preprocessor
-from edgeq.runtime.text import TextPreprocessor
 from edgeq.targets.onnx_twins import DecoderTwins
 from edgeq.types import Outputs, Task, Verification
 
@@ -130,7 +130,7 @@ class Probe:
 
     def __init__(self, bundle: Bundle, variant: Any, session: Any, limit: int) -> None:
         self.variant, self.session = variant, session
-        self.preprocessor = load_preprocessor(bundle).with_max_length(limit)
+        self.preprocessor = load_preprocessor(bundle).fit(limit)
         special = bundle.manifest.text_processor.special_ids
         self.ends = [special[name] for name in ("cls_token", "sep_token")]
         is_simulated = session.verification is Verification.SIMULATED

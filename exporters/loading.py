@@ -33,7 +33,7 @@ from edgeq.exporters.tokenizer import (
     tokenizer_notices,
 )
 from edgeq.exporters.torch_onnx import export_encoder
-from edgeq.graph.canonical import CanonicalModel
+from edgeq.graph.component import Component, text_component
 from edgeq.types import Role, SourceInfo, Task, TensorSpec
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _loaded_task(sentence: SentenceModel | None, task: Task) -> Task:
     return Task.SENTENCE_EMBEDDING if sentence is not None and sentence.modules else task
 
 
-def _trace(model: Any, architecture: TextArchitecture, task: Task, head: Any, length: int) -> CanonicalModel:
+def _trace(model: Any, architecture: TextArchitecture, task: Task, head: Any, length: int) -> Component:
     from edgeq.exporters.canonicalize import canonicalize
 
     inputs = input_specs(architecture.token_types(model.config))
@@ -167,7 +167,7 @@ def _trace(model: Any, architecture: TextArchitecture, task: Task, head: Any, le
     with one_thread(), architecture.patch(model), standard_activations(model):
         graph = export_encoder(encoder, [spec.name for spec in inputs], architecture.positions(model.config))
     canonicalize(graph, _prefixes(model))
-    return CanonicalModel(graph, inputs, _output_specs(graph), task, architecture.model_type, length)
+    return text_component(graph, inputs, _output_specs(graph), length)
 
 
 def _prefixes(model: Any) -> tuple[str, ...]:

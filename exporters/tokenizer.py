@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.checkpoint import describe, quiet_transformers
 from edgeq.exporters.json_files import read_object
-from edgeq.runtime.text import TextPreprocessor
+from edgeq.processors.text import TextPreprocessor
 
 if TYPE_CHECKING:
     from edgeq.exporters.library_config import LibraryConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, PassError
 from edgeq.exporters.causal_lm.exported_language_model import ExportedLanguageModel
 from edgeq.exporters.causal_lm.facts import context_length
 from edgeq.exporters.causal_lm.genai_config import traced_config, with_tokens
@@ -25,7 +25,7 @@ from edgeq.exporters.language_model_facts import LanguageModelFacts
 from edgeq.exporters.provenance import hub_revision, public_name, read_license, source_files
 from edgeq.exporters.tokenizer import load_tokenizer, text_preprocessor
 from edgeq.families.rope import head_size
-from edgeq.graph.canonical import CanonicalModel
+from edgeq.graph.component import Component, text_component
 from edgeq.runtime.generation.settings import CacheShape, GenerationSettings
 from edgeq.types import SourceInfo, Task
 
@@ -67,7 +67,7 @@ def export_folder(
     reference = streamed_logits(model, weights)
     say("checking the graph against the original")
     check_reference(facts.folder, weights, reference, is_small=float_bytes(facts.folder) <= HELD_BYTES)
-    check_decoder(canonical, settings, reference)
+    check_decoder(canonical, settings, reference, facts.architecture)
     return ExportedLanguageModel(
         canonical=canonical,
         source=source_of(facts, model),
@@ -139,21 +139,21 @@ def specs_of(settings: GenerationSettings) -> tuple[Any, Any]:
 
 def _built(
     facts: LanguageModelFacts, model: Any, weights: DecoderWeights, settings: GenerationSettings
-) -> tuple[CanonicalModel, dict[str, Any]]:
+) -> tuple[Component, dict[str, Any]]:
     from edgeq.exporters.causal_lm.builder import build_decoder
     from edgeq.exporters.causal_lm.normalize import normalize_built
 
     graph, genai = build_decoder(facts.folder, model, weights)
     try:
         normalize_built(graph, layer_windows(model.config, settings.cache.layers))
-    except ValueError as error:
+    except PassError as error:
         raise ModelError(f"`{facts.architecture}` builds to an unexpected graph: {error}") from error
     return _canonical(graph, facts, settings), genai
 
 
 def _traced(
     facts: LanguageModelFacts, model: Any, weights: DecoderWeights, settings: GenerationSettings
-) -> tuple[CanonicalModel, dict[str, Any]]:
+) -> tuple[Component, dict[str, Any]]:
     from edgeq.exporters.causal_lm.normalize import normalize_traced
     from edgeq.exporters.causal_lm.trace import trace_decoder
 
@@ -164,7 +164,7 @@ def _traced(
     return _canonical(graph, facts, settings), {}
 
 
-def _canonical(graph: ir.Model, facts: LanguageModelFacts, settings: GenerationSettings) -> CanonicalModel:
+def _canonical(graph: ir.Model, facts: LanguageModelFacts, settings: GenerationSettings) -> Component:
     from edgeq.exporters.causal_lm.normalize import declare
 
     inputs, outputs = specs_of(settings)
@@ -172,9 +172,7 @@ def _canonical(graph: ir.Model, facts: LanguageModelFacts, settings: GenerationS
         declare(graph, inputs, outputs)
     except ValueError as error:
         raise ModelError(f"`{facts.architecture}` exports to an unexpected graph: {error}") from error
-    return CanonicalModel(
-        graph, inputs, outputs, Task.TEXT_GENERATION, facts.architecture, settings.context_length
-    )
+    return text_component(graph, inputs, outputs, settings.context_length)
 
 
 def source_of(facts: LanguageModelFacts, model: Any) -> SourceInfo:

@@ -11,6 +11,7 @@ from edgeq.quantize.formats import Blocks
 from edgeq.targets.android.nnapi import write_nnapi_variant
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.targets.cpu import cpu_refusal, write_cpu_variant
+from edgeq.targets.onnx_session import OnnxSession
 from edgeq.types import ONNX_RUNTIME, Precision
 
 if TYPE_CHECKING:
@@ -94,8 +95,6 @@ class AndroidTarget:
 
     def open(self, spec: VariantSpec, model: Path, signature: HasSignature, *, pad_id: int = 0) -> Session:
         """ONNX Runtime's CPU provider."""
-        from edgeq.targets.onnx_session import OnnxSession
-
         return OnnxSession(spec, model, signature, pad_id=pad_id)
 
 

@@ -22,8 +22,8 @@ from edgeq.bundle.manifest import (
 )
 from edgeq.bundle.reader import Bundle
 from edgeq.bundle.writer import BundleWriter
+from edgeq.processors.text import TextPreprocessor, TextSettings
 from edgeq.runtime.session import VariantSession
-from edgeq.runtime.text import TextPreprocessor, TextSettings
 from edgeq.types import Role, SourceInfo, Task, TensorSpec, Verification
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "dog", "ran", "##s", "a", "b"]

@@ -71,7 +71,7 @@ class Words:
             mask[index, : len(row)] = 1
         return {"input_ids": ids, "attention_mask": mask}
 
-    def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
+    def costs(self, samples: Sequence[Sample]) -> list[int]:
         return [len(str(sample).split()) for sample in samples]
 
 
@@ -133,7 +133,7 @@ def test_padding_enters_no_statistic() -> None:
     poisoned = observe(tiny_model(table), ["embedded", "flat"], batches_of(samples, Words(), 60))
     clean = observe(tiny_model(), ["embedded", "flat"], batches_of(samples, Words(), 1))
     assert same_bins(poisoned, clean)
-    unmasked = observe(tiny_model(table), ["embedded"], batches_of(samples, Words(), 60), mask_input=None)
+    unmasked = observe(tiny_model(table), ["embedded"], batches_of(samples, Words(), 60), padding=None)
     assert unmasked["embedded"].max == 1e6
 
 

@@ -8,9 +8,10 @@ from typing import Self
 
 from edgeq.bundle.archive import unpack_archive
 from edgeq.bundle.foreign import refuse_foreign
-from edgeq.bundle.golden import GoldenCase, read_golden
+from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.integrity import check_hashes, check_listing
 from edgeq.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, Status, Variant
+from edgeq.bundle.read_golden import read_golden
 from edgeq.errors import GateError, IntegrityError, ModelError
 from edgeq.files import ARCHIVE_SUFFIX, BUNDLE_MARKER, contained_path
 from edgeq.onnx_references import check_references

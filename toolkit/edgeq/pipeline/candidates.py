@@ -36,7 +36,7 @@ from edgeq.scratch import ScratchFolder
 from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.component import Component
     from edgeq.pipeline.forward.data import DataSets
     from edgeq.progress import Progress
     from edgeq.quantize.statistics import Statistics
@@ -122,7 +122,7 @@ class CandidateStore:
 
     def __init__(
         self,
-        canonical: CanonicalModel,
+        canonical: Component,
         head: Head,
         data: DataSets,
         progress: Progress,

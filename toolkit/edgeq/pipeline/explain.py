@@ -189,6 +189,7 @@ def _measure(
     from edgeq.calibration import load_samples
     from edgeq.exporters import load_model
     from edgeq.graph.passes.equalize import equalize
+    from edgeq.graph.passes.sequence import edited
 
     # First: what cannot be read is refused before the original is loaded.
     weights = _stored_weights(bundle, plan)
@@ -204,7 +205,7 @@ def _measure(
         entry=exported.head.entry,
         max_length=exported.canonical.max_length,
     )
-    graph = equalize(exported.canonical.model, plan.equalizations)
+    graph = edited(exported.canonical.model, equalize(plan.equalizations))
     head = exported.head
     effects = sensitivity(exported.canonical, head, graph, plan, weights, data, progress)
     return Explanation(bundle.variants[0].id, effects, f"measured on {samples.source}")

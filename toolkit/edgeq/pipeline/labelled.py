@@ -19,10 +19,11 @@ from edgeq.tasks.labelled import ignore
 from edgeq.types import Array, Feeds, Outputs, Sample
 
 if TYPE_CHECKING:
+    from edgeq.processors.base import Processor
     from edgeq.tasks import Head
     from edgeq.tasks.entry import TaskEntry
     from edgeq.tasks.labelled import LabelledMetric, Notify
-    from edgeq.types import Preprocessor
+    from edgeq.types import Sample
 
 MATERIAL = 1.0
 """Points of a hundred; a smaller loss is not held against a variant, however certain it is."""
@@ -155,7 +156,7 @@ class Labelled:
     gold: Array
 
     def predictions(
-        self, runs: Runs, preprocessor: Preprocessor, advance: Callable[[int], None] = lambda _: None
+        self, runs: Runs, preprocessor: Processor[Sample], advance: Callable[[int], None] = lambda _: None
     ) -> Array:
         """What a model answers, one prediction per gold value.
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from edgeq.pipeline.quantizing import Quantized
     from edgeq.pipeline.request import ExportRequest
     from edgeq.pipeline.write import BundleParts
+    from edgeq.processors.text import TextPreprocessor
     from edgeq.progress import Progress
     from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.recipes import Recipe
     from edgeq.quantize.sensitivity import LayerEffect
-    from edgeq.runtime.text import TextPreprocessor
     from edgeq.targets.base import Target
     from edgeq.types import Sample
 

@@ -27,7 +27,7 @@ from edgeq.types import Feeds, FloatArray, Precision, SourceInfo
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.component import Component
     from edgeq.graph.static_weight import StaticWeight
     from edgeq.pipeline.forward.data import DataSets
     from edgeq.pipeline.weight_only import QuantizedLayer
@@ -67,7 +67,7 @@ class Quantized:
     static: Mapping[str, StaticWeight] = field(default_factory=dict)
 
     def lowering_input(
-        self, canonical: CanonicalModel, *, calibration: Iterable[Feeds] = (), about: SourceInfo | None = None
+        self, canonical: Component, *, calibration: Iterable[Feeds] = (), about: SourceInfo | None = None
     ) -> LoweringInput:
         """What a target is given of it.
 
@@ -106,7 +106,7 @@ class Quantized:
 
 
 def quantize_model(
-    canonical: CanonicalModel,
+    canonical: Component,
     data: DataSets,
     recipe: Recipe,
     progress: Progress,
@@ -209,7 +209,7 @@ def family(specs: Iterable[LayerSpec], taken: Sequence[QuantizedLayer] = ()) -> 
 
 
 def _static_part(
-    canonical: CanonicalModel,
+    canonical: Component,
     data: DataSets,
     recipe: Recipe,
     layers: ModelLayers,

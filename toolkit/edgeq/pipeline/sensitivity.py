@@ -25,7 +25,7 @@ from edgeq.types import FloatArray
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.component import Component
     from edgeq.pipeline.forward.data import DataSets
     from edgeq.progress import Progress
     from edgeq.tasks import Head
@@ -35,7 +35,7 @@ FILE_NAME = "sensitivity.json"
 
 
 def sensitivity(
-    canonical: CanonicalModel,
+    canonical: Component,
     head: Head,
     equalized: ir.Model,
     plan: QuantizationPlan,

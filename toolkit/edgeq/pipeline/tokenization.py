@@ -12,8 +12,8 @@ from edgeq.errors import ConfigError, IntegrityError
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
-    from edgeq.runtime.generation.tokenizer import PromptTokenizer
-    from edgeq.runtime.text import TextPreprocessor
+    from edgeq.processors.prompts import PromptTokenizer
+    from edgeq.processors.text import TextPreprocessor
     from edgeq.types import Sample
 
 
@@ -69,7 +69,7 @@ def _is_same(preprocessor: TextPreprocessor, case: GoldenCase) -> bool:
     if found["input_ids"].shape[1] > recorded.shape[1]:
         # Recorded for a variant with a static length, which cuts texts.
         try:
-            found = preprocessor.with_max_length(recorded.shape[1])(case.samples)
+            found = preprocessor.fit(recorded.shape[1])(case.samples)
         except ConfigError:
             return False
     return all(np.array_equal(array, case.feeds.get(name, ())) for name, array in found.items())

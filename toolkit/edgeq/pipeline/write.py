@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from edgeq.bundle.writer import BundleWriter
     from edgeq.exporters.exported_model import ModelFacts
     from edgeq.pipeline.bounds import Bounds
+    from edgeq.processors.text import TextPreprocessor
     from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.plan import QuantizationPlan
     from edgeq.quantize.recipes import Recipe
     from edgeq.quantize.sensitivity import LayerEffect
     from edgeq.quantize.static_int8 import Trial
-    from edgeq.runtime.text import TextPreprocessor
     from edgeq.targets.base import Lowered, VariantSpec
     from edgeq.tasks import Head
     from edgeq.types import SourceInfo

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from edgeq.errors import ModelError
+from edgeq.graph.component import Padding
+from edgeq.processors.text_inputs import TEXT_PADDING
 from edgeq.quantize.observers.layout import Mask, layout_for, mask_of, rows_of
 from edgeq.quantize.segmented.values import ValueStore
 from edgeq.quantize.segmented.walk import SEGMENT_BYTES, Walk
@@ -48,6 +50,7 @@ class SideBySide:
         ram_bytes: int = RAM_BYTES,
         segment_bytes: int = SEGMENT_BYTES,
         threads: int | None = None,
+        padding: Padding | None = TEXT_PADDING,
     ) -> None:
         self._shapes = {name: _shape(model, name) for name in weights}
         self._walk = Walk(model, replaceable=self._shapes, segment_bytes=segment_bytes, threads=threads)
@@ -56,7 +59,7 @@ class SideBySide:
         self._masks: list[Mask | None] = []
         self._original = ValueStore(ram_bytes)
         for feeds, _ in batches:
-            self._masks.append(mask_of(feeds))
+            self._masks.append(mask_of(feeds, padding))
             self._original.append({name: feeds[name] for name in self._walk.inputs})
         # The same values until a weight is replaced: nothing differs yet.
         self._changed = self._original

@@ -14,10 +14,10 @@ from edgeq.bundle.manifest import Manifest, Variant
 from edgeq.bundle.reader import Bundle, open_bundle
 from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
 from edgeq.onnx_runtime import ordered_level
+from edgeq.processors.text import TextPreprocessor
 from edgeq.runtime.executors import Executor, NativeExecutor, architecture_of, level_of
 from edgeq.runtime.postprocess import Answer, Context, answers
 from edgeq.runtime.session import VariantSession, execute_through
-from edgeq.runtime.text import TextPreprocessor
 from edgeq.types import ONNX_RUNTIME, Feeds, FloatArray, Outputs, Role, Sample, Task, TensorSpec, Verification
 
 
@@ -103,7 +103,7 @@ class Runtime:
         self._session = self._other or self._open_onnx(threads)
         static = self._session.static_length
         if self.preprocessor and static is not None and static < self.preprocessor.max_length:
-            self.preprocessor = self.preprocessor.with_max_length(static)
+            self.preprocessor = self.preprocessor.fit(static)
 
     def _open_onnx(self, threads: int | None) -> VariantSession:
         path = self.bundle.model_path(self.variant)

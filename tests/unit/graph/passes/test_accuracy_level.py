@@ -7,6 +7,7 @@ import platform
 import numpy as np
 import pytest
 
+from edgeq.graph.passes.sequence import edited
 from edgeq.graph.passes.weight_only import ACCURACY_LEVEL
 from edgeq.types import FloatArray
 
@@ -43,7 +44,7 @@ def product(x: FloatArray, bits: int, block: int, level: int) -> tuple[FloatArra
     )
     proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
     quantized = weight_only.quantize("rtn", weight, Blocks(bits, block, symmetric=True))
-    lowered = lower(ir.serde.deserialize_model(proto), {"w": quantized}).model
+    lowered = edited(ir.serde.deserialize_model(proto), lower({"w": quantized}))
     for node in (node for node in lowered.graph if node.op_type == "MatMulNBits"):
         node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
     session = ort.InferenceSession(

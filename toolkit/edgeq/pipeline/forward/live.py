@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.errors import DataError, ModelError
-from edgeq.graph.canonical import SEQUENCE
+from edgeq.graph.component import SEQUENCE
 from edgeq.pipeline.forward.data import EVALUATION_BATCH
 from edgeq.pipeline.labelled import Labelled, LabelledResult, read_labelled
 from edgeq.progress import Progress
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgeq.exporters.library import TextReference
     from edgeq.pipeline.executions import Execution
     from edgeq.pipeline.validation import ValidationRequest
-    from edgeq.runtime.text import TextPreprocessor
+    from edgeq.processors.text import TextPreprocessor
     from edgeq.tasks import Head, TaskEntry
 
 LIVE_SAMPLES = 128
@@ -160,7 +160,7 @@ def open_comparands(bundle: Bundle, head: Head, request: ValidationRequest, prog
     preprocessor = load_preprocessor(bundle)
     if preprocessor is None:
         raise DataError("the bundle has no tokenizer; texts need one")
-    judge = preprocessor.with_max_length(_shortest(bundle, preprocessor))
+    judge = preprocessor.fit(_shortest(bundle, preprocessor))
     labelled = None if request.labels is None else read_labelled(request.labels, head, progress.notice)
     if request.against is None:
         assert labelled is not None

@@ -23,7 +23,7 @@ from edgeq.runtime.timing import Timing, interleave
 from edgeq.types import ONNX_RUNTIME, Array, Feeds, Role, Verification
 
 if TYPE_CHECKING:
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.component import Component
     from edgeq.pipeline.forward.parity import Peer
     from edgeq.targets.base import Lowered, Session, Target, VariantSpec
     from edgeq.tasks import Head
@@ -42,7 +42,7 @@ def open_session(target: Target, spec: VariantSpec, lowered: Lowered, pad_id: in
 
 
 def measure_variants(
-    canonical: CanonicalModel,
+    canonical: Component,
     head: Head,
     fp32_model: Path,
     reference: Run,
@@ -81,7 +81,7 @@ def measure_variants(
 
 
 def _speed_and_memory(
-    canonical: CanonicalModel,
+    canonical: Component,
     fp32_model: Path,
     written: Mapping[str, tuple[VariantSpec, Lowered]],
     sessions: Mapping[str, Session],

@@ -10,8 +10,8 @@ from edgeq.pipeline.generation.golden import record_language
 if TYPE_CHECKING:
     from edgeq.bundle.language_golden import GreedyGolden, LanguageGolden
     from edgeq.bundle.writer import BundleWriter
+    from edgeq.processors.text import TextPreprocessor
     from edgeq.progress import Progress
-    from edgeq.runtime.text import TextPreprocessor
 
 
 def record_answers(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.language_golden import GreedyAnswer
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
-    from edgeq.runtime.generation.tokenizer import PromptTokenizer
+    from edgeq.processors.prompts import PromptTokenizer
 
 SHOWN = 3
 """Differences of a kind that one line names."""

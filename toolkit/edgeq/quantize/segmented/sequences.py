@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeq.processors.text_inputs import ATTENTION_MASK, INPUT_IDS
 from edgeq.quantize.segmented.values import Values, ValueStore
 from edgeq.quantize.segmented.walk import SEGMENT_BYTES, Chain, Walk, run_over
 from edgeq.types import Array
@@ -119,7 +120,7 @@ def _feeds(model: ir.Model, chunk: Chunk) -> Values:
     Until then zeros stand for it: graphs measure the cache of every layer before they use it.
     """
     ids = np.asarray(chunk.ids, np.int64)[None]
-    feeds: Values = {"input_ids": ids, "attention_mask": np.ones((1, chunk.past + ids.shape[1]), np.int64)}
+    feeds: Values = {INPUT_IDS: ids, ATTENTION_MASK: np.ones((1, chunk.past + ids.shape[1]), np.int64)}
     for value in model.graph.inputs:
         if value.name not in feeds:
             assert value.shape is not None

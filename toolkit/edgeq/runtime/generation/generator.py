@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, ordered_level
+from edgeq.processors.prompts import PromptTokenizer
+from edgeq.processors.text import TOKENIZER_FILE
 from edgeq.runtime.generation.chat import render_chat
 from edgeq.runtime.generation.decoding import StreamDecoder
 from edgeq.runtime.generation.sampling import Sampler, Sampling
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
-from edgeq.runtime.generation.tokenizer import PromptTokenizer
-from edgeq.runtime.text import TOKENIZER_FILE
 from edgeq.types import Task
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from edgeq.errors import ConfigError, IntegrityError, UsageError
-from edgeq.runtime.bounded_tokenizer import BoundedTokenizer
+from edgeq.processors.bounded_tokenizer import BoundedTokenizer
+from edgeq.processors.text import TextPreprocessor, TextSettings
 from edgeq.runtime.runtime import load
-from edgeq.runtime.text import TextPreprocessor, TextSettings
 
 PROMPTS = {"query": "the ", "document": "a "}
 LONG = "the cat sat the dog ran the cats a dog the cat sat a dog ran"
@@ -27,9 +27,9 @@ def test_a_prompt_goes_before_a_text_and_before_the_first_of_a_pair(tiny: Any) -
     prompted = plain.with_prompts(PROMPTS, "query")
     assert prompted.tokens("cat") == plain.tokens("the cat")
     assert prompted.tokens(("cat", "dog")) == plain.tokens(("the cat", "dog"))
-    assert prompted.token_lengths(["cat"]) == [4]
+    assert prompted.costs(["cat"]) == [4]
     assert prompted.with_role("document").tokens("cat") == plain.tokens("a cat")
-    assert prompted.with_max_length(4).tokens("cat sat") == ["[CLS]", "the", "cat", "[SEP]"]
+    assert prompted.fit(4).tokens("cat sat") == ["[CLS]", "the", "cat", "[SEP]"]
     # The negative twin.
     assert plain.tokens("cat") != plain.tokens("the cat")
 
@@ -88,7 +88,7 @@ def test_limits_in_the_file_are_those_of_the_preprocessor(tiny: Any, tmp_path: P
     assert len(whole.encode(LONG)) > 8
     again = TextPreprocessor.load(tmp_path / "with")
     np.testing.assert_array_equal(again(texts)["input_ids"], feeds["input_ids"])
-    assert again.token_lengths([LONG])[0] > 8
+    assert again.costs([LONG])[0] > 8
 
 
 @pytest.fixture
@@ -139,4 +139,4 @@ def test_another_process_can_be_sent_one(tiny: Any) -> None:
     for _ in range(2):  # before and after the tokenizer without limits was parsed
         sent = pickle.loads(pickle.dumps(prompted))
         assert sent.tokens("cat") == prompted.tokens("cat") != plain.tokens("cat")
-        assert sent.token_lengths(["a cat"]) == prompted.token_lengths(["a cat"])
+        assert sent.costs(["a cat"]) == prompted.costs(["a cat"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeq.errors import DataError
-from edgeq.runtime.bounded_tokenizer import BoundedTokenizer
+from edgeq.processors.bounded_tokenizer import BoundedTokenizer
 
 
 class PromptTokenizer:

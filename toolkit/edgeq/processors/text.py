@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from copy import copy
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,23 +13,22 @@ import numpy as np
 
 from edgeq.bundle.codec import Count, TokenId, decode
 from edgeq.bundle.documents import read_document
+from edgeq.bundle.manifest import PreprocessKind, PreprocessStep
 from edgeq.errors import ConfigError, DataError, IntegrityError, UsageError
 from edgeq.files import atomic_write_text
-from edgeq.runtime.bounded_tokenizer import SEGMENT_CHARACTERS, BoundedTokenizer
+from edgeq.processors.bounded_tokenizer import SEGMENT_CHARACTERS, BoundedTokenizer
+from edgeq.processors.text_inputs import ATTENTION_MASK, INPUT_IDS, KNOWN_INPUTS, TEXT_PADDING, TOKEN_TYPE_IDS
 from edgeq.types import Array, Sample
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
+    from edgeq.graph.component import Padding
+
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "preprocess.json"
 MAX_SETTINGS_BYTES = 4 << 20
 """It takes some 500 bytes."""
-
-INPUT_IDS = "input_ids"
-ATTENTION_MASK = "attention_mask"
-TOKEN_TYPE_IDS = "token_type_ids"
-KNOWN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
 
 ROLES: Mapping[str, tuple[str, ...]] = {"query": (), "document": ("passage", "corpus")}
 """Roles of texts that every model knows, with other names that models have for their prompts.
@@ -187,6 +187,16 @@ class TextPreprocessor:
         return self.settings.input_names
 
     @property
+    def padding(self) -> Padding | None:
+        """Where the mask says it; None for a model that takes none, whose texts have to be of one length."""
+        return TEXT_PADDING if ATTENTION_MASK in self.input_names else None
+
+    @property
+    def steps(self) -> tuple[PreprocessStep, ...]:
+        """Texts are tokenized."""
+        return (PreprocessStep(PreprocessKind.TOKENIZE, self.input_names),)
+
+    @property
     def special_token_ids(self) -> dict[str, int]:
         """Id by role (`cls_token`, `sep_token`, ...) of the special tokens the vocabulary has."""
         ids = {
@@ -195,17 +205,12 @@ class TextPreprocessor:
         }
         return {role: token_id for role, token_id in ids.items() if token_id is not None}
 
-    def with_max_length(self, max_length: int) -> TextPreprocessor:
+    def fit(self, max_length: int) -> TextPreprocessor:
         """The same preprocessor with another truncation length (`--seq-len`)."""
-        from dataclasses import replace
-
         return TextPreprocessor(self.tokenizer_json, replace(self.settings, max_length=max_length))
 
     def with_prompts(self, prompts: Mapping[str, str], default: str | None) -> TextPreprocessor:
         """The same preprocessor with these prompts, and the one of them that is used."""
-        from copy import copy
-        from dataclasses import replace
-
         # The tokenizers are shared: nothing of them depends on prompts, and a large vocabulary takes long to parse.
         other = copy(self)
         other.settings = replace(self.settings, prompts=dict(prompts), default_prompt=default)
@@ -243,11 +248,11 @@ class TextPreprocessor:
         if pad_to is not None and pad_to < longest:
             raise DataError(
                 f"a sample has {longest} tokens and cannot be padded to {pad_to}",
-                hint=f"truncate first: preprocessor.with_max_length({pad_to})",
+                hint=f"truncate first: preprocessor.fit({pad_to})",
             )
         return self._pad(encodings, pad_to or longest)
 
-    def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
+    def costs(self, samples: Sequence[Sample]) -> list[int]:
         """Token count of each sample before truncation, special tokens included."""
         return [len(encoding) for encoding in self._untruncated().encode(self._checked(samples))]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from edgeq.errors import ConfigError, DataError, IntegrityError
-from edgeq.runtime.text import TextPreprocessor, TextSettings
+from edgeq.processors.text import TextPreprocessor, TextSettings
 
 TEXTS = ("the cat sat", "a dog ran the cats the dog sat a b the the the", "b", "")
 
@@ -84,7 +84,7 @@ def test_inputs_equal_those_of_transformers(
             np.testing.assert_array_equal(feeds[name], expected[name], err_msg=name)
             assert feeds[name].dtype == np.int64
         whole = _inputs_of_transformers(tokenizer, samples, padding=True)["attention_mask"].sum(axis=1)
-        assert preprocessor.token_lengths(samples) == whole.tolist()
+        assert preprocessor.costs(samples) == whole.tolist()
         assert [preprocessor.is_longer(sample) for sample in samples] == (whole > max_length).tolist()
 
 
@@ -142,7 +142,7 @@ def test_feeds_are_rectangles_with_real_tokens_first(texts: list[str], max_lengt
         assert any("\ud800" <= letter <= "\udfff" for text in texts for letter in text), error
         return
     ids, mask = feeds["input_ids"], feeds["attention_mask"]
-    lengths = np.minimum(preprocessor.token_lengths(texts), max_length)
+    lengths = np.minimum(preprocessor.costs(texts), max_length)
     assert ids.shape == mask.shape == (len(texts), lengths.max())
     np.testing.assert_array_equal(mask, np.arange(lengths.max()) < lengths[:, None])
     assert (ids[mask == 0] == 0).all()
@@ -208,7 +208,7 @@ def test_tokens_and_decoding(tiny: Any) -> None:
     ids = preprocessor(["the dog"])["input_ids"][0]
     assert preprocessor.decode(ids.tolist()) == "the dog"
     assert preprocessor.id_to_token(5) == "cat"
-    assert preprocessor.with_max_length(4)(["the cat sat"])["input_ids"].shape == (1, 4)
+    assert preprocessor.fit(4)(["the cat sat"])["input_ids"].shape == (1, 4)
 
 
 def test_a_tokenizer_that_has_lost_its_unknown_token_is_damaged() -> None:
@@ -218,7 +218,7 @@ def test_a_tokenizer_that_has_lost_its_unknown_token_is_damaged() -> None:
         tokenizer.to_str(), TextSettings(8, "[PAD]", 0, ("input_ids", "attention_mask"), "right", {})
     )
     assert preprocessor(["the the"])["input_ids"].tolist() == [[1, 1]]
-    for read in (preprocessor, preprocessor.token_lengths):
+    for read in (preprocessor, preprocessor.costs):
         with pytest.raises(IntegrityError, match="cannot read the texts"):
             read(["the cat"])
 
@@ -233,7 +233,7 @@ def _long(words: int) -> str:
 def test_no_more_of_a_long_text_is_tokenized_than_can_matter(
     tiny: Any, sample: Any, monkeypatch: Any
 ) -> None:
-    from edgeq.runtime.bounded_tokenizer import BoundedTokenizer
+    from edgeq.processors.bounded_tokenizer import BoundedTokenizer
 
     preprocessor = tiny.preprocessor()
     # As if none were trusted to do with a part what they do with the whole.
@@ -266,7 +266,7 @@ def test_no_more_of_a_long_text_is_tokenized_than_can_matter(
     ],
 )
 def test_a_part_has_the_tokens_of_the_whole(tiny: Any, text: str, monkeypatch: Any) -> None:
-    from edgeq.runtime.bounded_tokenizer import BoundedTokenizer
+    from edgeq.processors.bounded_tokenizer import BoundedTokenizer
 
     preprocessor = tiny.preprocessor()
     found = preprocessor([text])["input_ids"]
