@@ -13,8 +13,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import edgeq
 from edgeq.errors import EdgeqError
-from edgeq.runtime.generation.generator import TextGenerator, open_generator
+from edgeq.runtime.generation.language_model import LanguageModel
 from edgeq.runtime.generation.sampling import Sampling
 
 Message = dict[str, str]
@@ -23,10 +24,8 @@ Message = dict[str, str]
 def main() -> int:
     arguments = parse()
     try:
-        with open_generator(
-            arguments.bundle, engine=arguments.engine, threads=arguments.threads
-        ) as generator:
-            converse(generator, arguments)
+        with edgeq.load(arguments.bundle, engine=arguments.engine, threads=arguments.threads) as model:
+            converse(model, arguments)
     except EdgeqError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return int(error.exit_code)
@@ -47,19 +46,17 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def converse(generator: TextGenerator, arguments: argparse.Namespace) -> None:
-    has_template = generator.settings.chat_template is not None
+def converse(model: LanguageModel, arguments: argparse.Namespace) -> None:
+    has_template = model.settings.chat_template is not None
     history: list[Message] = []
     if arguments.system is not None and has_template:
         history.append({"role": "system", "content": arguments.system})
     for turn, text in enumerate(lines()):
         history.append({"role": "user", "content": text})
-        prompt = (
-            generator.chat_prompt(forget(generator, history, arguments.max_tokens)) if has_template else text
-        )
-        defaults = generator.settings.sampling
+        prompt = model.chat_prompt(forget(model, history, arguments.max_tokens)) if has_template else text
+        defaults = model.settings.sampling
         sampling = Sampling() if arguments.greedy else Sampling.of_model(defaults, arguments.seed + turn)
-        answer = generator.generate(
+        answer = model.generate(
             prompt,
             max_tokens=arguments.max_tokens,
             sampling=sampling,
@@ -86,14 +83,14 @@ def lines() -> Iterator[str]:
         yield text
 
 
-def forget(generator: TextGenerator, history: list[Message], room: int) -> list[Message]:
+def forget(model: LanguageModel, history: list[Message], room: int) -> list[Message]:
     """The newest turns that leave room for an answer; the system message stays."""
     system = [message for message in history if message["role"] == "system"]
     turns = [message for message in history if message["role"] != "system"]
-    limit = max(generator.settings.context_length - room, generator.settings.context_length // 2)
+    limit = max(model.settings.context_length - room, model.settings.context_length // 2)
     while len(turns) > 1:
-        prompt = generator.chat_prompt(system + turns)
-        if len(generator.tokenizer.encode(prompt, add_special_tokens=False)) <= limit:
+        prompt = model.chat_prompt(system + turns)
+        if len(model.tokenizer.encode(prompt, add_special_tokens=False)) <= limit:
             break
         # A question goes together with its answer.
         turns = turns[2:]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from edgeq import __version__
 from edgeq.targets.base import LoweringInput, VariantSpec
 from edgeq.targets.coreml.decisions import PackageInfo
 from edgeq.targets.coreml.package import swift_class_name
 from edgeq.types import Role, TensorSpec
+from edgeq.version import __version__
 
 _MEANINGS = {
     Role.TOKEN_IDS: "token ids, padded on the right",

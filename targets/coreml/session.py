@@ -10,13 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeq import __version__
 from edgeq.runtime.adapter import FeedAdapter, HasSignature, Signature
 from edgeq.runtime.host import cpu_name, host_architecture
 from edgeq.targets.base import Twin
 from edgeq.targets.coreml.interpreter.machine import MilInterpreter
 from edgeq.targets.coreml.interpreter.program import Operation, Package, read_package
 from edgeq.types import Feeds, Outputs, TensorSpec, Verification
+from edgeq.version import __version__
 
 if TYPE_CHECKING:
     from edgeq.targets.coreml.predict import CoreMLRunner, Units

@@ -24,7 +24,12 @@ def settings_of(folder: Path, **values: Any) -> None:
 
 def exported(folder: Path, output: Path, **options: Any) -> Path:
     request = ExportRequest(
-        str(folder), ("cpu",), load_recipe("fp32"), output=output, calib_samples=8, **options
+        model=str(folder),
+        target=("cpu",),
+        recipe=load_recipe("fp32"),
+        output=output,
+        calib_samples=8,
+        **options,
     )
     [result] = run_export(request)
     assert result.failed_gates == []

@@ -12,7 +12,6 @@ import pytest
 import edgeq
 from edgeq.cli import run_command_line as run_command
 from edgeq.errors import UnsupportedError
-from edgeq.runtime.generation.generator import open_generator
 from edgeq.runtime.generation.sampling import Sampling
 
 pytest.importorskip("onnxruntime_genai")
@@ -108,14 +107,23 @@ def test_both_engines_write_the_same_tokens(which, request):
     path = request.getfixturevalue(which).path
     found = []
     for engine in ("onnxruntime", "genai"):
-        with open_generator(path, engine=engine, threads=1) as generator:
-            found.append(generator.generate(PROMPT, max_tokens=24))
+        with edgeq.load(path, engine=engine, threads=1) as opened:
+            found.append(opened.generate(PROMPT, max_tokens=24))
     assert found[0].token_ids == found[1].token_ids
     assert found[0].text == found[1].text
-    with open_generator(path, threads=1) as generator:
-        hot = generator.generate(PROMPT, max_tokens=24, sampling=Sampling(2.0, seed=1))
-        assert hot == generator.generate(PROMPT, max_tokens=24, sampling=Sampling(2.0, seed=1))
+    with edgeq.load(path, threads=1) as opened:
+        hot = opened.generate(PROMPT, max_tokens=24, sampling=Sampling(2.0, seed=1))
+        assert hot == opened.generate(PROMPT, max_tokens=24, sampling=Sampling(2.0, seed=1))
     assert hot.token_ids != found[0].token_ids
+
+
+def test_a_language_model_takes_no_texts(bundle):
+    with edgeq.load(bundle.path, threads=1) as opened:
+        assert opened.variant.id == "cpu-int4" and opened.settings.context_length == 128
+        for verb in (opened.run, opened.answer, opened.encode, opened.prepare):
+            with pytest.raises(UnsupportedError, match="is a language model and takes a prompt") as caught:
+                verb(["x"])
+        assert "edgeq.load(path).generate" in caught.value.hint
 
 
 def test_run_on_the_command_line(bundle, capsys):
@@ -263,10 +271,10 @@ def test_another_model_is_no_original(bundle, tiny_decoder, capsys):
 
 def test_an_archive_generates_too(model, tmp_path):
     bundle = edgeq.export(model, precision="fp32", target="cpu", output=tmp_path / "fp32", archive=True)
-    with open_generator(bundle.path, threads=1) as generator:
-        expected = generator.generate(PROMPT, max_tokens=8)
-    with open_generator(tmp_path / "fp32.edgeq", threads=1) as generator:
-        assert generator.generate(PROMPT, max_tokens=8) == expected
+    with edgeq.load(bundle.path, threads=1) as opened:
+        expected = opened.generate(PROMPT, max_tokens=8)
+    with edgeq.load(tmp_path / "fp32.edgeq", threads=1) as opened:
+        assert opened.generate(PROMPT, max_tokens=8) == expected
 
 
 def test_the_same_seed_gives_the_same_bundle(model, bundle, tmp_path):

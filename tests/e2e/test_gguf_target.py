@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeq.api import load
 from edgeq.cli import run_command_line
+from edgeq.errors import MissingExtraError
 from edgeq.runtime.perplexity import greedy
 
 gguf = pytest.importorskip("gguf")
@@ -256,6 +258,15 @@ def test_other_engines_are_refused(
 ) -> None:
     assert edgeq("run", bundle, "--prompt", "x", "--engine", engine) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_library_loads_the_file_as_any_bundle(bundle: Path) -> None:
+    if not HAS_LLAMA_CPP:
+        with pytest.raises(MissingExtraError, match="needs the `llama` extra"):
+            load(bundle)
+        return
+    with load(bundle, threads=1) as model:
+        assert len(model.generate(PROMPT, max_tokens=4).token_ids) == 4
 
 
 def test_bench_runs_the_file_on_llama_cpp(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

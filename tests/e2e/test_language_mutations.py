@@ -18,7 +18,7 @@ from edgeq.bundle.reader import open_bundle
 from edgeq.cli import run_command_line
 from edgeq.onnx_runtime import Arithmetic
 from edgeq.runtime import executors
-from edgeq.runtime.generation.generator import generator_of
+from edgeq.runtime.generation.language_model import LanguageModel
 
 
 def _support() -> ModuleType:
@@ -430,7 +430,7 @@ def test_a_level_that_is_ordered_is_obeyed(
     assert report.variants[0].environment["optimization"] == BASIC
     assert opened == [BASIC]
     with open_bundle(ordering_basic) as bundle:
-        generator_of(bundle)
+        LanguageModel(bundle)
         (spec,) = variant_specs(bundle, "", None, None).values()
     assert opened == [BASIC, BASIC] and spec.level == BASIC
 

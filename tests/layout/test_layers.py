@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import edgeq
+
 ROOT = Path(__file__).parents[2]
 SOURCES = {
     "edgeq": ROOT / "toolkit" / "edgeq",
@@ -41,7 +43,7 @@ LAYERS = (
         "progress",
         "allocator",
     ),
-    ("types", "errors"),
+    ("types", "errors", "version"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FOREIGN = {"exporters": "targets", "targets": "exporters"}
@@ -76,7 +78,9 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     found = []
     for node in ast.walk(tree):
         names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
+        if isinstance(node, ast.ImportFrom) and node.module == "edgeq":
+            names = [f"edgeq.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -91,7 +95,7 @@ def violations(name: str, path: Path) -> list[str]:
     problems = []
     for imported, _typing_only in imports(path):
         theirs = part_of(imported) if imported.startswith("edgeq.") else None
-        if theirs is None or theirs == mine or theirs == "__version__":
+        if theirs not in RANK or theirs == mine:
             continue
         if RANK[theirs] < RANK[mine] or FOREIGN.get(mine) == theirs:
             problems.append(f"{name} imports {imported}")
@@ -104,6 +108,13 @@ def test_every_part_has_a_layer() -> None:
 
 def test_imports_point_one_way() -> None:
     assert [problem for name, path in modules() for problem in violations(name, path)] == []
+
+
+def test_nothing_imports_the_front_door() -> None:
+    """`edgeq` imports the verbs and they the rest: an import of it from below would close a circle."""
+    verbs = {"edgeq", *(f"edgeq.{name}" for name in edgeq.__all__)}
+    users = {name for name, path in modules() for imported, _ in imports(path) if imported in verbs}
+    assert users == set()
 
 
 def test_the_check_can_fail(tmp_path: Path) -> None:

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from edgeq.config import CONFIG_FILE, EXPORT_KEYS, check_keys, read_export_config
+from edgeq.config import CONFIG_FILE, check_keys, read_export_config
 from edgeq.errors import ConfigError
+from edgeq.pipeline.flags import file_keys
+from edgeq.pipeline.options import ExportOptions
 
+EXPORT_KEYS = file_keys(ExportOptions)
 NOTHING = dict.fromkeys(EXPORT_KEYS)
 
 
 def read(folder: Path, text: str, **flags: object) -> dict[str, object]:
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
-    return read_export_config({**NOTHING, **flags}, folder, lambda _: None)
+    return read_export_config({**NOTHING, **flags}, folder, lambda _: None, EXPORT_KEYS)
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -27,7 +30,7 @@ def test_a_named_model_does_not_read_the_file(tmp_path: Path) -> None:
 
 
 def test_without_a_file_only_flags_count(tmp_path: Path) -> None:
-    assert read_export_config({**NOTHING, "task": "fill-mask"}, tmp_path, lambda _: None) == {
+    assert read_export_config({**NOTHING, "task": "fill-mask"}, tmp_path, lambda _: None, EXPORT_KEYS) == {
         "task": "fill-mask"
     }
 
@@ -35,7 +38,7 @@ def test_without_a_file_only_flags_count(tmp_path: Path) -> None:
 def test_the_user_is_told_that_the_file_is_used(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).write_text("[export]\nseed = 3\n")
     told: list[str] = []
-    read_export_config(NOTHING, tmp_path, told.append)
+    read_export_config(NOTHING, tmp_path, told.append, EXPORT_KEYS)
     assert len(told) == 1 and CONFIG_FILE in told[0]
 
 

@@ -2,59 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from edgeq.pipeline.flags import flag, with_keywords
+from edgeq.pipeline.options import ExportOptions
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
     from edgeq.pipeline.validation import ValidationReport
     from edgeq.progress import Progress
-    from edgeq.runtime.runtime import Runtime
+    from edgeq.runtime.model import LoadedModel
 
 
-def export(
-    model: str | Path | None = None,
-    *,
-    target: str = "android",
-    precision: str | None = None,
-    recipe: str | Path | None = None,
-    calib: str | Path | None = None,
-    calib_column: str | None = None,
-    calib_samples: int | None = None,
-    seq_len: int | Sequence[int] | None = None,
-    ios: int | None = None,
-    task: str | None = None,
-    gates: Sequence[str] = (),
-    output: str | Path | None = None,
-    variants: Sequence[str] = (),
-    archive: bool = False,
-    slim: bool = False,
-    force: bool = False,
-    seed: int | None = None,
-    progress: Progress | None = None,
-) -> Bundle:
+@dataclass(frozen=True, slots=True)
+class ExportKeywords(ExportOptions):
+    """What `export` takes: the options, for one target, and who is told about stages."""
+
+    _: KW_ONLY
+    target: str = field(default="android", metadata=flag("A name from `edgeq targets`."))
+    progress: Progress | None = field(default=None, metadata=flag("Told about stages."))
+
+
+@with_keywords(ExportKeywords)
+def export(asked: ExportKeywords) -> Bundle:
     """Export a model to one target as a verified bundle.
 
-    Args:
-        model: a local folder, a Hub id or an `.onnx` file; None takes the sample model.
-        target: a name from `edgeq targets`.
-        precision: name of a built-in recipe, as in `edgeq recipes`; `int8` when left out.
-        recipe: a recipe file, instead of `precision`.
-        calib: calibration texts or tensors; None takes the built-in texts.
-        calib_column: column of a table, or `A,B` for pairs.
-        calib_samples: how many samples to calibrate with (256, or 1024 for recipes with GPTQ or AWQ).
-        seq_len: tokens of variants with a static shape (128); several for Core ML.
-        ios: oldest iOS for Core ML; the precision sets the least.
-        task: overrides what the config says.
-        gates: as in `--gate`, `["cosine_mean>=0.99"]`.
-        output: the bundle's folder; `NAME-TARGET` in the current folder when left out.
-        variants: engines to keep, as in `["cpu"]`.
-        archive: also write `NAME.edgeq`.
-        slim: without golden cases, report and plan.
-        force: replace an existing bundle.
-        seed: of sampling (0).
-        progress: told about stages.
+    The keywords are the flags of `edgeq export` and read the same; several values may be a sequence:
+    `variants=["cpu"]`, `gates=["cosine_mean>=0.99"]`, `seq_len=(32, 128)`.
 
     Returns:
         The bundle; `bundle.path` is its folder.
@@ -67,49 +43,43 @@ def export(
     from edgeq.pipeline.request import request_from
     from edgeq.pipeline.verdict import require_passed
 
-    options = {
-        "model": None if model is None else str(model),
-        "target": target,
-        "precision": precision,
-        "recipe": recipe,
-        "calib": None if calib is None else str(calib),
-        "calib_column": calib_column,
-        "calib_samples": calib_samples,
-        "seq_len": seq_len if seq_len is None or isinstance(seq_len, int) else list(seq_len),
-        "ios": ios,
-        "task": task,
-        "gate": list(gates),
-        "output": output,
-        "variants": list(variants),
-        "seed": seed,
-        "slim": slim or None,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    request = request_from(given, archive=archive, force=force)
-    [result] = run_export(request, progress)
+    [result] = run_export(request_from(asked), asked.progress)
     require_passed([result])
     return result.bundle
 
 
 def load(
-    path: str | Path, *, variant: str | None = None, force: bool = False, threads: int | None = None
-) -> Runtime:
-    """Open a bundle for running; every file is verified first.
+    path: str | Path,
+    *,
+    variant: str | None = None,
+    force: bool = False,
+    threads: int | None = None,
+    engine: str | None = None,
+) -> LoadedModel:
+    """Open a bundle for running, whatever its task; every file is verified first.
 
     Args:
         path: a bundle's folder or `.edgeq` file.
         variant: its id; the first one this machine can run when left out.
         force: open a bundle that failed its gate.
         threads: intra-op threads.
+        engine: of a language model: `onnxruntime`, `genai` or `llama.cpp`; the variant's own when left out.
+
+    Returns:
+        `generate` and `chat_prompt` work for language models, `run`, `answer` and `encode` for the others.
 
     Raises:
         IntegrityError: a file is not the one the manifest lists.
         GateError: the bundle failed its gate.
+        UnsupportedError: nothing here runs the variant, or an engine was named for a model that generates nothing.
+        MissingExtraError: the engine is not installed.
     """
     from edgeq.pipeline.sessions import open_other
-    from edgeq.runtime.runtime import load as load_runtime
+    from edgeq.runtime.loading import load as load_bundle
 
-    return load_runtime(path, variant=variant, force=force, threads=threads, open_other=open_other)
+    return load_bundle(
+        path, variant=variant, force=force, threads=threads, engine=engine, open_other=open_other
+    )
 
 
 def validate(

@@ -13,49 +13,37 @@ from edgeq.files import not_utf8
 
 CONFIG_FILE = "edgeq.toml"
 
-EXPORT_KEYS: Mapping[str, type | tuple[type, ...]] = {
-    "model": str,
-    "target": (str, list),
-    "precision": str,
-    "recipe": str,
-    "calib": str,
-    "calib_column": str,
-    "calib_samples": int,
-    "seq_len": (int, list),
-    "ios": int,
-    "task": str,
-    "revision": str,
-    "gate": (str, list),
-    "output": str,
-    "variants": (str, list),
-    "seed": int,
-}
-"""Keys of the `[export]` table and their types; flags have the same names."""
+Types = type | tuple[type, ...]
 
 
 def read_export_config(
-    flags: Mapping[str, Any], folder: Path, notify: Callable[[str], None]
+    flags: Mapping[str, Any], folder: Path, notify: Callable[[str], None], keys: Mapping[str, Types]
 ) -> dict[str, Any]:
     """Options from `edgeq.toml` where there is one, overridden by flags that were given.
 
     Args:
-        flags: by name; None means not given.
+        flags: by name; None, False and no values mean not given.
         folder: where `edgeq.toml` may be.
         notify: told when the file is used.
+        keys: of the file's `[export]` table, and their types.
 
     Raises:
         ConfigError: the file is not TOML, or has a key or a type that is not known.
     """
-    given = {name: value for name, value in flags.items() if value is not None and value != []}
+    given = {
+        name: value
+        for name, value in flags.items()
+        if value is not None and value is not False and value != []
+    }
     path = folder / CONFIG_FILE
     if given.get("model") is not None or not path.is_file():
         return given
-    settings = _read_toml(path)
+    settings = _read_toml(path, keys)
     notify(f"options from {CONFIG_FILE} in the current folder")
     return {**settings, **given}
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path, keys: Mapping[str, Types]) -> dict[str, Any]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -66,9 +54,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     settings = document.get("export", {})
     if not isinstance(settings, dict):
         raise ConfigError(f"`export` in `{path.name}` must be a table")
-    check_keys(settings, tuple(EXPORT_KEYS), f"[export] of {path.name}")
+    check_keys(settings, tuple(keys), f"[export] of {path.name}")
     for name, value in settings.items():
-        expected = EXPORT_KEYS[name]
+        expected = keys[name]
         if not isinstance(value, expected) or isinstance(value, bool):
             raise ConfigError(f"`{name}` in `{path.name}` is {value!r}, expected {_type_name(expected)}")
     return settings
@@ -87,6 +75,6 @@ def check_keys(document: Mapping[str, Any], known: tuple[str, ...], where: str) 
             raise ConfigError(f"unknown key `{key}` in {where}", hint=hint)
 
 
-def _type_name(expected: type | tuple[type, ...]) -> str:
+def _type_name(expected: Types) -> str:
     types = expected if isinstance(expected, tuple) else (expected,)
     return " or ".join(kind.__name__ for kind in types)

@@ -129,6 +129,9 @@ def test_growth_is_said(tmp_path):
 )
 def test_whether_texts_calibrate(tiny_decoder, tmp_path, target, precision, used):
     request = ExportRequest(
-        str(tiny_decoder("llama")), (target,), recipe_named(precision), output=tmp_path / "out"
+        model=str(tiny_decoder("llama")),
+        target=(target,),
+        recipe=recipe_named(precision),
+        output=tmp_path / "out",
     )
     assert is_calibrated(plan_export(request)) is used

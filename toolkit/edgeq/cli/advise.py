@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeq.cli.options import Json
+from edgeq.cli.output import Out
 from edgeq.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgeq.cli.output import Out
     from edgeq.pipeline.advise import Advice, Option
 
 EXAMPLES = """
@@ -50,7 +50,6 @@ def advise(
     Memory is the peak of one process that loads the model in ONNX Runtime on a CPU and runs one text. Exits with 1
     when nothing fits.
     """
-    from edgeq.cli.output import Out
     from edgeq.exporters.source import ignored_revision
     from edgeq.pipeline.advise import Request, parse_size, parse_tolerance
     from edgeq.pipeline.advise import advise as ask

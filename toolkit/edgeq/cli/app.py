@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgeq import __version__
+from edgeq.version import __version__
 
 # Adding a command: one module with `register(app)`, one name here.
 COMMANDS: tuple[str, ...] = (

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeq.cli.options import Force, Json, Quiet
+from edgeq.cli.output import Out
 
 if TYPE_CHECKING:
-    from edgeq.cli.output import Out
     from edgeq.pipeline.bench import VariantBench
     from edgeq.pipeline.generation.bench import EngineBench
 
@@ -55,7 +55,6 @@ def bench(
     Encoders: latency by batch and length. Language models: time to the first token, tokens per second, growth of the
     cache, each contender in a process of its own.
     """
-    from edgeq.cli.output import Out
     from edgeq.pipeline.bench import BenchRequest, run_bench
     from edgeq.pipeline.pages import check_page, write_bench_page
 

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeq.caches import CacheEntry, cache_entries, cache_folder
+from edgeq.caches import clear as remove
 from edgeq.cli.options import Json, Quiet
+from edgeq.cli.output import Out
+from edgeq.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgeq.caches import CacheEntry
 
 EXAMPLES = """
 Examples:
@@ -38,10 +41,6 @@ def cache(
 
     Everything there can be computed or downloaded again. What edgeq did not put there is never touched.
     """
-    from edgeq.caches import cache_entries, cache_folder
-    from edgeq.caches import clear as remove
-    from edgeq.cli.output import Out
-
     out = Out(json_mode=json, quiet=quiet)
     folder = cache_folder()
     entries = _named(cache_entries(folder), names or [])
@@ -61,7 +60,6 @@ def cache(
 
 
 def _named(entries: Sequence[CacheEntry], names: Sequence[str]) -> list[CacheEntry]:
-    from edgeq.errors import UsageError
 
     known = [entry.name for entry in entries]
     for name in names:

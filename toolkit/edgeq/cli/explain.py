@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeq.cli.options import Force, Json, Quiet, Seed
+from edgeq.cli.output import Out
 from edgeq.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ def explain(
     Losses are measured with --against, or were by `export --sensitivity`; without either, what the plan says is shown.
     Core ML bundles are measured by the export alone, and the layers of language models not at all.
     """
-    from edgeq.cli.output import Out
     from edgeq.pipeline.explain import ExplainRequest, run_explain
     from edgeq.report.plots import bar_plot, check_plot_path
 

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeq.cli.options import Json, Quiet, Seed
+from edgeq.cli.options import Json, Quiet, with_options
+from edgeq.cli.output import Out
+from edgeq.config import read_export_config
+from edgeq.pipeline.flags import file_keys
+from edgeq.pipeline.options import ExportOptions, export_options
+from edgeq.pipeline.verdict import require_passed
 
 if TYPE_CHECKING:
     from edgeq.pipeline.plan import ExportPlan, TargetResult
@@ -26,63 +31,11 @@ Examples:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("export", epilog=EXAMPLES)(export)
+    app.command("export", epilog=EXAMPLES)(with_options(ExportOptions, before={"report": "slim"})(export))
 
 
 def export(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="Hugging Face folder or Hub id, sentence-transformers folder, .onnx or .gguf file; "
-            "the sample model if left out."
-        ),
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option("--target", "-t", help="Platform; repeat for several. See `edgeq targets`."),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="A recipe's name: int8, int4, fp16, q4_k_m ... (see `edgeq recipes`), or a file type of the target."
-        ),
-    ] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="A recipe file; a bundle's recipe.yaml repeats its export.")
-    ] = None,
-    calib: Annotated[
-        str | None,
-        typer.Option(help="Calibration data: .txt .jsonl .csv .tsv .parquet .npz, a folder, or hf:NAME."),
-    ] = None,
-    calib_column: Annotated[
-        str | None, typer.Option(help="Column of a table, or A,B for pairs of texts.")
-    ] = None,
-    calib_samples: Annotated[
-        int | None, typer.Option(help="Samples to calibrate with; 256, or 1024 with GPTQ or AWQ.", min=8)
-    ] = None,
-    seq_len: Annotated[
-        str | None,
-        typer.Option(
-            help="Tokens of variants with a static shape, several for Core ML: 32,128,256; a language model's context."
-        ),
-    ] = None,
-    ios: Annotated[
-        int | None, typer.Option(help="Oldest iOS for Core ML: 16, 17 or 18; the precision sets the least.")
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="Override the task the config names.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the Hub.")] = None,
-    gate: Annotated[
-        list[str] | None,
-        typer.Option(help="METRIC=X, the worst that passes; beyond it the command exits with 3."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="The bundle's folder; with several targets, the folder that holds them."
-        ),
-    ] = None,
-    variants: Annotated[str | None, typer.Option(help="Keep only these variants: cpu, nnapi.")] = None,
-    archive: Annotated[bool, typer.Option("--archive", help="Also write NAME.edgeq, one file.")] = False,
+    given: dict[str, Any],
     report: Annotated[
         Path | None,
         typer.Option(
@@ -90,24 +43,6 @@ def export(
             "targets one each (NAME-TARGET.html)."
         ),
     ] = None,
-    slim: Annotated[
-        bool,
-        typer.Option(
-            "--slim",
-            help="Without golden cases, report and plan, as `edgeq pack` leaves them out for an app.",
-        ),
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
-    sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="Measure each quantized layer alone, for `edgeq explain`.")
-    ] = False,
-    requantize: Annotated[
-        bool,
-        typer.Option(
-            "--requantize", help="Quantize a checkpoint again that is quantized already (GGUF, GPTQ, AWQ)."
-        ),
-    ] = False,
-    seed: Seed | None = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")
     ] = False,
@@ -115,32 +50,11 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Export a model, quantize it with your data, and write a verified bundle."""
-    from edgeq.cli.output import Out
-    from edgeq.config import read_export_config
-    from edgeq.pipeline.verdict import require_passed
+    from edgeq.pipeline.request import request_from
 
     out = Out(json_mode=json, quiet=quiet)
-    flags: dict[str, Any] = {
-        "model": model,
-        "target": target,
-        "precision": precision,
-        "recipe": recipe,
-        "calib": calib,
-        "calib_column": calib_column,
-        "calib_samples": calib_samples,
-        "seq_len": seq_len,
-        "ios": ios,
-        "task": task,
-        "revision": revision,
-        "gate": gate,
-        "output": output,
-        "variants": variants,
-        "seed": seed,
-        "sensitivity": sensitivity or None,
-        "requantize": requantize or None,
-        "slim": slim or None,
-    }
-    request = _request(read_export_config(flags, Path.cwd(), out.notice), archive=archive, force=force)
+    asked = read_export_config(given, Path.cwd(), out.notice, file_keys(ExportOptions))
+    request = request_from(export_options(asked))
     if report is not None:
         _check_pages(request, report)
     if dry_run:
@@ -149,12 +63,6 @@ def export(
     results = _run(out, request, report)
     _print(out, results, request.model)
     require_passed(results)
-
-
-def _request(config: Any, *, archive: bool, force: bool) -> ExportRequest:
-    from edgeq.pipeline.request import request_from
-
-    return request_from(config, archive=archive, force=force)
 
 
 def _check_pages(request: ExportRequest, page: Path) -> None:

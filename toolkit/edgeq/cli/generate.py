@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from edgeq.cli.output import Out
 from edgeq.cli.streams import read_stdin
 from edgeq.errors import DataError, UsageError
+from edgeq.runtime.generation.answer import DEFAULT_MAX_TOKENS, Generation
 
 if TYPE_CHECKING:
-    from edgeq.runtime.generation.generator import Generation, TextGenerator
+    from edgeq.runtime.generation.language_model import LanguageModel
     from edgeq.runtime.generation.sampling import Sampling
 
 
@@ -45,7 +46,7 @@ def generate(
     json_mode: bool,
 ) -> None:
     """Generate, and print the text (streamed with `--stream`) or one JSON document."""
-    from edgeq.runtime.generation.generator import DEFAULT_MAX_TOKENS, open_generator
+    from edgeq.runtime.generation.language_model import load_language_model
 
     if options.prompt is None:
         raise UsageError("these options need --prompt", hint='edgeq run BUNDLE --prompt "Once upon a time"')
@@ -54,11 +55,11 @@ def generate(
     max_tokens = DEFAULT_MAX_TOKENS if options.max_tokens is None else options.max_tokens
     if max_tokens < 1:
         raise UsageError(f"--max-tokens {max_tokens} generates nothing, expected at least 1")
-    with open_generator(
+    with load_language_model(
         bundle, engine=options.engine, variant=variant, threads=threads, force=force
-    ) as generator:
-        prompt = _prompt(options, generator)
-        found = generator.generate(
+    ) as model:
+        prompt = _prompt(options, model)
+        found = model.generate(
             prompt,
             max_tokens=max_tokens,
             sampling=sampling,
@@ -97,13 +98,13 @@ def _sampling(options: GenerateOptions) -> Sampling:
     return sampling
 
 
-def _prompt(options: GenerateOptions, generator: TextGenerator) -> str:
+def _prompt(options: GenerateOptions, model: LanguageModel) -> str:
     text = read_stdin() if options.prompt == "-" else str(options.prompt)
     if not options.chat:
         return text
     if not text.strip():
         raise DataError("the message is empty, expected some text")
-    return generator.chat_prompt([{"role": "user", "content": text}])
+    return model.chat_prompt([{"role": "user", "content": text}])
 
 
 def _print_piece(piece: str) -> None:

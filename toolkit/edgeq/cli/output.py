@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from edgeq.cli.heartbeat import Heartbeat
 from edgeq.cli.tables import PIPE_WIDTH, print_table, width_of
 
 if TYPE_CHECKING:
@@ -114,8 +115,6 @@ class Progress:
     def __init__(self, out: Out, *, enabled: bool) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
-
-        from edgeq.cli.heartbeat import Heartbeat
 
         self._out = out
         self._console = console = out.console

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeq.cli.options import Json, Quiet
+from edgeq.cli.output import Out
 
 if TYPE_CHECKING:
     from edgeq.pipeline.pack import Packed
@@ -60,7 +61,6 @@ def pack(
     Nothing is quantized or measured again: model files are copied byte for byte, and what the manifest, the golden
     cases, the card and the report say of other variants is left out. A bundle that failed its gate is refused.
     """
-    from edgeq.cli.output import Out
     from edgeq.pipeline.pack import PackRequest, Slimming, run_pack
 
     out = Out(json_mode=json, quiet=quiet)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeq.cli.generate import GenerateOptions, generate
 from edgeq.cli.output import Out
 from edgeq.cli.streams import read_stdin
 from edgeq.errors import DataError, UsageError
@@ -110,7 +111,6 @@ def run(
     Every file is verified first. Question answering takes the question as --text and the context as --pair.
     A Core ML package runs on a Mac; elsewhere edgeq interprets it, and says so.
     """
-    from edgeq.cli.generate import GenerateOptions, generate
     from edgeq.pipeline.batch_run import check_batch_output
     from edgeq.pipeline.sessions import open_other
     from edgeq.runtime.executors import level_of

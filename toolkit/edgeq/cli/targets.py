@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from edgeq.cli.options import Json
+from edgeq.cli.output import Out
 
 
 def register(app: typer.Typer) -> None:
@@ -14,7 +15,6 @@ def register(app: typer.Typer) -> None:
 
 def targets(json: Json = False) -> None:
     """List the targets, their precisions and their variants."""
-    from edgeq.cli.output import Out
     from edgeq.quantize.recipes import load_recipe
     from edgeq.targets import TARGETS, get_target
 

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeq.cli.options import Json, Quiet, Seed
+from edgeq.cli.output import Out
+from edgeq.errors import OutputError
+from edgeq.files import atomic_write_text, check_output, check_output_file
 
 if TYPE_CHECKING:
     from edgeq.pipeline.tune import Evaluated, TuneResult
@@ -64,7 +67,6 @@ def tune(
     quiet: Quiet = False,
 ) -> None:
     """Search formats layer by layer, guided by sensitivity, for the smallest model inside a budget."""
-    from edgeq.cli.output import Out
     from edgeq.pipeline.budget import parse_budget
     from edgeq.pipeline.tune import TuneRequest, run_tune
     from edgeq.report.plots import check_plot_path
@@ -86,8 +88,6 @@ def tune(
 
 
 def _check_output(output: Path, force: bool) -> None:
-    from edgeq.errors import OutputError
-    from edgeq.files import check_output, check_output_file
 
     if output.suffix not in (".yaml", ".yml"):
         check_output(output, force)
@@ -99,7 +99,6 @@ def _check_output(output: Path, force: bool) -> None:
 
 def _write(out: Any, request: Any, result: TuneResult, output: Path, force: bool) -> Path:
     """The recipe, or a bundle made with it."""
-    from edgeq.files import atomic_write_text
     from edgeq.pipeline.export import run_export
     from edgeq.pipeline.request import ExportRequest
 
@@ -108,7 +107,7 @@ def _write(out: Any, request: Any, result: TuneResult, output: Path, force: bool
         return output
     export = ExportRequest(
         model=request.model,
-        targets=(request.target,),
+        target=(request.target,),
         recipe=result.recipe,
         calib=request.calib,
         calib_column=request.calib_column,

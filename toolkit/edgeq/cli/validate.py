@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeq.cli.options import Force, Json, Quiet
+from edgeq.cli.output import Out
+from edgeq.errors import GateError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,8 +66,6 @@ def validate(
     quiet: Quiet = False,
 ) -> None:
     """Replay the golden vectors and hold every variant to its gates; exit 3 when one does not hold."""
-    from edgeq.cli.output import Out
-    from edgeq.errors import GateError
     from edgeq.pipeline.pages import check_accuracy_page, write_accuracy_page
     from edgeq.pipeline.request import parse_gates
     from edgeq.pipeline.validation import ValidationRequest, run_validation

@@ -85,7 +85,7 @@ def target_names(names: Sequence[str]) -> list[str]:
 def bundle_folders(request: ExportRequest) -> dict[str, Path]:
     """The folder of each target's bundle."""
     name = model_name(request)
-    targets = target_names(request.targets)
+    targets = target_names(request.target)
     if request.output is not None and len(targets) == 1:
         return {targets[0]: request.output}
     parent = request.output or Path()

@@ -34,7 +34,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
         EdgeqError: whatever would make the export fail later: model, data, options, output.
     """
     progress = progress or SilentProgress()
-    targets = {name: get_target(name) for name in target_names(request.targets)}
+    targets = {name: get_target(name) for name in target_names(request.target)}
     check_target_options(request, targets)
     offered = {name: chosen_variants(target, request, progress) for name, target in targets.items()}
     request = _with_model(request, progress)

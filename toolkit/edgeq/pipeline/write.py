@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from edgeq import __version__
 from edgeq.bundle.golden import write_golden
 from edgeq.bundle.language_golden import LANGUAGE_FILE
 from edgeq.bundle.manifest import (
@@ -32,6 +31,7 @@ from edgeq.report.examples import Recorded
 from edgeq.report.html import write_report
 from edgeq.report.model_card import write_model_card
 from edgeq.types import COMPONENT
+from edgeq.version import __version__
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase

@@ -49,9 +49,9 @@ def language_python_lines(manifest: Manifest) -> list[str]:
     """Generate with the reference runtime."""
     folder = f"{manifest.name}-{manifest.target}"
     return [
-        "from edgeq.runtime.generation.generator import open_generator",
-        f"with open_generator({_quoted(folder)}) as generator:  # verifies every file first",
-        '    answer = generator.generate("Once upon a time", max_tokens=64)',
+        "import edgeq",
+        f"with edgeq.load({_quoted(folder)}) as model:  # verifies every file first",
+        '    answer = model.generate("Once upon a time", max_tokens=64)',
         "print(answer.text)",
     ]
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from edgeq.bundle.manifest import Manifest, Variant
-from edgeq.bundle.reader import Bundle, open_bundle
+from edgeq.bundle.manifest import Variant
+from edgeq.bundle.reader import Bundle
 from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
 from edgeq.onnx_runtime import ordered_level
 from edgeq.processors.text import TextPreprocessor
 from edgeq.runtime.executors import Executor, NativeExecutor, architecture_of, level_of
+from edgeq.runtime.model import LoadedModel, opened, refuse_language_model
 from edgeq.runtime.postprocess import Answer, Context, answers
 from edgeq.runtime.session import VariantSession, execute_through
-from edgeq.types import ONNX_RUNTIME, Feeds, FloatArray, Outputs, Role, Sample, Task, TensorSpec, Verification
+from edgeq.types import ONNX_RUNTIME, Feeds, FloatArray, Outputs, Role, Sample, Verification
 
 
 class OtherSession(Protocol):
@@ -64,16 +63,15 @@ def load(
         UnsupportedError: nothing here runs the variant.
         UsageError: threads were given for a variant that ONNX Runtime does not run.
     """
-    bundle = open_bundle(Path(path), force=force)
-    try:
+
+    def load_here(bundle: Bundle) -> Runtime:
         return Runtime(bundle, variant=variant, threads=threads, open_other=open_other)
-    except BaseException:
-        bundle.close()
-        raise
+
+    return opened(path, load_here, force=force)
 
 
-class Runtime:
-    """A loaded bundle. Use it in a `with` block, or call `close`, when the bundle is an archive.
+class Runtime(LoadedModel):
+    """A loaded bundle whose model gives outputs in one run.
 
     Args:
         bundle: opened and verified; closed with the runtime.
@@ -91,11 +89,11 @@ class Runtime:
         threads: int | None = None,
         open_other: OpenOther | None = None,
     ) -> None:
-        _refuse_language_model(bundle)
-        self.bundle = bundle
+        refuse_language_model(bundle.manifest)
         self.preprocessor = load_preprocessor(bundle)
         self._pad_id = self.preprocessor.pad_id if self.preprocessor else 0
-        self.variant, self._other = _choose(bundle, variant, self._pad_id, open_other)
+        chosen, self._other = _choose(bundle, variant, self._pad_id, open_other)
+        super().__init__(bundle, chosen)
         if self._other is not None and threads is not None:
             raise UsageError(
                 f"threads are ONNX Runtime's, and `{self.variant.id}` runs on {self.variant.runtime}"
@@ -109,38 +107,6 @@ class Runtime:
         path = self.bundle.model_path(self.variant)
         level = ordered_level(self.variant.requirements)
         return VariantSession(path, self.variant, threads=threads, pad_id=self._pad_id, level=level)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release what opening an archive unpacked."""
-        self.bundle.close()
-
-    @property
-    def manifest(self) -> Manifest:
-        """The bundle's `edgeq.json`."""
-        return self.bundle.manifest
-
-    @property
-    def variants(self) -> tuple[Variant, ...]:
-        """All variants of the bundle, most preferred first; `variant` is the loaded one."""
-        return self.bundle.manifest.variants
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """Declared inputs of the loaded variant."""
-        return self.variant.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """Declared outputs of the loaded variant."""
-        return self.variant.outputs
 
     @property
     def verification(self) -> Verification:
@@ -253,16 +219,6 @@ class Runtime:
             f"`{self.manifest.name}` is a {self.manifest.source.task} model; it has no sentence embedding, "
             f"only {', '.join(spec.name for spec in self.outputs)}",
             hint="use runtime.run(text=[...])",
-        )
-
-
-def _refuse_language_model(bundle: Bundle) -> None:
-    """A decoder needs its cache carried from step to step: another runtime has that."""
-    if bundle.manifest.source.task is Task.TEXT_GENERATION:
-        raise UnsupportedError(
-            f"`{bundle.manifest.name}` is a language model and takes a prompt",
-            hint='edgeq run BUNDLE --prompt "Once upon a time"; in Python, '
-            "edgeq.runtime.generation.generator.open_generator(path)",
         )
 
 

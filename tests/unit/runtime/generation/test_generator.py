@@ -5,7 +5,8 @@ import pytest
 
 from edgeq.errors import DataError, IntegrityError, UsageError
 from edgeq.processors.prompts import PromptTokenizer
-from edgeq.runtime.generation.generator import OnnxTokens, StopReason, TextGenerator, open_tokens
+from edgeq.runtime.generation.answer import StopReason
+from edgeq.runtime.generation.generator import OnnxTokens, TextGenerator, open_tokens
 from edgeq.runtime.generation.sampling import Sampling
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import CacheShape, GenerationSettings, SamplingDefaults

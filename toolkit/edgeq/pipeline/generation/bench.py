@@ -187,11 +187,11 @@ def peer_specs(
         EdgeqError: a bundle cannot be opened.
     """
     from edgeq.bundle.reader import looks_like_bundle, open_bundle
-    from edgeq.runtime.generation.generator import require_language_model
+    from edgeq.runtime.model import require_language_model
 
     if looks_like_bundle(path):
         other = stack.enter_context(open_bundle(path, force=force))
-        require_language_model(other)
+        require_language_model(other.manifest)
         return variant_specs(other, f"{path.name}/", threads, python)
     if (path / GENAI_CONFIG).is_file():
         return {path.name: EngineSpec(GENAI, path, threads)}

@@ -2,70 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
-from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, ordered_level
+from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.processors.prompts import PromptTokenizer
 from edgeq.processors.text import TOKENIZER_FILE
+from edgeq.runtime.generation.answer import DEFAULT_MAX_TOKENS, Generation, StopReason
 from edgeq.runtime.generation.chat import render_chat
 from edgeq.runtime.generation.decoding import StreamDecoder
 from edgeq.runtime.generation.sampling import Sampler, Sampling
 from edgeq.runtime.generation.session import DecoderSession
-from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
-from edgeq.types import Task
+from edgeq.runtime.generation.settings import GenerationSettings
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
-
-DEFAULT_MAX_TOKENS = 128
-
-
-class StopReason(StrEnum):
-    """Why an answer ended."""
-
-    STOP_TOKEN = "stop-token"
-    MAX_TOKENS = "max-tokens"
-    CONTEXT = "context-full"
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """An answer.
-
-    Attributes:
-        text: what was generated, without the prompt and special tokens.
-        token_ids: generated tokens, the stop token left out.
-        prompt_tokens: tokens of the prompt.
-        stop_reason: why it ended.
-        prompt_seconds: time to the first token: running the prompt.
-        seconds: time of the tokens after it.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    prompt_tokens: int
-    stop_reason: StopReason
-    prompt_seconds: float = field(compare=False)
-    seconds: float = field(compare=False)
-
-    @property
-    def prompt_tokens_per_second(self) -> float:
-        """Speed of reading."""
-        return self.prompt_tokens / max(self.prompt_seconds, 1e-9)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Speed of writing, the first token (which the prompt pays for) left out."""
-        steps = len(self.token_ids) - (self.stop_reason is not StopReason.STOP_TOKEN)
-        return steps / self.seconds if steps > 0 and self.seconds > 0 else 0.0
 
 
 class TokenStream(Protocol):
@@ -82,7 +37,6 @@ class TextGenerator:
         tokens: the engine.
         tokenizer: of the model.
         settings: of the model.
-        close: called by `close`.
     """
 
     def __init__(
@@ -90,24 +44,10 @@ class TextGenerator:
         tokens: TokenStream,
         tokenizer: PromptTokenizer,
         settings: GenerationSettings,
-        close: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
         self._tokens = tokens
-        self._close = close
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release what opening an archive unpacked."""
-        self._close()
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The prompt a chat becomes by the model's template.
@@ -225,58 +165,6 @@ class OnnxTokens:
             logits = self.session.feed(state, [token])[-1]
 
 
-def open_generator(
-    path: str | os.PathLike[str],
-    *,
-    engine: str | None = None,
-    variant: str | None = None,
-    force: bool = False,
-    threads: int | None = None,
-) -> TextGenerator:
-    """Open and verify a bundle of a language model.
-
-    Args:
-        path: a bundle folder or a `.edgeq` archive.
-        engine: `onnxruntime`, `genai` (ONNX Runtime GenAI) or `llama.cpp`; the variant's own when left out.
-        variant: its id; the first when left out.
-        force: load it even if it failed its quality gate.
-        threads: intra-op threads.
-
-    Raises:
-        UnsupportedError: the bundle holds no language model.
-        UsageError: there is no such engine.
-        IntegrityError: its files are not those of its manifest.
-        MissingExtraError: the engine is not installed.
-    """
-    from edgeq.bundle.reader import open_bundle
-
-    bundle = open_bundle(Path(path), force=force)
-    try:
-        return generator_of(bundle, engine=engine, variant=variant, threads=threads)
-    except BaseException:
-        bundle.close()
-        raise
-
-
-def generator_of(
-    bundle: Bundle, *, engine: str | None = None, variant: str | None = None, threads: int | None = None
-) -> TextGenerator:
-    """A generator over an open bundle, which closes with it; see `open_generator`."""
-    require_language_model(bundle)
-    settings = GenerationSettings.load(bundle.file(GENERATION_FILE))
-    tokenizer = bundle_tokenizer(bundle)
-    chosen = bundle.variant(variant) if variant else bundle.variants[0]
-    tokens = open_tokens(
-        bundle.model_path(chosen),
-        chosen.runtime,
-        settings,
-        engine=engine,
-        threads=threads,
-        level=ordered_level(chosen.requirements),
-    )
-    return TextGenerator(tokens, tokenizer, settings, bundle.close)
-
-
 ENGINES: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime", "genai"),
     "llama.cpp": ("llama.cpp",),
@@ -341,17 +229,3 @@ def bundle_tokenizer(bundle: Bundle) -> PromptTokenizer:
     if info is None:
         raise IntegrityError(f"`{bundle.path}` has no tokenizer")
     return PromptTokenizer((bundle.file(info.path) / TOKENIZER_FILE).read_text(encoding="utf-8"))
-
-
-def require_language_model(bundle: Bundle) -> None:
-    """Refuse bundles of other tasks.
-
-    Raises:
-        UnsupportedError: the bundle holds no language model.
-    """
-    task = bundle.manifest.source.task
-    if task is not Task.TEXT_GENERATION:
-        raise UnsupportedError(
-            f"`{bundle.manifest.name}` is a {task} model, it does not generate text",
-            hint="edgeq run BUNDLE --text ...",
-        )
