@@ -23,7 +23,7 @@ from from_tests import support
 from edgeq.calibration import load_samples
 from edgeq.comparison import Run, compare_outputs, default_floors
 from edgeq.exporters import load_model, sample_model_path
-from edgeq.exporters.base import ExportedModel
+from edgeq.exporters.exported_model import ExportedModel
 from edgeq.pipeline.forward.data import DataSets, divide
 from edgeq.pipeline.forward.measure import open_session
 from edgeq.pipeline.forward.peers import CalibrationFeeds

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError
 from edgeq.exporters.architecture import TextArchitecture
+from edgeq.exporters.config_keys import unknown_keys
+from edgeq.exporters.json_files import read_object
+from edgeq.exporters.pickled import read_pickled
 from edgeq.exporters.stored_names import INNER_WRAPPERS, OTHER_HEADS, check_unplaced, plain_names
 from edgeq.types import Task
 
@@ -34,8 +37,6 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     Raises:
         ModelError: there are none, or the index names files that are not there.
     """
-    from edgeq.exporters.json_files import read_object
-
     found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if found is None:
         raise ModelError(
@@ -84,8 +85,6 @@ def read_state(folder: Path) -> dict[str, torch.Tensor]:
         ModelError: a file cannot be read.
     """
     from safetensors.torch import load_file
-
-    from edgeq.exporters.pickled import read_pickled
 
     check_weights(folder)
     state: dict[str, Any] = {}
@@ -200,8 +199,6 @@ def stored_names(folder: Path) -> list[str]:
     """
     from safetensors import safe_open
 
-    from edgeq.exporters.pickled import read_pickled
-
     found: list[str] = []
     for path in weight_files(folder):
         if path.suffix == ".safetensors":
@@ -303,9 +300,6 @@ def check_finite(model: Any, folder: Path) -> None:
 
 def transformer_notices(model: Any, folder: Path) -> tuple[str, ...]:
     """Keys of the config that transformers does not know, and so leaves out, for people."""
-    from edgeq.exporters.config_keys import unknown_keys
-    from edgeq.exporters.json_files import read_object
-
     fresh = type(model.config)()
     unknown = unknown_keys(
         read_object(folder / "config.json"), {*fresh.to_dict(), *fresh.attribute_map, *dir(fresh)}

@@ -9,10 +9,10 @@ from typing import Any
 
 from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.architecture import TextArchitecture
-from edgeq.exporters.base import ModelFacts
 from edgeq.exporters.checkpoint import WEIGHT_FILES
 from edgeq.exporters.config_keys import config_notices, refuse_keys
 from edgeq.exporters.config_sizes import refusal_of_sizes
+from edgeq.exporters.exported_model import ModelFacts
 from edgeq.exporters.json_files import read_object
 from edgeq.exporters.own_code import own_code
 from edgeq.exporters.sentence import HEAD_FILE, SentenceModel, read_sentence_model

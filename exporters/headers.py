@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from edgeq.exporters.base import ModelFacts
+from edgeq.exporters.checkpoint import check_shapes, check_weights
+from edgeq.exporters.encoders import ARCHITECTURES
+from edgeq.exporters.exported_model import ModelFacts
+from edgeq.exporters.sentence import read_sentence_model
 from edgeq.exporters.source import is_gguf_file, is_onnx_file, local_folder
 from edgeq.types import Task
 
@@ -35,10 +38,6 @@ def check_headers(facts: ModelFacts, seq_len: int | None) -> tuple[str, ...]:
 
 
 def _check_encoder(facts: ModelFacts) -> None:
-    from edgeq.exporters import ARCHITECTURES
-    from edgeq.exporters.checkpoint import check_shapes, check_weights
-    from edgeq.exporters.sentence import read_sentence_model
-
     assert facts.task is not None
     sentence = read_sentence_model(facts.folder)
     folder = sentence.transformer if sentence else facts.folder

@@ -26,13 +26,23 @@ from edgeq.exporters.checkpoint import (
     key_mapping_of,
     quiet_transformers,
 )
+from edgeq.exporters.encoders import ARCHITECTURES
+from edgeq.exporters.equivalence import PROBES, TOLERANCE, compare
 from edgeq.exporters.library_config import CROSS_ENCODER, EMBEDDER
 from edgeq.exporters.sentence import read_sentence_model
 from edgeq.exporters.text_encoder import OUTPUTS
+from edgeq.exporters.tokenizer import (
+    follow_types,
+    load_tokenizer,
+    longest_text,
+    tokenizer_notices,
+    use_backend,
+)
+from edgeq.exporters.torch_onnx import quiet
 from edgeq.types import Array, Feeds, Outputs, Sample, Task, TensorSpec
 
 if TYPE_CHECKING:
-    from edgeq.exporters.base import ModelFacts
+    from edgeq.exporters.exported_model import ModelFacts
     from edgeq.processors.text import TextPreprocessor
 
 SENTENCE_TRANSFORMERS = "sentence-transformers"
@@ -71,37 +81,6 @@ class TextReference:
     def run(self, samples: Sequence[Sample]) -> list[Outputs]:
         """Outputs of each sample, `[1, ...]` by name."""
         return [self.run_one(sample) for sample in samples]
-
-
-def open_original(model: str | Path, task: Task, limit: int) -> TextReference:
-    """The original of a bundle.
-
-    Args:
-        model: a folder, a Hub id or an `.onnx` file.
-        task: that the bundle was made for.
-        limit: tokens of the bundle; longer texts are cut to it, or to the original's own limit where that is shorter.
-
-    Raises:
-        ModelError: it cannot be loaded, or is not supported.
-    """
-    from edgeq.exporters.loading import inspect_model, load_model
-    from edgeq.exporters.source import fetch, is_onnx_file, local_folder
-
-    facts = inspect_model(model, task=str(task)).require_supported()
-    if is_onnx_file(model) or is_onnx_file(facts.model):
-        exported = load_model(model, task=str(task))
-        return of_reference(
-            exported.preprocessor, exported.reference, limit, f"`{Path(model).name}` in ONNX Runtime", ()
-        )
-    if local_folder(model) is None:
-        facts = replace(facts, folder=fetch(str(model), None, config_only=False))
-    found, why = open_library(facts, limit)
-    if found is not None:
-        return found
-    exported = load_model(model, task=str(task))
-    return of_reference(
-        exported.preprocessor, exported.reference, limit, "the forward of transformers", (why,)
-    )
 
 
 def of_reference(
@@ -185,8 +164,6 @@ def _named(folder: Path) -> dict[str, Any]:
 
 def _load(folder: Path, transformer: Path, kind: str) -> Any:
     import torch
-
-    from edgeq.exporters.torch_onnx import quiet
 
     with quiet_transformers(), quiet():
         import sentence_transformers
@@ -273,17 +250,11 @@ def _transformers(folder: Path, task: Task, limit: int | None) -> TextReference:
 
 def _own_limit(model: Any, tokenizer: Any) -> int:
     """Tokens that the model has positions for, at most those that its tokenizer gives."""
-    from edgeq.exporters import ARCHITECTURES
-    from edgeq.exporters.tokenizer import longest_text
-
     return longest_text(tokenizer, ARCHITECTURES[model.config.model_type].positions(model.config), None)
 
 
 def _follow_file(tokenizer: Any, config: Any, folder: Path, *, lower_case: bool) -> tuple[str, ...]:
     """Let the library run the folder's own tokenizer.json, where what it makes of the file is known to differ."""
-    from edgeq.exporters import ARCHITECTURES
-    from edgeq.exporters.tokenizer import follow_types, load_tokenizer, tokenizer_notices, use_backend
-
     own = load_tokenizer(folder, lower_case=lower_case)
     notices = tokenizer_notices(own)
     if notices:
@@ -307,8 +278,6 @@ def check_reading(
     Raises:
         ModelError: they give different outputs.
     """
-    from edgeq.exporters.equivalence import PROBES, TOLERANCE, compare
-
     found, why = open_library(facts, preprocessor.max_length)
     if found is None:
         return (f"{why}; the export is compared with the forward of transformers, on edgeq's own token ids",)

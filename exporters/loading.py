@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.errors import ConfigError, ModelError
-from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
+from edgeq.errors import ModelError
+from edgeq.exporters.causal_lm import asks_for_generation, read_lm_facts
+from edgeq.exporters.checkpoint import load_encoder, transformer_notices, weight_files
+from edgeq.exporters.encoders import ARCHITECTURES
+from edgeq.exporters.equivalence import DEFAULT_HEADS, check_equivalence, longest_that_fits, unchecked_lengths
+from edgeq.exporters.exported_model import ExportedModel, ModelFacts, Progress
 from edgeq.exporters.extras import TORCH_EXPORT, require_modules
 from edgeq.exporters.facts import read_facts, read_problem_type
+from edgeq.exporters.gguf import inspect_gguf
+from edgeq.exporters.library import check_reading
+from edgeq.exporters.onnx_file import inspect_onnx, load_onnx
 from edgeq.exporters.onnx_folder import onnx_of_folder
+from edgeq.exporters.provenance import hub_revision, public_name, read_license, source_files
+from edgeq.exporters.reference import one_thread, original
 from edgeq.exporters.sentence import SentenceModel, read_sentence_model
 from edgeq.exporters.source import fetch, is_gguf_file, is_onnx_file, local_folder
+from edgeq.exporters.text_encoder import build_text_encoder, input_specs, standard_activations
+from edgeq.exporters.tokenizer import (
+    check_seq_len,
+    check_vocabulary,
+    follow_types,
+    load_tokenizer,
+    longest_text,
+    prompted,
+    text_preprocessor,
+    tokenizer_notices,
+)
+from edgeq.exporters.torch_onnx import export_encoder
+from edgeq.graph.component import Component, text_component
 from edgeq.types import Role, SourceInfo, Task, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.exporters.architecture import TextArchitecture
-    from edgeq.graph.component import Component
-
-
-def _table() -> Mapping[str, TextArchitecture]:
-    from edgeq.exporters import ARCHITECTURES
-
-    return ARCHITECTURES
 
 
 def inspect_model(model: str | Path, *, task: str | None = None, revision: str | None = None) -> ModelFacts:
@@ -42,22 +56,15 @@ def inspect_model(model: str | Path, *, task: str | None = None, revision: str |
         ConfigError: there is no such task.
     """
     if is_onnx_file(model):
-        from edgeq.exporters.onnx_file import inspect_onnx
-
         return inspect_onnx(Path(model), task)
-    from edgeq.exporters.causal_lm import asks_for_generation, read_lm_facts
-    from edgeq.exporters.gguf import inspect_gguf
-
     if is_gguf_file(model):
         return inspect_gguf(Path(model)).as_model_facts()
     folder = local_folder(model) or fetch(str(model), revision, config_only=True)
     if asks_for_generation(folder, task):
         return read_lm_facts(str(model), folder).as_model_facts()
     if (file := onnx_of_folder(folder)) is not None:
-        from edgeq.exporters.onnx_file import inspect_onnx
-
         return inspect_onnx(file, _whole_task(folder, task))
-    return read_facts(str(model), folder, _table(), task)
+    return read_facts(str(model), folder, ARCHITECTURES, task)
 
 
 def load_model(
@@ -86,8 +93,6 @@ def load_model(
     say = on_progress or (lambda _: None)
     require_modules(TORCH_EXPORT)
     if is_onnx_file(model):
-        from edgeq.exporters.onnx_file import load_onnx
-
         return load_onnx(Path(model), task, seq_len, say)
     facts = inspect_model(model, task=task, revision=revision).require_supported()
     if facts.task is Task.TEXT_GENERATION:
@@ -96,10 +101,8 @@ def load_model(
     if folder is None:
         say("downloading the model")
         folder = fetch(str(model), revision, config_only=False)
-        facts = read_facts(str(model), folder, _table(), task)
+        facts = read_facts(str(model), folder, ARCHITECTURES, task)
     if (file := onnx_of_folder(folder)) is not None:
-        from edgeq.exporters.onnx_file import load_onnx
-
         return load_onnx(file, _whole_task(folder, task), seq_len, say)
     return _load_folder(facts.require_supported(), seq_len, say)
 
@@ -111,27 +114,7 @@ def _whole_task(folder: Path, task: str | None) -> str | None:
 
 
 def _load_folder(facts: ModelFacts, seq_len: int | None, say: Progress) -> ExportedModel:
-    from edgeq.exporters.checkpoint import load_encoder, transformer_notices
-    from edgeq.exporters.equivalence import (
-        DEFAULT_HEADS,
-        check_equivalence,
-        longest_that_fits,
-        unchecked_lengths,
-    )
-    from edgeq.exporters.library import check_reading
-    from edgeq.exporters.reference import original
-    from edgeq.exporters.text_encoder import input_specs
-    from edgeq.exporters.tokenizer import (
-        check_vocabulary,
-        follow_types,
-        load_tokenizer,
-        longest_text,
-        prompted,
-        text_preprocessor,
-        tokenizer_notices,
-    )
-
-    architecture, task = _table()[facts.architecture], facts.task
+    architecture, task = ARCHITECTURES[facts.architecture], facts.task
     assert task is not None
     sentence = read_sentence_model(facts.folder)
     folder = sentence.transformer if sentence else facts.folder
@@ -175,25 +158,8 @@ def _loaded_task(sentence: SentenceModel | None, task: Task) -> Task:
     return Task.SENTENCE_EMBEDDING if sentence is not None and sentence.modules else task
 
 
-def check_seq_len(seq_len: int | None, positions: int) -> None:
-    """Refuse a sequence length that the model has no positions for.
-
-    Raises:
-        ConfigError: it is longer, or below 1.
-    """
-    if seq_len is not None and not 1 <= seq_len <= positions:
-        raise ConfigError(
-            f"--seq-len {seq_len} does not fit: the model has positions for 1 to {positions} tokens",
-            hint=f"--seq-len {positions}" if seq_len > positions else None,
-        )
-
-
 def _trace(model: Any, architecture: TextArchitecture, task: Task, head: Any, length: int) -> Component:
     from edgeq.exporters.canonicalize import canonicalize
-    from edgeq.exporters.reference import one_thread
-    from edgeq.exporters.text_encoder import build_text_encoder, input_specs, standard_activations
-    from edgeq.exporters.torch_onnx import export_encoder
-    from edgeq.graph.component import text_component
 
     inputs = input_specs(architecture.token_types(model.config))
     encoder = build_text_encoder(model, architecture, task, head)
@@ -228,9 +194,6 @@ def _source(facts: ModelFacts, folders: list[Path], model: Any, *, has_own_label
 
     Labels are those of the transformer's own head; of scores made by other modules the config knows nothing.
     """
-    from edgeq.exporters.checkpoint import weight_files
-    from edgeq.exporters.provenance import hub_revision, public_name, read_license, source_files
-
     assert facts.task is not None
     labelled = has_own_labels and facts.task in (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
     id2label = model.config.id2label if labelled else {}

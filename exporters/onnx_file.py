@@ -9,9 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError, PassError
-from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
+from edgeq.exporters.encoders import ARCHITECTURES
+from edgeq.exporters.equivalence import (
+    DEFAULT_HEADS,
+    HALF_TOLERANCE,
+    TOLERANCE,
+    check_equivalence,
+    longest_that_fits,
+    unchecked_lengths,
+)
+from edgeq.exporters.exported_model import ExportedModel, ModelFacts, Progress
 from edgeq.exporters.facts import detect_task, parse_task, read_config, read_problem_type
-from edgeq.exporters.onnx_opsets import opset_refusal
+from edgeq.exporters.naming import PARAMETER_INPUT, SCOPES
+from edgeq.exporters.onnx_fixed import free_dimensions
+from edgeq.exporters.onnx_floats import widen_floats
+from edgeq.exporters.onnx_fusions import EXACT, HALF, fuse_spelled_out
+from edgeq.exporters.onnx_mask import drop_softmax_guards, replace_mask
+from edgeq.exporters.onnx_opsets import lower_opset, opset_refusal, raise_opset
 from edgeq.exporters.onnx_quantized import quantized_by
 from edgeq.exporters.onnx_signature import (
     ROLES,
@@ -21,7 +35,17 @@ from edgeq.exporters.onnx_signature import (
     run_file,
     take_our_inputs,
 )
+from edgeq.exporters.provenance import hub_revision, public_name, read_license, source_files
 from edgeq.exporters.text_encoder import OUTPUTS
+from edgeq.exporters.tokenizer import (
+    check_seq_len,
+    load_tokenizer,
+    longest_text,
+    text_preprocessor,
+    tokenizer_notices,
+)
+from edgeq.exporters.torch_onnx import quiet
+from edgeq.graph.component import CANONICAL_OPSET, text_component
 from edgeq.graph.passes.in_place import in_place
 from edgeq.onnx_references import check_references
 from edgeq.types import Feeds, Outputs, Role, SourceInfo, Task, TensorSpec
@@ -183,9 +207,6 @@ class _Prepared:
 
 
 def _prepare(model: ir.Model, facts: ModelFacts, seq_len: int | None) -> _Prepared:
-    from edgeq.exporters.loading import check_seq_len
-    from edgeq.exporters.tokenizer import load_tokenizer, longest_text
-
     path, task = Path(facts.model), facts.task
     assert task is not None
     folder = companion_folder(path)
@@ -212,17 +233,6 @@ def load_onnx(path: Path, task: str | None, seq_len: int | None, say: Progress) 
         ModelError: the graph cannot be converted, or computes something else afterwards.
         ConfigError: `seq_len` is more than it takes.
     """
-    from edgeq.exporters.equivalence import (
-        DEFAULT_HEADS,
-        HALF_TOLERANCE,
-        TOLERANCE,
-        check_equivalence,
-        longest_that_fits,
-        unchecked_lengths,
-    )
-    from edgeq.exporters.tokenizer import text_preprocessor, tokenizer_notices
-    from edgeq.graph.component import text_component
-
     say("loading the model")
     model = read_onnx(path)
     facts = _inspect(model, path, task).require_supported()
@@ -259,8 +269,6 @@ def _positions(folder: Path, tokenizer: Any) -> int:
     """Longest sequence: from the config where its architecture is known, else the tokenizer's limit, else 512."""
     from types import SimpleNamespace
 
-    from edgeq.exporters import ARCHITECTURES
-
     config = _config(folder)
     known = ARCHITECTURES.get(str(config.get("model_type")))
     if known and isinstance(config.get("max_position_embeddings"), int):
@@ -271,9 +279,6 @@ def _positions(folder: Path, tokenizer: Any) -> int:
 def _canonicalize_file(prepared: _Prepared) -> bool:
     """Bring the graph of a file to the canonical form, in place; returns whether it computed in less than float32."""
     from edgeq.exporters.canonicalize import canonicalize
-    from edgeq.exporters.onnx_fixed import free_dimensions
-    from edgeq.exporters.onnx_mask import drop_softmax_guards, replace_mask
-    from edgeq.exporters.torch_onnx import quiet
     from edgeq.graph.passes.sequence import run_passes
 
     model, signature = prepared.model, prepared.signature
@@ -300,10 +305,6 @@ def _canonicalize_file(prepared: _Prepared) -> bool:
 def _convert(model: ir.Model, signature: FileSignature) -> bool:
     from onnx_ir.passes.common import InlinePass
 
-    from edgeq.exporters.onnx_floats import widen_floats
-    from edgeq.exporters.onnx_fusions import EXACT, HALF, fuse_spelled_out
-    from edgeq.exporters.onnx_opsets import lower_opset, raise_opset
-    from edgeq.graph.component import CANONICAL_OPSET
     from edgeq.graph.passes.sequence import run_passes
 
     run_passes(model, InlinePass(), take_our_inputs(signature))
@@ -373,8 +374,6 @@ def _keep_outputs(model: ir.Model, picked: Mapping[str, str]) -> bool:
 @in_place
 def _scope_by_names(model: ir.Model) -> bool:
     """Give nodes the module path that older exporters hide in their names and in those of their weights."""
-    from edgeq.exporters.naming import PARAMETER_INPUT, SCOPES
-
     for node in model.graph:
         if SCOPES in node.metadata_props:
             continue
@@ -420,8 +419,6 @@ def _state_shapes(model: ir.Model, outputs: tuple[TensorSpec, ...]) -> None:
 
 
 def _source(facts: ModelFacts, files: frozenset[Path], folder: Path, model: ir.Model) -> SourceInfo:
-    from edgeq.exporters.provenance import hub_revision, public_name, read_license, source_files
-
     assert facts.task is not None
     labelled = facts.task in (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
     return SourceInfo(

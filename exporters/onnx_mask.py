@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeq.exporters.naming import SCOPES
 from edgeq.exporters.onnx_signature import ROLES
 from edgeq.exporters.text_encoder import MASKED_SCORE
 from edgeq.graph.passes.in_place import in_place
@@ -256,8 +257,6 @@ class _Head:
 
     def op(self, scope: str, op_type: str, *inputs: ir.Value | None, **attributes: int) -> ir.Value:
         import onnx_ir as ir
-
-        from edgeq.exporters.naming import SCOPES
 
         node = ir.node(op_type, list(inputs), attributes, metadata_props={SCOPES: repr([scope, op_type])})
         node.outputs[0].name = self.editor.unique(f"{scope}/{op_type.lower()}")

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError
+from edgeq.exporters.checkpoint import read_state
 from edgeq.exporters.json_files import read_json, read_object
 from edgeq.exporters.library_config import LibraryConfig, read_library_config
 from edgeq.exporters.modules import module
@@ -419,8 +420,6 @@ def _activation(config: Mapping[str, Any], folder: Path) -> torch.nn.Module:
 
 
 def _load_weights(target: torch.nn.Module, folder: Path) -> None:
-    from edgeq.exporters.checkpoint import read_state
-
     try:
         target.load_state_dict(read_state(folder))
     except RuntimeError as error:

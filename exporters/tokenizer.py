@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.errors import ModelError
+from edgeq.errors import ConfigError, ModelError
+from edgeq.exporters.checkpoint import describe, quiet_transformers
 from edgeq.exporters.json_files import read_object
+from edgeq.processors.text import TextPreprocessor
 
 if TYPE_CHECKING:
     from edgeq.exporters.library_config import LibraryConfig
-    from edgeq.processors.text import TextPreprocessor
 
 VOCABULARY_FILES = (
     "tokenizer.json",
@@ -61,8 +62,6 @@ def load_tokenizer(folder: Path, *, lower_case: bool = False) -> Any:
     Raises:
         ModelError: there is none, or it has no fast form.
     """
-    from edgeq.exporters.checkpoint import describe, quiet_transformers
-
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):
         raise ModelError(
             f"`{folder}` has no tokenizer, expected one of {', '.join(VOCABULARY_FILES)}",
@@ -166,8 +165,6 @@ def _own_backend(folder: Path, tokenizer: Any) -> Any:
     """The folder's `tokenizer.json`, with tokens that its other files add; None where there is none."""
     from tokenizers import Tokenizer
 
-    from edgeq.exporters.checkpoint import describe
-
     path = folder / TOKENIZER_FILE
     if not path.is_file():
         return None
@@ -220,8 +217,6 @@ def prompted(preprocessor: TextPreprocessor, library: LibraryConfig) -> TextPrep
 
 def text_preprocessor(tokenizer: Any, *, max_length: int, input_names: Sequence[str]) -> TextPreprocessor:
     """The preprocessor that a bundle carries."""
-    from edgeq.processors.text import TextPreprocessor
-
     return TextPreprocessor.from_transformers(tokenizer, max_length=max_length, input_names=input_names)
 
 
@@ -238,6 +233,19 @@ def check_vocabulary(tokenizer: Any, rows: int, folder: Path) -> None:
             f"the tokenizer in `{folder}` has {len(beyond)} tokens that the model has no embedding for, first "
             f"{token!r} with id {index}; the table has {rows} rows",
             hint="the tokenizer and the weights are not of the same model: download both again",
+        )
+
+
+def check_seq_len(seq_len: int | None, positions: int) -> None:
+    """Refuse a sequence length that the model has no positions for.
+
+    Raises:
+        ConfigError: it is longer, or below 1.
+    """
+    if seq_len is not None and not 1 <= seq_len <= positions:
+        raise ConfigError(
+            f"--seq-len {seq_len} does not fit: the model has positions for 1 to {positions} tokens",
+            hint=f"--seq-len {positions}" if seq_len > positions else None,
         )
 
 

@@ -40,7 +40,7 @@ def build_decoder(folder: Path, model: Any, weights: DecoderWeights) -> tuple[ir
 
     Args:
         folder: of the checkpoint.
-        model: from `hollow_decoder`.
+        model: from `decoder_without_matrices`.
         weights: of the same.
 
     Raises:

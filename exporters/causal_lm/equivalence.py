@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeq.errors import ModelError
-from edgeq.exporters.causal_lm.base import Logits
+from edgeq.exporters.causal_lm.exported_language_model import Logits
 from edgeq.graph.component import Component
 from edgeq.graph.streamed_tensor import is_too_large
 from edgeq.runtime.generation.session import DecoderSession

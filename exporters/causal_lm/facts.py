@@ -1,4 +1,4 @@
-"""What a causal language model is, from its config alone, and every reason to refuse it before long work."""
+"""What a folder with a causal language model says about it, before long work."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ConfigError, ModelError
-from edgeq.exporters.causal_lm.base import LanguageModelFacts
-from edgeq.exporters.causal_lm.families import FAMILIES, ROPES, constant_positions, rope_type
-from edgeq.exporters.config_sizes import refusal_of_sizes
+from edgeq.exporters.causal_lm.text_part import TEXT_PARTS, part_notice, text_config
+from edgeq.exporters.encoders import ARCHITECTURES
 from edgeq.exporters.facts import read_config
+from edgeq.exporters.gptq_awq import quantization_of, read_settings
+from edgeq.exporters.language_model_facts import LanguageModelFacts, class_of, head_name, refusal_of
 from edgeq.exporters.own_code import own_code
-from edgeq.exporters.packed import quantization_of, read_settings
 from edgeq.exporters.sentence import read_sentence_model
 from edgeq.exporters.source import fetch, local_folder
+from edgeq.families import FAMILIES
+from edgeq.families.positions import constant_positions, rope_type
 from edgeq.types import Task
 
 LM_SUFFIXES = ("ForCausalLM", "LMHeadModel")
@@ -37,18 +39,14 @@ def asks_for_generation(folder: Path, task: str | None) -> bool:
         return task == Task.TEXT_GENERATION and known
     if _is_vision_and_text(config):
         return True
-    return _head(config).endswith(LM_SUFFIXES) and config["model_type"] not in _encoders()
+    return head_name(config).endswith(LM_SUFFIXES) and config["model_type"] not in ARCHITECTURES
 
 
 def _is_vision_and_text(config: Mapping[str, Any]) -> bool:
     """A checkpoint with a language model and something that sees."""
-    return _head(config).endswith("ForConditionalGeneration") and isinstance(config.get("text_config"), dict)
-
-
-def _encoders() -> Mapping[str, Any]:
-    from edgeq.exporters import ARCHITECTURES
-
-    return ARCHITECTURES
+    return head_name(config).endswith("ForConditionalGeneration") and isinstance(
+        config.get("text_config"), dict
+    )
 
 
 def inspect_language_model(model: str | Path, *, revision: str | None = None) -> LanguageModelFacts:
@@ -68,7 +66,7 @@ def read_lm_facts(model: str, folder: Path) -> LanguageModelFacts:
         return _read_text_part(model, folder, config)
     described = quantization_of(folder, config)
     plain = {name: value for name, value in config.items() if name != "quantization_config"}
-    _, notice = own_code(plain, _class_of(plain))
+    _, notice = own_code(plain, class_of(plain))
     notices = (notice,) if notice else ()
     facts = LanguageModelFacts(model, folder, config["model_type"], plain, refusal_of(plain), notices=notices)
     if described is None:
@@ -81,8 +79,6 @@ def read_lm_facts(model: str, folder: Path) -> LanguageModelFacts:
 
 def _read_text_part(model: str, folder: Path, config: Mapping[str, Any]) -> LanguageModelFacts:
     """The language model of a checkpoint of images and text."""
-    from edgeq.exporters.causal_lm.text_part import TEXT_PARTS, part_notice, text_config
-
     inner = text_config(config)
     if inner is None:
         part = config["text_config"].get("model_type")
@@ -106,43 +102,6 @@ def _read_text_part(model: str, folder: Path, config: Mapping[str, Any]) -> Lang
     return LanguageModelFacts(
         model, folder, inner["model_type"], inner, refused, notices=notices, is_text_part=True
     )
-
-
-def _head(config: Mapping[str, Any]) -> str:
-    names = config.get("architectures") or [""]
-    return str(names[0])
-
-
-def refusal_of(config: Mapping[str, Any]) -> ModelError | None:
-    """Why a model of this config cannot be exported; None where it can."""
-    architecture = config["model_type"]
-    code, _ = own_code(config, _class_of(config))
-    if code is not None:
-        return code
-    if architecture not in FAMILIES:
-        return ModelError(
-            f"language models of type `{architecture}` are not supported, expected one of {', '.join(FAMILIES)}"
-        )
-    return refusal_of_sizes(config) or _refuse_variant(config)
-
-
-def _class_of(config: Mapping[str, Any]) -> str | None:
-    family = FAMILIES.get(config["model_type"])
-    return family.head if family else None
-
-
-def _refuse_variant(config: Mapping[str, Any]) -> ModelError | None:
-    """What a supported `model_type` may hold that is not supported."""
-    architecture = config["model_type"]
-    family = FAMILIES[architecture]
-    if _head(config) != family.head:
-        return ModelError(
-            f"`{architecture}` with {config.get('architectures')} is not supported, expected {family.head}"
-        )
-    kind = rope_type(config)
-    if kind not in ROPES:
-        return ModelError(f"rotary positions of type `{kind}` are not supported, expected {', '.join(ROPES)}")
-    return None
 
 
 def context_length(config: Mapping[str, Any], asked: int | None) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgeq.exporters.causal_lm.families import FAMILIES, head_size
+from edgeq.families import FAMILIES
+from edgeq.families.rope import head_size
 from edgeq.runtime.generation.settings import GenerationSettings
 
 USUAL_LENGTH = 4096

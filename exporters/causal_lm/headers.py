@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeq.exporters.causal_lm.base import LanguageModelFacts
 from edgeq.exporters.causal_lm.facts import context_length, read_lm_facts
-from edgeq.exporters.causal_lm.parameters import skeleton
 from edgeq.exporters.causal_lm.text import tokens_beyond
 from edgeq.exporters.causal_lm.weights import SAFETENSORS, open_weights
 from edgeq.exporters.checkpoint import check_weights, weight_files
+from edgeq.exporters.decoder_parameters import skeleton
+from edgeq.exporters.language_model_facts import LanguageModelFacts
+from edgeq.exporters.tokenizer import load_tokenizer
 
 
 def check_language_headers(folder: Path, context: int | None) -> tuple[str, ...]:
@@ -26,8 +27,6 @@ def check_language_headers(folder: Path, context: int | None) -> tuple[str, ...]
         ModelError: the export would fail on these files.
         ConfigError: `context` is longer than the model's.
     """
-    from edgeq.exporters.tokenizer import load_tokenizer
-
     facts = read_lm_facts(str(folder), folder).require_supported()
     context_length(facts.config, context)
     beyond = tokens_beyond(load_tokenizer(folder).get_vocab(), facts.config.get("vocab_size"))
@@ -41,7 +40,7 @@ def _check_weights(facts: LanguageModelFacts) -> tuple[str, ...]:
         check_weights(folder)
         return ()
     if facts.quantized is not None:
-        from edgeq.exporters.packed.folder import check_layers
+        from edgeq.exporters.gptq_awq.folder import check_layers
 
         check_layers(folder)
         return ()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from edgeq.errors import ModelError
-from edgeq.exporters.causal_lm.base import Logits
+from edgeq.exporters.causal_lm.exported_language_model import Logits
 from edgeq.exporters.causal_lm.streamed_forward import Replacement, streamed_logits
 from edgeq.exporters.causal_lm.weights import DecoderWeights
 from edgeq.quantize.streaming import StoredTensor

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.errors import ModelError
-from edgeq.exporters.causal_lm.base import Logits
+from edgeq.exporters.causal_lm.exported_language_model import Logits
 from edgeq.exporters.causal_lm.weights import SAFETENSORS, DecoderWeights
 from edgeq.exporters.checkpoint import describe, key_mapping_of, quiet_transformers, weight_files
 from edgeq.exporters.stored_names import plain_names

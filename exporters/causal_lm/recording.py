@@ -14,10 +14,10 @@ from edgeq.quantize.streaming.stacked_rows import StackedRows
 
 
 class Recording:
-    """Remembers where the matrices of a hollow model come from.
+    """Remembers where the matrices of a model without them come from.
 
     Args:
-        model: from `hollow_decoder`.
+        model: from `decoder_without_matrices`.
         weights: of the same.
     """
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeq.errors import ModelError
-from edgeq.exporters.causal_lm.base import Logits
+from edgeq.exporters.causal_lm.exported_language_model import Logits
 from edgeq.exporters.causal_lm.weights import DecoderWeights
 from edgeq.exporters.checkpoint import quiet_transformers
 from edgeq.quantize.streaming.stacked_rows import values_of
@@ -71,7 +71,7 @@ def streamed_logits(
     """The original as a function of token ids.
 
     Args:
-        model: from `hollow_decoder`.
+        model: from `decoder_without_matrices`.
         weights: of the same.
         instead: matrices whose values are others, by parameter; tied ones once.
     """

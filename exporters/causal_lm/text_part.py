@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeq.errors import ModelError
-from edgeq.exporters.causal_lm.families import FAMILIES
 from edgeq.exporters.checkpoint import describe, quiet_transformers
+from edgeq.exporters.dense_file import DenseFile
+from edgeq.families import FAMILIES
 
 if TYPE_CHECKING:
-    from edgeq.exporters.packed.folder import UnpackedFolder
+    from edgeq.exporters.gptq_awq.folder import UnpackedFolder
 
 
 class TextPart(NamedTuple):
@@ -75,8 +76,7 @@ def unpack_text_part(source: Path, folder: Path) -> UnpackedFolder:
         ModelError: files are damaged, or it has no language model.
         OutputError: no room for the weights.
     """
-    from edgeq.exporters.dense_file import DenseFile
-    from edgeq.exporters.packed.folder import UnpackedFolder, copy_the_rest, kind_of
+    from edgeq.exporters.gptq_awq.folder import UnpackedFolder, copy_the_rest, kind_of
     from edgeq.quantize.streaming import Checkpoint
 
     copy_the_rest(source, folder, {})

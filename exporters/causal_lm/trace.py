@@ -38,7 +38,7 @@ def trace_decoder(
     """Trace a causal language model of transformers.
 
     Args:
-        model: from `hollow_decoder`; its matrices become stand-ins of torch's fake tensor mode.
+        model: from `decoder_without_matrices`; its matrices become stand-ins of torch's fake tensor mode.
         weights: of the same.
         layers: of the cache.
         heads: key and value heads.

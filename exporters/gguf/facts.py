@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ModelError, UnsupportedError
-from edgeq.exporters.causal_lm.base import LanguageModelFacts
-from edgeq.exporters.causal_lm.facts import refusal_of
-from edgeq.exporters.gguf.families import FAMILIES, GgufFamily
-from edgeq.exporters.gguf.reader import GgufFile, open_gguf
+from edgeq.exporters.gguf.reader import open_gguf
 from edgeq.exporters.gguf.special import special_ids, stop_ids, tokens_of
 from edgeq.exporters.gguf.tokenizer import check_tokenizer
+from edgeq.exporters.language_model_facts import LanguageModelFacts, refusal_of
+from edgeq.families import BY_GGUF_NAME, DecoderFamily
+from edgeq.families.gguf_file import GgufFile
 from edgeq.quantize.weight_only.gguf_import import FORMATS, UNREPRESENTABLE
 
 FILE_TYPE = "general.file_type"
@@ -67,20 +67,20 @@ def lost_tensors(file: GgufFile) -> dict[str, str]:
     }
 
 
-def family_of(file: GgufFile) -> GgufFamily:
+def family_of(file: GgufFile) -> DecoderFamily:
     """The file's architecture.
 
     Raises:
         UnsupportedError: edgeq does not know it.
     """
     name = file.architecture
-    if name not in FAMILIES:
-        close = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.75)
+    if name not in BY_GGUF_NAME:
+        close = difflib.get_close_matches(name, BY_GGUF_NAME, n=1, cutoff=0.75)
         raise UnsupportedError(
-            f"GGUF models of architecture `{name}` are not supported, expected one of {', '.join(FAMILIES)}",
+            f"GGUF models of architecture `{name}` are not supported, expected one of {', '.join(BY_GGUF_NAME)}",
             hint=f"did you mean {close[0]}?" if close else None,
         )
-    return FAMILIES[name]
+    return BY_GGUF_NAME[name]
 
 
 def config_of(file: GgufFile) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     return {
         "model_type": family.model_type,
         "architectures": [family.head],
-        **family.config(file),
+        **family.gguf.config(file),
         "bos_token_id": ids.get("bos_token"),
         "pad_token_id": ids.get("pad_token"),
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,

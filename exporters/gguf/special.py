@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgeq.errors import ModelError
-from edgeq.exporters.gguf.reader import GgufFile
+from edgeq.families.gguf_file import GgufFile
 
 ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 """Keys `tokenizer.ggml.*_token_id`, by the name transformers has for them."""

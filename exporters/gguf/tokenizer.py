@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import EdgeqError, ModelError, UnsupportedError
-from edgeq.exporters.gguf.reader import GgufFile
+from edgeq.exporters.checkpoint import quiet_transformers
 from edgeq.exporters.gguf.special import CONTROL, USER_DEFINED, special_ids, tokens_of, types_of
 from edgeq.exporters.gguf.splits import check_kind, split_of
+from edgeq.families.gguf_file import GgufFile
 
 BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"
 """`tokenizer.ggml.model`."""
@@ -48,8 +49,6 @@ def save_tokenizer(file: GgufFile, folder: Path) -> None:
         UnsupportedError: one of a kind that edgeq does not build.
     """
     check_tokenizer(file)
-    from edgeq.exporters.checkpoint import quiet_transformers
-
     with quiet_transformers():
         try:
             tokenizer = _build(file)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from edgeq.exporters.shapes.base import Config, Matrix, ModelShape, linear, table
+from edgeq.families.model_shape import Matrix, ModelShape, SizeConfig, linear, table
 
 
-def bert(config: Config) -> ModelShape:
+def bert(config: SizeConfig) -> ModelShape:
     """BERT, RoBERTa, XLM-RoBERTa and ELECTRA: learned positions, a LayerNorm after each part."""
     hidden, inner = config.size("hidden_size"), config.size("intermediate_size")
     width = config.size_or("embedding_size", hidden)
@@ -25,7 +25,7 @@ def bert(config: Config) -> ModelShape:
     )
 
 
-def mpnet(config: Config) -> ModelShape:
+def mpnet(config: SizeConfig) -> ModelShape:
     """MPNet: as BERT, without token types, with biases by relative distance."""
     hidden, inner, layers = (
         config.size("hidden_size"),
@@ -42,7 +42,7 @@ def mpnet(config: Config) -> ModelShape:
     return _encoder(config, matrices, vectors, hidden, inner, layers)
 
 
-def distilbert(config: Config) -> ModelShape:
+def distilbert(config: SizeConfig) -> ModelShape:
     """DistilBERT: as BERT, without token types and pooler."""
     hidden, inner, layers = config.size("dim"), config.size("hidden_dim"), config.size("n_layers")
     matrices = _embeddings(config, hidden, positions=True, types=0)
@@ -56,7 +56,7 @@ def distilbert(config: Config) -> ModelShape:
     return _encoder(config, matrices, vectors, hidden, inner, layers)
 
 
-def albert(config: Config) -> ModelShape:
+def albert(config: SizeConfig) -> ModelShape:
     """ALBERT: narrow tables, and layers that share one set of weights."""
     hidden, inner, width = (
         config.size("hidden_size"),
@@ -76,7 +76,7 @@ def albert(config: Config) -> ModelShape:
     return _encoder(config, matrices, vectors, hidden, inner, config.size("num_hidden_layers"))
 
 
-def deberta_v2(config: Config) -> ModelShape:
+def deberta_v2(config: SizeConfig) -> ModelShape:
     """DeBERTa-v2 and v3: attention also by relative position, from one table for all layers."""
     hidden, inner, layers = (
         config.size("hidden_size"),
@@ -106,7 +106,7 @@ def deberta_v2(config: Config) -> ModelShape:
     return _encoder(config, matrices, vectors, hidden, inner, layers)
 
 
-def _position_projections(config: Config, layer: str, hidden: int) -> tuple[list[Matrix], int]:
+def _position_projections(config: SizeConfig, layer: str, hidden: int) -> tuple[list[Matrix], int]:
     """Own keys and queries for relative positions, where they are not shared with those of tokens."""
     if not config.flag("relative_attention", default=False) or config.flag("share_att_key", default=False):
         return [], 0
@@ -117,7 +117,7 @@ def _position_projections(config: Config, layer: str, hidden: int) -> tuple[list
     return found, hidden * len(found)
 
 
-def _relative_table(config: Config, matrices: list[Matrix], hidden: int) -> tuple[list[Matrix], int]:
+def _relative_table(config: SizeConfig, matrices: list[Matrix], hidden: int) -> tuple[list[Matrix], int]:
     if not config.flag("relative_attention", default=False):
         return matrices, 0
     longest = config.get("max_relative_positions", -1)
@@ -127,7 +127,7 @@ def _relative_table(config: Config, matrices: list[Matrix], hidden: int) -> tupl
     return [*matrices, table("encoder.rel_embeddings", 2 * reach, hidden)], norm
 
 
-def modernbert(config: Config) -> ModelShape:
+def modernbert(config: SizeConfig) -> ModelShape:
     """ModernBERT: rotary positions, gated feed-forward, a LayerNorm before each part, no biases by default."""
     hidden, inner, layers = (
         config.size("hidden_size"),
@@ -149,7 +149,7 @@ def modernbert(config: Config) -> ModelShape:
     return _encoder(config, matrices, norms + layers * biases, hidden, inner, layers)
 
 
-def _embeddings(config: Config, width: int, *, positions: bool, types: int) -> list[Matrix]:
+def _embeddings(config: SizeConfig, width: int, *, positions: bool, types: int) -> list[Matrix]:
     tables = [table("embeddings.word_embeddings", config.size("vocab_size"), width)]
     if positions:
         tables.append(table("embeddings.position_embeddings", config.size("max_position_embeddings"), width))
@@ -172,7 +172,7 @@ def _post_norm_vectors(hidden: int, inner: int) -> int:
 
 
 def _encoder(
-    config: Config, matrices: list[Matrix], vectors: int, hidden: int, inner: int, layers: int
+    config: SizeConfig, matrices: list[Matrix], vectors: int, hidden: int, inner: int, layers: int
 ) -> ModelShape:
     heads = config.size("num_attention_heads", "n_heads")
     return ModelShape(
@@ -189,7 +189,7 @@ def _encoder(
     )
 
 
-def with_head(shape: ModelShape, config: Config) -> ModelShape:
+def with_head(shape: ModelShape, config: SizeConfig) -> ModelShape:
     """The encoder with the head that its config names; none for sentence embedding and feature extraction."""
     names = config.get("architectures") or []
     name = str(names[0]) if names else ""
@@ -197,19 +197,19 @@ def with_head(shape: ModelShape, config: Config) -> ModelShape:
     return shape if found is None else found(shape, config)
 
 
-def _sequence_head(shape: ModelShape, config: Config) -> ModelShape:
+def _sequence_head(shape: ModelShape, config: SizeConfig) -> ModelShape:
     """A dense layer (the pooler, where there is one) and the classifier."""
     hidden, labels = shape.hidden, _labels(config)
     parts = (linear("pooler.dense", hidden, hidden), linear("classifier", hidden, labels))
     return shape.with_parts(parts, hidden + labels)
 
 
-def _token_head(shape: ModelShape, config: Config) -> ModelShape:
+def _token_head(shape: ModelShape, config: SizeConfig) -> ModelShape:
     labels = _labels(config)
     return shape.with_parts((*_head_dense(shape), linear("classifier", shape.hidden, labels)), labels)
 
 
-def _answer_head(shape: ModelShape, config: Config) -> ModelShape:
+def _answer_head(shape: ModelShape, config: SizeConfig) -> ModelShape:
     del config
     return shape.with_parts((*_head_dense(shape), linear("qa_outputs", shape.hidden, 2)), 2)
 
@@ -219,7 +219,7 @@ def _head_dense(shape: ModelShape) -> tuple[Matrix, ...]:
     return (linear("head.dense", shape.hidden, shape.hidden),) if shape.architecture == "modernbert" else ()
 
 
-def _masked_head(shape: ModelShape, config: Config) -> ModelShape:
+def _masked_head(shape: ModelShape, config: SizeConfig) -> ModelShape:
     """A dense layer with LayerNorm, then the word table once more, with a bias."""
     word, (width, rows) = shape.matrices[0]
     tied = (word,) if config.flag("tie_word_embeddings", default=True) else ()
@@ -228,12 +228,12 @@ def _masked_head(shape: ModelShape, config: Config) -> ModelShape:
     return shape.with_parts(parts, 3 * width + rows, tied)
 
 
-def _labels(config: Config) -> int:
+def _labels(config: SizeConfig) -> int:
     names = config.get("id2label")
     return len(names) if isinstance(names, Mapping) and names else config.size_or("num_labels", 2)
 
 
-_HEADS: dict[str, Callable[[ModelShape, Config], ModelShape]] = {
+_HEADS: dict[str, Callable[[ModelShape, SizeConfig], ModelShape]] = {
     "ForSequenceClassification": _sequence_head,
     "ForTokenClassification": _token_head,
     "ForQuestionAnswering": _answer_head,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from edgeq.errors import ModelError
+from edgeq.families.rope import FACTORS
 from edgeq.targets.gguf.tensors import PlannedTensor, architecture_of
-from edgeq.targets.gguf.writer import FACTORS
 from edgeq.types import FloatArray
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgeq.families.rope import check_rope
 from edgeq.graph.component import BATCH, SEQUENCE
 from edgeq.processors.text_inputs import INPUT_IDS
 from edgeq.quantize import formats
@@ -16,10 +17,9 @@ from edgeq.runtime.generation.footprint import measure_gguf_bytes
 from edgeq.runtime.generation.llama_cpp import is_installed
 from edgeq.targets.base import CheckpointInput, Lowered, LoweringOptions, Session, VariantSpec
 from edgeq.targets.gguf.activations import roundings
-from edgeq.targets.gguf.architectures import check_rope, ignored_window
 from edgeq.targets.gguf.file_types import FILE_TYPES, RECIPES, FileType
 from edgeq.targets.gguf.session import GgufSession
-from edgeq.targets.gguf.tensors import family_of, place_tensors, plan_tensors
+from edgeq.targets.gguf.tensors import family_of, ignored_window, place_tensors, plan_tensors
 from edgeq.types import FloatArray, Precision, Role, TensorSpec
 
 if TYPE_CHECKING:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeq.errors import UnsupportedError
+from edgeq.families import FAMILIES
+from edgeq.families.changes import Change
+from edgeq.families.family import GgufForm
+from edgeq.families.tensor_names import tensor_names
 from edgeq.quantize.ggml import BLOCK_TYPES
-from edgeq.targets.gguf.architectures import ARCHITECTURES, Change, GgufArchitecture
 from edgeq.targets.gguf.file_types import FLOAT_BYTES, Place, stays_float, tensor_type
 from edgeq.types import FloatArray
 
@@ -62,7 +65,7 @@ class PlannedTensor:
         yield values if self.change is None else self.change.apply(values, config)
 
 
-def architecture_of(config: Mapping[str, Any]) -> GgufArchitecture:
+def architecture_of(config: Mapping[str, Any]) -> GgufForm:
     """The architecture that runs a model.
 
     Raises:
@@ -73,18 +76,26 @@ def architecture_of(config: Mapping[str, Any]) -> GgufArchitecture:
     return found
 
 
-def family_of(model_type: str) -> GgufArchitecture:
+def family_of(model_type: str) -> GgufForm:
     """The architecture of a family.
 
     Raises:
         UnsupportedError: edgeq writes no GGUF file for it.
     """
-    found = ARCHITECTURES.get(model_type)
+    found = FAMILIES.get(model_type)
     if found is None:
         raise UnsupportedError(
-            f"edgeq writes no GGUF files for `{model_type}`, expected one of {', '.join(ARCHITECTURES)}"
+            f"edgeq writes no GGUF files for `{model_type}`, expected one of {', '.join(FAMILIES)}"
         )
-    return found
+    return found.gguf
+
+
+def ignored_window(config: Mapping[str, Any]) -> int | None:
+    """The window that the original slides and llama.cpp does not; None where there is none."""
+    if family_of(config["model_type"]).has_windows or config.get("use_sliding_window") is False:
+        return None
+    window = config.get("sliding_window")
+    return int(window) if window and window < config["max_position_embeddings"] else None
 
 
 def plan_tensors(
@@ -110,8 +121,7 @@ def place_tensors(
     """`plan_tensors` without the question whether llama.cpp computes what the config says."""
     architecture = family_of(config["model_type"])
     layers = int(config.get("num_hidden_layers") or config["n_layer"])
-    by_name = _name_map(architecture.name, layers)
-    names = {name: _file_name(name, architecture, by_name) for name in parameters}
+    names = tensor_names(architecture.name, layers, parameters)
     is_tied = "output.weight" not in names.values()
     found = []
     for name, shape in parameters.items():
@@ -124,19 +134,3 @@ def place_tensors(
             kind = tensor_type(file_type, Place(in_file, stored[-1], layers, is_head))
         found.append(PlannedTensor(in_file, name, stored, kind, change, in_file == TABLE and not is_head))
     return found
-
-
-def _file_name(parameter: str, architecture: GgufArchitecture, by_name: Any) -> str:
-    name = by_name.get_name(parameter, try_suffixes=(".weight", ".bias"))
-    if name is None:
-        raise UnsupportedError(
-            f"llama.cpp's architecture `{architecture.name}` has no tensor for `{parameter}`"
-        )
-    return str(name)
-
-
-def _name_map(architecture: str, layers: int) -> Any:
-    import gguf
-
-    number = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
-    return gguf.get_tensor_name_map(number, layers)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeq.errors import ModelError
+from edgeq.families.rope import FACTORS, rope_factors
 from edgeq.numerics import FP16_MAX
 from edgeq.quantize.ggml import BLOCK_TYPES, Evidence, quantize_rows
 from edgeq.quantize.gram_parts import in_parts
 from edgeq.quantize.streaming.external_data import full_disk_as_error
 from edgeq.quantize.weight_only.base import LayerStats, checked_importance
 from edgeq.quantize.weight_only.gptq import MIN_TOKENS_PER_CHANNEL, factorize
-from edgeq.targets.gguf.architectures import rope_factors
 from edgeq.targets.gguf.file_types import FILE_TYPES
 from edgeq.targets.gguf.metadata import add_metadata, add_tokenizer
 from edgeq.targets.gguf.tensors import TABLE, PlannedTensor, architecture_of, plan_tensors
@@ -24,8 +24,6 @@ from edgeq.types import Array
 
 if TYPE_CHECKING:
     from edgeq.targets.base import CheckpointInput
-
-FACTORS = "rope_freqs.weight"
 
 
 def write_gguf(source: CheckpointInput, file_type: str, path: Path) -> list[str]:

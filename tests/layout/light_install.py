@@ -34,7 +34,7 @@ LIGHT = {
 def main() -> None:
     assert "site-packages" in str(Path(edgeq.__file__)), edgeq.__file__
     names = [found.name for found in pkgutil.walk_packages(edgeq.__path__, "edgeq.")]
-    assert {"edgeq.targets.android.target", "edgeq.exporters.bert", "edgeq.bundle.schema"} <= {
+    assert {"edgeq.targets.android.target", "edgeq.exporters.encoders.bert", "edgeq.bundle.schema"} <= {
         *names,
         "edgeq.bundle.schema",
     }

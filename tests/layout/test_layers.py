@@ -20,7 +20,7 @@ LAYERS = (
     ("processors",),
     ("tasks",),
     ("bundle",),
-    ("graph", "calibration"),
+    ("graph", "calibration", "families"),
     (
         "onnx_runtime",
         "numerics",

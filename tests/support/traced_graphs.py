@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from edgeq.exporters import loading
-from edgeq.exporters.base import ExportedModel, ModelFacts
+from edgeq.exporters.exported_model import ExportedModel, ModelFacts
 
 
 class TracedGraphs:

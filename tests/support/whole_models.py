@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from edgeq.exporters.causal_lm import builder as road
 from edgeq.exporters.causal_lm import trace
-from edgeq.exporters.causal_lm.families import layer_windows
 from edgeq.exporters.causal_lm.graph_io import (
     ATTENTION_MASK,
     INPUT_IDS,
@@ -20,6 +19,7 @@ from edgeq.exporters.causal_lm.graph_io import (
     present_names,
 )
 from edgeq.exporters.causal_lm.normalize import normalize_built, normalize_traced
+from edgeq.exporters.causal_lm.positions import layer_windows
 from edgeq.exporters.checkpoint import quiet_transformers
 from edgeq.exporters.torch_onnx import quiet
 from edgeq.graph.component import CANONICAL_OPSET

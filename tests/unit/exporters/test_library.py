@@ -19,7 +19,8 @@ from edgeq.errors import ModelError
 from edgeq.exporters import ARCHITECTURES, inspect_model, load_model
 from edgeq.exporters.checkpoint import load_encoder, quiet_transformers
 from edgeq.exporters.equivalence import check_equivalence, longest_that_fits, run_graph, unchecked_lengths
-from edgeq.exporters.library import check_reading, open_library, open_original
+from edgeq.exporters.library import check_reading, open_library
+from edgeq.exporters.original import open_original
 from edgeq.exporters.reference import original
 from edgeq.exporters.text_encoder import input_specs
 from edgeq.exporters.tokenizer import follow_types, load_tokenizer, text_preprocessor
@@ -150,11 +151,12 @@ def test_what_is_not_read_is_found_against_the_library(embedder, exported_embedd
 
 
 def test_without_the_library_it_is_said(embedder, exported_embedder, monkeypatch):
-    from edgeq.exporters import library, loading
+    from edgeq.exporters import library
+    from edgeq.exporters import original as module
 
     monkeypatch.setattr(library, "find_spec", lambda name: None)
     # Exporting it again would give the same.
-    monkeypatch.setattr(loading, "load_model", lambda *_, **__: exported_embedder)
+    monkeypatch.setattr(module, "load_model", lambda *_, **__: exported_embedder)
     [notice] = check_reading(
         inspect_model(embedder),
         exported_embedder.preprocessor,

@@ -277,7 +277,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model(folder):
 
 
 def test_no_room_for_text_is_found_before_the_trace(folder, monkeypatch, fresh_traces):
-    monkeypatch.setattr("edgeq.exporters.torch_onnx.export_encoder", lambda *_: pytest.fail("traced"))
+    monkeypatch.setattr("edgeq.exporters.loading.export_encoder", lambda *_: pytest.fail("traced"))
     refused(folder, "leaves no room for text", seq_len=3)
 
 

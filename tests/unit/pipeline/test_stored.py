@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from edgeq.errors import UnsupportedError
-from edgeq.exporters.base import ModelFacts
+from edgeq.exporters.exported_model import ModelFacts
 from edgeq.pipeline.planning import plan_export
 from edgeq.pipeline.precision import recipe_named
 from edgeq.pipeline.request import ExportRequest

@@ -15,7 +15,7 @@ from edgeq.tasks import is_autoregressive
 from edgeq.types import ONNX_RUNTIME, Task
 
 if TYPE_CHECKING:
-    from edgeq.exporters.base import ExportedModel, ModelFacts
+    from edgeq.exporters.exported_model import ExportedModel, ModelFacts
     from edgeq.pipeline.plan import ExportPlan
     from edgeq.pipeline.request import ExportRequest
 

@@ -21,7 +21,7 @@ from edgeq.types import ONNX_RUNTIME
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
-    from edgeq.exporters.base import ExportedModel
+    from edgeq.exporters.exported_model import ExportedModel
     from edgeq.quantize.sensitivity import LayerEffect
     from edgeq.types import FloatArray
 

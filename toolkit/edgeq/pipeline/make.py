@@ -15,7 +15,7 @@ from edgeq.targets.base import GraphTarget, Lowered, LoweringInput, LoweringOpti
 if TYPE_CHECKING:
     from edgeq.bundle.writer import BundleWriter
     from edgeq.calibration import CalibrationData
-    from edgeq.exporters.base import ModelFacts
+    from edgeq.exporters.exported_model import ModelFacts
     from edgeq.pipeline.plan import ExportPlan, TargetResult
     from edgeq.pipeline.quantizing import Quantized
     from edgeq.pipeline.request import ExportRequest

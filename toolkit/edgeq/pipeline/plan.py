@@ -16,7 +16,7 @@ from edgeq.targets.base import VariantSpec
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
     from edgeq.calibration import CalibrationData
-    from edgeq.exporters.base import ModelFacts
+    from edgeq.exporters.exported_model import ModelFacts
     from edgeq.pipeline.measured import Measured
     from edgeq.pipeline.request import ExportRequest
 

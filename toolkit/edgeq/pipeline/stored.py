@@ -21,7 +21,7 @@ from edgeq.quantize.weight_errors import energy_of
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgeq.exporters.base import ModelFacts
+    from edgeq.exporters.exported_model import ModelFacts
     from edgeq.pipeline.plan import ExportPlan
     from edgeq.progress import Progress
     from edgeq.quantize.checkpoint_codes import PackedWeights

@@ -30,7 +30,7 @@ from edgeq.tasks.labelled import Notify, ignore, read_pairs
 from edgeq.types import ONNX_RUNTIME, Array
 
 if TYPE_CHECKING:
-    from edgeq.exporters.base import ExportedModel
+    from edgeq.exporters.exported_model import ExportedModel
     from edgeq.targets.base import GraphTarget, Target, VariantSpec
 
 DEFAULT_CALIB_SAMPLES = DEFAULT_GRAM_SAMPLES

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.language_golden import LanguageGolden
     from edgeq.bundle.reader import Bundle
     from edgeq.bundle.writer import BundleWriter
-    from edgeq.exporters.base import ModelFacts
+    from edgeq.exporters.exported_model import ModelFacts
     from edgeq.pipeline.bounds import Bounds
     from edgeq.processors.text import TextPreprocessor
     from edgeq.quantize.coverage import Coverage

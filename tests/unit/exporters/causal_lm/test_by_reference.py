@@ -12,11 +12,11 @@ import pytest
 
 from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm import load_language_model, load_original, streamed_forward
-from edgeq.exporters.causal_lm.families import FAMILIES
-from edgeq.exporters.causal_lm.hollow import hollow_decoder
-from edgeq.exporters.causal_lm.loading import _specs
+from edgeq.exporters.causal_lm.export import specs_of
 from edgeq.exporters.causal_lm.normalize import declare
 from edgeq.exporters.causal_lm.recording import Recording
+from edgeq.exporters.causal_lm.without_matrices import decoder_without_matrices
+from edgeq.families import FAMILIES
 from edgeq.graph.streamed_tensor import StreamedTensor, streamed
 
 pytest.importorskip("onnxruntime_genai")
@@ -40,7 +40,7 @@ def test_the_bytes_of_a_model_in_memory(tiny_decoder, whole_models, family, conf
         whole = whole_models.traced_whole(folder, cache, context)
     else:
         whole = whole_models.built_whole(folder, cache)
-    declare(whole, *_specs(exported.settings))
+    declare(whole, *specs_of(exported.settings))
     graph = exported.canonical.model
     assert bytes_of(graph) == bytes_of(whole)
     matrices = [value for value in graph.graph.initializers.values() if len(value.shape) == 2]
@@ -158,7 +158,7 @@ def test_checkpoints_that_do_not_fit(tiny_decoder, tmp_path, change, message):
 def test_what_an_exporter_does_to_a_matrix_is_known_or_an_error(tiny_decoder, whole_models):
     import torch
 
-    model, weights = hollow_decoder(tiny_decoder("llama"))
+    model, weights = decoder_without_matrices(tiny_decoder("llama"))
     recording = Recording(model, weights)
     layer = model.model.layers[0].self_attn
     with recording.stacking():
@@ -180,7 +180,7 @@ def test_nothing_is_read_for_the_structure(tiny_decoder, monkeypatch):
     """Matrices are first read when somebody asks for their values."""
     asked = []
     monkeypatch.setattr(StreamedTensor, "numpy", lambda self: asked.append(self.name))
-    model, weights = hollow_decoder(tiny_decoder("llama"))
+    model, weights = decoder_without_matrices(tiny_decoder("llama"))
     from edgeq.exporters.causal_lm.builder import build_decoder
     from edgeq.exporters.causal_lm.normalize import normalize_built
 

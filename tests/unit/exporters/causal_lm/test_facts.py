@@ -6,7 +6,7 @@ import pytest
 from edgeq.errors import ModelError
 from edgeq.exporters import inspect_model, load_model
 from edgeq.exporters.causal_lm import load_language_model
-from edgeq.exporters.causal_lm.families import builder_refusal
+from edgeq.exporters.causal_lm.roads import builder_refusal
 from edgeq.types import Task
 
 

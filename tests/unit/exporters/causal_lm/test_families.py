@@ -12,7 +12,8 @@ import pytest
 from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters.causal_lm import load_language_model
 from edgeq.exporters.causal_lm.equivalence import TOLERANCE, check_decoder
-from edgeq.exporters.causal_lm.families import FAMILIES, layer_windows
+from edgeq.exporters.causal_lm.positions import layer_windows
+from edgeq.families import FAMILIES
 from edgeq.quantize.layers import find_layers
 from edgeq.runtime.generation.genai import GenaiTokens
 from edgeq.runtime.generation.generator import OnnxTokens

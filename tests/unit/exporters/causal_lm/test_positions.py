@@ -15,9 +15,9 @@ from edgeq.errors import ConfigError, ModelError
 from edgeq.exporters import check_headers, inspect_model, load_model
 from edgeq.exporters.causal_lm import load_language_model, open_original
 from edgeq.exporters.causal_lm.facts import context_length
-from edgeq.exporters.causal_lm.families import constant_positions, rope_type
 from edgeq.exporters.causal_lm.genai_config import usual_length
 from edgeq.exporters.causal_lm.text import tokens_beyond
+from edgeq.families.positions import constant_positions, rope_type
 from edgeq.runtime.generation.settings import CacheShape, GenerationSettings
 
 LONG: dict[str, Any] = {

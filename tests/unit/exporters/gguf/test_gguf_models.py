@@ -13,7 +13,7 @@ import pytest
 
 from edgeq.errors import ModelError
 from edgeq.exporters.gguf import inspect_gguf, unpack
-from edgeq.exporters.gguf.rope import llama3_factors
+from edgeq.families.rope import llama3_factors
 
 gguf = pytest.importorskip("gguf")
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from edgeq.errors import DataError, ModelError, UnsupportedError
+from edgeq.families.rope import rope_factors
 from edgeq.quantize.weight_only import LayerStats
 from edgeq.targets.base import VariantSpec
-from edgeq.targets.gguf.architectures import ARCHITECTURES, ignored_window, rope_factors
 from edgeq.targets.gguf.target import TARGET
-from edgeq.targets.gguf.tensors import architecture_of, plan_tensors
+from edgeq.targets.gguf.tensors import architecture_of, family_of, ignored_window, plan_tensors
 from edgeq.targets.gguf.writer import evidence_of, write_gguf
 
 gguf = pytest.importorskip("gguf")
@@ -51,7 +51,7 @@ def test_a_float_file_is_the_same_model(family: str, opened: Open, tmp_path: Pat
     assert largest_error(model, back(model, path)) <= (1e-5 if "gemma" in family else 0)
     assert set(model.shapes) == set(TARGET.read_back(path, model.original.config, model.shapes))
     found = metadata(path)
-    assert found["general.architecture"] == ARCHITECTURES[family].name
+    assert found["general.architecture"] == family_of(family).name
     # llama.cpp refuses vocabularies without Phi-3's tokens in a file of that name.
     assert found["general.name"] == f"tiny-{family.replace('phi3', 'phi 3')}"
     assert found["general.file_type"] == 0

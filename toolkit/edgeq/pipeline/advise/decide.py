@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgeq.errors import ConfigError, EdgeqError, UnsupportedError, UsageError
 from edgeq.exporters import inspect_model
-from edgeq.exporters.causal_lm.families import constant_positions, rope_type
 from edgeq.exporters.causal_lm.text_part import text_config
 from edgeq.exporters.facts import read_config
-from edgeq.exporters.shapes import ModelShape, read_shape
+from edgeq.exporters.shapes import read_shape
+from edgeq.families.model_shape import ModelShape
+from edgeq.families.positions import constant_positions, rope_type
 from edgeq.pipeline.advise.memory import Footprint, estimate, file_footprint, has_cost
 from edgeq.pipeline.advise.quality import Quality, Tolerance, expected_quality
 from edgeq.pipeline.advise.sizes import megabytes

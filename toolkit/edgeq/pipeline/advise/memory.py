@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeq.exporters.shapes import ModelShape
+from edgeq.families.model_shape import ModelShape
 from edgeq.numerics import block_count
 from edgeq.quantize.formats import PER_CHANNEL, Blocks, Float, StaticInt8
 from edgeq.quantize.recipes import LayerRef, LayerSpec

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.manifest import Gate
     from edgeq.bundle.writer import BundleWriter
     from edgeq.calibration import CalibrationData
-    from edgeq.exporters.base import ExportedModel, ModelFacts
+    from edgeq.exporters.exported_model import ExportedModel, ModelFacts
     from edgeq.pipeline.make import Maker
     from edgeq.pipeline.measured import Measured
     from edgeq.pipeline.plan import ExportPlan, TargetResult

@@ -152,7 +152,7 @@ def open_comparands(bundle: Bundle, head: Head, request: ValidationRequest, prog
         DataError: the bundle has no tokenizer, or the data cannot be used.
         EdgeqError: the original cannot be loaded.
     """
-    from edgeq.exporters.library import open_original
+    from edgeq.exporters.original import open_original
     from edgeq.runtime.runtime import load_preprocessor
 
     if request.against is None and request.labels is None:

@@ -11,7 +11,7 @@ from edgeq.targets import get_target
 from edgeq.targets.base import GraphTarget, LoweringInput, LoweringOptions, VariantSpec, check_graph
 
 if TYPE_CHECKING:
-    from edgeq.exporters.base import ExportedModel
+    from edgeq.exporters.exported_model import ExportedModel
     from edgeq.pipeline.plan import ExportPlan
     from edgeq.progress import Progress
 

@@ -14,7 +14,7 @@ from edgeq.targets import TARGETS, get_target
 from edgeq.targets.base import VariantSpec
 
 if TYPE_CHECKING:
-    from edgeq.exporters.base import ModelFacts
+    from edgeq.exporters.exported_model import ModelFacts
     from edgeq.pipeline.request import ExportRequest
     from edgeq.progress import Progress
     from edgeq.targets.base import Target

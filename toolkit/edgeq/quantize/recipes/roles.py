@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 
-ROLES: tuple[tuple[str, str], ...] = (
+from edgeq.families import FAMILIES
+
+SPELLINGS: tuple[tuple[str, str], ...] = (
     # The first pattern found in the path decides; families are named where only they use a spelling.
     # Embeddings.
     (r"(token_type_embeddings|embeddings_token_type)$", "embedding.token_type"),
-    (r"(position_embeddings|embed_positions|wpe|rel_embeddings)$", "embedding.position"),
-    (r"(word_embeddings|embed_tokens|tok_embeddings|token_embd|wte)$", "embedding"),
-    # Fused projections: DeBERTa v1, ModernBERT, Phi-3, GPT-2.
-    (r"(attention\.self\.in_proj|attn\.Wqkv|attn\.qkv_proj|attn\.c_attn)$", "attention.qkv"),
-    (r"(mlp\.Wi|mlp\.gate_up_proj)$", "ffn.gate_up"),
-    # Attention: BERT, RoBERTa, ELECTRA, ALBERT, DeBERTa v2; DistilBERT; MPNet; Llama, Qwen, Gemma, Phi.
+    (r"(position_embeddings|embed_positions|rel_embeddings)$", "embedding.position"),
+    (r"(word_embeddings|tok_embeddings|token_embd)$", "embedding"),
+    # Fused projections: DeBERTa v1, ModernBERT.
+    (r"(attention\.self\.in_proj|attn\.Wqkv)$", "attention.qkv"),
+    (r"mlp\.Wi$", "ffn.gate_up"),
+    # Attention: BERT, RoBERTa, ELECTRA, ALBERT, DeBERTa v2; DistilBERT; MPNet; ModernBERT, Phi.
     (r"attention\.(self\.)?query(_proj)?$", "attention.q"),
     (r"attention\.(self\.)?key(_proj)?$", "attention.k"),
     (r"attention\.(self\.)?value(_proj)?$", "attention.v"),
@@ -23,23 +25,28 @@ ROLES: tuple[tuple[str, str], ...] = (
     (r"attention\.v_lin$", "attention.v"),
     (r"attention\.out_lin$", "attention.o"),
     (r"attention\.attn\.([qkvo])$", r"attention.\1"),
-    (r"attn\.([qkvo])_proj$", r"attention.\1"),
-    (r"attn\.(Wo|dense|c_proj|out_proj)$", "attention.o"),
-    # Feed-forward: Llama, Qwen, Gemma, Phi-3; ModernBERT; GPT-2; DistilBERT; ALBERT; Phi; BERT.
-    (r"mlp\.(gate|up|down)_proj$", r"ffn.\1"),
-    (r"mlp\.(Wo|c_proj|fc2)$", "ffn.down"),
-    (r"mlp\.(c_fc|fc1)$", "ffn.up"),
+    (r"attn\.(Wo|dense|out_proj)$", "attention.o"),
+    # Feed-forward: ModernBERT; Phi; DistilBERT; ALBERT; BERT.
+    (r"mlp\.(Wo|fc2)$", "ffn.down"),
+    (r"mlp\.fc1$", "ffn.up"),
     (r"ffn\.lin1$", "ffn.up"),
     (r"ffn\.lin2$", "ffn.down"),
     (r"albert_layers\.\d+\.ffn$", "ffn.up"),
     (r"albert_layers\.\d+\.ffn_output$", "ffn.down"),
     (r"layer\.\d+\.intermediate\.dense$", "ffn.up"),
     (r"layer\.\d+\.output\.dense$", "ffn.down"),
-    # Heads: language models, masked ones included.
-    (r"(lm_head(\.decoder)?|predictions\.decoder|vocab_projector|generator_lm_head|embed_out)$", "head"),
+    # Heads: masked language models, and older spellings of others.
+    (r"(lm_head\.decoder|predictions\.decoder|vocab_projector|generator_lm_head|embed_out)$", "head"),
     (r"^decoder$", "head"),
     # What sits between a pooled vector and a task's answer.
     (r"(pooler(\.dense)?|pre_classifier|classifier(\.\w+)?|score|qa_outputs)$", "task"),
+)
+"""Of encoders, and of decoders that have no file in `edgeq.families`."""
+ROLES: tuple[tuple[str, str], ...] = (
+    *dict.fromkeys(
+        (rf"{re.escape(end)}$", role) for family in FAMILIES.values() for end, role in family.roles.items()
+    ),
+    *SPELLINGS,
 )
 """`(pattern, role)`: searched in a module path without its `.weight`."""
 

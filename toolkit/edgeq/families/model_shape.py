@@ -63,7 +63,7 @@ class ModelShape:
         )
 
 
-class Config:
+class SizeConfig:
     """`config.json` with errors that name the file's owner.
 
     Args:

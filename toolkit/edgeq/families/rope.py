@@ -1,19 +1,63 @@
-"""Rotary positions as a GGUF file describes them, in transformers' words."""
+"""Rotary positions of a config and of a GGUF file, each in the words of the other."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from edgeq.errors import UnsupportedError
-from edgeq.exporters.gguf.reader import GgufFile
-from edgeq.types import Array
+from edgeq.families.changes import Config
+from edgeq.families.gguf_file import GgufFile
+from edgeq.types import FloatArray
 
 FACTORS = "rope_freqs.weight"
+"""The tensor of a file that no parameter takes."""
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """What Llama 3.1 to 3.3 have; the file keeps only the factors that follow from them."""
+WRITTEN_ROPES = ("default", "linear", "llama3", "dynamic")
+"""Types of rotary positions that a file can say; `dynamic` is the default one up to the model's own context."""
+
+
+def head_size(config: Config) -> int:
+    """Values per attention head."""
+    explicit = config.get("head_dim")
+    if explicit:
+        return int(explicit)
+    heads = config.get("num_attention_heads") or config["n_head"]
+    return int(config.get("hidden_size") or config["n_embd"]) // int(heads)
+
+
+def rope(config: Config) -> Mapping[str, Any]:
+    """Rotary positions of the layers that see everything."""
+    found = config.get("rope_parameters") or {}
+    return found.get("full_attention", found) if isinstance(found, Mapping) else {}
+
+
+def check_rope(config: Config) -> None:
+    """Refuse rotary positions that a file would not say: llama.cpp would run others.
+
+    Raises:
+        UnsupportedError: `longrope`, `yarn` and what else has a table of its own.
+    """
+    found = config.get("rope_parameters") or {}
+    for settings in (value for value in (found, *found.values()) if isinstance(value, Mapping)):
+        kind = settings.get("rope_type", "default")
+        if kind not in WRITTEN_ROPES:
+            raise UnsupportedError(
+                f"rotary positions of type `{kind}` are not written to GGUF files, expected {', '.join(WRITTEN_ROPES)}",
+                hint="--target cpu or --target android take them",
+            )
+
+
+def rope_factors(config: Config) -> FloatArray | None:
+    """What `FACTORS` holds of a config; None for rotary positions that need no such tensor."""
+    settings = rope(config)
+    if settings.get("rope_type") != "llama3":
+        return None
+    return llama3_factors(head_size(config) // 2, settings["rope_theta"], settings)
 
 
 def rope_parameters(file: GgufFile, partial: float) -> dict[str, Any]:
@@ -55,8 +99,11 @@ def _llama3(file: GgufFile, theta: float) -> dict[str, Any]:
     return settings
 
 
-def llama3_factors(count: int, theta: float, settings: dict[str, Any]) -> Array:
-    """By what each frequency is divided (Llama 3.1: high ones are kept, low ones divided, a ramp between)."""
+def llama3_factors(count: int, theta: float, settings: Mapping[str, Any]) -> FloatArray:
+    """By what each frequency is divided (Llama 3.1).
+
+    Low frequencies are divided by `factor`, high ones kept, with a ramp between, by turns over the original context.
+    """
     frequencies = theta ** -(np.arange(count) / count)
     turns = settings["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     low, high = settings["low_freq_factor"], settings["high_freq_factor"]

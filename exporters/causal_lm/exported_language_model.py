@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from edgeq.errors import ModelError
-from edgeq.exporters.base import ModelFacts
-from edgeq.types import Array, FloatArray, SourceInfo, Task
+from edgeq.types import Array, FloatArray, SourceInfo
 
 if TYPE_CHECKING:
     from edgeq.exporters.causal_lm.weights import DecoderWeights
@@ -24,63 +21,6 @@ Logits: TypeAlias = Callable[[Array], FloatArray]
 
 def _nothing() -> None:
     """The original in this process is held as long as it is wanted."""
-
-
-@dataclass(frozen=True, slots=True)
-class LanguageModelFacts:
-    """What a config says about a causal language model, read without loading weights.
-
-    Attributes:
-        model: what the user named.
-        folder: where its files are.
-        architecture: Hugging Face `model_type`.
-        config: `config.json`.
-        refusal: why it cannot be exported; None where it can.
-        quantized: how a checkpoint that is quantized already is (`gguf-q4_k_m`); None for a float one.
-        lost: weights of it whose type ONNX cannot hold, by name, with the type and the reason.
-        notices: what the user should know about it.
-        is_text_part: the folder is a checkpoint of images and text, and this is the language model in it.
-    """
-
-    model: str
-    folder: Path
-    architecture: str
-    config: Mapping[str, Any] = field(repr=False)
-    refusal: ModelError | None = None
-    quantized: str | None = None
-    lost: Mapping[str, str] = field(default_factory=dict)
-    notices: tuple[str, ...] = ()
-    is_text_part: bool = False
-
-    @property
-    def is_unpacked(self) -> bool:
-        """Whether an ordinary folder has to be made of it first."""
-        return self.quantized is not None or self.is_text_part
-
-    def as_model_facts(self) -> ModelFacts:
-        """The same facts as every model has them."""
-        task = Task.TEXT_GENERATION
-        return ModelFacts(
-            self.model,
-            self.folder,
-            self.architecture,
-            task,
-            (task,),
-            self.refusal,
-            self.quantized,
-            self.lost,
-            self.notices,
-        )
-
-    def require_supported(self) -> LanguageModelFacts:
-        """These facts, or the refusal.
-
-        Raises:
-            ModelError: the model cannot be exported.
-        """
-        if self.refusal is not None:
-            raise self.refusal
-        return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from edgeq.exporters.packed.settings import PackedSettings, quantization_of, read_settings
+from edgeq.exporters.gptq_awq.settings import PackedSettings, quantization_of, read_settings
 
 __all__ = ["PackedSettings", "quantization_of", "read_settings"]

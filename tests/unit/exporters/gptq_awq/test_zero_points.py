@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeq.errors import ModelError
-from edgeq.exporters.packed.folder import unpack
+from edgeq.exporters.gptq_awq.folder import unpack
 
 
 @pytest.fixture

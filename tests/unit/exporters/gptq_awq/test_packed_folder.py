@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from edgeq.errors import ModelError, UnsupportedError
-from edgeq.exporters.packed.folder import unpack
+from edgeq.exporters.gptq_awq.folder import unpack
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32}
 Q_PROJ = "model.layers.0.self_attn.q_proj"

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from edgeq.errors import ModelError
-from edgeq.exporters.packed import quantization_of, read_settings
+from edgeq.exporters.gptq_awq import quantization_of, read_settings
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True, "sym": True}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeq.errors import ModelError
-from edgeq.exporters.packed.settings import GPTQ_VERSIONS, PackedSettings
+from edgeq.exporters.gptq_awq.settings import GPTQ_VERSIONS, PackedSettings
 from edgeq.quantize.weight_only import QuantizedWeight
 
 HALFWAY = 0.5

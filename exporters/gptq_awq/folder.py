@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ModelError
-from edgeq.exporters.causal_lm.parameters import Parameter, parameters_of
+from edgeq.exporters.decoder_parameters import Parameter, parameters_of
 from edgeq.exporters.dense_file import DenseFile
 from edgeq.exporters.facts import read_config
-from edgeq.exporters.packed.layers import PackedLayer, find_layers, load_layer
-from edgeq.exporters.packed.settings import PackedSettings, quantization_of, read_settings
-from edgeq.exporters.packed.zero_points import StepMean
+from edgeq.exporters.gptq_awq.layers import PackedLayer, find_layers, load_layer
+from edgeq.exporters.gptq_awq.settings import PackedSettings, quantization_of, read_settings
+from edgeq.exporters.gptq_awq.zero_points import StepMean
 from edgeq.quantize.checkpoint_codes import PackedTensor, PackedWeights
 from edgeq.quantize.streaming import Checkpoint, StoredTensor
 

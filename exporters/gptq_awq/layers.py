@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeq.errors import EdgeqError, ModelError
-from edgeq.exporters.packed.settings import GPTQ_VERSIONS, PackedSettings
+from edgeq.exporters.gptq_awq.settings import GPTQ_VERSIONS, PackedSettings
 from edgeq.quantize.streaming import StoredTensor
 from edgeq.quantize.weight_only import QuantizedWeight
 from edgeq.quantize.weight_only.awq_import import AwqLayer, import_awq

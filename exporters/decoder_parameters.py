@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ModelError
+from edgeq.exporters.checkpoint import quiet_transformers
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,6 @@ def skeleton(folder: Path, source: Path) -> Any:
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-
-    from edgeq.exporters.checkpoint import quiet_transformers
 
     with quiet_transformers():
         try:

@@ -27,22 +27,22 @@ def here(tiny_decoder):
 
 
 @pytest.fixture
-def apart(tiny_decoder, monkeypatch):
+def sent(tiny_decoder, monkeypatch):
     monkeypatch.setattr(streamed_tensor, "HELD_BYTES", 0)
     found = load_language_model(tiny_decoder("llama"))
     yield found
     found.rest()
 
 
-def test_the_same_model(here, apart):
-    assert bytes_of(apart.canonical.model) == bytes_of(here.canonical.model)
-    assert apart.canonical.inputs == here.canonical.inputs and apart.settings == here.settings
-    assert apart.source == here.source and apart.genai_config == here.genai_config
+def test_the_same_model(here, sent):
+    assert bytes_of(sent.canonical.model) == bytes_of(here.canonical.model)
+    assert sent.canonical.inputs == here.canonical.inputs and sent.settings == here.settings
+    assert sent.source == here.source and sent.genai_config == here.genai_config
     expected = here.reference(IDS)
-    assert np.array_equal(apart.reference(IDS), expected)
-    apart.rest()
-    assert np.array_equal(apart.reference(IDS), expected)
-    assert not np.array_equal(apart.reference(IDS[:, ::-1]), expected)
+    assert np.array_equal(sent.reference(IDS), expected)
+    sent.rest()
+    assert np.array_equal(sent.reference(IDS), expected)
+    assert not np.array_equal(sent.reference(IDS[:, ::-1]), expected)
 
 
 def test_errors_come_through_with_their_hints(tiny_decoder, monkeypatch):
@@ -52,12 +52,12 @@ def test_errors_come_through_with_their_hints(tiny_decoder, monkeypatch):
     assert caught.value.hint == "--seq-len 128"
 
 
-def test_a_killed_process_is_an_error(apart):
-    apart.reference(IDS)
-    (child,) = apart.reference._children
+def test_a_killed_process_is_an_error(sent):
+    sent.reference(IDS)
+    (child,) = sent.reference._children
     os.kill(child._process.pid, signal.SIGKILL)
     with pytest.raises(ModelError, match="ended with status -9") as caught:
-        apart.reference(IDS)
+        sent.reference(IDS)
     assert "memory" in caught.value.hint
 
 

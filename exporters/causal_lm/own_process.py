@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 from edgeq import errors
 from edgeq.allocator import return_freed_memory
 from edgeq.errors import EdgeqError, ModelError
-from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelFacts
+from edgeq.exporters.causal_lm.export import export_folder
+from edgeq.exporters.causal_lm.exported_language_model import ExportedLanguageModel
+from edgeq.exporters.language_model_facts import LanguageModelFacts
 from edgeq.quantize.streaming.transport import PackedGraph, pack_graph
 
 if TYPE_CHECKING:
@@ -38,9 +40,7 @@ class LoadRequest:
 
     def serve(self, channel: Channel) -> None:
         """In the child."""
-        from edgeq.exporters.causal_lm.loading import load_here
-
-        exported = load_here(self.facts, self.context, self.road)
+        exported = export_folder(self.facts, self.context, self.road)
         canonical: Any = replace(exported.canonical, model=None)  # type: ignore[arg-type]
         bare = replace(exported, canonical=canonical, reference=_unreachable)
         channel.send(Loaded(pack_graph(exported.canonical.model), bare))
@@ -61,7 +61,7 @@ class Loaded:
     def restored(self) -> ExportedLanguageModel:
         """The model, its original in a process that is started when it is run."""
         canonical = replace(self.exported.canonical, model=self.graph.unpack())
-        original = OriginalApart(self.exported.weights)
+        original = OriginalInOwnProcess(self.exported.weights)
         return replace(self.exported, canonical=canonical, reference=original, rest=original.rest)
 
 
@@ -73,10 +73,10 @@ class RunRequest:
 
     def serve(self, channel: Channel) -> None:
         """In the child."""
-        from edgeq.exporters.causal_lm.hollow import hollow_decoder
         from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
+        from edgeq.exporters.causal_lm.without_matrices import decoder_without_matrices
 
-        model, weights = hollow_decoder(self.weights.folder, self.weights)
+        model, weights = decoder_without_matrices(self.weights.folder, self.weights)
         run = streamed_logits(model, weights)
         while True:
             try:
@@ -143,7 +143,7 @@ class _Child:
         # What libraries print is shown when the process fails, and not otherwise.
         self._log = tempfile.TemporaryFile("w+", prefix="edgeq-log-")  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgeq.exporters.causal_lm.apart"],
+            [sys.executable, "-m", "edgeq.exporters.causal_lm.own_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -186,7 +186,7 @@ class _Child:
         self._log.close()
 
 
-class OriginalApart:
+class OriginalInOwnProcess:
     """The original's logits, computed in a process that is started when it is needed.
 
     Args:
@@ -217,11 +217,13 @@ def _close_all(children: list[_Child]) -> None:
         children.pop().close()
 
 
-def load_apart(facts: LanguageModelFacts, context: int | None, road: str | None) -> ExportedLanguageModel:
-    """`load_here` in a process of its own.
+def load_in_own_process(
+    facts: LanguageModelFacts, context: int | None, road: str | None
+) -> ExportedLanguageModel:
+    """`export_folder` in a process of its own.
 
     Raises:
-        EdgeqError: as `load_here`; or the process was ended.
+        EdgeqError: as `export_folder`; or the process was ended.
     """
     return_freed_memory()
     with _Child() as child:
@@ -243,7 +245,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from edgeq.exporters.causal_lm import apart
+    from edgeq.exporters.causal_lm import own_process
 
     # Under its own name, so that both sides mean the same classes.
-    apart.main()
+    own_process.main()

@@ -18,7 +18,9 @@ from edgeq.quantize.streaming.stacked_rows import values_of
 MATRIX_AXES = 2
 
 
-def hollow_decoder(folder: Path, weights: DecoderWeights | None = None) -> tuple[Any, DecoderWeights]:
+def decoder_without_matrices(
+    folder: Path, weights: DecoderWeights | None = None
+) -> tuple[Any, DecoderWeights]:
     """The model in float32 with plain matrix products for attention, and where its weights are.
 
     Args:
