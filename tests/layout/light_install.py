@@ -25,7 +25,7 @@ EXTRAS = {
 LIGHT = {
     "edgeq.pipeline.export",
     "edgeq.pipeline.request",
-    "edgeq.pipeline.validation",
+    "edgeq.pipeline.validation.run",
     "edgeq.pipeline.bench",
 }
 """What commands import that work without any extra, or that refuse by naming one."""

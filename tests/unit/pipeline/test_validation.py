@@ -19,7 +19,9 @@ from edgeq.pipeline.executions import Execution
 from edgeq.pipeline.explain import ExplainRequest, run_explain
 from edgeq.pipeline.export import parse_gates
 from edgeq.pipeline.tokenization import replay_prompts
-from edgeq.pipeline.validation import ValidationReport, ValidationRequest, run_validation
+from edgeq.pipeline.validation.report import ValidationReport
+from edgeq.pipeline.validation.request import ValidationRequest
+from edgeq.pipeline.validation.run import run_validation
 from edgeq.types import Feeds, Outputs, Sample, Verification
 
 Sign: TypeAlias = Callable[..., None]
@@ -216,7 +218,7 @@ def test_labelled_texts_decide_where_they_can_and_leave_it_to_the_floors_elsewhe
         return {"sentence_embedding": -tiny.expected_embedding(feeds["input_ids"], feeds["attention_mask"])}
 
     original = TextReference("a stand-in, from text", turned)
-    monkeypatch.setattr("edgeq.exporters.library.open_original", lambda *_: original)
+    monkeypatch.setattr("edgeq.pipeline.forward.live.open_original", lambda *_: original)
     path = tmp_path / "pairs.tsv"
     path.write_text("\n".join(f"{i % 5}\tthe cat\t{'a dog ' * (i % 5 + 1)}" for i in range(lines)))
     report = validate(tiny_bundle, against="original", labels=path)
@@ -307,7 +309,7 @@ def test_a_failure_says_where_other_kernels_may_have_recorded(
     sign: Sign,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edgeq.pipeline.validation.saturating_in", lambda model: ["query", "key"])
+    monkeypatch.setattr("edgeq.pipeline.validation.notices.saturating_in", lambda model: ["query", "key"])
     change_npz(tiny_bundle / "golden/case-000.npz", lambda a: a.update({OUTPUT: a[OUTPUT] + shift}))
     sign(tiny_bundle, lambda document: document["variants"][0].update(placement=placement))
     report = validate(tiny_bundle)

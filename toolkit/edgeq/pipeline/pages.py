@@ -16,7 +16,7 @@ from edgeq.report.measured import Accuracy, EncoderTime, Times, encoder_times, w
 
 if TYPE_CHECKING:
     from edgeq.pipeline.export import TargetResult
-    from edgeq.pipeline.validation import ValidationReport
+    from edgeq.pipeline.validation.report import ValidationReport
 
 SUFFIXES = (".html", ".htm")
 

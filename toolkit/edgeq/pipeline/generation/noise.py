@@ -17,14 +17,8 @@ from edgeq.errors import ModelError
 from edgeq.numerics import FP16_STEP
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.pipeline.drift import COSINE, MAX_ABS, MEAN, RMS, Drift, drift_of, worst
-from edgeq.pipeline.kernel_noise import (
-    GOLDEN,
-    case_tolerances,
-    four_digits,
-    golden_metrics,
-    measure_noise,
-    noise_gates,
-)
+from edgeq.pipeline.golden_metrics import GOLDEN, golden_metrics
+from edgeq.pipeline.kernel_noise import case_tolerances, four_digits, measure_noise, noise_gates
 from edgeq.targets.kernels import is_held_whole
 from edgeq.targets.onnx_twins import DecoderTwins, StretchTwins
 from edgeq.tasks import Head
