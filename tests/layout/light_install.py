@@ -26,7 +26,7 @@ LIGHT = {
     "edgeq.pipeline.export",
     "edgeq.pipeline.request",
     "edgeq.pipeline.validation.run",
-    "edgeq.pipeline.bench",
+    "edgeq.pipeline.bench.run",
 }
 """What commands import that work without any extra, or that refuse by naming one."""
 
