@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,17 +34,17 @@ from edgeq.pipeline.assemble import (
 )
 from edgeq.pipeline.forward.measure import Measured, describe_environment, metrics_of
 from edgeq.pipeline.generation.data import LanguageData, divide_language
+from edgeq.pipeline.generation.file_run import Run, runs_of
 from edgeq.pipeline.generation.golden import Answering, greedy_golden, record_language
 from edgeq.pipeline.generation.measure import GOLDEN_TOKENS, golden_prompts
 from edgeq.pipeline.generation.noise import LLAMA_CPP, Bounds, own_error_bounds
 from edgeq.pipeline.stored import compared_with
 from edgeq.quantize.recipes.schema import ExportOptions
-from edgeq.runtime.adapter import Signature
-from edgeq.runtime.perplexity import Logits, compare_on
+from edgeq.runtime.perplexity import compare_on
 from edgeq.targets.base import CheckpointInput, CheckpointTarget, Lowered, VariantSpec
 from edgeq.targets.kernels import HELD_BYTES
 from edgeq.tasks.next_token import NEXT_TOKEN
-from edgeq.types import Array, FloatArray, Verification
+from edgeq.types import FloatArray, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
@@ -54,22 +53,6 @@ if TYPE_CHECKING:
     from edgeq.pipeline.export import ExportPlan, ExportRequest, TargetResult
     from edgeq.progress import Progress
     from edgeq.quantize.weight_only import LayerStats
-    from edgeq.targets.base import Session
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """A way in which a written file was run.
-
-    Attributes:
-        logits: of one sequence.
-        verification: how real that is.
-        where: what ran it: the program with its version first.
-    """
-
-    logits: Logits
-    verification: Verification
-    where: Mapping[str, str]
 
 
 def export_checkpoint_targets(
@@ -92,40 +75,6 @@ def export_checkpoint_targets(
         _CheckpointExport(plan, request, original, data, target, progress).write()
         for target in targets.values()
     ]
-
-
-def runs_of(
-    target: CheckpointTarget, spec: VariantSpec, model: Path, original: OriginalLanguageModel
-) -> list[Run]:
-    """Every way to run a written file here, the most real one first: its runtime, and a simulation in torch."""
-    executed = executed_run(target, spec, model)
-    return [*([executed] if executed else []), simulated_run(target, model, original)]
-
-
-def executed_run(target: CheckpointTarget, spec: VariantSpec, model: Path) -> Run | None:
-    """The file in its own runtime; None where that is not installed."""
-    if not target.can_execute():
-        return None
-    session = target.open(spec, model, Signature((), ()))
-    return Run(_of_session(session), session.verification, session.environment)
-
-
-def simulated_run(target: CheckpointTarget, model: Path, original: OriginalLanguageModel) -> Run:
-    """The parameters that the file stands for in the original model, inputs rounded as the runtime rounds them."""
-    shapes = {name: tensor.shape for name, tensor in original.tensors.items()}
-    logits = original.with_weights(
-        target.read_back(model, original.config, shapes), target.rounding(model, original.config, shapes)
-    )
-    where = {"torch": version("torch"), "how": "weights read back, inputs rounded as the runtime does"}
-    return Run(lambda ids: logits(ids[None])[0], Verification.SIMULATED, where)
-
-
-def _of_session(session: Session) -> Logits:
-    def run(ids: Array) -> FloatArray:
-        logits: FloatArray = session.run({"input_ids": ids[None]})["logits"][0]
-        return logits
-
-    return run
 
 
 @dataclass(frozen=True, slots=True)

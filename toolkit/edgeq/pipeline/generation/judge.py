@@ -13,6 +13,7 @@ from edgeq.bundle.decoder_cases import check_decoder_case
 from edgeq.errors import UnsupportedError
 from edgeq.onnx_runtime import ordered_level
 from edgeq.pipeline.executions import Execution
+from edgeq.pipeline.generation.file_run import Run, executed_run, simulated_run
 from edgeq.pipeline.generation.language_report import LanguageReport
 from edgeq.pipeline.generation.live import LiveText, open_live
 from edgeq.pipeline.generation.replay import (
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from edgeq.bundle.language_golden import LanguageGolden
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
-    from edgeq.pipeline.generation.file_export import Run
     from edgeq.pipeline.validation.judge import Examined
     from edgeq.pipeline.validation.request import ValidationRequest
     from edgeq.progress import Progress
@@ -149,8 +149,6 @@ class GenerationJudge:
 
     def _file(self, variant: Variant) -> SequenceExecution:
         """A variant that its target's runtime runs, or, where that is not installed, the original with its weights."""
-        from edgeq.pipeline.generation.file_export import executed_run, simulated_run  # has onnx behind it
-
         model = self.bundle.file(variant.model)
         target = cast("CheckpointTarget", get_target(self.bundle.manifest.target))
         run: Run | None = executed_run(target, variant_spec(variant), model)
