@@ -11,13 +11,18 @@ from edgeq.bundle.archive import write_archive
 from edgeq.errors import DataError, UsageError
 from edgeq.pipeline import saturating
 from edgeq.pipeline.bench.request import BenchRequest
-from edgeq.pipeline.bench.run import run_bench
+from edgeq.pipeline.bench.run import TIMERS, run_bench
 from edgeq.pipeline.forward import bench
+from edgeq.tasks import Mode
 
 
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "ROUNDS", 3)
+
+
+def test_every_mode_has_a_timer() -> None:
+    assert set(TIMERS) == set(Mode)
 
 
 def test_an_archive_is_there_until_everything_is_measured(tiny_bundle: Path) -> None:

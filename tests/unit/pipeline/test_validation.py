@@ -22,6 +22,8 @@ from edgeq.pipeline.tokenization import replay_prompts
 from edgeq.pipeline.validation.report import ValidationReport
 from edgeq.pipeline.validation.request import ValidationRequest
 from edgeq.pipeline.validation.run import run_validation
+from edgeq.pipeline.validation.table import JUDGING
+from edgeq.tasks import Mode
 from edgeq.types import Feeds, Outputs, Sample, Verification
 
 Sign: TypeAlias = Callable[..., None]
@@ -130,6 +132,18 @@ def test_requirements_are_free_form(tiny_bundle: Path, sign: Sign) -> None:
 def test_a_gate_this_task_does_not_have_is_refused(tiny_bundle: Path) -> None:
     with pytest.raises(UsageError, match="does not have"):
         validate(tiny_bundle, gates=parse_gates(["top1_agreement>=0.5"]))
+
+
+def test_a_gate_that_language_models_do_not_have_is_refused_before_anything_runs(
+    tiny_bundle: Path, sign: Sign
+) -> None:
+    sign(tiny_bundle, lambda document: document["source"].update(task="text-generation"))
+    with pytest.raises(UsageError, match="does not have"):
+        validate(tiny_bundle, gates=parse_gates(["score_error_mean<=0.1"]))
+
+
+def test_every_mode_has_a_judge() -> None:
+    assert set(JUDGING) == set(Mode)
 
 
 @pytest.mark.parametrize("content", [b"{}", b"\xff", b"[" * 100_000, b'{"version": 1, "layers": [{}]}'])
