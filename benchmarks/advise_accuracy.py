@@ -285,31 +285,31 @@ def decoder_graph(config: dict):
 
 def write(model, recipe_name: str, path: Path) -> None:
     """A graph lowered by a recipe as the CPU target lowers it; how values were chosen does not change memory."""
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.component import Component
     from edgeq.pipeline.quantizing import family
     from edgeq.quantize.layers import find_layers
     from edgeq.quantize.recipes import load_recipe
     from edgeq.targets.base import LoweringInput
     from edgeq.targets.cpu import lower_for_cpu
     from edgeq.targets.onnx_file import save_onnx
-    from edgeq.types import Precision, Task
+    from edgeq.types import Precision
 
     layers = find_layers(model)
     specs = load_recipe(recipe_name).resolve(layers.refs)
-    canonical = CanonicalModel(model, (), (), Task.FEATURE_EXTRACTION, "benchmark", 512)
+    canonical = Component("model", model, (), ())
     precision = family(specs.values())
     if precision in (Precision.FP32, Precision.FP16):
         source = LoweringInput(canonical, precision=precision)
     else:
         plan, weights = rounded_plan(model, layers, specs)
         source = LoweringInput(canonical, plan, weights=weights, precision=precision)
-    save_onnx(lower_for_cpu(source).model, path)
+    save_onnx(lower_for_cpu(source), path)
 
 
 def rounded_plan(model, layers, specs):
     """The plan and the weight-only codes of these specs, everything rounded to nearest."""
     from edgeq.pipeline.quantizing import row_tables
-    from edgeq.pipeline.weight_only import weight_jobs
+    from edgeq.pipeline.weight_jobs import weight_jobs
     from edgeq.quantize.layers import layer_weight
     from edgeq.quantize.plan import EmbeddingDecision, LinearDecision, QuantizationPlan, WeightDecision
     from edgeq.quantize.weight_only import quantize
@@ -341,7 +341,7 @@ def rounded_plan(model, layers, specs):
     )
     codes = {
         job.initializer: quantize(
-            "rtn", layer_weight(model, job.site), replace(job.spec, method="rtn").weight_spec()
+            "rtn", layer_weight(model, job.site), replace(job.spec, method="rtn").blocks()
         )
         for job in jobs
     }

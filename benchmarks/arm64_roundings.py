@@ -16,7 +16,8 @@ import numpy as np
 import onnx_ir as ir
 from from_tests import support
 
-from edgeq.graph.passes.activation_rounding import Rounding, known_roundings, with_activation_rounding
+from edgeq.graph.passes.activation_rounding import Rounding, known_roundings, round_activations
+from edgeq.graph.passes.sequence import edited
 from edgeq.onnx_runtime import DEFAULT_LEVEL
 from edgeq.runtime.executors import Executor, NativeExecutor, open_executor
 from edgeq.runtime.host import cpu_name
@@ -59,7 +60,7 @@ def main() -> None:
             model = layer(block, zero_points=zero_points)
             x = (rng.normal(size=(ROWS, K)) * spread + 0.3).astype(np.float32)
             wanted = run(arm64, model, x)
-            twins = {each: with_activation_rounding(model, each) for each in known_roundings(model)}
+            twins = {each: edited(model, round_activations(each)) for each in known_roundings(model)}
             outputs = [run(here, model, x), *(run(here, twin, x) for twin in twins.values())]
             size = np.sqrt(np.square(wanted).mean())
             distances = [f"{np.sqrt(np.square(found - wanted).mean()) / size:.1e}" for found in outputs]

@@ -100,7 +100,7 @@ def measure(folder: Path, who: str, count: int) -> Case:
 
 def run_case(folder: Path, who: str, count: str) -> dict[str, float]:
     """In the child: calibrate, then report this process's peak."""
-    from edgeq.runtime.text import TextPreprocessor
+    from edgeq.processors.text import TextPreprocessor
 
     preprocessor = TextPreprocessor.load(folder)
     document = json.loads((folder / TEXTS).read_text(encoding="utf-8"))[: int(count)]
@@ -167,7 +167,7 @@ def calibrate_peer(folder: Path, samples: list[Sample], preprocessor: Any) -> No
     """The percentile calibrator of onnxruntime, on batches of 8 padded to the longest text."""
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 
-    longest = max(preprocessor.token_lengths(samples))
+    longest = max(preprocessor.costs(samples))
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -35,11 +35,12 @@ from edgeq.exporters import load_model, sample_model_path
 from edgeq.metrics import cosines, spearman
 from edgeq.pipeline.forward.measure import bench_feeds
 from edgeq.pipeline.sessions import open_variant
+from edgeq.processors.base import Processor
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.host import cpu_name
 from edgeq.targets import get_target
-from edgeq.types import Array, Preprocessor
+from edgeq.types import Array, Sample
 
 LENGTHS = "16,32,64,128"
 OUTPUT = "sentence_embedding"
@@ -106,10 +107,10 @@ def export(model: str | None, precision: str, calib: str | None, folder: Path) -
     return {item["target"]: Path(item["path"]) for item in json.loads(done.stdout)["bundles"]}
 
 
-def encode(bundle: Bundle, texts: list[str], preprocessor: Preprocessor, batch: int) -> Array:
+def encode(bundle: Bundle, texts: list[str], preprocessor: Processor[Sample], batch: int) -> Array:
     variant = bundle.variants[0]
-    pad_id = bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0
-    session = open_variant(bundle, variant, bundle.file(variant.model), pad_id)
+    pad_id = bundle.manifest.text_processor.pad_id if bundle.manifest.text_processor else 0
+    session = open_variant(bundle, variant, bundle.model_path(variant), pad_id)
     batches = batches_of(texts, preprocessor, batch)
     rows = np.concatenate([session.run(feeds)[OUTPUT] for feeds, _ in batches])
     result = np.empty_like(rows)
@@ -118,7 +119,7 @@ def encode(bundle: Bundle, texts: list[str], preprocessor: Preprocessor, batch: 
 
 
 def row(
-    precision: str, made: dict[str, Path], pairs: Pairs, original: Array, preprocessor: Preprocessor
+    precision: str, made: dict[str, Path], pairs: Pairs, original: Array, preprocessor: Processor[Sample]
 ) -> str:
     with open_bundle(made["coreml"], force=True) as bundle:
         started = time.perf_counter()
@@ -143,11 +144,11 @@ def row(
     )
 
 
-def timings(bundle_path: Path, goldens: int, preprocessor: Preprocessor, texts: list[str]) -> None:
+def timings(bundle_path: Path, goldens: int, preprocessor: Processor[Sample], texts: list[str]) -> None:
     """The interpreter at 128 tokens, and the replay of golden cases, repeated until there are enough of them."""
     with open_bundle(bundle_path, force=True) as bundle:
         variant = bundle.variants[0]
-        session = open_variant(bundle, variant, bundle.file(variant.model), 0)
+        session = open_variant(bundle, variant, bundle.model_path(variant), 0)
         feeds: Any = bench_feeds(preprocessor(texts[:16]), 128)
         session.run(feeds)
         taken = []

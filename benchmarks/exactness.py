@@ -78,7 +78,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.folder = folder
         self.exported = load_model(arguments.model or sample_model_path())
-        self.preprocessor = self.exported.preprocessor.with_max_length(LENGTH)
+        self.preprocessor = self.exported.preprocessor.fit(LENGTH)
         self.calib = arguments.calib
         self.pairs = read_pairs(arguments.sts)
         self.texts = [*self.pairs.first, *self.pairs.second]

@@ -36,7 +36,8 @@ import edgeq.pipeline.executions as executions
 import edgeq.pipeline.generation.judge as generation_judge
 from edgeq.bundle.manifest import Gate, Variant
 from edgeq.bundle.reader import Bundle, open_bundle
-from edgeq.graph.passes.rounding_noise import with_rounding_noise
+from edgeq.graph.passes.rounding_noise import add_rounding_noise
+from edgeq.graph.passes.sequence import edited
 from edgeq.onnx_runtime import LEVELS, kernels_saturate, ordered_options
 from edgeq.pipeline.drift import COSINE, MAX_ABS
 from edgeq.pipeline.golden_metrics import is_golden
@@ -96,7 +97,7 @@ def emulated_report(folder: Path, variant: str, emulator: str) -> Any:
 
 
 @contextmanager
-def edited(source: Path, edit: Callable[[Path], None]) -> Iterator[Path]:
+def edited_bundle(source: Path, edit: Callable[[Path], None]) -> Iterator[Path]:
     """A copy of a bundle after an edit, hashes rewritten."""
     with tempfile.TemporaryDirectory(prefix="edgeq-alarms-", dir=source.parent) as name:
         folder = Path(name) / "bundle"
@@ -110,7 +111,7 @@ def noisy(model: str, seed: int) -> Callable[[Path], None]:
     """Last bits of another draw in one variant."""
 
     def edit(folder: Path) -> None:
-        noise = with_rounding_noise(ir.load(folder / model), seed)
+        noise = edited(ir.load(folder / model), add_rounding_noise(seed))
         if (folder / f"{model}.data").is_file():
             raise SystemExit("weights beside the graph: this benchmark takes smaller bundles")
         ir.save(noise, folder / "noisy.onnx")
@@ -152,12 +153,12 @@ def runs(
 ) -> Iterator[tuple[str, Judgement]]:
     """Every way to run one variant."""
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-        with edited(source, noisy(model, seed)) as folder:
+        with edited_bundle(source, noisy(model, seed)) as folder:
             yield f"last bits, draw {seed}", judge(folder, variant)
     for threads in (1, 2, 3, 4):
         yield f"{threads} threads", with_threads(source, variant, threads)
     for level in LEVELS[1:]:
-        with edited(source, at_level(variant, level)) as folder:
+        with edited_bundle(source, at_level(variant, level)) as folder:
             yield level, judge(folder, variant)
     if arm64:
         yield "ARM64 kernels, emulated", judge(source, variant, "arm64")

@@ -33,13 +33,13 @@ from edgeq.exporters.causal_lm.original import OriginalLanguageModel
 from edgeq.pipeline.forward.data import DataSets
 from edgeq.pipeline.generation.data import window_feeds
 from edgeq.pipeline.quantizing import quantize_model
+from edgeq.processors.prompts import PromptTokenizer
 from edgeq.progress import SilentProgress
 from edgeq.quantize.layers import find_layers, layer_weight
 from edgeq.quantize.recipes import load_recipe
 from edgeq.quantize.streaming.stacked_rows import values_of
 from edgeq.quantize.weight_only import LayerStats
 from edgeq.runtime.generation import llama_cpp
-from edgeq.runtime.generation.tokenizer import PromptTokenizer
 from edgeq.targets.base import CheckpointInput
 from edgeq.targets.gguf.file_types import FILE_TYPES
 from edgeq.targets.gguf.read_back import StoredParameters

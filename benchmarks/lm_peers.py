@@ -38,13 +38,13 @@ from edgeq.exporters.causal_lm import ExportedLanguageModel, load_language_model
 from edgeq.onnx_runtime import session_options
 from edgeq.pipeline.generation.bench import EngineBench, Lengths, time_engines
 from edgeq.pipeline.generation.data import LanguageData, divide_language
-from edgeq.pipeline.generation.graph_export import language_recipe
+from edgeq.pipeline.generation.planning import language_recipe
 from edgeq.pipeline.quantizing import quantize_model
+from edgeq.processors.prompts import PromptTokenizer
 from edgeq.progress import SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.runtime.generation.engine_process import GENAI, LLAMA_CPP, ONNX_RUNTIME, EngineSpec
 from edgeq.runtime.generation.session import DecoderSession
-from edgeq.runtime.generation.tokenizer import PromptTokenizer
 from edgeq.runtime.perplexity import Logits, compare_on
 from edgeq.targets.cpu import lower_for_cpu
 from edgeq.targets.onnx_file import save_onnx
@@ -208,7 +208,7 @@ def ours(name: str, exported: ExportedLanguageModel, data: LanguageData, folder:
     done = quantize_model(exported.canonical, data.sets, recipe_of(name), SilentProgress())
     source = done.lowering_input(exported.canonical)
     folder.mkdir(exist_ok=True)
-    save_onnx(lower_for_cpu(source).model, folder / "model.onnx")
+    save_onnx(lower_for_cpu(source), folder / "model.onnx")
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(model / file, folder)
     if exported.genai_config:

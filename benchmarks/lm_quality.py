@@ -24,14 +24,14 @@ import onnxruntime
 from edgeq.calibration.data import CalibrationData
 from edgeq.exporters.causal_lm import ExportedLanguageModel, load_language_model
 from edgeq.pipeline.generation.data import LanguageData, divide_language
-from edgeq.pipeline.generation.graph_export import language_recipe
+from edgeq.pipeline.generation.planning import language_recipe
 from edgeq.pipeline.quantizing import quantize_model
+from edgeq.processors.prompts import PromptTokenizer
 from edgeq.progress import SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.runtime.generation.generator import OnnxTokens
 from edgeq.runtime.generation.sampling import Sampling
 from edgeq.runtime.generation.session import DecoderSession
-from edgeq.runtime.generation.tokenizer import PromptTokenizer
 from edgeq.runtime.perplexity import agreement_length, compare_on, greedy
 from edgeq.targets.cpu import lower_for_cpu
 from edgeq.targets.onnx_file import save_onnx
@@ -169,9 +169,9 @@ class Bench:
         exported, path = self.exported, self.folder / "model.onnx"
         started = time.process_time()
         done = quantize_model(exported.canonical, self.data.sets, recipe, SilentProgress())
-        lowering = lower_for_cpu(done.lowering_input(exported.canonical))
+        lowered = lower_for_cpu(done.lowering_input(exported.canonical))
         seconds = time.process_time() - started
-        save_onnx(lowering.model, path)
+        save_onnx(lowered, path)
         session = DecoderSession(path, exported.settings.cache, exported.settings.context_length)
         found = compare_on(self.reference, session.logits, self.data.windows)
         expected = greedy(self.reference, self.prompt, self.tokens)

@@ -31,12 +31,12 @@ from edgeq.comparison import batch_invariance
 from edgeq.metrics import cosines, spearman
 from edgeq.onnx_runtime import kernels_saturate, ordered_level
 from edgeq.pipeline.forward.measure import bench_feeds
+from edgeq.processors.text import TextPreprocessor
 from edgeq.quantize.batches import batches_of
 from edgeq.runtime.adapter import HasSignature, Signature
 from edgeq.runtime.host import cpu_name
 from edgeq.runtime.runtime import load, load_preprocessor
 from edgeq.runtime.session import VariantSession
-from edgeq.runtime.text import TextPreprocessor
 from edgeq.runtime.timing import interleave
 from edgeq.types import Feeds
 
@@ -277,16 +277,16 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     signature = Signature(runtime.inputs, runtime.outputs)
     fp32_path = plain_export(arguments.model, folder)
     contenders = [contender("fp32", fp32_path, signature, {})]
-    path = runtime.bundle.file(runtime.variants[0].model)
+    path = runtime.bundle.model_path(runtime.variants[0])
     contenders.append(contender("edgeq cpu-fp32", path, signature, {}))
     int8 = load(android)
     for variant in int8.bundle.variants:
-        path = int8.bundle.file(variant.model)
+        path = int8.bundle.model_path(variant)
         contenders.append(contender(f"edgeq {variant.id}", path, variant, variant.requirements))
     for peer, path in stock_models(fp32_path, folder, arguments.calib, preprocessor).items():
         contenders.append(contender(peer, path, signature, {}))
     pairs = read_pairs(arguments.sts)
-    judged = preprocessor.with_max_length(128)
+    judged = preprocessor.fit(128)
     rows = fidelity(contenders, pairs, judged)
     kernels = "saturate in 16 bits" if kernels_saturate() else "are exact"
     print(

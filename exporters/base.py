@@ -12,8 +12,8 @@ from edgeq.tasks import Head, head_of
 from edgeq.types import Feeds, Outputs, SourceInfo, Task
 
 if TYPE_CHECKING:
-    from edgeq.graph.canonical import CanonicalModel
-    from edgeq.runtime.text import TextPreprocessor
+    from edgeq.graph.component import Component
+    from edgeq.processors.text import TextPreprocessor
 
 Progress: TypeAlias = Callable[[str], None]
 """Told what is being done, one short phrase per stage."""
@@ -33,7 +33,7 @@ class ExportedModel:
         notices: what the user should know about its files.
     """
 
-    canonical: CanonicalModel
+    canonical: Component
     source: SourceInfo
     preprocessor: TextPreprocessor
     reference: Callable[[Feeds], Outputs]

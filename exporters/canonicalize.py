@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeq.exporters.naming import name_constants, name_nodes
-from edgeq.graph.canonical import BATCH, SEQUENCE
+from edgeq.graph.component import BATCH, SEQUENCE
+from edgeq.graph.passes.in_place import in_place
 from edgeq.graph.streamed_tensor import streamed
 from edgeq.types import Array
 
@@ -20,47 +21,48 @@ if TYPE_CHECKING:
 IR_VERSION = 10
 
 
-def canonicalize(model: ir.Model, prefixes: Sequence[str]) -> ir.Model:
+def canonicalize(model: ir.Model, prefixes: Sequence[str]) -> None:
     """Turn a traced graph into the canonical one, in place.
 
     Args:
         model: traced with `batch` and `sequence` free; weights may still be torch tensors.
         prefixes: module paths that hold the model itself (`model`, `model.bert`), left out of names.
     """
-    steps: tuple[Callable[[ir.Model], object], ...] = (
-        _lift_constants,
-        name_dimensions,
-        measure_shapes_on_input,
-        fold_reshapes,
-        multiply_by_constants,
-        unfold_gemm,
-        remove_unused,
-        share_constants,
-        share_tied_heads,
-        lambda m: name_nodes(m, prefixes),
-        name_constants,
-        strip_metadata,
+    from edgeq.graph.passes.sequence import run_passes
+
+    run_passes(
+        model,
+        *lift_constants(),
+        name_dimensions(),
+        measure_shapes_on_input(),
+        fold_reshapes(),
+        multiply_by_constants(),
+        unfold_gemm(),
+        *remove_unused(),
+        share_constants(),
+        share_tied_heads(),
+        name_nodes(prefixes),
+        name_constants(),
+        strip_metadata(),
     )
-    for step in steps:
-        step(model)
-    return model
 
 
-def _lift_constants(model: ir.Model) -> None:
+def lift_constants() -> tuple[ir.passes.PassBase, ...]:
+    """Constants as initializers."""
     from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    return (LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),)
 
 
-def remove_unused(model: ir.Model) -> None:
+def remove_unused() -> tuple[ir.passes.PassBase, ...]:
     """Drop dead nodes, initializers and opset imports."""
     from onnx_ir.passes import common
 
-    common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedOpsetsPass()(model)
+    return common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass()
 
 
-def name_dimensions(model: ir.Model) -> None:
+@in_place
+def name_dimensions(model: ir.Model) -> bool:
     """Rename the tracer's symbols (`s18`) to `batch` and `sequence`, alone and in expressions."""
     import onnx_ir as ir
 
@@ -75,6 +77,7 @@ def name_dimensions(model: ir.Model) -> None:
     for value in _values(model.graph):
         if value.shape is not None:
             value.shape = ir.Shape([renamed(dim) for dim in value.shape])
+    return True
 
 
 def _symbol(dim: int | ir.SymbolicDim) -> str | None:
@@ -99,7 +102,8 @@ def _int(node: ir.Node, name: str, default: int | None) -> int | None:
     return int(node.attributes[name].value) if name in node.attributes else default
 
 
-def measure_shapes_on_input(model: ir.Model) -> None:
+@in_place
+def measure_shapes_on_input(model: ir.Model) -> bool:
     """Let every `Shape` read the first input, so that dropping another input leaves no shape behind."""
     import onnx_ir as ir
 
@@ -117,18 +121,18 @@ def measure_shapes_on_input(model: ir.Model) -> None:
         node.attributes["start"] = ir.AttrInt64("start", axis)
         node.attributes["end"] = ir.AttrInt64("end", axis + 1)
         kept[dim] = node.outputs[0]
+    return bool(kept)
 
 
-def fold_reshapes(model: ir.Model) -> None:
+@in_place
+def fold_reshapes(model: ir.Model) -> bool:
     """Make the shape of a `Reshape` constant where its free dimensions stay in place (0 copies one)."""
-    for node in list(model.graph):
-        if node.op_type == "Reshape":
-            shape = _constant_shape(node)
-            if shape is not None:
-                node.replace_input_with(
-                    1, _constant(model.graph, np.array(shape, np.int64), f"{node.name}_shape")
-                )
-                node.attributes.pop("allowzero", None)
+    reshapes = [(node, _constant_shape(node)) for node in model.graph if node.op_type == "Reshape"]
+    found = [(node, shape) for node, shape in reshapes if shape is not None]
+    for node, shape in found:
+        node.replace_input_with(1, _constant(model.graph, np.array(shape, np.int64), f"{node.name}_shape"))
+        node.attributes.pop("allowzero", None)
+    return bool(found)
 
 
 def _constant_shape(node: ir.Node) -> list[int] | None:
@@ -157,21 +161,28 @@ def _shape_entry(value: ir.Value | None, position: int, shape: ir.Shape) -> int 
     return 0 if position < len(shape) and _symbol(shape[position]) == dim else -1
 
 
-def multiply_by_constants(model: ir.Model) -> None:
+@in_place
+def multiply_by_constants(model: ir.Model) -> bool:
     """Write a division by a constant number as a multiplication, as most models scale attention scores."""
-    for node in list(model.graph):
-        divisor = _numbers(node.inputs[1]) if node.op_type == "Div" else None
-        if divisor is not None and divisor.size == 1 and divisor.dtype.kind == "f":
-            reciprocal = (1.0 / divisor).astype(divisor.dtype)
-            node.replace_input_with(1, _constant(model.graph, reciprocal, f"{node.name}_reciprocal"))
-            node.op_type = "Mul"
+    divisions = [(node, _numbers(node.inputs[1])) for node in model.graph if node.op_type == "Div"]
+    found = [(node, divisor) for node, divisor in divisions if _is_one_float(divisor)]
+    for node, divisor in found:
+        assert divisor is not None
+        reciprocal = (1.0 / divisor).astype(divisor.dtype)
+        node.replace_input_with(1, _constant(model.graph, reciprocal, f"{node.name}_reciprocal"))
+        node.op_type = "Mul"
+    return bool(found)
 
 
-def unfold_gemm(model: ir.Model) -> None:
+def _is_one_float(array: Array | None) -> bool:
+    return array is not None and array.size == 1 and array.dtype.kind == "f"
+
+
+@in_place
+def unfold_gemm(model: ir.Model) -> bool:
     """Write a `Gemm` with constant weight as `MatMul` (weight `[in, out]`) and `Add` of its bias, like other layers."""
-    for node in list(model.graph):
-        if node.op_type != "Gemm" or not _is_plain_gemm(node):
-            continue
+    found = [node for node in model.graph if node.op_type == "Gemm" and _is_plain_gemm(node)]
+    for node in found:
         total = _insert_before(node, "MatMul", [node.inputs[0], _in_by_out(model.graph, node)])
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             total = _insert_before(node, "Add", [total, node.inputs[2]])
@@ -179,6 +190,7 @@ def unfold_gemm(model: ir.Model) -> None:
         total.name = public
         node.outputs[0].replace_all_uses_with(total, replace_graph_outputs=True)
         model.graph.remove(node, safe=True)
+    return bool(found)
 
 
 def _in_by_out(graph: ir.Graph, node: ir.Node) -> ir.Value:
@@ -227,11 +239,13 @@ def _insert_before(
     return output
 
 
-def share_tied_heads(model: ir.Model) -> None:
+@in_place
+def share_tied_heads(model: ir.Model) -> bool:
     """Let a head whose weight is the transposed embedding table read that table through a `Transpose`.
 
     A masked language model ties the two, and tracing unties them: the table would be stored twice.
     """
+    is_changed = False
     tables = [
         node.inputs[0] for node in model.graph if node.op_type == "Gather" and node.inputs[0] is not None
     ]
@@ -242,6 +256,8 @@ def share_tied_heads(model: ir.Model) -> None:
             shared = _insert_before(node, "Transpose", [table], like=weight, perm=[1, 0])
             node.replace_input_with(1, shared)
             del model.graph.initializers[str(weight.name)]
+            is_changed = True
+    return is_changed
 
 
 def _is_transposed(weight: ir.Value | None, table: ir.Value) -> bool:
@@ -270,7 +286,8 @@ def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol, name: str) -> ir.Va
     return value
 
 
-def share_constants(model: ir.Model) -> None:
+@in_place
+def share_constants(model: ir.Model) -> bool:
     """One initializer for equal constants; a weight that a model uses in several places is stored once.
 
     The tensors are turned into numpy arrays over the same memory, so that nothing downstream needs torch. Streamed
@@ -286,6 +303,7 @@ def share_constants(model: ir.Model) -> None:
         if first is not value:
             value.replace_all_uses_with(first)
             del model.graph.initializers[str(value.name)]
+    return True
 
 
 def _digest_of(value: ir.Value) -> tuple[Any, ...]:
@@ -299,7 +317,8 @@ def _digest_of(value: ir.Value) -> tuple[Any, ...]:
     return array.dtype.str, array.shape, hashlib.sha256(array.data).digest()
 
 
-def strip_metadata(model: ir.Model) -> None:
+@in_place
+def strip_metadata(model: ir.Model) -> bool:
     """Drop what differs between machines and says nothing about the model: traces, doc strings, producer."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
@@ -311,3 +330,4 @@ def strip_metadata(model: ir.Model) -> None:
     model.producer_name, model.producer_version = "edgeq", None
     model.domain, model.model_version, model.doc_string = None, None, None
     model.ir_version = IR_VERSION
+    return True

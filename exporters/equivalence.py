@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.errors import ModelError, OutputError
-from edgeq.graph.canonical import SEQUENCE
+from edgeq.graph.component import SEQUENCE
 from edgeq.onnx_runtime import session_options
 from edgeq.scratch import scratch_folder
 from edgeq.types import Array, Feeds, Outputs, TensorSpec
 
 if TYPE_CHECKING:
-    from edgeq.graph.canonical import CanonicalModel
-    from edgeq.runtime.text import TextPreprocessor
+    from edgeq.graph.component import Component
+    from edgeq.processors.text import TextPreprocessor
 
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest absolute value of the output."""
@@ -62,7 +62,7 @@ class Difference:
     got: float
 
 
-def run_graph(canonical: CanonicalModel) -> Callable[[Feeds], Outputs]:
+def run_graph(canonical: Component) -> Callable[[Feeds], Outputs]:
     """A function that runs the canonical graph in ONNX Runtime.
 
     Raises:
@@ -103,7 +103,7 @@ def run_graph(canonical: CanonicalModel) -> Callable[[Feeds], Outputs]:
 
 
 def check_equivalence(
-    canonical: CanonicalModel,
+    canonical: Component,
     preprocessor: TextPreprocessor,
     reference: Callable[[Feeds], Outputs],
     *,
@@ -131,7 +131,7 @@ def check_equivalence(
     run = run_graph(canonical)
     worst: dict[str, Difference] = {}
     for length, texts in _texts(longest or preprocessor.max_length):
-        feeds = preprocessor.with_max_length(min(preprocessor.max_length, length))(list(texts))
+        feeds = preprocessor.fit(min(preprocessor.max_length, length))(list(texts))
         for found in compare(canonical.outputs, reference(feeds), run(feeds), feeds["attention_mask"]):
             kept = worst.setdefault(found.output, found)
             if not found.relative <= kept.relative:

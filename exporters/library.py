@@ -33,7 +33,7 @@ from edgeq.types import Array, Feeds, Outputs, Sample, Task, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.exporters.base import ModelFacts
-    from edgeq.runtime.text import TextPreprocessor
+    from edgeq.processors.text import TextPreprocessor
 
 SENTENCE_TRANSFORMERS = "sentence-transformers"
 
@@ -112,7 +112,7 @@ def of_reference(
     notices: tuple[str, ...],
 ) -> TextReference:
     """A model on token ids that edgeq makes with the tokenizer and the settings of the model's own folder."""
-    cut = preprocessor.with_max_length(min(limit, preprocessor.max_length))
+    cut = preprocessor.fit(min(limit, preprocessor.max_length))
     return TextReference(
         f"{name}, on token ids that edgeq makes of its own files",
         lambda sample: reference(cut([sample])),

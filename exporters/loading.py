@@ -17,7 +17,7 @@ from edgeq.types import Role, SourceInfo, Task, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.exporters.architecture import TextArchitecture
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.component import Component
 
 
 def _table() -> Mapping[str, TextArchitecture]:
@@ -188,12 +188,12 @@ def check_seq_len(seq_len: int | None, positions: int) -> None:
         )
 
 
-def _trace(model: Any, architecture: TextArchitecture, task: Task, head: Any, length: int) -> CanonicalModel:
+def _trace(model: Any, architecture: TextArchitecture, task: Task, head: Any, length: int) -> Component:
     from edgeq.exporters.canonicalize import canonicalize
     from edgeq.exporters.reference import one_thread
     from edgeq.exporters.text_encoder import build_text_encoder, input_specs, standard_activations
     from edgeq.exporters.torch_onnx import export_encoder
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.component import text_component
 
     inputs = input_specs(architecture.token_types(model.config))
     encoder = build_text_encoder(model, architecture, task, head)
@@ -201,7 +201,7 @@ def _trace(model: Any, architecture: TextArchitecture, task: Task, head: Any, le
     with one_thread(), architecture.patch(model), standard_activations(model):
         graph = export_encoder(encoder, [spec.name for spec in inputs], architecture.positions(model.config))
     canonicalize(graph, _prefixes(model))
-    return CanonicalModel(graph, inputs, _output_specs(graph), task, architecture.model_type, length)
+    return text_component(graph, inputs, _output_specs(graph), length)
 
 
 def _prefixes(model: Any) -> tuple[str, ...]:

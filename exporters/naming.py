@@ -6,6 +6,8 @@ import ast
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from edgeq.graph.passes.in_place import in_place
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -19,7 +21,8 @@ MOST_NAMED_VALUES = 8
 """A constant with more values is named by its reader, and not read here."""
 
 
-def name_nodes(model: ir.Model, prefixes: Sequence[str] = ()) -> None:
+@in_place
+def name_nodes(model: ir.Model, prefixes: Sequence[str] = ()) -> bool:
     """Name nodes and their outputs after the module they come from.
 
     The operator that holds a module's weight has the module's path
@@ -42,6 +45,7 @@ def name_nodes(model: ir.Model, prefixes: Sequence[str] = ()) -> None:
         for index, value in enumerate(node.outputs):
             if not value.is_graph_output():
                 value.name = node.name if index == 0 else _unique(f"{node.name}/{index}", taken)
+    return True
 
 
 def _module_path(node: ir.Node, prefixes: Sequence[str]) -> str | None:
@@ -90,7 +94,8 @@ def _unique(name: str, taken: set[str]) -> str:
     return candidate
 
 
-def name_constants(model: ir.Model) -> None:
+@in_place
+def name_constants(model: ir.Model) -> bool:
     """Name initializers after their first reader and order them by first use.
 
     The weight of a node named `path` is `path.weight`, its bias likewise; a number or a short list of
@@ -111,6 +116,7 @@ def name_constants(model: ir.Model) -> None:
         if value.const_value is not None:
             value.const_value.name = name
         model.graph.register_initializer(value)
+    return True
 
 
 def _constant_name(node: ir.Node, index: int, value: ir.Value) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, PassError
 from edgeq.exporters.base import ExportedModel, ModelFacts, Progress
 from edgeq.exporters.facts import detect_task, parse_task, read_config, read_problem_type
 from edgeq.exporters.onnx_opsets import opset_refusal
@@ -22,6 +22,7 @@ from edgeq.exporters.onnx_signature import (
     take_our_inputs,
 )
 from edgeq.exporters.text_encoder import OUTPUTS
+from edgeq.graph.passes.in_place import in_place
 from edgeq.onnx_references import check_references
 from edgeq.types import Feeds, Outputs, Role, SourceInfo, Task, TensorSpec
 
@@ -220,7 +221,7 @@ def load_onnx(path: Path, task: str | None, seq_len: int | None, say: Progress) 
         unchecked_lengths,
     )
     from edgeq.exporters.tokenizer import text_preprocessor, tokenizer_notices
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.component import text_component
 
     say("loading the model")
     model = read_onnx(path)
@@ -239,7 +240,7 @@ def load_onnx(path: Path, task: str | None, seq_len: int | None, say: Progress) 
     )
     outputs = _measure_outputs(reference(preprocessor(["a", "a b"])), task_of, prepared.picked)
     _state_shapes(model, outputs)
-    canonical = CanonicalModel(model, inputs, outputs, task_of, facts.architecture, prepared.length)
+    canonical = text_component(model, inputs, outputs, prepared.length)
     say("checking the graph against the file")
     longest = longest_that_fits(prepared.length, DEFAULT_HEADS)
     check_equivalence(
@@ -273,21 +274,25 @@ def _canonicalize_file(prepared: _Prepared) -> bool:
     from edgeq.exporters.onnx_fixed import free_dimensions
     from edgeq.exporters.onnx_mask import drop_softmax_guards, replace_mask
     from edgeq.exporters.torch_onnx import quiet
+    from edgeq.graph.passes.sequence import run_passes
 
     model, signature = prepared.model, prepared.signature
     try:
         with quiet():
             was_half = _convert(model, signature)
-    except ModelError:
-        raise
-    except Exception as error:  # the converters raise bare exceptions for operators they do not know
-        raise ModelError(f"`{prepared.path}` cannot be converted to the canonical opset: {error}") from error
-    _keep_outputs(model, prepared.picked)
-    replace_mask(model, signature.sequence or prepared.length, signature.batch or 1)
-    drop_softmax_guards(model)
-    free_dimensions(model, signature.batch, signature.sequence)
-    _forget_unknown_shapes(model)
-    _scope_by_names(model)
+    except PassError as error:  # the converters raise bare exceptions for operators they do not know
+        raise ModelError(
+            f"`{prepared.path}` cannot be converted to the canonical opset: {error}", hint=error.hint
+        ) from error
+    run_passes(
+        model,
+        _keep_outputs(prepared.picked),
+        replace_mask(signature.sequence or prepared.length, signature.batch or 1),
+        drop_softmax_guards(),
+        free_dimensions(signature.batch, signature.sequence),
+        _forget_unknown_shapes(),
+        _scope_by_names(),
+    )
     canonicalize(model, _name_prefixes(model))
     return was_half
 
@@ -298,19 +303,20 @@ def _convert(model: ir.Model, signature: FileSignature) -> bool:
     from edgeq.exporters.onnx_floats import widen_floats
     from edgeq.exporters.onnx_fusions import EXACT, HALF, fuse_spelled_out
     from edgeq.exporters.onnx_opsets import lower_opset, raise_opset
-    from edgeq.graph.canonical import CANONICAL_OPSET
+    from edgeq.graph.component import CANONICAL_OPSET
+    from edgeq.graph.passes.sequence import run_passes
 
-    InlinePass()(model)
-    take_our_inputs(model, signature)
-    was_half = widen_floats(model)
+    run_passes(model, InlinePass(), take_our_inputs(signature))
+    was_half = run_passes(model, widen_floats()).modified
     ours = model.opset_imports.get("", 0)
-    if ours > CANONICAL_OPSET:
-        lower_opset(model)
-    if ours < CANONICAL_OPSET:
-        raise_opset(model)
-    # First the fusions: the optimizer takes a small epsilon for zero and drops it.
-    fuse_spelled_out(model, HALF if was_half else EXACT)
-    _fold(model)
+    run_passes(
+        model,
+        *((lower_opset(),) if ours > CANONICAL_OPSET else ()),
+        *((raise_opset(),) if ours < CANONICAL_OPSET else ()),
+        # First the fusions: the optimizer takes a small epsilon for zero and drops it.
+        fuse_spelled_out(HALF if was_half else EXACT),
+        _fold(),
+    )
     return was_half
 
 
@@ -330,7 +336,8 @@ WEIGHT_ARITHMETIC = (
 """Operators that prepare a weight; of constants of any size they are computed here, or no layer is found."""
 
 
-def _fold(model: ir.Model) -> None:
+@in_place
+def _fold(model: ir.Model) -> bool:
     from onnxscript import optimizer
 
     def prepares_a_weight(node: ir.Node) -> bool | None:
@@ -338,17 +345,21 @@ def _fold(model: ir.Model) -> None:
         return True if node.op_type in WEIGHT_ARITHMETIC and constants and all(constants) else None
 
     optimizer.optimize_ir(model, should_fold=prepares_a_weight)
+    return True
 
 
-def _forget_unknown_shapes(model: ir.Model) -> None:
+@in_place
+def _forget_unknown_shapes(model: ir.Model) -> bool:
     """Drop shapes with dimensions that inference made up names for: no shape says the same, honestly."""
     for node in model.graph:
         for value in node.outputs:
             if value.shape is not None and any("unk__" in str(dim) for dim in value.shape):
                 value.shape = None
+    return True
 
 
-def _keep_outputs(model: ir.Model, picked: Mapping[str, str]) -> None:
+@in_place
+def _keep_outputs(model: ir.Model, picked: Mapping[str, str]) -> bool:
     """Leave the outputs of the task, under our names."""
     by_name = {value.name: value for value in model.graph.outputs}
     kept = [by_name[theirs] for theirs in picked.values()]
@@ -356,9 +367,11 @@ def _keep_outputs(model: ir.Model, picked: Mapping[str, str]) -> None:
     for value, name in zip(kept, picked, strict=True):
         value.name = name
         model.graph.outputs.append(value)
+    return True
 
 
-def _scope_by_names(model: ir.Model) -> None:
+@in_place
+def _scope_by_names(model: ir.Model) -> bool:
     """Give nodes the module path that older exporters hide in their names and in those of their weights."""
     from edgeq.exporters.naming import PARAMETER_INPUT, SCOPES
 
@@ -375,6 +388,7 @@ def _scope_by_names(model: ir.Model) -> None:
         else:
             continue
         node.metadata_props[SCOPES] = repr([path, node.op_type])
+    return True
 
 
 def _name_prefixes(model: ir.Model) -> tuple[str, ...]:

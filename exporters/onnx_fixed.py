@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from edgeq.errors import ModelError
-from edgeq.graph.canonical import BATCH, SEQUENCE
+from edgeq.graph.component import BATCH, SEQUENCE
+from edgeq.graph.passes.in_place import in_place
 from edgeq.types import Array
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ Shape: TypeAlias = tuple[int, ...]
 RE_EXPORT = "export it again with free axes: dynamic_axes={name: {0: 'batch', 1: 'sequence'}}"
 
 
-def free_dimensions(model: ir.Model, batch: int | None, sequence: int | None) -> None:
-    """Free the batch and the length that a graph was fixed to, in place.
+@in_place
+def free_dimensions(model: ir.Model, batch: int | None, sequence: int | None) -> bool:
+    """Free the batch and the length that a graph was fixed to.
 
     Args:
         model: inputs are `[batch, sequence]`; constants are initializers.
@@ -50,8 +52,9 @@ def free_dimensions(model: ir.Model, batch: int | None, sequence: int | None) ->
         ModelError: an operator does not follow.
     """
     if batch is None and sequence is None:
-        return
+        return False
     _Freeing(model, batch, sequence).run()
+    return True
 
 
 class _World:

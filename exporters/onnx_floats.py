@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeq.graph.passes.in_place import in_place
 from edgeq.types import Array
 
 if TYPE_CHECKING:
@@ -15,8 +16,9 @@ TYPE_ATTRIBUTES = ("to", "dtype")
 """Attributes that name a type: of `Cast`, and of operators that make numbers."""
 
 
+@in_place
 def widen_floats(model: ir.Model) -> bool:
-    """Turn every float of a graph into float32, in place; returns whether there was another.
+    """Turn every float of a graph into float32; nothing is modified where there was no other.
 
     The numbers of half and bfloat16 weights are kept as they are; doubles are rounded, and those beyond the range
     of float32, which masks have, become its largest.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from edgeq.graph.passes.in_place import in_place
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -13,13 +15,14 @@ EXACT, HALF = 1e-5, 1e-3
 """How far the constants of a pattern may be from it, relatively: half precision has 11 bits of the root of 2."""
 
 
-def fuse_spelled_out(model: ir.Model, tolerance: float = EXACT) -> int:
-    """Fuse in place; returns how many operators were put together.
+@in_place
+def fuse_spelled_out(model: ir.Model, tolerance: float = EXACT) -> bool:
+    """Put operators together that a file spells out.
 
     A model exported for an opset below 17 has no LayerNormalization, below 20 no Gelu.
 
     Args:
-        model: edited in place.
+        model: of the canonical opset.
         tolerance: `EXACT`, or `HALF` for a file whose constants were rounded to half precision.
     """
     from onnx_ir.passes.common import ShapeInferencePass
@@ -33,7 +36,7 @@ def fuse_spelled_out(model: ir.Model, tolerance: float = EXACT) -> int:
     count: int = gelu.apply_to_model(model)
     # The rules for LayerNormalization ask for the type of what they normalize.
     ShapeInferencePass()(model)
-    return count + int(layer_normalization_ruleset.apply_to_model(model))
+    return count + int(layer_normalization_ruleset.apply_to_model(model)) > 0
 
 
 def _write_defaults(model: ir.Model) -> None:

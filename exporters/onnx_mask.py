@@ -14,6 +14,7 @@ import numpy as np
 
 from edgeq.exporters.onnx_signature import ROLES
 from edgeq.exporters.text_encoder import MASKED_SCORE
+from edgeq.graph.passes.in_place import in_place
 from edgeq.onnx_runtime import session_options
 from edgeq.types import Array
 
@@ -42,6 +43,7 @@ class _Operand:
         return self.node.op_type == "Where"
 
 
+@in_place
 def replace_mask(model: ir.Model, tokens: int, rows: int = 1) -> bool:
     """Replace what the mask does to attention scores by `(1 - mask) * -10000`, with the window where there is one.
 
@@ -49,12 +51,9 @@ def replace_mask(model: ir.Model, tokens: int, rows: int = 1) -> bool:
     queries, keys]`.
 
     Args:
-        model: edited in place.
+        model: with our inputs.
         tokens: longest length of the model, at which windows are looked at.
         rows: of the batch that it can be run with.
-
-    Returns:
-        Whether a mask was replaced.
     """
     operands = [
         operand for node in model.graph if node.op_type == "Softmax" for operand in _operands(node.inputs[0])
@@ -195,21 +194,22 @@ def _put(operand: _Operand, bias: ir.Value) -> None:
     node.graph.remove(node, safe=True)
 
 
-def drop_softmax_guards(model: ir.Model) -> int:
-    """Drop `Where(IsNaN(p), 0, p)` behind a softmax whose rows cannot be all -inf, in place; returns how many.
+@in_place
+def drop_softmax_guards(model: ir.Model) -> bool:
+    """Drop `Where(IsNaN(p), 0, p)` behind a softmax whose rows cannot be all -inf.
 
     Torch guards its attention that way, for masks that hide every key of a query. Beside finite scores and the mask
     of `replace_mask` the guard can never act; where infinite constants are left in the scores it stays.
     """
-    count = 0
+    is_changed = False
     for node in list(model.graph):
         guarded = _guarded(node)
         if guarded is None or _can_be_infinite(guarded.producer()):
             continue
         node.outputs[0].replace_all_uses_with(guarded, replace_graph_outputs=True)
         model.graph.remove(node, safe=True)
-        count += 1
-    return count
+        is_changed = True
+    return is_changed
 
 
 def _guarded(node: ir.Node) -> ir.Value | None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeq.errors import ModelError
-from edgeq.graph.canonical import CANONICAL_OPSET
+from edgeq.graph.component import CANONICAL_OPSET
+from edgeq.graph.passes.in_place import in_place
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -77,8 +78,9 @@ def _strange_attention(node: ir.Node) -> str | None:
     return None
 
 
-def lower_opset(model: ir.Model) -> None:
-    """Bring a newer file to the canonical operator set, in place.
+@in_place
+def lower_opset(model: ir.Model) -> bool:
+    """Bring a newer file to the canonical operator set.
 
     Raises:
         ModelError: it holds what that set does not have.
@@ -90,10 +92,12 @@ def lower_opset(model: ir.Model) -> None:
         if node.op_type == ATTENTION and node.domain == "":
             _write_out(model, node)
     model.opset_imports[""] = CANONICAL_OPSET
+    return True
 
 
-def raise_opset(model: ir.Model) -> None:
-    """Bring an older file to the canonical operator set, in place."""
+@in_place
+def raise_opset(model: ir.Model) -> bool:
+    """Bring an older file to the canonical operator set."""
     from onnxscript import version_converter
 
     kept = _set_aside_softmaxes(model)
@@ -104,6 +108,7 @@ def raise_opset(model: ir.Model) -> None:
                 node.domain = ""
                 node.attributes["axis"] = _last_axis()
         model.opset_imports.pop(SET_ASIDE, None)
+    return True
 
 
 SET_ASIDE = "edgeq.unchanged"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeq.errors import ModelError
+from edgeq.graph.passes.in_place import in_place
 from edgeq.onnx_runtime import session_options
 from edgeq.types import Array, Feeds, Outputs, Role
 
@@ -111,8 +112,9 @@ def _read_input(value: ir.Value, path: Path) -> FileInput:
     return FileInput(str(value.name), role, dtype, *sizes)
 
 
-def take_our_inputs(model: ir.Model, signature: FileSignature) -> None:
-    """Give the inputs of a graph our names and INT64, in place; what they were is made by casts behind them."""
+@in_place
+def take_our_inputs(model: ir.Model, signature: FileSignature) -> bool:
+    """Give the inputs of a graph our names and INT64; what they were is made by casts behind them."""
     import onnx_ir as ir
 
     first = model.graph.node(0)
@@ -129,6 +131,7 @@ def take_our_inputs(model: ir.Model, signature: FileSignature) -> None:
         model.graph.insert_before(first, cast)
         for user, index in uses:
             _read_through(user, index, value, cast.outputs[0])
+    return True
 
 
 def _free_name(model: ir.Model, name: str, kept: ir.Value) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeq.exporters.architecture import EncoderInputs, TextArchitecture
 from edgeq.exporters.modules import module
-from edgeq.graph.canonical import BATCH, SEQUENCE
+from edgeq.graph.component import BATCH, SEQUENCE
 from edgeq.types import Role, Task, TensorSpec
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from edgeq.exporters.json_files import read_object
 
 if TYPE_CHECKING:
     from edgeq.exporters.library_config import LibraryConfig
-    from edgeq.runtime.text import TextPreprocessor
+    from edgeq.processors.text import TextPreprocessor
 
 VOCABULARY_FILES = (
     "tokenizer.json",
@@ -220,7 +220,7 @@ def prompted(preprocessor: TextPreprocessor, library: LibraryConfig) -> TextPrep
 
 def text_preprocessor(tokenizer: Any, *, max_length: int, input_names: Sequence[str]) -> TextPreprocessor:
     """The preprocessor that a bundle carries."""
-    from edgeq.runtime.text import TextPreprocessor
+    from edgeq.processors.text import TextPreprocessor
 
     return TextPreprocessor.from_transformers(tokenizer, max_length=max_length, input_names=input_names)
 

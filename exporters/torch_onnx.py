@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError
-from edgeq.graph.canonical import BATCH, CANONICAL_OPSET, SEQUENCE
+from edgeq.graph.component import BATCH, CANONICAL_OPSET, SEQUENCE
 
 if TYPE_CHECKING:
     import onnx_ir as ir

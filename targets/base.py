@@ -13,7 +13,7 @@ from edgeq.types import Feeds, FloatArray, Outputs, Precision, SourceInfo, Tenso
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.component import Component
     from edgeq.graph.static_weight import StaticWeight
     from edgeq.quantize.plan import QuantizationPlan
     from edgeq.quantize.recipes import Recipe
@@ -88,7 +88,7 @@ class LoweringInput:
         about: where the model comes from, for targets whose files say so.
     """
 
-    canonical: CanonicalModel
+    canonical: Component
     plan: QuantizationPlan | None = None
     equalized: ir.Model | None = None
     weights: Mapping[str, QuantizedWeight] = field(default_factory=dict)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgeq.errors import UnsupportedError
+from edgeq.graph.overflow import find_saturating
 from edgeq.onnx_runtime import OptimizationLevel, ordered_options
+from edgeq.quantize.formats import Palette
 from edgeq.runtime.executors import CAN_SATURATE
+from edgeq.runtime.host import host_architecture
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
+from edgeq.targets.kernels import count_kernels
+from edgeq.targets.onnx_session import OnnxSession
 from edgeq.types import ONNX_RUNTIME, Precision
 
 if TYPE_CHECKING:
-    from edgeq.graph.passes.weight_only import Lowering
+    import onnx_ir as ir
+
     from edgeq.quantize.plan import QuantizationPlan
     from edgeq.quantize.recipes import Recipe
     from edgeq.runtime.adapter import HasSignature
@@ -28,35 +34,34 @@ MIN_ONNXRUNTIME_BLOCKS = "1.23"
 
 def cpu_refusal(recipe: Recipe) -> str | None:
     """Why ONNX Runtime's CPU provider cannot honour a recipe; None where it can."""
-    if any(spec.format == "palette" for spec in recipe.possible_specs()):
+    if any(isinstance(spec.storage, Palette) for spec in recipe.possible_specs()):
         return (
             f"ONNX has no palettized weights, which recipe `{recipe.name}` asks for; only Core ML takes them"
         )
     return None
 
 
-def lower_for_cpu(source: LoweringInput) -> Lowering:
-    """The canonical graph as the plan says, shapes left free."""
+def lower_for_cpu(source: LoweringInput) -> ir.Model:
+    """The canonical graph as the plan says, shapes left free; `lowered_nodes` says what was written into it."""
     from edgeq.graph.passes.residual_sums import write_residual_sums
+    from edgeq.graph.passes.sequence import edited
 
-    lowering = _in_precision(source)
-    return replace(lowering, model=write_residual_sums(lowering.model))
+    return edited(source.graph(), *_precision_passes(source), write_residual_sums())
 
 
-def _in_precision(source: LoweringInput) -> Lowering:
+def _precision_passes(source: LoweringInput) -> tuple[ir.passes.PassBase, ...]:
     from edgeq.graph.passes.fp16_storage import store_fp16
-    from edgeq.graph.passes.weight_only import Lowering
 
     if source.plan is not None:
-        return _quantized(source, source.plan)
+        return _quantizing_passes(source, source.plan)
     if source.precision is Precision.FP16:
-        return Lowering(store_fp16(source.canonical.model), ())
+        return (store_fp16(),)
     if source.precision is not Precision.FP32:
         raise UnsupportedError(f"the CPU lowering got precision {source.precision} without a plan for it")
-    return Lowering(source.canonical.model, ())
+    return ()
 
 
-def _quantized(source: LoweringInput, plan: QuantizationPlan) -> Lowering:
+def _quantizing_passes(source: LoweringInput, plan: QuantizationPlan) -> tuple[ir.passes.PassBase, ...]:
     """Static int8, then tables as int8 rows, weight-only blocks, and float16 storage."""
     from edgeq.graph.passes.fp16_storage import store_fp16
     from edgeq.graph.passes.fuse_projections import fuse_projections
@@ -67,24 +72,27 @@ def _quantized(source: LoweringInput, plan: QuantizationPlan) -> Lowering:
     linears = [
         LinearQDQ(item.name, item.input_range, item.bias_shift) for item in plan.linears if item.quantized
     ]
-    model = fuse_integer_linears(quantize_linears(source.graph(), linears, source.static))
     in_blocks = {item.name for item in plan.weights}
     rows = [item.name for item in plan.embeddings if item.quantized and item.name not in in_blocks]
-    lowering = fuse_projections(lower_weights(quantize_embeddings(model, rows), source.weights))
-    return replace(lowering, model=store_fp16(lowering.model, plan.fp16))
+    return (
+        quantize_linears(linears, source.static),
+        fuse_integer_linears(),
+        quantize_embeddings(rows),
+        lower_weights(source.weights),
+        fuse_projections(),
+        store_fp16(plan.fp16),
+    )
 
 
 def write_cpu_variant(source: LoweringInput, path: Path, level: OptimizationLevel) -> Lowered:
     """Lower, save, read back, and check on the optimized graph that what was quantized runs in integers."""
-    from edgeq.graph.overflow import find_saturating
-    from edgeq.graph.passes.weight_only import verify_weight_only
-    from edgeq.targets.kernels import count_kernels
+    from edgeq.graph.passes.weight_only import lowered_nodes, verify_weight_only
     from edgeq.targets.onnx_file import save_onnx
 
-    lowering = lower_for_cpu(source)
-    opset = lowering.model.opset_imports[""]
-    save_onnx(lowering.model, path)
-    verify_weight_only(path, lowering.nodes)
+    model = lower_for_cpu(source)
+    opset, nodes = model.opset_imports[""], lowered_nodes(model)
+    save_onnx(model, path)
+    verify_weight_only(path, nodes)
     kernels, notes = count_kernels(path)
     planned = sum(item.quantized for item in source.plan.linears) if source.plan else 0
     if planned and not kernels.integer_matmuls:
@@ -102,7 +110,7 @@ def write_cpu_variant(source: LoweringInput, path: Path, level: OptimizationLeve
         opset=opset,
         placement=kernels.to_json() | {CAN_SATURATE: [layer.node for layer in find_saturating(path)]},
         requirements={
-            "onnxruntime": f">={MIN_ONNXRUNTIME_BLOCKS if lowering.nodes else MIN_ONNXRUNTIME}",
+            "onnxruntime": f">={MIN_ONNXRUNTIME_BLOCKS if nodes else MIN_ONNXRUNTIME}",
             "session_options": ordered_options(level),
         },
         notes=notes,
@@ -123,8 +131,6 @@ class CpuTarget:
 
     def variants(self, recipe: Recipe) -> tuple[VariantSpec, ...]:
         """One variant."""
-        from edgeq.runtime.host import host_architecture
-
         return (
             VariantSpec(
                 f"cpu-{recipe.name}",
@@ -148,8 +154,6 @@ class CpuTarget:
 
     def open(self, spec: VariantSpec, model: Path, signature: HasSignature, *, pad_id: int = 0) -> Session:
         """ONNX Runtime's CPU provider."""
-        from edgeq.targets.onnx_session import OnnxSession
-
         return OnnxSession(spec, model, signature, pad_id=pad_id)
 
 

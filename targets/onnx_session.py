@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeq.graph.overflow import find_saturating
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, kernels_saturate
 from edgeq.runtime.executors import Executor, NativeExecutor, native_environment
 from edgeq.runtime.session import VariantSession, execute_through
@@ -53,8 +54,6 @@ class OnnxSession(VariantSession):
 
     @cached_property
     def _saturating(self) -> list[SaturatingLayer]:
-        from edgeq.graph.overflow import find_saturating
-
         return find_saturating(self._path, self._level) if kernels_saturate() else []
 
     def twins(self, seeds: int) -> Iterator[Twin]:

@@ -24,10 +24,10 @@ ARM64_CASES = 4
 EMULATED_BYTES = 64 << 20
 """A larger decoder would keep an emulated core busy for minutes."""
 
-STRETCH_SEEDS = 2
-"""Draws of last bits of a decoder that is run in stretches."""
+SEGMENT_SEEDS = 2
+"""Draws of last bits of a decoder that is run in segments."""
 SMALLER_CUTS = 4
-"""How much smaller stretches of a twin are."""
+"""How much smaller segments of a twin are."""
 
 RunAll: TypeAlias = Callable[[Sequence[Feeds]], list[Outputs]]
 """Outputs of every feeds, in order."""
@@ -58,8 +58,8 @@ def native_twins(model: Path, level: OptimizationLevel, open_twin: OpenTwin, see
     for other in LEVELS[LEVELS.index("ORT_ENABLE_BASIC") :]:
         if other != level:
             yield Twin("optimization levels", open_twin(model, level=other))
-    for kind, edited in _edited(ir.load(model), seeds):
-        yield from _noisy(kind, edited, open_twin)
+    for kind, rounded in _rounded(ir.load(model), seeds):
+        yield from _noisy(kind, rounded, open_twin)
 
 
 def louder_twins(model: Path, open_twin: OpenTwin, seeds: int, last_bits: int) -> Iterator[Twin]:
@@ -75,35 +75,36 @@ def louder_twins(model: Path, open_twin: OpenTwin, seeds: int, last_bits: int) -
     """
     import onnx_ir as ir
 
-    from edgeq.graph.passes.rounding_noise import has_quantizers, with_rounding_noise
+    from edgeq.graph.passes.rounding_noise import add_rounding_noise, has_quantizers
+    from edgeq.graph.passes.sequence import edited
 
     graph = ir.load(model)
     if not has_quantizers(graph):
         return
     for seed in range(seeds):
-        yield from _noisy(
-            f"draws of {last_bits} last bits", with_rounding_noise(graph, seed, last_bits), open_twin
-        )
+        noisy = edited(graph, add_rounding_noise(seed, last_bits))
+        yield from _noisy(f"draws of {last_bits} last bits", noisy, open_twin)
 
 
-def _noisy(kind: str, edited: ir.Model, open_twin: OpenTwin) -> Iterator[Twin]:
+def _noisy(kind: str, graph: ir.Model, open_twin: OpenTwin) -> Iterator[Twin]:
     import onnx_ir as ir
 
     with scratch_folder("noise") as folder:
         path = folder / "model.onnx"
-        ir.save(edited, path, external_data="weights.bin")
+        ir.save(graph, path, external_data="weights.bin")
         yield Twin(kind, open_twin(path))
 
 
-def _edited(graph: ir.Model, seeds: int) -> Iterator[tuple[str, ir.Model]]:
+def _rounded(graph: ir.Model, seeds: int) -> Iterator[tuple[str, ir.Model]]:
     """Graphs that round otherwise, with the kind of each."""
-    from edgeq.graph.passes.activation_rounding import known_roundings, with_activation_rounding
-    from edgeq.graph.passes.rounding_noise import with_rounding_noise
+    from edgeq.graph.passes.activation_rounding import known_roundings, round_activations
+    from edgeq.graph.passes.rounding_noise import add_rounding_noise
+    from edgeq.graph.passes.sequence import edited
 
     for seed in range(seeds):
-        yield "draws of last bits", with_rounding_noise(graph, seed)
+        yield "draws of last bits", edited(graph, add_rounding_noise(seed))
     for rounding in known_roundings(graph):
-        yield "roundings of activations", with_activation_rounding(graph, rounding)
+        yield "roundings of activations", edited(graph, round_activations(rounding))
 
 
 def emulated_arm64() -> Executor | None:
@@ -151,7 +152,7 @@ def _through(executor: Executor, path: Path, level: OptimizationLevel) -> RunAll
 
 
 @dataclass(frozen=True, slots=True)
-class StretchTwins:
+class SegmentTwins:
     """Twins of a decoder too large for a session, run some nodes at a time: each is a pass over the file.
 
     Attributes:
@@ -165,31 +166,32 @@ class StretchTwins:
 
         Where the graph is cut decides what is fused, so it is cut elsewhere instead.
         """
+        from edgeq.quantize.segmented.walk import SEGMENT_BYTES
         from edgeq.quantize.streaming.save import open_by_reference
-        from edgeq.quantize.stretches.walk import STRETCH_BYTES
 
         graph = open_by_reference(self.model)
         for threads in THREADS:
-            yield Twin("thread counts", _in_stretches(graph, threads=threads))
+            yield Twin("thread counts", _in_segments(graph, threads=threads))
         yield Twin(
-            "other cuts of the graph", _in_stretches(graph, stretch_bytes=STRETCH_BYTES // SMALLER_CUTS)
+            "other cuts of the graph", _in_segments(graph, segment_bytes=SEGMENT_BYTES // SMALLER_CUTS)
         )
-        for kind, edited in _edited(graph, min(seeds, STRETCH_SEEDS)):
-            yield Twin(kind, _in_stretches(edited))
+        for kind, rounded in _rounded(graph, min(seeds, SEGMENT_SEEDS)):
+            yield Twin(kind, _in_segments(rounded))
 
     def louder_twins(self, seeds: int, last_bits: int) -> Iterator[Twin]:
         """Draws of noise so many times a last bit, where the graph rounds anything to codes."""
-        from edgeq.graph.passes.rounding_noise import has_quantizers, with_rounding_noise
+        from edgeq.graph.passes.rounding_noise import add_rounding_noise, has_quantizers
+        from edgeq.graph.passes.sequence import edited
         from edgeq.quantize.streaming.save import open_by_reference
 
         graph = open_by_reference(self.model)
-        for seed in range(min(seeds, STRETCH_SEEDS) if has_quantizers(graph) else 0):
-            edited = with_rounding_noise(graph, seed, last_bits)
-            yield Twin(f"draws of {last_bits} last bits", _in_stretches(edited))
+        for seed in range(min(seeds, SEGMENT_SEEDS) if has_quantizers(graph) else 0):
+            noisy = edited(graph, add_rounding_noise(seed, last_bits))
+            yield Twin(f"draws of {last_bits} last bits", _in_segments(noisy))
 
 
-def _in_stretches(graph: ir.Model, **options: int) -> RunAll:
-    from edgeq.quantize.stretches.sequences import run_steps
+def _in_segments(graph: ir.Model, **options: int) -> RunAll:
+    from edgeq.quantize.segmented.sequences import run_steps
 
     return lambda batches: [
         dict(found) for found in run_steps(graph, [dict(one) for one in batches], **options)

@@ -13,10 +13,10 @@ from edgeq.types import Array, FloatArray, SourceInfo, Task
 
 if TYPE_CHECKING:
     from edgeq.exporters.causal_lm.weights import DecoderWeights
-    from edgeq.graph.canonical import CanonicalModel
-    from edgeq.quantize.packed import PackedWeights
+    from edgeq.graph.component import Component
+    from edgeq.processors.text import TextPreprocessor
+    from edgeq.quantize.checkpoint_codes import PackedWeights
     from edgeq.runtime.generation.settings import GenerationSettings
-    from edgeq.runtime.text import TextPreprocessor
 
 Logits: TypeAlias = Callable[[Array], FloatArray]
 """The original model: token ids `[batch, sequence]` int64 to logits `[batch, sequence, vocabulary]`."""
@@ -103,7 +103,7 @@ class ExportedLanguageModel:
         notices: what the user should know about its files.
     """
 
-    canonical: CanonicalModel
+    canonical: Component
     source: SourceInfo
     preprocessor: TextPreprocessor
     settings: GenerationSettings

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm.base import Logits
-from edgeq.graph.canonical import CanonicalModel
+from edgeq.graph.component import Component
 from edgeq.graph.streamed_tensor import is_too_large
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GenerationSettings
@@ -20,7 +20,9 @@ TOLERANCE = 2e-3
 """Of the largest logit: float32 sums in another order reach 1e-4 in deep models, a wrong position or mask 1e-1."""
 
 
-def check_decoder(canonical: CanonicalModel, settings: GenerationSettings, reference: Logits) -> None:
+def check_decoder(
+    canonical: Component, settings: GenerationSettings, reference: Logits, architecture: str
+) -> None:
     """Compare logits with the original's.
 
     Raises:
@@ -29,21 +31,21 @@ def check_decoder(canonical: CanonicalModel, settings: GenerationSettings, refer
     length = min(PROBE_TOKENS, settings.context_length)
     ids = np.random.default_rng(0).integers(0, settings.vocabulary, length)
     expected = reference(ids[None])[0]
-    whole, pieces = (_in_stretches if is_too_large(canonical.model) else _in_a_session)(
+    whole, pieces = (_in_segments if is_too_large(canonical.model) else _in_a_session)(
         canonical, settings, ids
     )
     for found, how in ((whole, "in one go"), (pieces, "in pieces over the KV cache")):
         error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-6))
         if not error <= TOLERANCE:
             raise ModelError(
-                f"the exported graph of `{canonical.architecture}` does not compute what the original does: run {how}, "
+                f"the exported graph of `{architecture}` does not compute what the original does: run {how}, "
                 f"logits differ by {error:.2g} of the largest, expected at most {TOLERANCE:g}",
                 hint="this may be a bug of edgeq: please report the model's name",
             )
 
 
 def _in_a_session(
-    canonical: CanonicalModel, settings: GenerationSettings, ids: Array
+    canonical: Component, settings: GenerationSettings, ids: Array
 ) -> tuple[FloatArray, FloatArray]:
     """Logits in one go and in pieces."""
     import onnx_ir as ir
@@ -55,12 +57,12 @@ def _in_a_session(
         return session.logits(ids), _in_pieces(session, ids)
 
 
-def _in_stretches(
-    canonical: CanonicalModel, settings: GenerationSettings, ids: Array
+def _in_segments(
+    canonical: Component, settings: GenerationSettings, ids: Array
 ) -> tuple[FloatArray, FloatArray]:
     """The same of a graph too large for a session: some nodes at a time, all chunks through each."""
-    from edgeq.quantize.stretches import run_sequences
-    from edgeq.quantize.stretches.sequences import Chunk, in_chunks
+    from edgeq.quantize.segmented import run_sequences
+    from edgeq.quantize.segmented.sequences import Chunk, in_chunks
 
     chunks = [Chunk(ids), *in_chunks(ids, [*CHUNKS, *[1] * len(ids)])]
     whole, *pieces = (values["logits"][0] for values in run_sequences(canonical.model, chunks))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeq.graph.canonical import BATCH, SEQUENCE
+from edgeq.graph.component import BATCH, SEQUENCE
 from edgeq.types import Role, TensorSpec
 
 TOTAL = "total_sequence"

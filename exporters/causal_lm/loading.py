@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, PassError
 from edgeq.exporters.base import Progress
 from edgeq.exporters.causal_lm.base import ExportedLanguageModel, LanguageModelFacts
 from edgeq.exporters.causal_lm.facts import context_length, inspect_language_model, read_lm_facts
@@ -20,7 +20,7 @@ from edgeq.exporters.causal_lm.graph_io import ATTENTION_MASK, INPUT_IDS, input_
 from edgeq.exporters.extras import TORCH_EXPORT, require_modules
 from edgeq.exporters.source import fetch, is_gguf_file, local_folder
 from edgeq.files import sha256_file
-from edgeq.graph.canonical import CanonicalModel
+from edgeq.graph.component import Component, text_component
 from edgeq.runtime.generation.settings import CacheShape, GenerationSettings
 from edgeq.scratch import ScratchFolder
 from edgeq.types import SourceFile, SourceInfo, Task
@@ -239,7 +239,7 @@ def load_here(
     reference = streamed_logits(model, weights)
     say("checking the graph against the original")
     check_reference(facts.folder, weights, reference, is_small=float_bytes(facts.folder) <= HELD_BYTES)
-    check_decoder(canonical, settings, reference)
+    check_decoder(canonical, settings, reference, facts.architecture)
     return ExportedLanguageModel(
         canonical=canonical,
         source=_source(facts, model),
@@ -312,21 +312,21 @@ def _specs(settings: GenerationSettings) -> tuple[Any, Any]:
 
 def _built(
     facts: LanguageModelFacts, model: Any, weights: DecoderWeights, settings: GenerationSettings
-) -> tuple[CanonicalModel, dict[str, Any]]:
+) -> tuple[Component, dict[str, Any]]:
     from edgeq.exporters.causal_lm.builder import build_decoder
     from edgeq.exporters.causal_lm.normalize import normalize_built
 
     graph, genai = build_decoder(facts.folder, model, weights)
     try:
         normalize_built(graph, layer_windows(model.config, settings.cache.layers))
-    except ValueError as error:
+    except PassError as error:
         raise ModelError(f"`{facts.architecture}` builds to an unexpected graph: {error}") from error
     return _canonical(graph, facts, settings), genai
 
 
 def _traced(
     facts: LanguageModelFacts, model: Any, weights: DecoderWeights, settings: GenerationSettings
-) -> tuple[CanonicalModel, dict[str, Any]]:
+) -> tuple[Component, dict[str, Any]]:
     from edgeq.exporters.causal_lm.normalize import normalize_traced
     from edgeq.exporters.causal_lm.trace import trace_decoder
 
@@ -337,7 +337,7 @@ def _traced(
     return _canonical(graph, facts, settings), {}
 
 
-def _canonical(graph: ir.Model, facts: LanguageModelFacts, settings: GenerationSettings) -> CanonicalModel:
+def _canonical(graph: ir.Model, facts: LanguageModelFacts, settings: GenerationSettings) -> Component:
     from edgeq.exporters.causal_lm.normalize import declare
 
     inputs, outputs = _specs(settings)
@@ -345,9 +345,7 @@ def _canonical(graph: ir.Model, facts: LanguageModelFacts, settings: GenerationS
         declare(graph, inputs, outputs)
     except ValueError as error:
         raise ModelError(f"`{facts.architecture}` exports to an unexpected graph: {error}") from error
-    return CanonicalModel(
-        graph, inputs, outputs, Task.TEXT_GENERATION, facts.architecture, settings.context_length
-    )
+    return text_component(graph, inputs, outputs, settings.context_length)
 
 
 def _source(facts: LanguageModelFacts, model: Any) -> SourceInfo:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgeq.exporters.canonicalize import (
+    lift_constants,
     multiply_by_constants,
     remove_unused,
     share_constants,
@@ -16,6 +17,8 @@ from edgeq.exporters.canonicalize import (
 )
 from edgeq.exporters.naming import name_constants, name_nodes
 from edgeq.graph.edit import Editor
+from edgeq.graph.passes.in_place import in_place
+from edgeq.graph.passes.sequence import run_passes
 from edgeq.graph.streamed_tensor import streamed
 from edgeq.types import TensorSpec
 
@@ -30,17 +33,18 @@ def normalize_traced(model: ir.Model, prefixes: Sequence[str]) -> None:
         model: straight from the tracer.
         prefixes: module paths left out of names, longest first.
     """
-    from onnx_ir.passes.common import LiftConstantsToInitializersPass
-
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    multiply_by_constants(model)
-    unfold_gemm(model)
-    remove_unused(model)
-    share_constants(model)
-    share_tied_heads(model)
-    name_nodes(model, prefixes)
-    name_constants(model)
-    strip_metadata(model)
+    run_passes(
+        model,
+        *lift_constants(),
+        multiply_by_constants(),
+        unfold_gemm(),
+        *remove_unused(),
+        share_constants(),
+        share_tied_heads(),
+        name_nodes(prefixes),
+        name_constants(),
+        strip_metadata(),
+    )
 
 
 def normalize_built(model: ir.Model, windows: Sequence[int | None]) -> None:
@@ -51,22 +55,33 @@ def normalize_built(model: ir.Model, windows: Sequence[int | None]) -> None:
         windows: how far back each layer sees.
 
     Raises:
-        ValueError: the graph has another number of attention layers.
+        PassError: the graph has another number of attention layers.
     """
-    set_windows(model, windows)
-    table_first(model)
-    remove_unused(model)
-    share_constants(model)
-    share_tied_heads(model)
+    run_passes(
+        model,
+        set_windows(windows),
+        table_first(),
+        *remove_unused(),
+        share_constants(),
+        share_tied_heads(),
+        name_built_nodes(),
+        strip_metadata(),
+    )
+
+
+@in_place
+def name_built_nodes(model: ir.Model) -> bool:
+    """Module paths with dots, as traced graphs have them."""
     taken: set[str] = set()
     for node in model.graph:
         name = built_name(str(node.name))
         node.name = name if name not in taken else f"{name}/{node.op_type.lower()}"
         taken.add(str(node.name))
-    strip_metadata(model)
+    return True
 
 
-def set_windows(model: ir.Model, windows: Sequence[int | None]) -> None:
+@in_place
+def set_windows(model: ir.Model, windows: Sequence[int | None]) -> bool:
     """Let every attention see as far as the model does: the builder (0.18) leaves Mistral's window out."""
     import onnx_ir as ir
 
@@ -78,6 +93,7 @@ def set_windows(model: ir.Model, windows: Sequence[int | None]) -> None:
         node.attributes["local_window_size"] = ir.AttrInt64("local_window_size", size)
         # The rolling cache of newer builders needs buffers of at least a window; ours hold the whole text.
         node.attributes.pop("sliding_window_cache", None)
+    return bool(attentions)
 
 
 def built_name(name: str) -> str:
@@ -87,7 +103,8 @@ def built_name(name: str) -> str:
     return path.replace("/", ".")
 
 
-def table_first(model: ir.Model) -> None:
+@in_place
+def table_first(model: ir.Model) -> bool:
     """Store a tied table as `[rows, columns]`, transposed for the head and not for the lookup.
 
     The builder stores the head's matrix and looks tokens up in its transpose. Recipes, and the packed formats that
@@ -95,6 +112,7 @@ def table_first(model: ir.Model) -> None:
     """
     import numpy as np
 
+    is_changed = False
     for node in list(model.graph):
         if node.op_type != "Gather" or node.inputs[0] is None:
             continue
@@ -109,6 +127,8 @@ def table_first(model: ir.Model) -> None:
         value = Editor(model).constant(tensor, "embed_tokens.weight")
         node.replace_input_with(0, value)
         _transpose_for_readers(model, head, value)
+        is_changed = True
+    return is_changed
 
 
 def _transpose_for_readers(model: ir.Model, head: ir.Value, table: ir.Value) -> None:

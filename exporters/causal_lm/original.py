@@ -20,8 +20,8 @@ from edgeq.types import Array, FloatArray, SourceInfo
 if TYPE_CHECKING:
     import torch
 
+    from edgeq.processors.text import TextPreprocessor
     from edgeq.runtime.generation.settings import GenerationSettings
-    from edgeq.runtime.text import TextPreprocessor
 
 Rounding: TypeAlias = Callable[[FloatArray], FloatArray]
 """Rows `[tokens, K]` to what a runtime makes of them before it multiplies."""

@@ -20,7 +20,7 @@ from edgeq.exporters.causal_lm.stand_ins import fold_transposes, matrices_as_inp
 from edgeq.exporters.causal_lm.weights import DecoderWeights
 from edgeq.exporters.modules import module
 from edgeq.exporters.torch_onnx import quiet
-from edgeq.graph.canonical import BATCH, CANONICAL_OPSET, SEQUENCE
+from edgeq.graph.component import BATCH, CANONICAL_OPSET, SEQUENCE
 
 if TYPE_CHECKING:
     import onnx_ir as ir

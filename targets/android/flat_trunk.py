@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph.edit import Editor, constant_of, static_shape
+from edgeq.graph.passes.in_place import in_place
 from edgeq.types import Array
 
 ELEMENTWISE = frozenset(
@@ -42,10 +43,10 @@ ELEMENTWISE = frozenset(
 """Operators that act on each element, or on the last axis, so that leading axes may be merged."""
 
 
-def flatten_trunk(model: ir.Model) -> ir.Model:
-    """Rewrite a static-shape graph in place; the batch must be 1 wherever rows are merged."""
-    _Flattener(model).run()
-    return model
+@in_place
+def flatten_trunk(model: ir.Model) -> bool:
+    """Rewrite a static-shape graph; the batch must be 1 wherever rows are merged."""
+    return _Flattener(model).run()
 
 
 class _Flattener:
@@ -55,7 +56,7 @@ class _Flattener:
         self.flat: dict[ir.Value, ir.Value] = {}
         self.converted: set[ir.Node] = set()
 
-    def run(self) -> None:
+    def run(self) -> bool:
         for node in list(self.model.graph):
             if node in self.converted:
                 continue
@@ -67,6 +68,7 @@ class _Flattener:
                 self._reshape(node)
         self._restore_remaining()
         self.editor.finish()
+        return bool(self.flat or self.converted)
 
     def _linear(self, node: ir.Node) -> None:
         """MatMul with a constant matrix (and the Add of its bias) as one Gemm."""

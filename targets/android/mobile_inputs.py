@@ -5,25 +5,38 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeq.graph.edit import Editor
+from edgeq.graph.passes.in_place import in_place
 from edgeq.types import Role, TensorSpec
 
 
-def retype_inputs(model: ir.Model, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    """Make ids int32 and the attention mask float32, in place; returns the new input specs."""
+@in_place
+def retype_inputs(model: ir.Model, inputs: tuple[TensorSpec, ...]) -> bool:
+    """Make ids int32 and the attention mask float32.
+
+    Args:
+        model: its shapes are fixed.
+        inputs: of the canonical graph, for their roles.
+    """
     editor = Editor(model)
-    by_name = {value.name: value for value in model.graph.inputs}
-    specs = []
-    for spec in inputs:
-        if spec.name not in by_name:
-            continue
-        value = by_name[spec.name]
-        dtype = "float32" if spec.role is Role.ATTENTION_MASK else "int32"
-        value.type = ir.TensorType(ir.DataType.FLOAT if dtype == "float32" else ir.DataType.INT32)
+    roles = {spec.name: spec.role for spec in inputs}
+    for value in model.graph.inputs:
+        is_mask = roles[str(value.name)] is Role.ATTENTION_MASK
+        value.type = ir.TensorType(ir.DataType.FLOAT if is_mask else ir.DataType.INT32)
         _bypass_casts(editor, value)
-        shape = tuple(int(dim) for dim in value.shape or ())  # type: ignore[arg-type]
-        specs.append(TensorSpec(spec.name, dtype, shape, spec.role))
     editor.finish()
-    return tuple(specs)
+    return bool(roles)
+
+
+def static_inputs(model: ir.Model, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The inputs as a graph of fixed shapes takes them; those that it dropped are left out."""
+    values = {str(value.name): value for value in model.graph.inputs}
+    return tuple(_static(spec, values[spec.name]) for spec in inputs if spec.name in values)
+
+
+def _static(spec: TensorSpec, value: ir.Value) -> TensorSpec:
+    dtype = "float32" if value.dtype == ir.DataType.FLOAT else "int32"
+    shape = tuple(int(dim) for dim in value.shape or ())  # type: ignore[arg-type]
+    return TensorSpec(spec.name, dtype, shape, spec.role)
 
 
 def _bypass_casts(editor: Editor, value: ir.Value) -> None:

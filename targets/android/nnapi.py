@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgeq.errors import UnsupportedError
-from edgeq.graph.canonical import BATCH, SEQUENCE
+from edgeq.graph.overflow import find_saturating
 from edgeq.onnx_runtime import ordered_options
 from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, VariantSpec
+from edgeq.targets.placement.predict import predict
 from edgeq.types import Precision, TensorSpec
 
 if TYPE_CHECKING:
@@ -29,78 +28,54 @@ MIN_ONNXRUNTIME = "1.16"
 def lower_for_nnapi(
     source: LoweringInput, precision: Precision, seq_len: int
 ) -> tuple[ir.Model, tuple[TensorSpec, ...]]:
-    """The graph and its inputs, by an explicit list of passes."""
+    """The graph and its inputs."""
+    from edgeq.graph.passes.sequence import edited
+    from edgeq.targets.android.mobile_inputs import static_inputs
+
+    model = edited(source.graph(), *nnapi_passes(source, precision, seq_len))
+    return model, static_inputs(model, source.canonical.inputs)
+
+
+def nnapi_passes(source: LoweringInput, precision: Precision, seq_len: int) -> tuple[ir.passes.PassBase, ...]:
+    """What makes a canonical graph one that NNAPI takes whole, in order."""
     from edgeq.graph.passes.fp16_storage import store_fp16
     from edgeq.graph.passes.static_shapes import fix_dimensions
     from edgeq.targets.android.flat_trunk import flatten_trunk
     from edgeq.targets.android.mobile_inputs import retype_inputs
     from edgeq.targets.android.nnapi_ops import rewrite_operators
+    from edgeq.targets.android.scalars import separate_scalars
+    from edgeq.targets.android.versions import declare_versions
 
-    model = fix_dimensions(source.graph(), {BATCH: 1, SEQUENCE: seq_len})
-    inputs = retype_inputs(model, source.canonical.inputs)
-    flatten_trunk(model)
-    rewrite_operators(model)
-    if precision is Precision.INT8:
-        if source.plan is None:
-            raise UnsupportedError("int8 for NNAPI needs a quantization plan")
-        _apply_plan(model, source.plan)
-    if precision is Precision.FP16:
-        model = store_fp16(model)
-    model.opset_imports[""] = NNAPI_OPSET
-    model.ir_version = IR_VERSION
-    separate_scalars(model)
-    return model, inputs
+    return (
+        fix_dimensions(source.canonical.sizes(seq_len)),
+        retype_inputs(source.canonical.inputs),
+        flatten_trunk(),
+        rewrite_operators(),
+        *(_quantizing_passes(source.plan) if precision is Precision.INT8 else ()),
+        *((store_fp16(),) if precision is Precision.FP16 else ()),
+        declare_versions(NNAPI_OPSET, IR_VERSION),
+        separate_scalars(),
+    )
 
 
-def _apply_plan(model: ir.Model, plan: QuantizationPlan) -> None:
+def _quantizing_passes(plan: QuantizationPlan | None) -> tuple[ir.passes.PassBase, ...]:
     from edgeq.targets.android.nnapi_qdq import GemmQDQ, quantize_gemms, quantize_tables
 
+    if plan is None:
+        raise UnsupportedError("int8 for NNAPI needs a quantization plan")
     gemms = [
         GemmQDQ(item.name, item.input_range, item.output_low, item.output_high, item.bias_shift)
         for item in plan.linears
         if item.quantized
     ]
-    quantize_gemms(model, gemms)
-    # Tables read by constant ids (positions) were folded into constants with the static shape.
-    looked_up = {node.name for node in model.graph if node.op_type == "Gather"}
-    quantize_tables(
-        model, [item.name for item in plan.embeddings if item.quantized and item.name in looked_up]
-    )
-
-
-def separate_scalars(model: ir.Model) -> None:
-    """Nudge Q/DQ scales that equal another constant by one unit in the last place, in place.
-
-    ONNX Runtime merges equal scalars, and a scale that is also an operand crashes the NNAPI builder (landmine L6).
-    """
-    import onnx_ir as ir
-
-    scales: set[ir.Value] = set()
-    others: set[bytes] = set()
-    for node in model.graph:
-        is_qdq = node.op_type in ("QuantizeLinear", "DequantizeLinear")
-        for index, value in enumerate(node.inputs):
-            if value is None or value.const_value is None or value.const_value.dtype != ir.DataType.FLOAT:
-                continue
-            if is_qdq and index == 1:
-                scales.add(value)
-            elif value.const_value.size == 1:
-                others.add(value.const_value.numpy().tobytes())
-    for value in scales:
-        assert value.const_value is not None
-        scale = value.const_value.numpy()
-        while scale.size == 1 and scale.tobytes() in others:
-            scale = np.nextafter(scale, np.float32(np.inf), dtype=np.float32)
-            value.const_value = ir.tensor(scale, name=value.name)
+    return quantize_gemms(gemms), quantize_tables([item.name for item in plan.embeddings if item.quantized])
 
 
 def write_nnapi_variant(
     spec: VariantSpec, source: LoweringInput, options: LoweringOptions, path: Path
 ) -> Lowered:
     """Lower, save and predict the placement."""
-    from edgeq.graph.overflow import find_saturating
     from edgeq.targets.onnx_file import output_specs, save_onnx
-    from edgeq.targets.placement.predict import predict
 
     model, inputs = lower_for_nnapi(source, source.precision, options.seq_len)
     outputs = output_specs(model, source.canonical.outputs)

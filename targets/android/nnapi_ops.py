@@ -13,22 +13,27 @@ import onnx_ir as ir
 
 from edgeq.errors import UnsupportedError
 from edgeq.graph.edit import Editor, attribute, constant_of, static_shape
+from edgeq.graph.passes.in_place import in_place
 
 Rewrite = Callable[[Editor, ir.Node], "ir.Value | None"]
 """Returns the value that replaces the node's output, or None to leave the node alone."""
 
 
-def rewrite_operators(model: ir.Model) -> ir.Model:
-    """Apply the table to every node, in place."""
+@in_place
+def rewrite_operators(model: ir.Model) -> bool:
+    """Apply the table to every node."""
     editor = Editor(model)
+    is_changed = False
     for node in list(model.graph):
         rewrite = REWRITES.get(node.op_type)
         if rewrite is None or node.domain:
             continue
+        is_changed = True
         replacement = rewrite(editor, node)
         if replacement is not None:
             editor.replace(node.outputs[0], replacement)
-    return editor.finish()
+    editor.finish()
+    return is_changed
 
 
 class _Writer:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph.edit import Editor, constant_of
+from edgeq.graph.passes.in_place import in_place
 from edgeq.numerics import affine_params, quantize_affine, symmetric_scale
 from edgeq.saturation import pair_safe_width, round_pair_safe
 from edgeq.types import Array, FloatArray
@@ -44,16 +45,16 @@ class GemmQDQ:
     bias_shift: FloatArray | None = None
 
 
-def quantize_gemms(
-    model: ir.Model, gemms: Sequence[GemmQDQ], *, output_share: float = OUTPUT_SHARE
-) -> ir.Model:
-    """Quantize Gemms (transB=0, constant weight and bias) in place."""
+@in_place
+def quantize_gemms(model: ir.Model, gemms: Sequence[GemmQDQ], *, output_share: float = OUTPUT_SHARE) -> bool:
+    """Quantize Gemms (transB=0, constant weight and bias)."""
     editor = Editor(model)
     nodes = {node.name: node for node in model.graph}
     quantizer = _GemmQuantizer(editor, output_share)
     for item in gemms:
         quantizer.quantize(nodes[item.name], item)
-    return editor.finish()
+    editor.finish()
+    return bool(gemms)
 
 
 class _GemmQuantizer:
@@ -168,19 +169,22 @@ def channel_scale(weight: Array, low: FloatArray, high: FloatArray, output_share
     return scale
 
 
-def quantize_tables(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """Embedding tables as uint8 behind a DequantizeLinear, columns equalized first, in place.
+@in_place
+def quantize_tables(model: ir.Model, names: Sequence[str]) -> bool:
+    """Embedding tables as uint8 behind a DequantizeLinear, columns equalized first.
 
     NNAPI takes DQ of a constant followed by Gather (without a Q behind it) and dequantizes the table at every run.
+    Tables read by constant ids (positions) were folded into constants with the static shape: there is nothing to do.
     """
     editor = Editor(model)
-    nodes = {node.name: node for node in model.graph}
-    for name in names:
-        node = nodes[name]
+    lookups = {node.name: node for node in model.graph if node.op_type == "Gather"}
+    found = [lookups[name] for name in names if name in lookups]
+    for node in found:
         table = constant_of(node.inputs[0])
         assert table is not None
         _quantize_table(editor, node, table)
-    return editor.finish()
+    editor.finish()
+    return bool(found)
 
 
 def _quantize_table(editor: Editor, node: ir.Node, table: Array) -> None:

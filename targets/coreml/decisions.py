@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from edgeq.errors import ConfigError, UnsupportedError
+from edgeq.numerics import affine_params
 from edgeq.quantize.weight_only.palette import Palette
 from edgeq.types import Array, FloatArray
 
@@ -101,8 +102,6 @@ class ActivationQuant:
     @classmethod
     def from_range(cls, lo: float, hi: float, *, symmetric: bool = False) -> ActivationQuant:
         """Cover `[lo, hi]`, widened to contain zero, with int8."""
-        from edgeq.numerics import affine_params
-
         scale, zero_point = affine_params(lo, hi, "int8", symmetric)
         return cls(float(scale), int(zero_point))
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph.edit import Editor, attribute
+from edgeq.quantize.instrument import run, session_of
 from edgeq.targets.coreml.context import FP16_LARGEST
 from edgeq.types import Feeds
 
@@ -68,8 +69,6 @@ def measure_ranges(model: ir.Model, feeds: Iterable[Feeds]) -> dict[str, tuple[f
 
     Padding counts because an infinity there reaches real positions through a product with zero.
     """
-    from edgeq.quantize.instrument import run, session_of
-
     probe = model.clone()
     editor = Editor(probe)
     end = list(probe.graph)[-1]

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.errors import ConfigError, UnsupportedError
-from edgeq.graph.canonical import BATCH, SEQUENCE
+from edgeq.graph.component import BATCH, SEQUENCE
 from edgeq.targets.coreml.backend import coremltools, deployment_target, quiet, to_package
 from edgeq.targets.coreml.context import Context, Var, dtype_of, is_float, safe_name
 from edgeq.targets.coreml.decisions import (

@@ -63,19 +63,11 @@ def _codes(weight: StaticWeight | None) -> Codes | None:
 
 
 def _shift_biases(model: ir.Model, decisions: list[LinearDecision]) -> ir.Model:
-    from edgeq.graph.edit import Editor
-    from edgeq.graph.passes.static_qdq import shift_bias
+    from edgeq.graph.passes.sequence import edited
+    from edgeq.graph.passes.shift_biases import shift_biases
 
-    shifted = [item for item in decisions if item.bias_shift is not None]
-    if not shifted:
-        return model
-    clone = model.clone()
-    editor = Editor(clone)
-    nodes = {str(node.name): node for node in clone.graph}
-    for item in shifted:
-        assert item.bias_shift is not None
-        shift_bias(editor, nodes[item.name], item.bias_shift)
-    return editor.finish()
+    shifts = {item.name: item.bias_shift for item in decisions if item.bias_shift is not None}
+    return edited(model, shift_biases(shifts)) if shifts else model
 
 
 def from_quantized_weight(weight: QuantizedWeight) -> Int8Weight | Int4Weight:

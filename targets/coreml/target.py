@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgeq.errors import MissingExtraError, UnsupportedError
-from edgeq.graph.canonical import SEQUENCE
+from edgeq.graph.component import SEQUENCE
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
+from edgeq.targets.coreml.decisions import ComputeDtype, PaletteWeight, check_platform
+from edgeq.targets.coreml.info import package_info
+from edgeq.targets.coreml.interpreter.program import read_package
+from edgeq.targets.coreml.needs import TOKEN_INPUTS, oldest_ios, recipe_decisions
+from edgeq.targets.coreml.plan import PlannedGraph, from_quantized_weight, from_static_plan
+from edgeq.targets.coreml.session import PackageSession, is_constant
 from edgeq.types import Precision, TensorSpec
 
 if TYPE_CHECKING:
@@ -53,9 +59,6 @@ class CoreMLTarget:
             UnsupportedError: names what needs which version.
             MissingExtraError: coremltools is not installed.
         """
-        from edgeq.targets.coreml.decisions import check_platform
-        from edgeq.targets.coreml.needs import TOKEN_INPUTS, recipe_decisions
-
         weights, static = recipe_decisions(recipe)
         if options.ios is not None:
             check_platform(
@@ -82,12 +85,7 @@ class CoreMLTarget:
         self, spec: VariantSpec, source: LoweringInput, options: LoweringOptions, folder: Path
     ) -> Lowered:
         """Carry out the plan, keep what float16 would overflow in float32, and write the package."""
-        from edgeq.targets.coreml.decisions import ComputeDtype
-        from edgeq.targets.coreml.info import package_info
-        from edgeq.targets.coreml.interpreter.program import read_package
         from edgeq.targets.coreml.lowering import lower_to_mil
-        from edgeq.targets.coreml.needs import oldest_ios
-        from edgeq.targets.coreml.session import is_constant
 
         planned = _planned(source)
         precision: ComputeDtype = "fp32" if source.precision is Precision.FP32 else "fp16"
@@ -124,16 +122,11 @@ class CoreMLTarget:
 
     def open(self, spec: VariantSpec, model: Path, signature: HasSignature, *, pad_id: int = 0) -> Session:
         """The interpreter; on a Mac Core ML itself."""
-        from edgeq.targets.coreml.session import PackageSession
-
         return PackageSession(model, signature, pad_id=pad_id)
 
 
 def _planned(source: LoweringInput) -> PlannedGraph:
     """Static int8 layers and weight-only codes of one plan, as Core ML decisions."""
-    from edgeq.targets.coreml.decisions import PaletteWeight
-    from edgeq.targets.coreml.plan import PlannedGraph, from_quantized_weight, from_static_plan
-
     graph = source.graph()
     if source.plan is None:
         if source.precision not in (Precision.FP32, Precision.FP16):

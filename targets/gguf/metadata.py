@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgeq.runtime.generation.tokenizer import PromptTokenizer
+from edgeq.processors.prompts import PromptTokenizer
 from edgeq.targets.gguf.file_types import FileType
 from edgeq.targets.gguf.vocabulary import Vocabulary
 

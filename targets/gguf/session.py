@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeq.numerics import FP16_STEP
+from edgeq.processors.text_inputs import INPUT_IDS
 from edgeq.runtime.generation.llama_cpp import PACKAGE, LlamaCppModel, package_version
 from edgeq.runtime.host import cpu_name, host_architecture
 from edgeq.targets.base import Twin
@@ -61,4 +62,4 @@ class GgufSession:
 
     def run(self, feeds: Feeds) -> Outputs:
         """Logits `[batch, sequence, vocabulary]` of token ids `[batch, sequence]`."""
-        return {"logits": np.stack([self._model.logits(ids) for ids in feeds["input_ids"]])}
+        return {"logits": np.stack([self._model.logits(ids) for ids in feeds[INPUT_IDS]])}

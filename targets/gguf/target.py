@@ -7,10 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgeq.graph.canonical import BATCH, SEQUENCE
+from edgeq.graph.component import BATCH, SEQUENCE
+from edgeq.processors.text_inputs import INPUT_IDS
+from edgeq.quantize import formats
+from edgeq.quantize.recipes import BUILT_IN, load_recipe
+from edgeq.quantize.recipes.schema import ExportOptions, StaticOptions, file_type_recipe
+from edgeq.runtime.generation.footprint import measure_gguf_bytes
+from edgeq.runtime.generation.llama_cpp import is_installed
 from edgeq.targets.base import CheckpointInput, Lowered, LoweringOptions, Session, VariantSpec
+from edgeq.targets.gguf.activations import roundings
+from edgeq.targets.gguf.architectures import check_rope, ignored_window
 from edgeq.targets.gguf.file_types import FILE_TYPES, RECIPES, FileType
-from edgeq.targets.gguf.tensors import plan_tensors
+from edgeq.targets.gguf.session import GgufSession
+from edgeq.targets.gguf.tensors import family_of, place_tensors, plan_tensors
 from edgeq.types import FloatArray, Precision, Role, TensorSpec
 
 if TYPE_CHECKING:
@@ -57,9 +66,6 @@ class GgufTarget:
         Raises:
             UnsupportedError: they cannot.
         """
-        from edgeq.targets.gguf.architectures import check_rope
-        from edgeq.targets.gguf.tensors import family_of
-
         family_of(model_type)
         check_rope({"rope_parameters": {"rope_type": positions}})
 
@@ -67,14 +73,11 @@ class GgufTarget:
         self, spec: VariantSpec, config: Mapping[str, Any], matrices: Mapping[str, tuple[int, ...]]
     ) -> int:
         """Bytes of these matrices in a file of this type."""
-        from edgeq.targets.gguf.tensors import place_tensors
-
         name = spec.id.removeprefix("gguf-")
         return sum(tensor.nbytes for tensor in place_tensors(matrices, config, name))
 
     def write(self, spec: VariantSpec, source: CheckpointInput, folder: Path) -> Lowered:
         """Write the file, `NAME-TYPE.gguf`."""
-        from edgeq.targets.gguf.architectures import ignored_window
         from edgeq.targets.gguf.writer import write_gguf
 
         name = spec.id.removeprefix("gguf-")
@@ -108,8 +111,6 @@ class GgufTarget:
 
     def recipe_of(self, spec: VariantSpec) -> Recipe:
         """The file type alone: its mix is llama.cpp's, not that of a recipe of the same name."""
-        from edgeq.quantize.recipes.schema import file_type_recipe
-
         name = spec.id.removeprefix("gguf-")
         return file_type_recipe(name, f"GGUF file type {FILE_TYPES[name].label}: {FILE_TYPES[name].summary}")
 
@@ -119,28 +120,20 @@ class GgufTarget:
 
     def open(self, spec: VariantSpec, model: Path, signature: HasSignature, *, pad_id: int = 0) -> Session:
         """llama.cpp, where llama-cpp-python is installed."""
-        from edgeq.targets.gguf.session import GgufSession
-
         return GgufSession(model)
 
     def can_execute(self) -> bool:
         """Whether llama-cpp-python is installed."""
-        from edgeq.runtime.generation.llama_cpp import is_installed
-
         return is_installed()
 
     def ram_bytes(self, model: Path, context: int) -> int:
         """Growth of memory to load a file, read 128 tokens and write 8."""
-        from edgeq.runtime.generation.footprint import measure_gguf_bytes
-
         return measure_gguf_bytes(model, context)
 
     def rounding(
         self, model: Path, config: Mapping[str, Any], parameters: Mapping[str, tuple[int, ...]]
     ) -> Mapping[str, Callable[[FloatArray], FloatArray]]:
         """What llama.cpp does to the inputs of each weight, by its type in the file."""
-        from edgeq.targets.gguf.activations import roundings
-
         return roundings(model, plan_tensors(parameters, config, "f32"))
 
 
@@ -149,10 +142,7 @@ def file_type_of(recipe: Recipe) -> str | None:
 
     A recipe of that name with other rules has none: GGUF files are mixed by llama.cpp's rules.
     """
-    from edgeq.quantize.recipes import BUILT_IN, load_recipe
-    from edgeq.quantize.recipes.schema import ExportOptions, StaticOptions
-
-    if recipe.default.format == "file-type":
+    if isinstance(recipe.default.storage, formats.FileType):
         return recipe.name if recipe.name in FILE_TYPES else None
     if recipe.name not in BUILT_IN:
         return None
@@ -166,7 +156,7 @@ def _kind(spec: VariantSpec) -> FileType:
 
 def _signature(vocabulary: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     return (
-        (TensorSpec("input_ids", "int64", (BATCH, SEQUENCE), Role.TOKEN_IDS),),
+        (TensorSpec(INPUT_IDS, "int64", (BATCH, SEQUENCE), Role.TOKEN_IDS),),
         (TensorSpec("logits", "float32", (BATCH, SEQUENCE, vocabulary), Role.LOGITS),),
     )
 

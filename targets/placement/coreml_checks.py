@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeq.targets.placement.node_units import NodeUnit
+from edgeq.targets.placement.read_model import dtype_name
 from edgeq.targets.placement.rules import Context, Refusal
 
 MAX_RANK = 5
@@ -67,8 +68,6 @@ def cast_after_argmax(context: Context, unit: NodeUnit) -> Refusal | None:
 
 
 def _cast_to(unit: NodeUnit) -> str:
-    from edgeq.targets.placement.read_model import dtype_name
-
     return dtype_name(int(unit.target.attributes.get("to", 0)))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgeq.targets.placement.node_units import NodeUnit
+from edgeq.targets.placement.read_model import dtype_name
 from edgeq.targets.placement.rules import Context, Refusal
 
 QLINEAR_BINARY_CONSTANTS: dict[int, str] = {
@@ -65,8 +66,6 @@ def clip_is_relu6_or_relu1(context: Context, unit: NodeUnit) -> Refusal | None:
 
 def cast_to_float_or_int32(context: Context, unit: NodeUnit) -> Refusal | None:
     """The input is float (checked before), the output float or int32."""
-    from edgeq.targets.placement.read_model import dtype_name
-
     to = dtype_name(int(unit.target.attributes.get("to", 0)))
     return None if to in ("float32", "int32") else Refusal(f"casts to {to}, expected float32 or int32")
 

@@ -58,7 +58,7 @@ def manifest_of(bundle: Path) -> Any:
 
 
 def file_of(bundle: Path) -> Path:
-    return bundle / str(manifest_of(bundle)["variants"][0]["model"])
+    return bundle / str(manifest_of(bundle)["variants"][0]["models"]["model"])
 
 
 def test_what_the_bundle_holds(bundle: Path) -> None:
@@ -201,7 +201,7 @@ def test_llama_cpp_writes_what_the_original_would(
     model: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from edgeq.exporters.causal_lm import open_original
-    from edgeq.runtime.generation.tokenizer import PromptTokenizer
+    from edgeq.processors.prompts import PromptTokenizer
 
     command = ("export", model, "--target", "gguf", "--precision", "fp32", "--calib", texts)
     assert edgeq(*command, "--output", tmp_path / "f32", "--quiet") == 0

@@ -22,6 +22,7 @@ LAYERS = (
     ("exporters", "targets"),
     ("comparison", "report"),
     ("runtime", "quantize"),
+    ("processors",),
     ("tasks",),
     ("bundle",),
     ("graph", "calibration"),

@@ -332,8 +332,8 @@ class Kinds:
         return make
 
     def _goldens(self) -> Callable[[random.Random], Callable[[], object]]:
-        from edgeq.bundle.golden import read_golden
         from edgeq.bundle.manifest import Manifest
+        from edgeq.bundle.read_golden import read_golden
 
         entries = Manifest.from_json(self.manifest).golden
         index = json.loads((self.bundle / "golden/golden.json").read_text())
@@ -353,8 +353,8 @@ class Kinds:
     def _settings(self) -> Callable[[random.Random], Callable[[], object]]:
         """`preprocess.json`, `generation.json` and `golden/language.json`."""
         from edgeq.bundle.language_golden import read_language_golden
+        from edgeq.processors.text import TextPreprocessor
         from edgeq.runtime.generation.settings import CacheShape, GenerationSettings
-        from edgeq.runtime.text import TextPreprocessor
 
         golden = load_module(TESTS / "unit/bundle/test_language_golden.py").GOLDEN
         golden.save(self.folder)
@@ -380,7 +380,7 @@ class Kinds:
         return make
 
     def _tokenizers(self) -> Callable[[random.Random], Callable[[], object]]:
-        from edgeq.runtime.text import TextPreprocessor
+        from edgeq.processors.text import TextPreprocessor
 
         good = json.loads(self.tiny.wordpiece_json())
         self._write("preprocess.json", (self.bundle / "tokenizer/preprocess.json").read_bytes())

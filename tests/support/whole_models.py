@@ -22,7 +22,7 @@ from edgeq.exporters.causal_lm.graph_io import (
 from edgeq.exporters.causal_lm.normalize import normalize_built, normalize_traced
 from edgeq.exporters.checkpoint import quiet_transformers
 from edgeq.exporters.torch_onnx import quiet
-from edgeq.graph.canonical import CANONICAL_OPSET
+from edgeq.graph.component import CANONICAL_OPSET
 from edgeq.runtime.generation.settings import CacheShape
 
 

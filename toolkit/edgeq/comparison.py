@@ -10,9 +10,11 @@ import numpy as np
 
 from edgeq.bundle.manifest import Gate
 from edgeq.errors import UsageError
+from edgeq.graph.component import Padding
 from edgeq.metrics import KNOWN_METRICS, LOWER_IS_BETTER, SHARES, cosines
+from edgeq.processors.text_inputs import TEXT_PADDING
 from edgeq.tasks import Head, TaskEntry
-from edgeq.tasks.comparison import TaskComparison
+from edgeq.tasks.compared import TaskComparison
 from edgeq.tasks.tokens import Tokens
 from edgeq.types import Feeds, Outputs, Precision
 
@@ -49,16 +51,23 @@ def compare_outputs(
     return comparisons
 
 
-def batch_invariance(run: Run, batch: Feeds, output: str) -> float:
+def batch_invariance(run: Run, batch: Feeds, output: str, padding: Padding = TEXT_PADDING) -> float:
     """Lowest cosine between a sample's output in a padded batch and the same sample alone, unpadded.
 
     Args:
         run: the variant.
         batch: canonical feeds of several samples of different lengths.
         output: a per-sample output, `[batch, channels]`.
+        padding: says how long each sample is.
+
+    Raises:
+        ValueError: the batch has no mask.
     """
+    mask = padding.mask(batch)
+    if mask is None:
+        raise ValueError(f"the batch has no `{padding.mask_input}`")
     together = run(batch)[output]
-    lengths = batch["attention_mask"].sum(axis=1)
+    lengths = mask.sum(axis=1)
     alone = [
         run({name: array[index : index + 1, : int(length)] for name, array in batch.items()})[output]
         for index, length in enumerate(lengths)

@@ -2,6 +2,7 @@
 
 EdgeqError                  1   anything a user can act on
 ├── ModelError              1   the model cannot be read, is not supported, or does not match its original
+│   └── PassError           1   a pass over its graph failed
 ├── DataError               1   calibration or evaluation data cannot be used
 ├── ConfigError             1   a recipe, a config file or a combination of options is wrong
 ├── UnsupportedError        1   an operator, precision or platform that a target does not offer
@@ -46,6 +47,10 @@ class EdgeqError(Exception):
 
 class ModelError(EdgeqError):
     """The model cannot be read, is not supported, or its export does not match the original."""
+
+
+class PassError(ModelError):
+    """A pass over the graph failed; the message names it and those before it."""
 
 
 class DataError(EdgeqError):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ Sample: TypeAlias = str | tuple[str, str]
 
 ONNX_RUNTIME = "onnxruntime"
 """The runtime of variants that are ONNX files, as manifests name it."""
+
+COMPONENT = "model"
+"""What a model that is one graph calls it; several have names of their own."""
 
 
 class Precision(StrEnum):
@@ -121,17 +124,3 @@ class SourceInfo:
     parameters: int
     labels: tuple[str, ...] = ()
     problem_type: ProblemType | None = None
-
-
-class Preprocessor(Protocol):
-    """Turns raw samples into model inputs; needs no torch, and travels in the bundle."""
-
-    @property
-    def max_length(self) -> int:
-        """Longest sequence the model takes, in tokens."""
-
-    def __call__(self, samples: Sequence[Sample], *, pad_to: int | None = None) -> dict[str, Array]:
-        """Feeds for a batch: `[batch, sequence]` int64, right-padded to the longest or to `pad_to`."""
-
-    def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
-        """Token count of each sample before truncation."""

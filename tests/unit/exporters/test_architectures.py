@@ -18,7 +18,7 @@ from edgeq.exporters.reference import original
 from edgeq.exporters.sentence import build_sentence_head, read_sentence_model
 from edgeq.exporters.text_encoder import build_text_encoder, input_specs, standard_activations
 from edgeq.exporters.tokenizer import load_tokenizer, text_preprocessor
-from edgeq.graph.canonical import CANONICAL_OPSET
+from edgeq.graph.component import CANONICAL_OPSET
 from edgeq.types import Role, Task, TensorSpec
 
 EVERY = [(name, task) for name, spec in ARCHITECTURES.items() for task in spec.tasks]
@@ -126,7 +126,7 @@ def test_the_graph_matches_on_ragged_and_single_batches(encoder):
 
 
 def test_the_graph_is_clean(encoder):
-    name, graph = encoder.canonical.architecture, encoder.canonical.model.graph
+    name, graph = encoder.source.architecture, encoder.canonical.model.graph
     assert {node.op_type for node in graph} <= COMMON | EXTRA.get(name, set())
     assert Counter(node.op_type for node in graph)["Cast"] == 1
     assert all(node.domain == "" for node in graph)

@@ -254,7 +254,7 @@ def test_an_error_beyond_the_usual_long_text_is_found(tiny_model, monkeypatch):
 
     folder = tiny_model("bert", "feature-extraction", max_position_embeddings=640)
     preprocessor, reference = read_by_edgeq(folder, Task.FEATURE_EXTRACTION)
-    preprocessor = preprocessor.with_max_length(640)
+    preprocessor = preprocessor.fit(640)
     spec = TensorSpec("last_hidden_state", "float32", ("batch", "sequence", 32), Role.LAST_HIDDEN_STATE)
     graph: Any = SimpleNamespace(outputs=(spec,))
 

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.graph.block_factors import BlockFactors, Product, join_factors
+from edgeq.graph.passes.sequence import edited
 
 RNG = np.random.default_rng(0)
 
@@ -49,7 +50,7 @@ def test_a_lowered_weight_has_the_same_scales_and_offsets(kind: str, tmp_path: P
     import onnx_ir as ir
 
     gguf_import = pytest.importorskip("edgeq.quantize.weight_only.gguf_import")
-    from edgeq.graph.passes.weight_only import verify_weight_only
+    from edgeq.graph.passes.weight_only import lowered_nodes, verify_weight_only
     from edgeq.quantize.weight_only.matmul_nbits import lower
 
     layout = gguf_import.FORMATS[kind]
@@ -71,10 +72,10 @@ def test_a_lowered_weight_has_the_same_scales_and_offsets(kind: str, tmp_path: P
             [numpy_helper.from_array(np.zeros((512, 8), np.float32), "w")],
         )
         proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-        lowering = lower(ir.from_proto(proto), {"w": stored})
+        lowering = edited(ir.from_proto(proto), lower({"w": stored}))
         path = tmp_path / f"{len(results)}.onnx"
-        ir.save(lowering.model, path)
-        verify_weight_only(path, lowering.nodes)
+        ir.save(lowering, path)
+        verify_weight_only(path, lowered_nodes(lowering))
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         x = np.random.default_rng(1).normal(size=(1, 3, 512)).astype(np.float32)
         results.append((session.run(None, {"x": x})[0], path.stat().st_size))

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeq.errors import ModelError
 from edgeq.graph.overflow import find_saturating
 from edgeq.graph.passes.integer_linears import fuse_integer_linears
+from edgeq.graph.passes.sequence import edited
 from edgeq.graph.passes.static_qdq import LinearQDQ, quantize_linears
 from edgeq.graph.static_weight import nearest_codes
 
@@ -211,8 +212,8 @@ def test_what_edgeq_writes_is_safe_and_what_onnxruntime_writes_is_not(tmp_path: 
     model = graph_of(nodes, {"w": WEIGHT}, TensorProto.FLOAT)
     model.graph.inputs[0].shape = ir.Shape(["m", K])
     model.graph.outputs[0].shape = ir.Shape(["m", N])
-    ours = quantize_linears(model, [LinearQDQ("layer", (-3.0, 3.0))])
-    assert find_saturating(ours) == find_saturating(fuse_integer_linears(ours)) == []
+    ours = edited(model, quantize_linears([LinearQDQ("layer", (-3.0, 3.0))]))
+    assert find_saturating(ours) == find_saturating(edited(ours, fuse_integer_linears())) == []
     assert [layer.node for layer in find_saturating(stock_static(model, tmp_path))] == ["layer"]
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgeq.graph.passes.sequence import edited
 from edgeq.graph.read_blocks import read_block_weights
-from edgeq.quantize.weight_only import LayerStats, WeightSpec, quantize
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only import LayerStats, quantize
 from edgeq.quantize.weight_only.matmul_nbits import lower
 
 RNG = np.random.default_rng(9)
@@ -39,9 +41,9 @@ g (int64[n] ids) => (float[n, {weight.shape[1]}] y)
 def test_what_was_written_is_read(tmp_path, bits, symmetric, columns):
     weight = RNG.standard_normal((columns, 24)).astype(np.float32)
     table = RNG.standard_normal((50, columns)).astype(np.float32)
-    spec = WeightSpec(bits, 32, symmetric)
+    spec = Blocks(bits, 32, symmetric)
     codes = {"weight": quantize("rtn", weight, spec), "table": quantize("rtn", table.T, spec)}
-    ir.save(lower(graph(weight, table), codes).model, tmp_path / "model.onnx")
+    ir.save(edited(graph(weight, table), lower(codes)), tmp_path / "model.onnx")
     found = read_block_weights(tmp_path / "model.onnx")
     np.testing.assert_array_equal(found["product"], codes["weight"].dequantize())
     np.testing.assert_array_equal(found["rows"], codes["table"].dequantize())
@@ -53,9 +55,9 @@ def test_awq_factors_are_multiplied_back(tmp_path):
     table = RNG.standard_normal((50, 64)).astype(np.float32)
     x = RNG.standard_normal((200, 64)) * np.linspace(0.1, 10, 64)
     stats = LayerStats((x**2).mean(0).astype(np.float32), 200, x.T @ x)
-    code = quantize("awq", weight, WeightSpec(4, 32, True), stats)
+    code = quantize("awq", weight, Blocks(4, 32, True), stats)
     assert code.input_scales is not None
-    ir.save(lower(graph(weight, table), {"weight": code}).model, tmp_path / "model.onnx")
+    ir.save(edited(graph(weight, table), lower({"weight": code})), tmp_path / "model.onnx")
     found = read_block_weights(tmp_path / "model.onnx")["product"]
     np.testing.assert_allclose(found, code.dequantize(), rtol=1e-6)
     assert not np.allclose(found, code.dequantize_stored(), rtol=1e-3)
@@ -68,12 +70,12 @@ def test_offsets_and_orders_are_undone(tmp_path):
     scales = RNG.uniform(0.5, 2, 64).astype(np.float32)
 
     def lifted(values):
-        found = quantize("rtn", values, WeightSpec(4, 32))
+        found = quantize("rtn", values, Blocks(4, 32))
         return replace(found, offsets=RNG.normal(0, 1, found.scales.shape).astype(np.float32))
 
     product = replace(lifted((weight * scales[:, None])[order]), input_order=order, input_scales=scales)
     codes = {"weight": product, "table": lifted(table.T)}
-    ir.save(lower(graph(weight, table), codes).model, tmp_path / "model.onnx")
+    ir.save(edited(graph(weight, table), lower(codes)), tmp_path / "model.onnx")
     found = read_block_weights(tmp_path / "model.onnx")
     # The file holds 1 / scales in float32: two roundings, and one of the product.
     np.testing.assert_allclose(found["product"], product.dequantize(), rtol=2e-7)
@@ -91,7 +93,7 @@ def test_scales_stored_as_factors_are_multiplied_out(tmp_path):
     assert code.factors is not None and code.offsets is not None
     codes = {"weight": code, "table": code}
     weight = np.zeros((512, 8), np.float32)
-    ir.save(lower(graph(weight, weight.T.copy()), codes).model, tmp_path / "model.onnx")
+    ir.save(edited(graph(weight, weight.T.copy()), lower(codes)), tmp_path / "model.onnx")
     found = read_block_weights(tmp_path / "model.onnx")
     np.testing.assert_array_equal(found["product"], code.dequantize())
     np.testing.assert_array_equal(found["rows"], code.dequantize())

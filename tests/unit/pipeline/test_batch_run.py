@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgeq.pipeline.batch_run import run_texts
-from edgeq.runtime.bounded_tokenizer import BoundedTokenizer
+from edgeq.processors.bounded_tokenizer import BoundedTokenizer
 from edgeq.runtime.runtime import load
 
 

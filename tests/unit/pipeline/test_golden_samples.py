@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeq.pipeline.forward.golden_samples import BATCH, MANY, golden_feeds, golden_samples
-from edgeq.runtime.text import TextPreprocessor, TextSettings
+from edgeq.processors.text import TextPreprocessor, TextSettings
 
 TEXTS = ("the cat", "a dog ran", "the cats sat", "a cat sat the dog ran", "dog", "the dog ran a cat sat b")
 
@@ -43,7 +43,7 @@ def test_the_pair_has_two_token_types(cases: dict[str, Any]) -> None:
 def test_a_text_is_cut_to_each_length(limit: int, cases: dict[str, Any], tiny: Any) -> None:
     cut = cases[f"cut-{limit}"]
     assert cut.feeds["input_ids"].shape == (1, limit)
-    assert preprocessor(tiny).token_lengths(cut.samples)[0] > limit
+    assert preprocessor(tiny).costs(cut.samples)[0] > limit
 
 
 def test_cutting_follows_the_tokenizer_s_side(tiny: Any) -> None:

@@ -39,7 +39,7 @@ class Letters:
         ids = np.array([row + [0] * (width - len(row)) for row in rows])
         return {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}
 
-    def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
+    def costs(self, samples: Sequence[Sample]) -> list[int]:
         return [len(str(sample)) for sample in samples]
 
 

@@ -72,7 +72,7 @@ def test_everything_that_changes_numbers_changes_the_key(tmp_path: Path) -> None
     calibrate(model(), ["z"], batches(), cache=store)
     calibrate(model(), ["y"], batches(seed=3), cache=store)
     calibrate(model(), ["y"], batches(), cache=store, gram=True)
-    calibrate(model(), ["y"], batches(), cache=store, mask_input=None)
+    calibrate(model(), ["y"], batches(), cache=store, padding=None)
     assert len(entries(tmp_path)) == 6
     assert cache_key("m", "d", {"a": 1}) != cache_key("m", "d", {"a": 2})
 

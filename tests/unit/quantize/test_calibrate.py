@@ -71,7 +71,7 @@ class Words:
             mask[index, : len(row)] = 1
         return {"input_ids": ids, "attention_mask": mask}
 
-    def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
+    def costs(self, samples: Sequence[Sample]) -> list[int]:
         return [len(str(sample).split()) for sample in samples]
 
 
@@ -133,7 +133,7 @@ def test_padding_enters_no_statistic() -> None:
     poisoned = observe(tiny_model(table), ["embedded", "flat"], batches_of(samples, Words(), 60))
     clean = observe(tiny_model(), ["embedded", "flat"], batches_of(samples, Words(), 1))
     assert same_bins(poisoned, clean)
-    unmasked = observe(tiny_model(table), ["embedded"], batches_of(samples, Words(), 60), mask_input=None)
+    unmasked = observe(tiny_model(table), ["embedded"], batches_of(samples, Words(), 60), padding=None)
     assert unmasked["embedded"].max == 1e6
 
 
@@ -338,14 +338,14 @@ def test_coverage_reports_lengths_truncation_and_clipping() -> None:
     assert (report.samples, report.tokens_min, report.tokens_median) == (20, 1, 1)
     assert (report.tokens_p95, report.tokens_max, report.max_length) == (3, 20, 12)
     assert report.truncated_share == 1 / 20
-    assert report.worst_clipping == ("hidden", 0.0)
+    assert report.clipping == {"hidden": 0.0}
     cut = coverage(samples, Words(), seen, {"hidden": (0.0, full[1])})
     assert cut.clipping["hidden"] > 0.1
 
 
 def test_coverage_without_ranges_has_no_clipping() -> None:
     report = coverage(["a"], Words())
-    assert report.worst_clipping is None
+    assert report.clipping == {}
     with pytest.raises(ValueError, match="at least one sample"):
         coverage([], Words())
     with pytest.raises(ValueError, match="statistics"):

@@ -1,4 +1,4 @@
-"""Two versions of a graph, a stretch at a time: each value is what the whole graph would compute."""
+"""Two versions of a graph, a segment at a time: each value is what the whole graph would compute."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from edgeq.errors import ModelError
+from edgeq.processors.text_inputs import TEXT_PADDING
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.instrument import run, session_of
 from edgeq.quantize.layers import find_layers
@@ -47,7 +48,7 @@ def whole(graph: ir.Model, tensor: str, model: Any) -> np.ndarray:
     rows = []
     with session_of(graph, [tensor], None) as session:
         for feeds, _ in batches(model):
-            rows.append(run(session, [tensor], feeds)[0][mask_of(feeds)])
+            rows.append(run(session, [tensor], feeds)[0][mask_of(feeds, TEXT_PADDING)])
     return np.concatenate(rows)
 
 

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
 from edgeq.errors import IntegrityError
+from edgeq.processors.text import TextPreprocessor, TextSettings
 from edgeq.runtime.postprocess import Context, answers, sigmoid, softmax
-from edgeq.runtime.text import TextPreprocessor, TextSettings
 
 IDS = np.array([[2, 5, 6, 3], [2, 7, 3, 0]])
 MASK = np.array([[1, 1, 1, 1], [1, 1, 1, 0]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from edgeq.runtime.text import TextPreprocessor, TextSettings
+from edgeq.processors.text import TextPreprocessor, TextSettings
 from edgeq.tasks import TASKS, Kind
 from edgeq.tasks.fill_mask import masked
 

@@ -16,34 +16,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from edgeq.arrays import read_arrays
-from edgeq.bundle.codec import decode
-from edgeq.bundle.documents import read_document
-from edgeq.bundle.golden_checks import check_case
 from edgeq.bundle.manifest import Gate, GoldenEntry
-from edgeq.errors import IntegrityError
 from edgeq.files import atomic_write_text, contained_path, reproducible_zip_info
 from edgeq.types import Array, Feeds, Outputs, Sample, TensorSpec
 
 GOLDEN_FOLDER = "golden"
 GOLDEN_INDEX = "golden/golden.json"
 POSITIONS = "positions"
-MAX_INDEX_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class IndexedCase:
-    """What the index says of a case: its id, and its samples, each a text or a pair of texts."""
-
-    id: str
-    samples: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GoldenIndex:
-    """The contents of `golden/golden.json` that readers use."""
-
-    cases: tuple[IndexedCase, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,41 +103,6 @@ def write_golden(
     return tuple(entries)
 
 
-def read_golden(folder: Path, entries: Sequence[GoldenEntry]) -> list[GoldenCase]:
-    """The golden cases of a bundle folder, in the manifest's order.
-
-    Raises:
-        IntegrityError: the index or an array file is malformed, or a case lacks what the manifest bounds in it.
-    """
-    if not entries:
-        return []
-    try:
-        samples = _read_samples(contained_path(folder, GOLDEN_INDEX))
-        cases = [_case(entry.id, samples[entry.id], contained_path(folder, entry.path)) for entry in entries]
-    except KeyError as error:
-        raise IntegrityError(f"`{GOLDEN_INDEX}` has no case {error}") from error
-    except (OSError, ValueError) as error:
-        raise IntegrityError(f"the golden cases cannot be read: {error}") from error
-    for case, entry in zip(cases, entries, strict=True):
-        check_case(case, entry.tolerances)
-    return cases
-
-
-def _read_samples(path: Path) -> dict[str, tuple[Sample, ...]]:
-    """By case id."""
-    index, _ = decode(GoldenIndex, read_document(path, max_bytes=MAX_INDEX_BYTES))
-    return {case.id: tuple(_sample(case.id, item) for item in case.samples) for case in index.cases}
-
-
-def _sample(case_id: str, item: Any) -> Sample:
-    match item:
-        case str():
-            return item
-        case [str() as first, str() as second]:
-            return (first, second)
-    raise ValueError(f"a sample of the case `{case_id}` is {item!r:.60}, expected a text or a pair of texts")
-
-
 def write_npz(path: Path, arrays: dict[str, Array]) -> None:
     """A `.npz` with reproducible bytes: stored, sorted by name, dated 1980."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
@@ -191,22 +135,3 @@ def _describe(case: GoldenCase) -> dict[str, Any]:
         "outputs": sorted(case.reference),
         "variants": list(case.outputs),
     }
-
-
-def _case(case_id: str, samples: tuple[Sample, ...], path: Path) -> GoldenCase:
-    feeds: dict[str, Array] = {}
-    reference: Outputs = {}
-    outputs: dict[str, Outputs] = {}
-    positions = None
-    for key, array in read_arrays(path).items():
-        stage, _, name = key.partition("/")
-        if stage == "inputs":
-            feeds[name] = array
-        elif stage == "reference":
-            reference[name] = array
-        elif key == POSITIONS:
-            positions = array
-        else:
-            variant, _, output = name.partition("/")
-            outputs.setdefault(variant, {})[output] = array
-    return GoldenCase(case_id, samples, feeds, reference, outputs, positions)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeq.bundle.golden import GoldenCase
 from edgeq.errors import IntegrityError
 
 if TYPE_CHECKING:
-    from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.manifest import Gate
     from edgeq.types import Array
 

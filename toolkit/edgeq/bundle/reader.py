@@ -8,13 +8,15 @@ from typing import Self
 
 from edgeq.bundle.archive import unpack_archive
 from edgeq.bundle.foreign import refuse_foreign
-from edgeq.bundle.golden import GoldenCase, read_golden
+from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.integrity import check_hashes, check_listing
 from edgeq.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, Status, Variant
+from edgeq.bundle.read_golden import read_golden
 from edgeq.errors import GateError, IntegrityError, ModelError
 from edgeq.files import ARCHIVE_SUFFIX, BUNDLE_MARKER, contained_path
 from edgeq.onnx_references import check_references
 from edgeq.scratch import ScratchFolder
+from edgeq.types import COMPONENT
 
 
 class Bundle:
@@ -80,6 +82,15 @@ class Bundle:
         ):
             return path
         raise IntegrityError(f"`{relative}` is not a file of the bundle `{self.path}`")
+
+    def model_path(self, variant: Variant, component: str = COMPONENT) -> Path:
+        """Path of a variant's graph: a file, or a `.mlpackage` folder.
+
+        Raises:
+            UnsupportedError: the variant has no such component.
+            IntegrityError: the path leaves the bundle, or nothing listed is there.
+        """
+        return self.file(variant.component_file(component))
 
     def golden_cases(self) -> list[GoldenCase]:
         """The golden cases with all their stages."""

@@ -17,7 +17,7 @@ class Editor:
     """Adds constants and operators to one graph with readable, unique names.
 
     Args:
-        model: edited in place; passes hand in a clone.
+        model: edited in place.
     """
 
     def __init__(self, model: ir.Model) -> None:

@@ -17,17 +17,13 @@ import numpy as np
 from edgeq.caches import cache_folder, notice_unusable
 from edgeq.errors import OutputError
 from edgeq.files import atomic_write_bytes
-from edgeq.pipeline.sensitivity import format_name
-from edgeq.pipeline.weight_only import (
-    QuantizedLayer,
-    WeightJob,
-    inputs_of,
-    quantize_layer,
-    spec_for,
-    stats_of,
-)
+from edgeq.pipeline.drive_weights import stats_of
+from edgeq.pipeline.weight_jobs import WeightJob, inputs_of, spec_for
+from edgeq.pipeline.weight_only import QuantizedLayer, quantize_layer
 from edgeq.quantize.cache import CalibrationCache, feeds_digest, model_digest
+from edgeq.quantize.formats import Blocks, Float16
 from edgeq.quantize.layers import ModelLayers, find_layers, layer_weight
+from edgeq.quantize.methods import Needs
 from edgeq.quantize.plan import WeightDecision
 from edgeq.quantize.recipes import LayerSpec
 from edgeq.quantize.search import Option, Unit
@@ -35,24 +31,24 @@ from edgeq.quantize.sensitivity import Candidate, Prober
 from edgeq.quantize.shell import Shell
 from edgeq.quantize.sites import EmbeddingSite, LinearSite
 from edgeq.quantize.streaming.weight_store import HeldCodes
-from edgeq.quantize.weight_only import INPUT_METHODS, LayerStats, QuantizedWeight, WeightSpec
+from edgeq.quantize.weight_only import LayerStats, QuantizedWeight
 from edgeq.scratch import ScratchFolder
 from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.component import Component
     from edgeq.pipeline.forward.data import DataSets
     from edgeq.progress import Progress
     from edgeq.quantize.statistics import Statistics
     from edgeq.tasks import Head
 
 FORMATS: tuple[LayerSpec, ...] = (
-    LayerSpec("weight-only", 4, 128, True, "gptq"),
-    LayerSpec("weight-only", 4, 32, True, "gptq"),
-    LayerSpec("weight-only", 4, 32, False, "gptq"),
-    LayerSpec("weight-only", 4, 16, False, "gptq"),
-    LayerSpec("weight-only", 8, 128, True, "rtn"),
-    LayerSpec("fp16"),
+    LayerSpec(Blocks.name, 4, 128, True, "gptq"),
+    LayerSpec(Blocks.name, 4, 32, True, "gptq"),
+    LayerSpec(Blocks.name, 4, 32, False, "gptq"),
+    LayerSpec(Blocks.name, 4, 16, False, "gptq"),
+    LayerSpec(Blocks.name, 8, 128, True, "rtn"),
+    LayerSpec(Float16.name),
 )
 """What a search chooses from: forms with fast kernels, then float storage."""
 CACHE_VERSION = 2
@@ -62,11 +58,7 @@ MIN_ELEMENTS = 4096
 
 def format_of(spec: LayerSpec) -> str:
     """A format's name in tables: `int4 b32 asym`, `fp16`."""
-    return (
-        format_name(spec.bits, spec.block_size, spec.symmetric)
-        if spec.format == "weight-only"
-        else spec.format
-    )
+    return spec.storage.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +87,7 @@ class UnitWeight:
         return {format_of(spec): spec for spec in specs}
 
     def _fitted(self, spec: LayerSpec) -> LayerSpec:
-        if spec.format != "weight-only":
+        if not isinstance(spec.storage, Blocks):
             return spec
         if spec.block_size > self.columns:
             spec = replace(spec, block_size=min(32, spec.block_size))
@@ -130,7 +122,7 @@ class CandidateStore:
 
     def __init__(
         self,
-        canonical: CanonicalModel,
+        canonical: Component,
         head: Head,
         data: DataSets,
         progress: Progress,
@@ -233,13 +225,13 @@ class CandidateStore:
         return self._prober.loss([Candidate(unit.name, name, self._rounded(unit, spec))])
 
     def _rounded(self, unit: UnitWeight, spec: LayerSpec) -> FloatArray:
-        if spec.format == "weight-only":
+        if isinstance(spec.storage, Blocks):
             return self.layer(unit, spec).weight.dequantize()
         return self.weight(unit).astype(np.float16).astype(np.float32)
 
     def _stats(self, job: WeightJob) -> LayerStats | None:
         """Of a job's inputs; those of the latest are kept, for its other formats and for layers that share them."""
-        if job.spec.method not in INPUT_METHODS or not job.inputs:
+        if job.method.needs is Needs.NOTHING or not job.inputs:
             return None
         if self._latest is None or self._latest[0] != job.inputs:
             found = stats_of(job, self._observed())
@@ -288,7 +280,7 @@ def _load_layer(path: Path) -> QuantizedLayer | None:
             facts = json.loads(archive["facts"].tobytes())
             zeros = archive.get("zero_points")
             decision = WeightDecision(**{**facts["decision"], "notes": tuple(facts["decision"]["notes"])})
-            spec = WeightSpec(**facts["spec"])
+            spec = Blocks(**facts["spec"])
             q, scales = archive["q"], archive["scales"]
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None

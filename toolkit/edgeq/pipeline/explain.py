@@ -189,6 +189,7 @@ def _measure(
     from edgeq.calibration import load_samples
     from edgeq.exporters import load_model
     from edgeq.graph.passes.equalize import equalize
+    from edgeq.graph.passes.sequence import edited
 
     # First: what cannot be read is refused before the original is loaded.
     weights = _stored_weights(bundle, plan)
@@ -204,7 +205,7 @@ def _measure(
         entry=exported.head.entry,
         max_length=exported.canonical.max_length,
     )
-    graph = equalize(exported.canonical.model, plan.equalizations)
+    graph = edited(exported.canonical.model, equalize(plan.equalizations))
     head = exported.head
     effects = sensitivity(exported.canonical, head, graph, plan, weights, data, progress)
     return Explanation(bundle.variants[0].id, effects, f"measured on {samples.source}")
@@ -218,7 +219,7 @@ def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> dict[str, FloatAr
     names = {item.name for item in plan.weights} | {item.name for item in plan.linears if item.quantized}
     for variant in bundle.variants:
         if variant.runtime == ONNX_RUNTIME:
-            path = bundle.file(variant.model)
+            path = bundle.model_path(variant)
             found = read_static_weights(path) | read_block_weights(path)
             if names <= set(found):
                 return {name: found[name] for name in names}

@@ -24,7 +24,7 @@ from edgeq.types import Feeds, Outputs
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.component import Component
     from edgeq.quantize.statistics import Statistics
 
 SEARCH_OUTPUT_BYTES = 256 << 20
@@ -32,7 +32,7 @@ SEARCH_OUTPUT_BYTES = 256 << 20
 
 
 def quantize_int8(
-    canonical: CanonicalModel, data: DataSets, settings: StaticInt8Settings, progress: Progress
+    canonical: Component, data: DataSets, settings: StaticInt8Settings, progress: Progress
 ) -> StaticInt8Result:
     """Calibrate, search and decide.
 
@@ -102,7 +102,7 @@ class _Observer:
 class _Scorer:
     """Mean plus 95th percentile of the relative output error: the tail counts as much as the mean."""
 
-    def __init__(self, canonical: CanonicalModel, batches: Sequence[Feeds], folder: Path) -> None:
+    def __init__(self, canonical: Component, batches: Sequence[Feeds], folder: Path) -> None:
         self.canonical = canonical
         self.folder = folder
         self.batches: list[Feeds] = []

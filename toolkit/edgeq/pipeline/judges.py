@@ -17,9 +17,10 @@ from edgeq.tasks.labelled import LabelledPairs
 from edgeq.types import Array, Feeds, Outputs, Role
 
 if TYPE_CHECKING:
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.component import Component
+    from edgeq.processors.base import Processor
     from edgeq.tasks import Head
-    from edgeq.types import Preprocessor
+    from edgeq.types import Sample
 
 
 class Judge(Protocol):
@@ -97,7 +98,7 @@ class SpearmanJudge:
     """
 
     def __init__(
-        self, canonical: CanonicalModel, preprocessor: Preprocessor, reference: Run, pairs: LabelledPairs
+        self, canonical: Component, preprocessor: Processor[Sample], reference: Run, pairs: LabelledPairs
     ) -> None:
         self.output = embedding_output(canonical)
         self.gold = np.asarray(pairs.scores)
@@ -138,7 +139,7 @@ def spearman_drop(rows: Array, picked: Indices) -> float:
     return 100 * (spearman(gold, original) - spearman(gold, candidate))
 
 
-def embedding_output(canonical: CanonicalModel) -> str:
+def embedding_output(canonical: Component) -> str:
     """The sentence embedding.
 
     Raises:

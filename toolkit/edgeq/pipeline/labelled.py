@@ -18,10 +18,11 @@ from edgeq.tasks.labelled import ignore
 from edgeq.types import Array, Feeds, Outputs, Sample
 
 if TYPE_CHECKING:
+    from edgeq.processors.base import Processor
     from edgeq.tasks import Head
     from edgeq.tasks.entry import TaskEntry
     from edgeq.tasks.labelled import LabelledMetric, Notify
-    from edgeq.types import Preprocessor
+    from edgeq.types import Sample
 
 Runs: TypeAlias = Callable[[Iterable[Feeds]], Iterable[Outputs]]
 """Runs batches and gives their outputs in order."""
@@ -44,7 +45,7 @@ class Labelled:
     gold: Array
 
     def predictions(
-        self, runs: Runs, preprocessor: Preprocessor, advance: Callable[[int], None] = lambda _: None
+        self, runs: Runs, preprocessor: Processor[Sample], advance: Callable[[int], None] = lambda _: None
     ) -> Array:
         """What a model answers, one prediction per gold value.
 

@@ -14,6 +14,7 @@ from edgeq.caches import cache_folder, notice_unusable
 from edgeq.errors import OutputError, UnsupportedError
 from edgeq.files import atomic_write_text
 from edgeq.quantize.cache import CalibrationCache, feeds_digest, model_digest
+from edgeq.quantize.formats import block_label
 from edgeq.quantize.layers import ModelLayers, find_layers, layer_weight
 from edgeq.quantize.plan import QuantizationPlan
 from edgeq.quantize.sensitivity import Candidate, LayerCauses, LayerEffect, Prober, causes_of, measure
@@ -24,7 +25,7 @@ from edgeq.types import FloatArray
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgeq.graph.canonical import CanonicalModel
+    from edgeq.graph.component import Component
     from edgeq.pipeline.forward.data import DataSets
     from edgeq.progress import Progress
     from edgeq.tasks import Head
@@ -34,7 +35,7 @@ FILE_NAME = "sensitivity.json"
 
 
 def sensitivity(
-    canonical: CanonicalModel,
+    canonical: Component,
     head: Head,
     equalized: ir.Model,
     plan: QuantizationPlan,
@@ -88,19 +89,13 @@ def candidates_of(
     for site in sites:
         if site.name in blocks:
             item = blocks[site.name]
-            form = format_name(item.bits, item.block_size, item.symmetric)
+            form = block_label(item.bits, item.block_size, item.symmetric)
             found.append(Candidate(site.name, form, weights[site.name]))
         elif site.name in static:
             found.append(Candidate(site.name, "static int8", weights[site.name], static[site.name]))
         elif site.name in tables:
             found.append(Candidate(site.name, "int8 rows", int8_rows(layer_weight(graph, site))))
     return found
-
-
-def format_name(bits: int, block_size: int, symmetric: bool) -> str:
-    """`int4 b32`, `int8 per channel`, `int4 b32 asym`."""
-    block = "per channel" if block_size == -1 else f"b{block_size}"
-    return f"int{bits} {block}{'' if symmetric else ' asym'}"
 
 
 def int8_rows(table: FloatArray) -> FloatArray:

@@ -13,8 +13,8 @@ from edgeq.tasks.tokens import Tokens
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
-    from edgeq.runtime.generation.tokenizer import PromptTokenizer
-    from edgeq.runtime.text import TextPreprocessor
+    from edgeq.processors.prompts import PromptTokenizer
+    from edgeq.processors.text import TextPreprocessor
     from edgeq.types import Sample
 
 
@@ -72,7 +72,7 @@ def _is_same(preprocessor: TextPreprocessor, case: GoldenCase) -> bool:
     if ids.shape[1] > length:
         # Recorded for a variant with a static length, which cuts texts.
         try:
-            found = preprocessor.with_max_length(length)(case.samples)
+            found = preprocessor.fit(length)(case.samples)
         except ConfigError:
             return False
     return all(np.array_equal(array, case.feeds.get(name, ())) for name, array in found.items())

@@ -14,7 +14,7 @@ from edgeq.types import Feeds
 
 if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData
-    from edgeq.runtime.text import TextPreprocessor
+    from edgeq.processors.text import TextPreprocessor
     from edgeq.tasks.labelled import LabelledPairs
     from edgeq.types import Sample
 

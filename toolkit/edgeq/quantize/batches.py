@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import copy
 
-from edgeq.types import Feeds, Preprocessor, Sample
+from edgeq.processors.base import Processor
+from edgeq.types import Feeds, Sample
 
 MAX_TOKENS = 512
 """Padded tokens of one batch: more gains a CPU nothing, and a batch is held with all its observed tensors."""
@@ -26,14 +27,14 @@ class Batches:
     def __init__(
         self,
         samples: Sequence[Sample],
-        preprocessor: Preprocessor,
+        preprocessor: Processor[Sample],
         batch_size: int = 32,
         *,
         max_tokens: int = MAX_TOKENS,
     ) -> None:
         self.samples = tuple(samples)
         self.preprocessor = preprocessor
-        lengths = [min(length, preprocessor.max_length) for length in preprocessor.token_lengths(samples)]
+        lengths = [min(length, preprocessor.max_length) for length in preprocessor.costs(samples)]
         self.order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
         self._groups = _groups(self.order, lengths, batch_size, max_tokens)
 
@@ -89,7 +90,7 @@ class FeedBatches:
 
 def batches_of(
     samples: Sequence[Sample],
-    preprocessor: Preprocessor,
+    preprocessor: Processor[Sample],
     batch_size: int = 32,
     *,
     max_tokens: int = MAX_TOKENS,

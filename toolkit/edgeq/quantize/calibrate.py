@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeq.errors import DataError, ModelError
+from edgeq.graph.component import Padding
+from edgeq.processors.text_inputs import TEXT_PADDING
 from edgeq.quantize.batches import Batches, FeedBatches, batches_of
 from edgeq.quantize.cache import CalibrationCache, cache_key, feeds_digest, model_digest
 from edgeq.quantize.instrument import run, session_of
 from edgeq.quantize.observers.layout import (
-    ATTENTION_MASK,
     Layout,
     Mask,
     layout_for,
@@ -40,7 +41,7 @@ def observe(
     *,
     gram: bool | Collection[str] = False,
     layouts: Mapping[str, Layout] | None = None,
-    mask_input: str | None = ATTENTION_MASK,
+    padding: Padding | None = TEXT_PADDING,
     threads: int | None = None,
     on_progress: Callable[[int], None] | None = None,
     resume_from: Statistics | None = None,
@@ -49,7 +50,7 @@ def observe(
     """Statistics of named tensors of a model over batches of inputs.
 
     Runs on onnxruntime's CPU provider, one batch at a time: memory does not depend on the number of batches.
-    Positions where the mask input is zero enter no statistic.
+    Padded positions enter no statistic.
 
     Args:
         model: the graph, which is not changed, or its file.
@@ -59,7 +60,7 @@ def observe(
         layouts: axes of tensors that are neither `[batch, sequence, channels]`, `[batch * sequence,
         channels]` nor
             `[batch, channels]`.
-        mask_input: input that is zero at padding, `[batch, sequence]`; ignored where feeds lack it.
+        padding: says which positions are real; ignored where feeds lack its mask.
         threads: of onnxruntime; None leaves the choice to it.
         on_progress: called with the number of samples done after every batch.
         resume_from: statistics of the batches that came before these.
@@ -69,7 +70,7 @@ def observe(
         ModelError: a tensor is not in the graph, or the graph does not run.
         DataError: there is no batch, or a value is NaN or infinite (names tensor and sample).
     """
-    request = _Request(tuple(tensors), _wanted_grams(tensors, gram), layouts or {}, mask_input)
+    request = _Request(tuple(tensors), _wanted_grams(tensors, gram), layouts or {}, padding)
     found = resume_from or Statistics({})
     with session_of(model, tensors, threads) as session:
         for feeds, count in batches:
@@ -94,7 +95,7 @@ def calibrate(
     checkpoint_seconds: float = 30.0,
     gram: bool | Collection[str] = False,
     layouts: Mapping[str, Layout] | None = None,
-    mask_input: str | None = ATTENTION_MASK,
+    padding: Padding | None = TEXT_PADDING,
     threads: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Statistics:
@@ -110,7 +111,7 @@ def calibrate(
         checkpoint_seconds: time between two checkpoints.
         gram: as for `observe`.
         layouts: as for `observe`.
-        mask_input: as for `observe`.
+        padding: as for `observe`.
         threads: as for `observe`.
         on_progress: as for `observe`.
 
@@ -127,13 +128,13 @@ def calibrate(
         tensors,
         gram=gram,
         layouts=layouts,
-        mask_input=mask_input,
+        padding=padding,
         threads=threads,
         on_progress=on_progress,
     )
     if cache is None:
         return run_over(batches)
-    settings = _settings(tensors, gram, layouts, mask_input)
+    settings = _settings(tensors, gram, layouts, padding)
     key = cache_key(model_digest(graph), feeds_digest(batches), settings)
     finished = cache.load(key)
     if finished is not None:
@@ -151,7 +152,7 @@ def _settings(
     tensors: Sequence[str],
     gram: bool | Collection[str],
     layouts: Mapping[str, Layout] | None,
-    mask_input: str | None,
+    padding: Padding | None,
 ) -> dict[str, object]:
     import onnxruntime as ort
 
@@ -159,7 +160,7 @@ def _settings(
         "tensors": list(tensors),
         "gram": sorted(_wanted_grams(tensors, gram)),
         "layouts": {name: layout.value for name, layout in (layouts or {}).items()},
-        "mask": mask_input,
+        "mask": None if padding is None else padding.mask_input,
         "onnxruntime": ort.__version__,
         "integer_sums": "exact",  # caches of before hold what saturating kernels made
     }
@@ -193,7 +194,7 @@ class _Request:
     tensors: tuple[str, ...]
     grams: frozenset[str]
     layouts: Mapping[str, Layout]
-    mask_input: str | None
+    padding: Padding | None
 
 
 def _observe_batch(
@@ -201,7 +202,7 @@ def _observe_batch(
 ) -> Statistics:
     """Statistics of one batch. A function of its own, so that no batch's tensors outlive it."""
     outputs = run(session, request.tensors, feeds)
-    mask = mask_of(feeds, request.mask_input)
+    mask = mask_of(feeds, request.padding)
     seen = {
         name: _statistics(name, array, mask, request, sample_name)
         for name, array in zip(request.tensors, outputs, strict=True)

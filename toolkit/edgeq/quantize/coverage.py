@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgeq.processors.base import Processor
 from edgeq.quantize.observers.ranges import clipped_share
 from edgeq.quantize.statistics import Statistics
-from edgeq.types import Preprocessor, Sample
+from edgeq.types import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +37,10 @@ class Coverage:
     truncated_share: float
     clipping: Mapping[str, float]
 
-    @property
-    def worst_clipping(self) -> tuple[str, float] | None:
-        """The tensor that loses the largest share of values, None when no range was given."""
-        return max(self.clipping.items(), key=lambda item: item[1], default=None)
-
 
 def coverage(
     samples: Sequence[Sample],
-    preprocessor: Preprocessor,
+    preprocessor: Processor[Sample],
     statistics: Statistics | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Coverage:
@@ -55,7 +51,7 @@ def coverage(
     Raises:
         ValueError: there are no samples, or ranges without statistics.
     """
-    lengths = np.asarray(preprocessor.token_lengths(samples))
+    lengths = np.asarray(preprocessor.costs(samples))
     if len(lengths) == 0:
         raise ValueError("coverage needs at least one sample")
     if ranges and statistics is None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeq.graph.component import Padding
 from edgeq.metrics import EXACT_DB, sqnr_db
+from edgeq.processors.text_inputs import TEXT_PADDING
 from edgeq.quantize.observers.ranges import clipped_share
 from edgeq.quantize.plan import LinearDecision
 from edgeq.quantize.shell import Shell
@@ -120,11 +122,18 @@ class Prober:
         shell: the graph.
         head: what to compare, and how its numbers are read.
         batches: feeds, held in memory together with the original's outputs for them.
+        padding: says which positions are not compared.
     """
 
-    def __init__(self, shell: Shell, head: Head, batches: Sequence[Feeds]) -> None:
-        self.shell = shell
-        self.head = head
+    def __init__(
+        self,
+        shell: Shell,
+        head: Head,
+        batches: Sequence[Feeds],
+        *,
+        padding: Padding | None = TEXT_PADDING,
+    ) -> None:
+        self.shell, self.head, self.padding = shell, head, padding
         self.batches = tuple(batches)
         self._session = shell.session()
         self.expected: list[Outputs] = [shell.run(self._session, feeds) for feeds in self.batches]
@@ -137,9 +146,10 @@ class Prober:
         comparisons = self.head.compare_each()
         for feeds, expected in zip(self.batches, self.expected, strict=True):
             found = self.shell.run(session, feeds, changed)
+            mask = None if self.padding is None else self.padding.mask(feeds)
             for comparison in comparisons:
                 name = comparison.spec.name
-                comparison.add(expected[name], found[name], feeds.get("attention_mask"))
+                comparison.add(expected[name], found[name], mask)
         return [comparison.metrics() for comparison in comparisons]
 
     def loss(self, candidates: Sequence[Candidate]) -> float:

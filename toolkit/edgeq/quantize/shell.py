@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeq.graph.passes.in_place import in_place
+from edgeq.numerics import affine_params
 from edgeq.onnx_runtime import session_options
 from edgeq.quantize.layers import ModelLayers
 from edgeq.quantize.plan import LinearDecision
@@ -42,7 +44,9 @@ class Shell:
         import onnx_ir as ir
         import onnxruntime as ort
 
-        model = _round_inputs(self.model.clone(), static) if static else self.model
+        from edgeq.graph.passes.sequence import edited
+
+        model = edited(self.model, round_inputs(static)) if static else self.model
         data = ir.to_proto(model).SerializeToString()
         return ort.InferenceSession(data, session_options(), providers=["CPUExecutionProvider"])
 
@@ -79,10 +83,11 @@ def _take_out(model: ir.Model, name: str) -> Array:
     return weight
 
 
-def _round_inputs(model: ir.Model, static: Sequence[LinearDecision]) -> ir.Model:
+@in_place
+def round_inputs(model: ir.Model, static: Sequence[LinearDecision]) -> bool:
+    """Round the inputs of layers to int8 in their ranges, and shift their biases."""
     from edgeq.graph.edit import Editor
-    from edgeq.graph.passes.static_qdq import shift_bias
-    from edgeq.numerics import affine_params
+    from edgeq.graph.passes.shift_biases import shift_bias
 
     editor = Editor(model)
     nodes = {str(node.name): node for node in model.graph}
@@ -98,4 +103,5 @@ def _round_inputs(model: ir.Model, static: Sequence[LinearDecision]) -> ir.Model
         node.replace_input_with(0, rounded)
         if item.bias_shift is not None:
             shift_bias(editor, node, item.bias_shift)
-    return editor.finish()
+    editor.finish()
+    return bool(static)

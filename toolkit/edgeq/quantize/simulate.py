@@ -20,9 +20,10 @@ def simulate(equalized: ir.Model, plan: QuantizationPlan, weights: Mapping[str, 
         plan: the decisions.
         weights: codes by initializer; what is not there is rounded to nearest.
     """
+    from edgeq.graph.passes.sequence import edited
     from edgeq.graph.passes.static_qdq import LinearQDQ, quantize_linears
 
     linears = [
         LinearQDQ(item.name, item.input_range, item.bias_shift) for item in plan.linears if item.quantized
     ]
-    return quantize_linears(equalized, linears, weights)
+    return edited(equalized, quantize_linears(linears, weights))

@@ -193,13 +193,14 @@ class StaticInt8Quantizer:
         self, statistics: Statistics, groups: Sequence[SiteGroup], alpha: float
     ) -> tuple[ir.Model, tuple[Equalization, ...]]:
         from edgeq.graph.passes.equalize import equalize
+        from edgeq.graph.passes.sequence import edited
 
         if alpha == 0:
             return self.model, ()
         activation = {name: found.channel_absmax.astype(np.float32) for name, found in statistics.items()}
         weights = {site.weight: np.abs(weight_of(self.model, site)).max(axis=1) for site in self._quantized()}
         equalizations = equalize_groups(groups, activation, weights, alpha)
-        return equalize(self.model, equalizations), equalizations
+        return edited(self.model, equalize(equalizations)), equalizations
 
     def _choose_ranges(
         self,

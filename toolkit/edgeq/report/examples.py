@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
     from edgeq.bundle.language_golden import GreedyGolden
     from edgeq.bundle.manifest import Manifest
-    from edgeq.runtime.text import TextPreprocessor
+    from edgeq.processors.text import TextPreprocessor
 
 Answers = Mapping[str, Any]
 

@@ -9,16 +9,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgeq.errors import DataError
+from edgeq.processors.text_inputs import OPTIONAL_INPUTS
 from edgeq.types import Array, Dim, Feeds, Outputs, Role, TensorSpec
 
-# Of these an app may pass zeros when a graph no longer asks for them.
-_OPTIONAL_INPUTS = ("token_type_ids", "position_ids")
 _SEQUENCE_ROLES = (Role.TOKEN_IDS, Role.ATTENTION_MASK, Role.TOKEN_TYPE_IDS, Role.POSITION_IDS)
 _PER_TOKEN_ROLES = (Role.LAST_HIDDEN_STATE, Role.START_LOGITS, Role.END_LOGITS)
 
 
 class HasSignature(Protocol):
-    """Anything with declared inputs and outputs: a `Variant`, a `CanonicalModel`, a `Signature`."""
+    """Anything with declared inputs and outputs: a `Variant`, a `Component`, a `Signature`."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -81,7 +80,7 @@ class FeedAdapter:
                 hint="give an array for each input, by its name; edgeq inspect BUNDLE --full shows them",
             )
         for name in feeds:
-            if name not in names and not (name in _OPTIONAL_INPUTS and not np.any(feeds[name])):
+            if name not in names and not (name in OPTIONAL_INPUTS and not np.any(feeds[name])):
                 raise DataError(f"the model has no input `{name}`; it takes {', '.join(names)}")
         for spec in self.inputs:
             _check_shape(spec, feeds[spec.name])

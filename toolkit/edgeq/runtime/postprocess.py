@@ -10,7 +10,8 @@ import numpy as np
 
 from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
 from edgeq.errors import IntegrityError
-from edgeq.runtime.text import TextPreprocessor
+from edgeq.processors.text import TextPreprocessor
+from edgeq.processors.text_inputs import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
 from edgeq.types import Array, Feeds, FloatArray, Outputs
 
 Answer: TypeAlias = dict[str, Any]
@@ -56,7 +57,7 @@ def _function_of(step: PostprocessStep, outputs: Outputs) -> StepFunction:
 
 def _check_shapes(step: PostprocessStep, outputs: Outputs, feeds: Feeds) -> None:
     """`[batch, channels]`, `[batch, sequence]` or `[batch, sequence, channels]`, as the step needs."""
-    tokens = np.shape(feeds.get("input_ids", ()))
+    tokens = np.shape(feeds.get(INPUT_IDS, ()))
     for name in step.outputs:
         shape = outputs[name].shape
         per_token = shape[:2] == tokens
@@ -91,7 +92,7 @@ def _probabilities(step: PostprocessStep, outputs: Outputs, context: Context) ->
     values = function(outputs[step.outputs[0]])
     if values.ndim == 2:
         return [{"scores": _named(row, context.labels)} for row in values]
-    masks = context.feeds["attention_mask"].astype(bool)
+    masks = context.feeds[ATTENTION_MASK].astype(bool)
     # Per token; what is padding is not an answer.
     kept = (row[mask] for row, mask in zip(values, masks, strict=True))
     return [{"token_scores": [_named(token, context.labels) for token in row]} for row in kept]
@@ -109,7 +110,7 @@ def _argmax_label(step: PostprocessStep, outputs: Outputs, context: Context) -> 
     indices = outputs[step.outputs[0]].argmax(axis=-1)
     if indices.ndim == 1:
         return [{"label": _label(context.labels, int(index))} for index in indices]
-    ids, masks = context.feeds["input_ids"], context.feeds["attention_mask"].astype(bool)
+    ids, masks = context.feeds[INPUT_IDS], context.feeds[ATTENTION_MASK].astype(bool)
     rows = zip(indices, ids, masks, strict=True)
     return [{"tokens": _token_labels(index[mask], tokens[mask], context)} for index, tokens, mask in rows]
 
@@ -127,14 +128,14 @@ def _token(token_id: int, context: Context) -> str:
 
 def _answer_span(step: PostprocessStep, outputs: Outputs, context: Context) -> list[Answer]:
     starts, ends = (outputs[name] for name in step.outputs)
-    rows = zip(starts, ends, context.feeds["input_ids"], _answerable(context.feeds), strict=True)
+    rows = zip(starts, ends, context.feeds[INPUT_IDS], _answerable(context.feeds), strict=True)
     return [_best_span(start, end, ids, allowed, context) for start, end, ids, allowed in rows]
 
 
 def _answerable(feeds: Feeds) -> Array:
     """Where an answer may be: in the second text when the model marks it, else anywhere but in padding."""
-    mask = feeds["attention_mask"].astype(bool)
-    types = feeds.get("token_type_ids")
+    mask = feeds[ATTENTION_MASK].astype(bool)
+    types = feeds.get(TOKEN_TYPE_IDS)
     return mask & (types == 1) if types is not None and types.any() else mask
 
 
@@ -159,7 +160,7 @@ def _scores(step: PostprocessStep, outputs: Outputs, context: Context) -> list[A
 
 def _top_tokens(step: PostprocessStep, outputs: Outputs, context: Context) -> list[Answer]:
     mask_id = context.preprocessor.special_token_ids.get("mask_token") if context.preprocessor else None
-    rows = zip(outputs[step.outputs[0]], context.feeds["input_ids"], strict=True)
+    rows = zip(outputs[step.outputs[0]], context.feeds[INPUT_IDS], strict=True)
     top_k = step.top_k or _DEFAULT_TOP_K
     return [
         {"masks": [_likeliest(token, top_k, context) for token in logits[ids == mask_id]]}

@@ -14,10 +14,10 @@ from edgeq.bundle.manifest import Manifest, Variant
 from edgeq.bundle.reader import Bundle, open_bundle
 from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
 from edgeq.onnx_runtime import ordered_level
+from edgeq.processors.text import TextPreprocessor
 from edgeq.runtime.executors import Executor, NativeExecutor, architecture_of, level_of
 from edgeq.runtime.postprocess import Answer, Context, answers
 from edgeq.runtime.session import VariantSession, execute_through
-from edgeq.runtime.text import TextPreprocessor
 from edgeq.types import ONNX_RUNTIME, Feeds, FloatArray, Outputs, Role, Sample, Task, TensorSpec, Verification
 
 
@@ -103,10 +103,10 @@ class Runtime:
         self._session = self._other or self._open_onnx(threads)
         static = self._session.static_length
         if self.preprocessor and static is not None and static < self.preprocessor.max_length:
-            self.preprocessor = self.preprocessor.with_max_length(static)
+            self.preprocessor = self.preprocessor.fit(static)
 
     def _open_onnx(self, threads: int | None) -> VariantSession:
-        path = self.bundle.file(self.variant.model)
+        path = self.bundle.model_path(self.variant)
         level = ordered_level(self.variant.requirements)
         return VariantSession(path, self.variant, threads=threads, pad_id=self._pad_id, level=level)
 
@@ -202,7 +202,7 @@ class Runtime:
             raise UnsupportedError(
                 f"`{self.variant.id}` runs on {self.variant.runtime}, which only --on native offers"
             )
-        path = self.bundle.file(self.variant.model)
+        path = self.bundle.model_path(self.variant)
         level = ordered_level(self.variant.requirements)
         [outputs] = execute_through(executor, path, self.variant, [feeds], pad_id=self._pad_id, level=level)
         return outputs
@@ -272,7 +272,7 @@ def load_preprocessor(bundle: Bundle) -> TextPreprocessor | None:
     Raises:
         IntegrityError: it is no tokenizer, or its settings are not those of the manifest.
     """
-    info = bundle.manifest.tokenizer
+    info = bundle.manifest.text_processor
     if info is None:
         return None
     found = TextPreprocessor.load(bundle.file(info.path))

@@ -112,7 +112,7 @@ def test_a_lost_window_is_noticed(decoder):
             node.attributes["local_window_size"] = ir.AttrInt64("local_window_size", -1)
     broken = replace(exported.canonical, model=graph)
     with pytest.raises(ModelError, match=r"does not compute what the original does: run in one go"):
-        check_decoder(broken, exported.settings, exported.reference)
+        check_decoder(broken, exported.settings, exported.reference, exported.source.architecture)
 
 
 def test_a_wrong_cache_is_noticed(decoder):
@@ -128,7 +128,12 @@ def test_a_wrong_cache_is_noticed(decoder):
         graph.graph.append(node)
         graph.graph.outputs[graph.graph.outputs.index(value)] = output
     with pytest.raises(ModelError, match="in pieces over the KV cache"):
-        check_decoder(replace(exported.canonical, model=graph), exported.settings, exported.reference)
+        check_decoder(
+            replace(exported.canonical, model=graph),
+            exported.settings,
+            exported.reference,
+            exported.source.architecture,
+        )
 
 
 @pytest.mark.parametrize("family", (*BUILT, "gemma3_text"))

@@ -15,8 +15,9 @@ from edgeq.graph.passes.activation_rounding import (
     Rounding,
     cut_to_bfloat16,
     known_roundings,
-    with_activation_rounding,
+    round_activations,
 )
+from edgeq.graph.passes.sequence import edited
 
 IN, OUT, BLOCK = 64, 24, 32
 RNG = np.random.default_rng(0)
@@ -69,7 +70,7 @@ def expected(rounding: Rounding) -> np.ndarray:
 
 @pytest.mark.parametrize("rounding", list(Rounding))
 def test_each_rounding_is_what_it_says(rounding: Rounding, graph: Graph) -> None:
-    found = run(with_activation_rounding(graph(), rounding))
+    found = run(edited(graph(), round_activations(rounding)))
     np.testing.assert_allclose(found, expected(rounding), atol=1e-5)
     # And none is another.
     others = [expected(other) for other in Rounding if other is not rounding]
@@ -78,7 +79,7 @@ def test_each_rounding_is_what_it_says(rounding: Rounding, graph: Graph) -> None
 
 def test_a_row_of_zeros_stays_one(graph: Graph) -> None:
     for rounding in Rounding:
-        assert not run(with_activation_rounding(graph(), rounding), np.zeros_like(X)).any()
+        assert not run(edited(graph(), round_activations(rounding)), np.zeros_like(X)).any()
 
 
 def test_only_what_is_left_to_kernels_has_roundings(graph: Graph) -> None:
@@ -91,7 +92,7 @@ def test_only_what_is_left_to_kernels_has_roundings(graph: Graph) -> None:
         (graph(bits=8), Rounding.ROW),
         (graph(zero_points=True), Rounding.ROW),
     ):
-        (kept,) = with_activation_rounding(model, rounding).graph
+        (kept,) = edited(model, round_activations(rounding)).graph
         assert kept.attributes["accuracy_level"].value == 4, "left to the machine's own kernels"
 
 
@@ -110,7 +111,7 @@ def test_scales_that_are_stored_in_fewer_bits_are_cut_as_well(graph: Graph) -> N
     assert known_roundings(model) == tuple(Rounding)
     step = (X.max(axis=1, keepdims=True) - X.min(axis=1, keepdims=True)) / 255
     wanted = (np.rint(X / step) * step) @ weights(cut_to_bfloat16(halved.astype(np.float32))).T
-    np.testing.assert_allclose(run(with_activation_rounding(model, Rounding.ROW)), wanted, atol=1e-5)
+    np.testing.assert_allclose(run(edited(model, round_activations(Rounding.ROW))), wanted, atol=1e-5)
 
 
 def test_scales_are_cut_not_rounded() -> None:

@@ -13,9 +13,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.errors import UnsupportedError
-from edgeq.graph.passes.weight_only import verify_weight_only
+from edgeq.graph.passes.sequence import edited
+from edgeq.graph.passes.weight_only import lowered_nodes, verify_weight_only
 from edgeq.quantize import weight_only as wo
-from edgeq.quantize.weight_only.base import QuantizedWeight, WeightSpec
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only.base import QuantizedWeight
 from edgeq.quantize.weight_only.matmul_nbits import lower
 
 RNG = np.random.default_rng(0)
@@ -25,7 +27,7 @@ EPS = float(np.finfo(np.float32).eps)
 
 def with_offsets(shape: tuple[int, int], bits: int = 4, block: int = 32) -> QuantizedWeight:
     weight = RNG.normal(0, 0.05, shape).astype(np.float32)
-    found = wo.quantize("rtn", weight, WeightSpec(bits, block))
+    found = wo.quantize("rtn", weight, Blocks(bits, block))
     return replace(found, offsets=RNG.normal(0, 0.05, found.scales.shape).astype(np.float32))
 
 
@@ -80,11 +82,11 @@ def close(found: np.ndarray, expected: np.ndarray) -> bool:
 def test_lookup_and_products(bits: int, tmp_path: Path) -> None:
     table = with_offsets((K, VOCABULARY), bits)
     weights = {"table": table, "w": with_offsets((K, N)), "v": with_offsets((K, N))}
-    lowering = lower(graph_of(tied=False), weights)
-    counts = Counter(node.op_type for node in lowering.model.graph)
+    lowering = edited(graph_of(tied=False), lower(weights))
+    counts = Counter(node.op_type for node in lowering.graph)
     assert counts["ReduceSum"] == 1  # both layers read one tensor
-    assert all(node.symmetric for node in lowering.nodes)
-    found = run(lowering.model, tmp_path / "m.onnx")
+    assert all(node.symmetric for node in lowered_nodes(lowering))
+    found = run(lowering, tmp_path / "m.onnx")
     rows = table.dequantize().T[np.arange(12).reshape(3, 4)]
     assert np.abs(found["rows"] - rows).max() <= EPS * np.abs(rows).max()
     assert close(found["y"], rows @ weights["w"].dequantize())
@@ -94,25 +96,23 @@ def test_lookup_and_products(bits: int, tmp_path: Path) -> None:
 
 def test_a_table_that_is_the_head_stores_its_offsets_once(tmp_path: Path) -> None:
     table = with_offsets((K, VOCABULARY))
-    lowering = lower(graph_of(tied=True), {"table": table})
-    found = run(lowering.model, tmp_path / "m.onnx")
+    lowering = edited(graph_of(tied=True), lower({"table": table}))
+    found = run(lowering, tmp_path / "m.onnx")
     dense = table.dequantize()
     rows = dense.T[np.arange(12).reshape(3, 4)]
     assert close(found["y"], rows @ dense)
-    stored = [
-        v for v in lowering.model.graph.initializers.values() if v.const_value.size == table.offsets.size
-    ]
+    stored = [v for v in lowering.graph.initializers.values() if v.const_value.size == table.offsets.size]
     assert len([v for v in stored if v.const_value.dtype == ir.DataType.FLOAT]) == 1
 
 
 def test_the_file_is_read_back(tmp_path: Path) -> None:
-    lowering = lower(graph_of(tied=False), {"w": with_offsets((K, N))})
-    ir.save(lowering.model, tmp_path / "m.onnx")
-    verify_weight_only(tmp_path / "m.onnx", lowering.nodes)
+    lowering = edited(graph_of(tied=False), lower({"w": with_offsets((K, N))}))
+    ir.save(lowering, tmp_path / "m.onnx")
+    verify_weight_only(tmp_path / "m.onnx", lowered_nodes(lowering))
 
 
 def test_bits_count_the_offsets() -> None:
-    plain = wo.quantize("rtn", np.ones((K, N), np.float32), WeightSpec(4, 32))
+    plain = wo.quantize("rtn", np.ones((K, N), np.float32), Blocks(4, 32))
     assert replace(plain, offsets=np.zeros((N, 2), np.float32)).bits_per_weight == plain.bits_per_weight + 1
 
 
@@ -123,4 +123,4 @@ def test_blocks_must_divide_the_rows() -> None:
     value.const_value = ir.tensor(np.zeros((K - 8, N), np.float32), name="w")
     value.shape = ir.Shape([K - 8, N])
     with pytest.raises(UnsupportedError, match="do not divide"):
-        lower(model, {"w": weight})
+        edited(model, lower({"w": weight}))

@@ -13,6 +13,7 @@ import pytest
 
 from edgeq.errors import UnsupportedError
 from edgeq.graph.passes.equalize import equalize, equalized_name
+from edgeq.graph.passes.sequence import edited
 from edgeq.quantize.equalize import equalize_groups, group_sites
 from edgeq.quantize.sites import find_sites, weight_of
 from edgeq.runtime.session import VariantSession
@@ -43,14 +44,14 @@ def random_equalizations(exported: Any, seed: int = 0) -> tuple[Any, ...]:
 def test_the_function_is_unchanged(architecture: str, exported: Callable[..., Any], tmp_path: Path) -> None:
     model = exported(architecture)
     before = run(model.canonical.model, model, tmp_path)
-    after = run(equalize(model.canonical.model, random_equalizations(model)), model, tmp_path)
+    after = run(edited(model.canonical.model, equalize(random_equalizations(model))), model, tmp_path)
     assert np.abs(before - after).max() <= FLOAT_NOISE * np.abs(before).max()
 
 
 def test_the_check_can_fail(exported: Callable[..., Any], tmp_path: Path) -> None:
     """Weights scaled without their activations give another function."""
     model = exported("bert")
-    graph = equalize(model.canonical.model, random_equalizations(model))
+    graph = edited(model.canonical.model, equalize(random_equalizations(model)))
     for node in graph.graph:
         if node.name.endswith(".equalized"):
             node.op_type = "Div"
@@ -62,7 +63,7 @@ def test_the_output_projection_folds_into_the_value_projection(exported: Callabl
     items = random_equalizations(exported("bert"))
     folded = [item for item in items if item.folded_into]
     assert len(folded) == 2
-    graph = equalize(exported("bert").canonical.model, items)
+    graph = edited(exported("bert").canonical.model, equalize(items))
     names = {value.name for node in graph.graph for value in node.outputs}
     assert all(equalized_name(item.tensor) not in names for item in folded)
     assert all(equalized_name(item.tensor) in names for item in items if not item.folded_into)
@@ -74,20 +75,20 @@ def test_the_down_projection_folds_into_the_gate(exported: Callable[..., Any], t
     gates = [item for item in folds if str(item.folded_into).endswith("mlp.gate")]
     assert len(gates) == 2
     before = run(model.canonical.model, model, tmp_path)
-    graph = equalize(model.canonical.model, gates)
+    graph = edited(model.canonical.model, equalize(gates))
     assert len(graph.graph) == len(model.canonical.model.graph)
     after = run(graph, model, tmp_path)
     assert np.abs(before - after).max() <= FLOAT_NOISE * np.abs(before).max()
     # The other factor goes through an activation function, and cannot carry the scale.
     wrong = [replace(item, folded_into=str(item.folded_into).replace("gate", "input")) for item in gates]
-    off = run(equalize(model.canonical.model, wrong), model, tmp_path)
+    off = run(edited(model.canonical.model, equalize(wrong)), model, tmp_path)
     assert np.abs(before - off).max() > 10 * FLOAT_NOISE * np.abs(before).max()
 
 
 def test_the_original_graph_is_not_touched(exported: Callable[..., Any]) -> None:
     model = exported("bert").canonical.model
     weights = {name: value.const_value.numpy().copy() for name, value in model.graph.initializers.items()}
-    equalize(model, random_equalizations(exported("bert")))
+    edited(model, equalize(random_equalizations(exported("bert"))))
     assert weights.keys() == set(model.graph.initializers)
     assert all(
         np.array_equal(model.graph.initializers[name].const_value.numpy(), data)
@@ -106,4 +107,4 @@ def test_a_shared_weight_cannot_take_two_scales(exported: Callable[..., Any]) ->
     )
     items[items.index(first)] = replace(first, scale=first.scale * 2)
     with pytest.raises(UnsupportedError, match="share the weight"):
-        equalize(model.canonical.model, items)
+        edited(model.canonical.model, equalize(items))

@@ -12,6 +12,7 @@ import pytest
 
 from edgeq.errors import UnsupportedError
 from edgeq.graph.passes.fp16_storage import store_fp16
+from edgeq.graph.passes.sequence import edited
 from edgeq.runtime.session import VariantSession
 
 
@@ -19,7 +20,7 @@ def test_weights_are_rounded_to_float16_and_nothing_else(
     exported: Callable[..., Any], tmp_path: Path
 ) -> None:
     model = exported("bert")
-    stored = store_fp16(model.canonical.model)
+    stored = edited(model.canonical.model, store_fp16())
     halves = [v for v in stored.graph.initializers.values() if v.const_value.dtype == ir.DataType.FLOAT16]
     assert halves and all(value.const_value.size >= 1024 for value in halves)
     assert not any(
@@ -46,4 +47,4 @@ def test_a_weight_beyond_float16_is_refused(exported: Callable[..., Any]) -> Non
     value = next(v for v in model.graph.initializers.values() if v.const_value.size >= 1024)
     value.const_value = ir.tensor(np.full(value.const_value.shape, 7e4, np.float32), name=value.name)
     with pytest.raises(UnsupportedError, match="beyond float16"):
-        store_fp16(model)
+        edited(model, store_fp16())

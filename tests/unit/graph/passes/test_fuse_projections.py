@@ -15,15 +15,16 @@ import onnxruntime as ort
 import pytest
 
 from edgeq.graph.passes.fuse_projections import fuse_projections
-from edgeq.graph.passes.weight_only import Lowering, verify_weight_only
+from edgeq.graph.passes.sequence import edited
+from edgeq.graph.passes.weight_only import lowered_nodes, verify_weight_only
 from edgeq.quantize import weight_only as wo
+from edgeq.quantize.formats import Blocks
 from edgeq.quantize.layers import find_layers, layer_weight
-from edgeq.quantize.weight_only.base import WeightSpec
 from edgeq.quantize.weight_only.matmul_nbits import lower
 
 pytest.importorskip("onnxruntime_genai")
 
-INT4, ASYM, INT8 = WeightSpec(4, 32), WeightSpec(4, 32, symmetric=False), WeightSpec(8, 32)
+INT4, ASYM, INT8 = Blocks(4, 32), Blocks(4, 32, symmetric=False), Blocks(8, 32)
 LAYERS = 2
 
 
@@ -34,14 +35,16 @@ def graphs(tiny_decoder: Callable[..., Path]) -> Callable[[str], ir.Model]:
     return cache(lambda family: load_language_model(tiny_decoder(family)).canonical.model)
 
 
-def lowered(model: ir.Model, spec_of: Callable[[str], WeightSpec]) -> Lowering:
+def lowered(model: ir.Model, spec_of: Callable[[str], Blocks]) -> ir.Model:
     layers = find_layers(model)
-    return lower(
+    return edited(
         model,
-        {
-            site.weight: wo.quantize("rtn", layer_weight(model, site), spec_of(site.name))
-            for site in layers.sites.linears
-        },
+        lower(
+            {
+                site.weight: wo.quantize("rtn", layer_weight(model, site), spec_of(site.name))
+                for site in layers.sites.linears
+            }
+        ),
     )
 
 
@@ -58,33 +61,33 @@ def logits(model: ir.Model, path: Path) -> np.ndarray:
     return np.asarray(session.run(["logits"], feeds)[0])
 
 
-def products(lowering: Lowering) -> list[str]:
-    return [str(node.name) for node in lowering.model.graph if node.op_type == "MatMulNBits"]
+def products(lowering: ir.Model) -> list[str]:
+    return [str(node.name) for node in lowering.graph if node.op_type == "MatMulNBits"]
 
 
 @pytest.mark.parametrize("spec", [INT4, ASYM, INT8], ids=["int4", "zero points", "int8"])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_the_same_logits_from_fewer_products(
-    family: str, spec: WeightSpec, graphs: Callable[[str], ir.Model], tmp_path: Path
+    family: str, spec: Blocks, graphs: Callable[[str], ir.Model], tmp_path: Path
 ) -> None:
     before = lowered(graphs(family), lambda _: spec)
-    after = fuse_projections(before)
+    after = edited(before, fuse_projections())
     assert len(products(before)) - len(products(after)) == 2 * LAYERS
     assert sum("qkv_proj" in name for name in products(after)) == LAYERS
-    assert {node.name for node in after.nodes} == set(products(after))
-    expected = logits(before.model, tmp_path / "before.onnx")
-    np.testing.assert_array_equal(logits(after.model, tmp_path / "after.onnx"), expected)
-    verify_weight_only(tmp_path / "after.onnx", after.nodes)
+    assert {node.name for node in lowered_nodes(after)} == set(products(after))
+    expected = logits(before, tmp_path / "before.onnx")
+    np.testing.assert_array_equal(logits(after, tmp_path / "after.onnx"), expected)
+    verify_weight_only(tmp_path / "after.onnx", lowered_nodes(after))
 
 
 def test_rows_in_another_order_would_show(graphs: Callable[[str], ir.Model], tmp_path: Path) -> None:
     """The twin of the equality above."""
-    after = fuse_projections(lowered(graphs("llama"), lambda _: INT4))
-    expected = logits(after.model, tmp_path / "a.onnx")
-    value = next(v for name, v in after.model.graph.initializers.items() if name.endswith("qkv_proj_q"))
+    after = edited(lowered(graphs("llama"), lambda _: INT4), fuse_projections())
+    expected = logits(after, tmp_path / "a.onnx")
+    value = next(v for name, v in after.graph.initializers.items() if name.endswith("qkv_proj_q"))
     assert value.const_value is not None
     value.const_value = ir.tensor(np.roll(value.const_value.numpy(), 1, axis=0), name=value.name)
-    assert np.abs(logits(after.model, tmp_path / "b.onnx") - expected).max() > 1e-3
+    assert np.abs(logits(after, tmp_path / "b.onnx") - expected).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -98,11 +101,11 @@ def test_rows_in_another_order_would_show(graphs: Callable[[str], ir.Model], tmp
     ids=["bits", "zero points", "norms", "no attention operator"],
 )
 def test_what_stays_apart(
-    family: str, spec_of: Callable[[str], WeightSpec], graphs: Callable[[str], ir.Model]
+    family: str, spec_of: Callable[[str], Blocks], graphs: Callable[[str], ir.Model]
 ) -> None:
     before = lowered(graphs(family), spec_of)
-    after = fuse_projections(before)
-    assert products(after) == products(before) and after.nodes == before.nodes
+    after = edited(before, fuse_projections())
+    assert products(after) == products(before) and lowered_nodes(after) == lowered_nodes(before)
 
 
 def test_offsets_keep_a_layer_apart(graphs: Callable[[str], ir.Model]) -> None:
@@ -113,6 +116,6 @@ def test_offsets_keep_a_layer_apart(graphs: Callable[[str], ir.Model]) -> None:
         name: replace(w, offsets=np.ones(w.scales.shape, np.float32)) if "v_proj" in name else w
         for name, w in weights.items()
     }
-    after = fuse_projections(lower(model, weights))
+    after = edited(edited(model, lower(weights)), fuse_projections())
     assert not any("qkv_proj" in name for name in products(after))
-    assert Counter(node.op_type for node in after.model.graph)["ReduceSum"] >= LAYERS
+    assert Counter(node.op_type for node in after.graph)["ReduceSum"] >= LAYERS

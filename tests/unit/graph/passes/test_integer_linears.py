@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from edgeq.graph.passes.integer_linears import fuse_integer_linears
+from edgeq.graph.passes.sequence import edited
 from edgeq.graph.passes.static_qdq import LinearQDQ, quantize_linears
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.targets.kernels import optimized_kernels
@@ -87,8 +88,8 @@ def operators(model: ir.Model) -> Counter[str]:
 @pytest.mark.parametrize("form", ["matmul", "gemm", "moved"])
 def test_equals_the_qdq_form(form: str, bias: bool, tmp_path: Path) -> None:
     model = linear(bias=bias, gemm=form == "gemm", moved=form == "moved")
-    qdq = quantize_linears(model, [LinearQDQ("linear", (-3.0, 3.0))])
-    fused = fuse_integer_linears(qdq)
+    qdq = edited(model, quantize_linears([LinearQDQ("linear", (-3.0, 3.0))]))
+    fused = edited(qdq, fuse_integer_linears())
     assert operators(fused)["MatMulIntegerToFloat"] == operators(fused)["QuantizeLinear"] == 1
     assert not operators(fused).keys() & {"Add", "MatMul", "Gemm", "DequantizeLinear"}
     shape = (5, HIDDEN) if form == "gemm" else (2, 5, HIDDEN)
@@ -97,12 +98,14 @@ def test_equals_the_qdq_form(form: str, bias: bool, tmp_path: Path) -> None:
     # The integer sum is exact; scaling it and adding the bias rounds a few times, to eps of values below 64.
     bound = 4 * EPS * 64
     assert np.abs(outputs(fused, tmp_path, x) - expected).max() <= bound
-    other = fuse_integer_linears(quantize_linears(model, [LinearQDQ("linear", (-3.0, 3.1))]))
+    other = edited(model, quantize_linears([LinearQDQ("linear", (-3.0, 3.1))]), fuse_integer_linears())
     assert np.abs(outputs(other, tmp_path, x) - expected).max() > bound
 
 
 def test_codes_are_moved_not_floats() -> None:
-    fused = fuse_integer_linears(quantize_linears(linear(moved=True), [LinearQDQ("linear", (-3.0, 3.0))]))
+    fused = edited(
+        linear(moved=True), quantize_linears([LinearQDQ("linear", (-3.0, 3.0))]), fuse_integer_linears()
+    )
     assert [node.op_type for node in fused.graph] == [
         "QuantizeLinear", "Reshape", "Transpose", "Transpose", "Reshape", "MatMulIntegerToFloat",
     ]  # fmt: skip
@@ -112,7 +115,7 @@ def test_codes_are_moved_not_floats() -> None:
 def test_floats_that_others_read_stay_floats(tmp_path: Path) -> None:
     model = linear(moved=True)
     model.graph.outputs.append(model.graph[3].outputs[0])
-    fused = fuse_integer_linears(quantize_linears(model, [LinearQDQ("linear", (-3.0, 3.0))]))
+    fused = edited(model, quantize_linears([LinearQDQ("linear", (-3.0, 3.0))]), fuse_integer_linears())
     assert [node.op_type for node in fused.graph][-2:] == ["QuantizeLinear", "MatMulIntegerToFloat"]
 
 
@@ -121,7 +124,7 @@ def test_a_layer_whose_product_is_read_twice_keeps_its_bias_outside(tmp_path: Pa
     model.graph.outputs.append(model.graph[0].outputs[0])
     model.graph.outputs[1].type = ir.TensorType(ir.DataType.FLOAT)
     model.graph.outputs[1].shape = ir.Shape(SHAPE)
-    fused = fuse_integer_linears(quantize_linears(model, [LinearQDQ("linear", (-3.0, 3.0))]))
+    fused = edited(model, quantize_linears([LinearQDQ("linear", (-3.0, 3.0))]), fuse_integer_linears())
     assert operators(fused)["Add"] == 1 and operators(fused)["MatMulIntegerToFloat"] == 1
     assert [output.name for output in fused.graph.outputs] == ["y", "product"]
     ir.save(fused, tmp_path / "model.onnx")
@@ -136,8 +139,8 @@ def test_layers_that_share_an_input_share_its_quantization(
     linears = [
         node.name for node in model.graph if node.op_type == "MatMul" and node.inputs[1].is_initializer()
     ]
-    qdq = quantize_linears(model, [LinearQDQ(name, (-3.0, 3.0)) for name in linears])
-    fused = fuse_integer_linears(qdq)
+    qdq = edited(model, quantize_linears([LinearQDQ(name, (-3.0, 3.0)) for name in linears]))
+    fused = edited(qdq, fuse_integer_linears())
     counts = operators(fused)
     assert counts["MatMulIntegerToFloat"] == len(linears) and counts["QuantizeLinear"] < len(linears)
     assert not counts["DequantizeLinear"]
@@ -147,7 +150,7 @@ def test_layers_that_share_an_input_share_its_quantization(
 
 
 def test_the_argument_is_left_alone() -> None:
-    qdq = quantize_linears(linear(), [LinearQDQ("linear", (-3.0, 3.0))])
+    qdq = edited(linear(), quantize_linears([LinearQDQ("linear", (-3.0, 3.0))]))
     before = operators(qdq)
-    fuse_integer_linears(qdq)
+    edited(qdq, fuse_integer_linears())
     assert operators(qdq) == before

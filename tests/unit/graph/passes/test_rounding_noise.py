@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgeq.graph.passes.rounding_noise import LAST_BIT, with_rounding_noise
+from edgeq.graph.passes.rounding_noise import LAST_BIT, add_rounding_noise
+from edgeq.graph.passes.sequence import edited
 from edgeq.graph.passes.static_qdq import LinearQDQ, quantize_linears
 from edgeq.quantize.sites import find_sites
 from edgeq.runtime.session import VariantSession
@@ -28,19 +29,19 @@ def float_model(exported: Callable[..., Any]) -> Any:
 
 def quantized(model: Any) -> ir.Model:
     linears = [LinearQDQ(site.name, (-3.0, 3.0)) for site in find_sites(model.canonical.model).linears]
-    return quantize_linears(model.canonical.model, linears)
+    return edited(model.canonical.model, quantize_linears(linears))
 
 
 def test_every_quantizer_s_input_gets_noise_once(float_model: Any) -> None:
     graph = quantized(float_model)
     inputs = {node.inputs[0] for node in graph.graph if node.op_type == "QuantizeLinear"}
-    noisy = with_rounding_noise(graph, 0).graph
+    noisy = edited(graph, add_rounding_noise(0)).graph
     assert sum(node.op_type == "RandomUniformLike" for node in noisy) == len(inputs) > 4
     assert not any(node.op_type == "RandomUniformLike" for node in graph.graph)
 
 
 def test_a_float_graph_gets_it_in_front_of_its_products(float_model: Any) -> None:
-    noisy = with_rounding_noise(float_model.canonical.model, 0).graph
+    noisy = edited(float_model.canonical.model, add_rounding_noise(0)).graph
     assert sum(node.op_type == "RandomUniformLike" for node in noisy) > 4
 
 
@@ -50,7 +51,7 @@ def test_it_moves_outputs_a_little(form: str, float_model: Any, tmp_path: Path) 
     feeds = float_model.preprocessor(["some text", "another, longer text about nothing"])
     plain, one, again, other = (
         outputs(model, float_model.canonical, feeds, tmp_path)
-        for model in (graph, *(with_rounding_noise(graph, seed) for seed in (1, 1, 2)))
+        for model in (graph, *(edited(graph, add_rounding_noise(seed)) for seed in (1, 1, 2)))
     )
     assert np.array_equal(one, again)
     if form == "float":  # a tiny int8 model has few values near a rounding boundary
@@ -69,7 +70,7 @@ def test_no_value_moves_by_more_than_a_last_bit_of_the_largest(opset: int, tmp_p
     node = ir.node("QuantizeLinear", [x, scale, zero], name="q")
     node.outputs[0].name, node.outputs[0].type = "y", ir.TensorType(ir.DataType.UINT8)
     graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[scale, zero], opset_imports={"": opset})
-    noisy = with_rounding_noise(ir.Model(graph, ir_version=10), 3)
+    noisy = edited(ir.Model(graph, ir_version=10), add_rounding_noise(3))
     added = [node for node in noisy.graph if node.op_type == "Add"][-1].outputs[0]
     noisy.graph.outputs.append(added)
     ir.save(noisy, tmp_path / "m.onnx")

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgeq.graph.passes.sequence import edited
 from edgeq.graph.passes.static_qdq import (
     LinearQDQ,
     quantize_embeddings,
@@ -77,7 +78,7 @@ def test_error_stays_within_half_a_step(dtype: Any, bias: bool, tmp_path: Path) 
     weight = rng.normal(size=(K, N)).astype(np.float32) * np.linspace(0.1, 10, N, dtype=np.float32)
     model = linear_model(weight, rng.normal(size=N).astype(np.float32) if bias else None)
     exact = run(model, x, tmp_path)
-    quantized = quantize_linears(model, [LinearQDQ("linear", (-2.0, 3.0))], activation_dtype=dtype)
+    quantized = edited(model, quantize_linears([LinearQDQ("linear", (-2.0, 3.0))], activation_dtype=dtype))
     assert (np.abs(run(quantized, x, tmp_path) - exact) <= error_bound(x, weight, -2, 3)).all()
 
 
@@ -87,7 +88,7 @@ def test_the_bound_can_fail(tmp_path: Path) -> None:
     x = rng.uniform(-2, 3, (5, K)).astype(np.float32)
     weight = rng.normal(size=(K, N)).astype(np.float32)
     model = linear_model(weight, None)
-    clipped = quantize_linears(model, [LinearQDQ("linear", (-0.5, 0.5))])
+    clipped = edited(model, quantize_linears([LinearQDQ("linear", (-0.5, 0.5))]))
     assert not (
         np.abs(run(clipped, x, tmp_path) - run(model, x, tmp_path)) <= error_bound(x, weight, -2, 3)
     ).all()
@@ -101,8 +102,8 @@ def test_bias_shift_is_added(bias: bool, tmp_path: Path) -> None:
         rng.normal(size=(K, N)).astype(np.float32), np.zeros(N, np.float32) if bias else None
     )
     shift = np.arange(N, dtype=np.float32)
-    plain = run(quantize_linears(model, [LinearQDQ("linear", (-1, 1))]), x, tmp_path)
-    shifted = run(quantize_linears(model, [LinearQDQ("linear", (-1, 1), shift)]), x, tmp_path)
+    plain = run(edited(model, quantize_linears([LinearQDQ("linear", (-1, 1))])), x, tmp_path)
+    shifted = run(edited(model, quantize_linears([LinearQDQ("linear", (-1, 1), shift)])), x, tmp_path)
     assert np.allclose(shifted - plain, shift, atol=1e-5)  # float32 addition of values below 30
 
 
@@ -119,7 +120,9 @@ def test_given_codes_are_taken_as_they_are() -> None:
     codes = rng.integers(-60, 60, (K, N)).astype(np.int8)
     given = StaticWeight(codes, rng.uniform(0.01, 0.02, N).astype(np.float32))
     model = linear_model(rng.normal(size=(K, N)).astype(np.float32), None)
-    found = quantize_linears(model, [LinearQDQ("linear", (-1.0, 1.0))], {"w": given}).graph.initializers
+    found = edited(
+        model, quantize_linears([LinearQDQ("linear", (-1.0, 1.0))], {"w": given})
+    ).graph.initializers
     assert np.array_equal(found["w.quantized"].const_value.numpy(), given.codes)
     assert np.array_equal(found["w.scale"].const_value.numpy(), given.scale)
 
@@ -129,7 +132,7 @@ def test_every_layer_fuses_into_an_integer_kernel(exported: Callable[..., Any], 
     linears = [
         node.name for node in model.graph if node.op_type == "MatMul" and node.inputs[1].is_initializer()
     ]
-    quantized = quantize_linears(model, [LinearQDQ(name, (-3.0, 3.0)) for name in linears])
+    quantized = edited(model, quantize_linears([LinearQDQ(name, (-3.0, 3.0)) for name in linears]))
     ir.save(quantized, tmp_path / "int8.onnx")
     ir.save(model, tmp_path / "fp32.onnx")
     assert len(linears) == 12
@@ -145,7 +148,7 @@ def test_embedding_rows_keep_half_a_step(exported: Callable[..., Any], tmp_path:
         if node.op_type == "Gather" and node.inputs[1].name == "input_ids"
     )
     table = gather.inputs[0].const_value.numpy()
-    quantized = quantize_embeddings(canonical.model, [gather.name])
+    quantized = edited(canonical.model, quantize_embeddings([gather.name]))
     codes = quantized.graph.initializers[f"{gather.inputs[0].name}.quantized"].const_value.numpy()
     scales = quantized.graph.initializers[f"{gather.inputs[0].name}.scale"].const_value.numpy()
     assert codes.dtype == np.int8 and scales.shape == (len(table), 1)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from edgeq.errors import ConfigError
+from edgeq.graph.passes.sequence import edited
 from edgeq.graph.passes.static_shapes import fix_dimensions
 from edgeq.runtime.session import VariantSession
 
@@ -20,7 +21,7 @@ def test_no_shape_arithmetic_is_left_and_values_agree(
     architecture: str, exported: Callable[..., Any], tmp_path: Path
 ) -> None:
     model = exported(architecture)
-    fixed = fix_dimensions(model.canonical.model, {"batch": 1, "sequence": 16})
+    fixed = edited(model.canonical.model, fix_dimensions({"batch": 1, "sequence": 16}))
     assert not {node.op_type for node in fixed.graph} & {"Shape", "Range", "ConstantOfShape", "NonZero"}
     assert all(isinstance(dim, int) for node in fixed.graph for value in node.outputs for dim in value.shape)
     ir.save(fixed, tmp_path / "fixed.onnx")
@@ -33,9 +34,9 @@ def test_no_shape_arithmetic_is_left_and_values_agree(
 
 def test_an_unknown_name_is_an_error(exported: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match="no input has a dimension named seq; it has batch, sequence"):
-        fix_dimensions(exported("bert").canonical.model, {"batch": 1, "seq": 8})
+        edited(exported("bert").canonical.model, fix_dimensions({"batch": 1, "seq": 8}))
 
 
 def test_a_dimension_left_free_is_an_error(exported: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match="`sequence` was given no size"):
-        fix_dimensions(exported("bert").canonical.model, {"batch": 1})
+        edited(exported("bert").canonical.model, fix_dimensions({"batch": 1}))

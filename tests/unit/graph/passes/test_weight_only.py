@@ -11,9 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.errors import ModelError, UnsupportedError
-from edgeq.graph.passes.weight_only import verify_weight_only
+from edgeq.graph.passes.sequence import edited
+from edgeq.graph.passes.weight_only import lowered_nodes, verify_weight_only
 from edgeq.quantize import weight_only as wo
-from edgeq.quantize.weight_only.base import LayerStats, WeightSpec
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only.base import LayerStats
 from edgeq.quantize.weight_only.matmul_nbits import lower, storage_block_size, to_block_weight
 
 RNG = np.random.default_rng(0)
@@ -55,10 +57,10 @@ def run(model, tmp_path, **feeds):
 
 def at_level_zero(lowering):
     """The same graph computed in float: 4-bit weights dequantize exactly, whatever the CPU."""
-    for node in lowering.model.graph:
+    for node in lowering.graph:
         if node.op_type == "MatMulNBits":
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 0)
-    return lowering.model
+    return lowering
 
 
 def relative(a, b):
@@ -71,17 +73,17 @@ def relative(a, b):
 @pytest.mark.parametrize("k", [64, 44])
 def test_matmul_computes_with_the_dequantized_weight(bits, block, symmetric, k, tmp_path):
     model, weight, bias = linear(k)
-    quantized = wo.quantize("rtn", weight, WeightSpec(bits, block, symmetric))
-    lowering = lower(model, {"w": quantized})
+    quantized = wo.quantize("rtn", weight, Blocks(bits, block, symmetric))
+    lowering = edited(model, lower({"w": quantized}))
     x = RNG.normal(size=(5, k)).astype(np.float32)
     exact = x @ quantized.dequantize() + bias
-    assert relative(run(lowering.model, tmp_path, x=x)[0], exact) < INT8_INPUTS
-    verify_weight_only(tmp_path / "m.onnx", lowering.nodes)
+    assert relative(run(lowering, tmp_path, x=x)[0], exact) < INT8_INPUTS
+    verify_weight_only(tmp_path / "m.onnx", lowered_nodes(lowering))
     # Float compute: float32 sums of k terms.
     assert relative(run(at_level_zero(lowering), tmp_path, x=x)[0], exact) < 1e-5
     other = x @ weight + bias
     if bits == 4:
-        assert relative(run(lowering.model, tmp_path, x=x)[0], other) > INT8_INPUTS, "the check can fail"
+        assert relative(run(lowering, tmp_path, x=x)[0], other) > INT8_INPUTS, "the check can fail"
 
 
 def test_golden_bytes():
@@ -89,7 +91,7 @@ def test_golden_bytes():
     weight = np.zeros((32, 1), np.float32)
     weight[:16, 0] = np.arange(16) - 8
     weight[16:, 0] = 4
-    spec = WeightSpec(4, 16, symmetric=False)
+    spec = Blocks(4, 16, symmetric=False)
     stored = to_block_weight(wo.quantize("rtn", weight, spec))
     assert stored.data.shape == (1, 2, 8)
     assert stored.data[0, 0].tolist() == [0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE]
@@ -110,14 +112,12 @@ def test_embedding_lookup_is_exact(bits, symmetric, k, tmp_path):
         [("ids", TensorProto.INT64, ["rows", "length"])],
         [("y", ["rows", "length", k])],
     )
-    quantized = wo.quantize("scale_search", table.T, WeightSpec(bits, 16, symmetric))
-    lowering = lower(model, {"table": quantized})
+    quantized = wo.quantize("scale_search", table.T, Blocks(bits, 16, symmetric))
+    lowering = edited(model, lower({"table": quantized}))
     ids = RNG.integers(0, 20, (2, 7))
-    np.testing.assert_allclose(
-        run(lowering.model, tmp_path, ids=ids)[0], quantized.dequantize().T[ids], rtol=1e-6
-    )
-    verify_weight_only(tmp_path / "m.onnx", lowering.nodes)
-    assert {node.op_type for node in lowering.nodes} == {"GatherBlockQuantized"}
+    np.testing.assert_allclose(run(lowering, tmp_path, ids=ids)[0], quantized.dequantize().T[ids], rtol=1e-6)
+    verify_weight_only(tmp_path / "m.onnx", lowered_nodes(lowering))
+    assert {node.op_type for node in lowered_nodes(lowering)} == {"GatherBlockQuantized"}
 
 
 @pytest.mark.parametrize("form", ["transpose", "gemm"])
@@ -138,13 +138,13 @@ def test_tied_head_is_stored_once(form, tmp_path):
         [("ids", TensorProto.INT64, ["n"])],
         [("y", ["n", rows])],
     )
-    quantized = wo.quantize("rtn", table.T, WeightSpec(4, 32))
-    lowering = lower(model, {"table": quantized})
+    quantized = wo.quantize("rtn", table.T, Blocks(4, 32))
+    lowering = edited(model, lower({"table": quantized}))
     ids = np.arange(7)
     values = quantized.dequantize()
-    assert relative(run(lowering.model, tmp_path, ids=ids)[0], values.T[ids] @ values) < INT8_INPUTS
-    verify_weight_only(tmp_path / "m.onnx", lowering.nodes)
-    assert {node.op_type for node in lowering.nodes} == {"GatherBlockQuantized", "MatMulNBits"}
+    assert relative(run(lowering, tmp_path, ids=ids)[0], values.T[ids] @ values) < INT8_INPUTS
+    verify_weight_only(tmp_path / "m.onnx", lowered_nodes(lowering))
+    assert {node.op_type for node in lowered_nodes(lowering)} == {"GatherBlockQuantized", "MatMulNBits"}
     stored = onnx.load(tmp_path / "m.onnx").graph.initializer
     assert sum(tensor.name.endswith("_q4") for tensor in stored) == 1
     total = sum(numpy_helper.to_array(tensor).nbytes for tensor in stored)
@@ -160,12 +160,12 @@ def test_gemm_keeps_its_bias(tmp_path):
         [("x", TensorProto.FLOAT, ["rows", 64])],
         [("y", ["rows", 24])],
     )
-    quantized = wo.quantize("rtn", weight.T, WeightSpec(8, 32))
-    lowering = lower(model, {"fc": quantized})
+    quantized = wo.quantize("rtn", weight.T, Blocks(8, 32))
+    lowering = edited(model, lower({"fc": quantized}))
     x = RNG.normal(size=(3, 64)).astype(np.float32)
-    found = run(lowering.model, tmp_path, x=x)[0]
+    found = run(lowering, tmp_path, x=x)[0]
     assert relative(found, x @ quantized.dequantize() + bias) < INT8_INPUTS
-    assert [node.op_type for node in lowering.model.graph] == ["Cast", "MatMulNBits", "Add"]
+    assert [node.op_type for node in lowering.graph] == ["Cast", "MatMulNBits", "Add"]
 
 
 def test_awq_divides_the_shared_input_once(tmp_path):
@@ -185,29 +185,29 @@ def test_awq_divides_the_shared_input_once(tmp_path):
     )
     from edgeq.quantize.weight_only import awq
 
-    spec = WeightSpec(4, 32)
+    spec = Blocks(4, 32)
     scales = awq.search_input_scales(list(weights.values()), spec, stats)
     quantized = {name: awq.quantize_scaled(weight, spec, stats, scales) for name, weight in weights.items()}
-    lowering = lower(model, quantized)
-    assert sum(node.op_type == "Mul" for node in lowering.model.graph) == 1
+    lowering = edited(model, lower(quantized))
+    assert sum(node.op_type == "Mul" for node in lowering.graph) == 1
     exact = x @ (quantized["q"].dequantize() + quantized["v"].dequantize())
-    assert relative(run(lowering.model, tmp_path, x=x)[0], exact) < INT8_INPUTS
+    assert relative(run(lowering, tmp_path, x=x)[0], exact) < INT8_INPUTS
 
 
 def test_the_input_graph_is_left_alone_and_nothing_unused_stays(tmp_path):
     model, weight, _ = linear()
-    lowering = lower(model, {"w": wo.quantize("rtn", weight, WeightSpec())})
+    lowering = edited(model, lower({"w": wo.quantize("rtn", weight, Blocks())}))
     assert [node.op_type for node in model.graph] == ["MatMul", "Add"]
-    assert "w" not in lowering.model.graph.initializers
-    assert [node.name for node in lowering.nodes] == ["fc"]
+    assert "w" not in lowering.graph.initializers
+    assert [node.name for node in lowered_nodes(lowering)] == ["fc"]
 
 
 def test_scales_are_stored_in_float16_and_folded_at_load(tmp_path):
     import onnxruntime as ort
 
     model, weight, _ = linear(64)
-    lowering = lower(model, {"w": wo.quantize("rtn", weight, WeightSpec())})
-    ir.save(lowering.model, tmp_path / "m.onnx")
+    lowering = edited(model, lower({"w": wo.quantize("rtn", weight, Blocks())}))
+    ir.save(lowering, tmp_path / "m.onnx")
     stored = {t.name: t.data_type for t in onnx.load(tmp_path / "m.onnx").graph.initializer}
     assert stored["w_scales"] == TensorProto.FLOAT16
     options = ort.SessionOptions()
@@ -223,10 +223,10 @@ def test_scales_are_stored_in_float16_and_folded_at_load(tmp_path):
 )
 def test_read_back_finds_every_difference(field, value, tmp_path):
     model, weight, _ = linear(64)
-    lowering = lower(model, {"w": wo.quantize("rtn", weight, WeightSpec())})
-    ir.save(lowering.model, tmp_path / "m.onnx")
-    verify_weight_only(tmp_path / "m.onnx", lowering.nodes)
-    wrong = replace(lowering.nodes[0], **{field: value})
+    lowering = edited(model, lower({"w": wo.quantize("rtn", weight, Blocks())}))
+    ir.save(lowering, tmp_path / "m.onnx")
+    verify_weight_only(tmp_path / "m.onnx", lowered_nodes(lowering))
+    wrong = replace(lowered_nodes(lowering)[0], **{field: value})
     with pytest.raises(ModelError, match=r"m\.onnx"):
         verify_weight_only(tmp_path / "m.onnx", [wrong])
 
@@ -251,8 +251,8 @@ def _float_zero_points(node, model):
 )
 def test_read_back_refuses_slow_forms(spoil, message, tmp_path):
     model, weight, _ = linear(64)
-    lowering = lower(model, {"w": wo.quantize("rtn", weight, WeightSpec(8, 32))})
-    proto = ir.serde.serialize_model(lowering.model)
+    lowering = edited(model, lower({"w": wo.quantize("rtn", weight, Blocks(8, 32))}))
+    proto = ir.serde.serialize_model(lowering)
     spoil(next(node for node in proto.graph.node if node.op_type == "MatMulNBits"), proto)
     onnx.save(proto, tmp_path / "m.onnx")
     with pytest.raises(ModelError, match=message):
@@ -261,13 +261,13 @@ def test_read_back_refuses_slow_forms(spoil, message, tmp_path):
 
 def test_bad_names_and_shapes():
     model, weight, _ = linear(64)
-    quantized = wo.quantize("rtn", weight, WeightSpec())
+    quantized = wo.quantize("rtn", weight, Blocks())
     with pytest.raises(ModelError, match="nothing"):
-        lower(model, {"nothing": quantized})
+        edited(model, lower({"nothing": quantized}))
     with pytest.raises(UnsupportedError, match="`b`"):
-        lower(model, {"b": quantized})
+        edited(model, lower({"b": quantized}))
     with pytest.raises(ModelError, match=r"\[64, 24\]"):
-        lower(model, {"w": wo.quantize("rtn", weight.T, WeightSpec())})
+        edited(model, lower({"w": wo.quantize("rtn", weight.T, Blocks())}))
 
 
 def test_a_lookup_of_an_odd_number_of_nibbles_is_refused():
@@ -279,8 +279,8 @@ def test_a_lookup_of_an_odd_number_of_nibbles_is_refused():
         [("y", ["n", 45])],
     )
     with pytest.raises(UnsupportedError, match="45 columns"):
-        lower(model, {"table": wo.quantize("rtn", table.T, WeightSpec(4, 16))})
-    assert lower(model, {"table": wo.quantize("rtn", table.T, WeightSpec(8, 16))}).nodes
+        edited(model, lower({"table": wo.quantize("rtn", table.T, Blocks(4, 16))}))
+    assert lowered_nodes(edited(model, lower({"table": wo.quantize("rtn", table.T, Blocks(8, 16))})))
 
 
 def test_storage_blocks_of_a_per_channel_weight():
@@ -303,7 +303,7 @@ def shared_input(k=64, n=16):
 
 def reordered(weight, order):
     """Quantized with its inputs in another order: what GPTQ with activation order leaves."""
-    return replace(wo.quantize("rtn", weight[order], WeightSpec(4, 32)), input_order=order)
+    return replace(wo.quantize("rtn", weight[order], Blocks(4, 32)), input_order=order)
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -314,8 +314,8 @@ def test_inputs_in_another_order_are_gathered_once_for_the_layers_that_share_it(
         name: reordered(weight, orders[0] if same else order)
         for (name, weight), order in zip(weights.items(), orders, strict=True)
     }
-    lowering = lower(model, quantized)
-    assert sum(node.op_type == "Gather" for node in lowering.model.graph) == (1 if same else 2)
+    lowering = edited(model, lower(quantized))
+    assert sum(node.op_type == "Gather" for node in lowering.graph) == (1 if same else 2)
     x = RNG.normal(size=(5, 64)).astype(np.float32)
     # The rows of a weight keep their places: a wrong order would be another function altogether.
     for name, weight in weights.items():
@@ -323,7 +323,7 @@ def test_inputs_in_another_order_are_gathered_once_for_the_layers_that_share_it(
         assert relative(quantized[name].dequantize_stored(), weight) > 1
     exact = x @ (quantized["q"].dequantize() + quantized["v"].dequantize())
     assert relative(run(at_level_zero(lowering), tmp_path, x=x)[0], exact) < 1e-5
-    verify_weight_only(tmp_path / "m.onnx", lowering.nodes)
+    verify_weight_only(tmp_path / "m.onnx", lowered_nodes(lowering))
 
 
 def test_offsets_and_scales_meet_the_order(tmp_path):
@@ -341,9 +341,9 @@ def test_offsets_and_scales_meet_the_order(tmp_path):
     }
     x = RNG.normal(size=(5, 64)).astype(np.float32)
     exact = x @ (quantized["q"].dequantize() + quantized["v"].dequantize())
-    assert relative(run(at_level_zero(lower(model, quantized)), tmp_path, x=x)[0], exact) < 1e-5
+    assert relative(run(at_level_zero(edited(model, lower(quantized))), tmp_path, x=x)[0], exact) < 1e-5
     without = {name: replace(weight, offsets=None) for name, weight in quantized.items()}
-    assert relative(run(at_level_zero(lower(model, without)), tmp_path, x=x)[0], exact) > 1e-2
+    assert relative(run(at_level_zero(edited(model, lower(without))), tmp_path, x=x)[0], exact) > 1e-2
 
 
 def test_a_table_cannot_be_reordered():
@@ -355,4 +355,4 @@ def test_a_table_cannot_be_reordered():
     )
     weight = reordered(RNG.normal(size=(64, 20)).astype(np.float32), np.arange(64)[::-1].copy())
     with pytest.raises(UnsupportedError, match="`table` has its columns in another order"):
-        lower(model, {"table": weight})
+        edited(model, lower({"table": weight}))

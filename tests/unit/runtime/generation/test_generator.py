@@ -4,11 +4,11 @@ from types import SimpleNamespace
 import pytest
 
 from edgeq.errors import DataError, IntegrityError, UsageError
+from edgeq.processors.prompts import PromptTokenizer
 from edgeq.runtime.generation.generator import OnnxTokens, StopReason, TextGenerator, open_tokens
 from edgeq.runtime.generation.sampling import Sampling
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import CacheShape, GenerationSettings, SamplingDefaults
-from edgeq.runtime.generation.tokenizer import PromptTokenizer
 
 SHAPE = CacheShape(2, 1, 1)
 

@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.errors import UnsupportedError
+from edgeq.graph.passes.sequence import edited
 from edgeq.targets.android.nnapi_ops import REWRITES, rewrite_operators
 from edgeq.targets.placement.predict import predict
 
@@ -78,7 +79,7 @@ def test_the_rewrite_computes_the_same(op: str, tmp_path: Path) -> None:
     constants, attributes, tolerance = CASES[op]
     model = model_of(op, constants, **attributes)
     [expected] = run(model.clone(), X, tmp_path)
-    rewritten = rewrite_operators(model)
+    rewritten = edited(model, rewrite_operators())
     # Opset 17 proves that no operator of a later form is left.
     [found] = run(rewritten, X, tmp_path, opset=17)
     assert found.shape == expected.shape
@@ -88,7 +89,7 @@ def test_the_rewrite_computes_the_same(op: str, tmp_path: Path) -> None:
 def test_split_takes_its_opset_13_form(tmp_path: Path) -> None:
     model = model_of("Split", {}, outputs=2, axis=-1, num_outputs=2)
     expected = run(model.clone(), X, tmp_path)
-    for a, b in zip(run(rewrite_operators(model), X, tmp_path, opset=17), expected, strict=True):
+    for a, b in zip(run(edited(model, rewrite_operators()), X, tmp_path, opset=17), expected, strict=True):
         assert np.array_equal(a, b)
 
 
@@ -101,7 +102,7 @@ def test_every_rewrite_is_tested() -> None:
 )
 def test_nnapi_takes_the_rewrite(op: str) -> None:
     constants, attributes, _ = CASES[op]
-    model = rewrite_operators(model_of(op, constants, **attributes))
+    model = edited(model_of(op, constants, **attributes), rewrite_operators())
     model.opset_imports[""] = 17
     found = predict(model, target="android").optimized
     assert found is not None and found.reasons() == {}
@@ -121,4 +122,4 @@ def test_gelu_is_compared_strictly_enough_to_notice_another_activation(tmp_path:
 def test_normalization_over_other_axes_is_refused() -> None:
     model = model_of("LayerNormalization", {"g": np.ones((6, 8), F32)}, axis=1)
     with pytest.raises(UnsupportedError, match="over axis 1"):
-        rewrite_operators(model)
+        edited(model, rewrite_operators())

@@ -9,8 +9,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from edgeq.targets.android.nnapi import separate_scalars
+from edgeq.graph.passes.sequence import edited
 from edgeq.targets.android.nnapi_qdq import GemmQDQ, channel_scale, quantize_gemms, quantize_tables
+from edgeq.targets.android.scalars import separate_scalars
 from edgeq.targets.placement.predict import predict
 
 K, N, ROWS = 12, 6, 4
@@ -81,7 +82,7 @@ def test_error_stays_within_the_steps(share: float, with_bias: bool, tmp_path: P
     model = gemm_model(weight, bias if with_bias else None)
     gemm = item(x, weight, bias if with_bias else None)
     exact = run(model, {"x": x}, tmp_path)
-    found = run(quantize_gemms(model.clone(), [gemm], output_share=share), {"x": x}, tmp_path)
+    found = run(edited(model.clone(), quantize_gemms([gemm], output_share=share)), {"x": x}, tmp_path)
     # tanh has slope at most one.
     assert (np.abs(found - exact) <= bound(x, weight, gemm, share)).all()
 
@@ -94,19 +95,21 @@ def test_one_scale_for_all_columns_breaks_the_bound(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(
         "edgeq.targets.android.nnapi_qdq.channel_scale", lambda w, *_: np.ones(w.shape[1], np.float32)
     )
-    found = run(quantize_gemms(gemm_model(weight, bias), [gemm]), {"x": x}, tmp_path)
+    found = run(edited(gemm_model(weight, bias), quantize_gemms([gemm])), {"x": x}, tmp_path)
     assert not (np.abs(found - exact) <= allowed).all()
 
 
 def test_nnapi_takes_it_in_one_partition() -> None:
     x, weight, bias = case(1)
-    report = predict(quantize_gemms(gemm_model(weight, bias), [item(x, weight, bias)]), target="android")
+    report = predict(
+        edited(gemm_model(weight, bias), quantize_gemms([item(x, weight, bias)])), target="android"
+    )
     assert report.is_full and report.as_shipped.min_android_api == 29
 
 
 def test_weights_are_int8_per_tensor_and_bias_int32() -> None:
     x, weight, bias = case(2)
-    model = quantize_gemms(gemm_model(weight, bias), [item(x, weight, bias)])
+    model = edited(gemm_model(weight, bias), quantize_gemms([item(x, weight, bias)]))
     constants = {name: v.const_value for name, v in model.graph.initializers.items()}
     assert constants["linear.weight.quantized"].dtype == ir.DataType.INT8
     assert constants["linear.weight.scale"].size == 1
@@ -142,7 +145,7 @@ def test_tables_are_uint8_with_even_columns(tmp_path: Path) -> None:
     model = ir.Model(
         ir.Graph([ids], [output], nodes=[gather], initializers=[data], opset_imports={"": 17}), ir_version=8
     )
-    quantize_tables(model, ["lookup"])
+    quantize_tables(["lookup"])(model)
     feeds = {"ids": np.array([[0, 40, 69]], np.int32)}
     found = run(model, feeds, tmp_path)
     # Half a step of each column's own even share of the table-wide grid: 1.5 covers the asymmetric range.
@@ -154,7 +157,7 @@ def test_tables_are_uint8_with_even_columns(tmp_path: Path) -> None:
 def test_scales_never_equal_another_scalar() -> None:
     """ONNX Runtime merges equal scalars; a scale that is also an operand is landmine L6."""
     x, weight, bias = case(1)
-    model = quantize_gemms(gemm_model(weight, bias), [item(x, weight, bias)])
+    model = edited(gemm_model(weight, bias), quantize_gemms([item(x, weight, bias)]))
     scale = model.graph.initializers["x.scale"].const_value.numpy()
     twin = value("twin", np.asarray(scale).reshape(1))
     model.graph.register_initializer(twin)
@@ -163,6 +166,6 @@ def test_scales_never_equal_another_scalar() -> None:
     product.outputs[0].name = "twinned"
     tanh.replace_input_with(0, product.outputs[0])
     model.graph.insert_before(tanh, product)
-    separate_scalars(model)
+    separate_scalars()(model)
     moved = model.graph.initializers["x.scale"].const_value.numpy()
     assert moved != scale and moved == pytest.approx(scale, rel=1e-6)

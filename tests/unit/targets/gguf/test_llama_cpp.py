@@ -13,9 +13,9 @@ import pytest
 
 from edgeq.errors import DataError, ModelError
 from edgeq.exporters.causal_lm import open_original
+from edgeq.processors.prompts import PromptTokenizer
 from edgeq.runtime.generation.llama_cpp import LlamaCppModel, LlamaCppTokens
 from edgeq.runtime.generation.sampling import Sampling
-from edgeq.runtime.generation.tokenizer import PromptTokenizer
 from edgeq.runtime.perplexity import greedy
 from edgeq.targets.base import CheckpointInput
 from edgeq.targets.gguf.session import GgufSession

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph.edit import Editor, attribute
+from edgeq.graph.passes.in_place import in_place
 from edgeq.types import Array
 
 INT8_LEVEL, FLOAT32_LEVEL = 4, 1
@@ -52,19 +53,21 @@ def known_roundings(model: ir.Model) -> tuple[Rounding, ...]:
     return tuple(found)
 
 
-def with_activation_rounding(model: ir.Model, rounding: Rounding) -> ir.Model:
-    """A clone that computes block-quantized layers in one way, wherever it is run.
+@in_place
+def round_activations(model: ir.Model, rounding: Rounding) -> bool:
+    """Compute block-quantized layers in one way, wherever the graph is run.
 
     Layers that kernels of that kind do not take stay with those of the machine.
     """
-    model = model.clone()
     editor = Editor(model)
+    is_changed = False
     rounded: dict[tuple[ir.Value, int], ir.Value] = {}
     for node in list(_layers(model)):
         value = node.inputs[0]
         if value is None or not _applies(rounding, node):
             continue
         node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", FLOAT32_LEVEL)
+        is_changed = True
         if rounding is Rounding.NONE:
             continue
         size = attribute(node, "block_size", 0) if rounding is Rounding.BLOCK else 0
@@ -73,7 +76,8 @@ def with_activation_rounding(model: ir.Model, rounding: Rounding) -> ir.Model:
         node.replace_input_with(0, rounded[value, size])
         if rounding is Rounding.ROW:
             _cut_scales(editor, node)
-    return editor.finish()
+    editor.finish()
+    return is_changed
 
 
 def cut_to_bfloat16(values: Array) -> Array:

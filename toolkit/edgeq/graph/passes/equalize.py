@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from edgeq.errors import UnsupportedError
 from edgeq.graph.edit import Editor, attribute, bias_input, constant_of
+from edgeq.graph.passes.in_place import in_place
 from edgeq.types import FloatArray
 
 
@@ -31,8 +32,9 @@ def equalized_name(tensor: str) -> str:
     return f"{tensor}.equalized"
 
 
-def equalize(model: ir.Model, equalizations: Sequence[EqualizationLike]) -> ir.Model:
-    """Divide activations by `scale` and multiply the weights behind them; returns an edited clone.
+@in_place
+def equalize(model: ir.Model, equalizations: Sequence[EqualizationLike]) -> bool:
+    """Divide activations by `scale` and multiply the weights behind them.
 
     The division is an explicit Mul by `1 / scale` shared by every layer that reads the tensor, or sits in the output
     columns of the layer named by `folded_into`.
@@ -40,7 +42,6 @@ def equalize(model: ir.Model, equalizations: Sequence[EqualizationLike]) -> ir.M
     Raises:
         UnsupportedError: one weight would need two different scales.
     """
-    model = model.clone()
     editor = Editor(model)
     nodes = {node.name: node for node in model.graph}
     scaled: dict[tuple[str, str], FloatArray] = {}
@@ -52,7 +53,8 @@ def equalize(model: ir.Model, equalizations: Sequence[EqualizationLike]) -> ir.M
             _scale_weight(model, nodes[item.folded_into], np.float32(1) / item.scale, "columns", scaled)
         else:
             _insert_mul(editor, linears, item)
-    return editor.finish()
+    editor.finish()
+    return bool(equalizations)
 
 
 def _insert_mul(editor: Editor, linears: list[ir.Node], item: EqualizationLike) -> None:

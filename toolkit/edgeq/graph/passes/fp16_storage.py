@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from edgeq.errors import UnsupportedError
 from edgeq.graph.edit import Editor
+from edgeq.graph.passes.in_place import in_place
 from edgeq.graph.streamed_tensor import StreamedTensor
 from edgeq.numerics import FP16_MAX
 from edgeq.types import Array
@@ -17,14 +18,15 @@ MIN_ELEMENTS = 1024
 """Smaller tensors (biases, normalization) stay in float32: they cost nothing and matter most."""
 
 
-def store_fp16(model: ir.Model, only: Collection[str] | None = None) -> ir.Model:
-    """Store large float32 initializers (or `only` those named) as float16 behind a Cast; returns an edited clone.
+@in_place
+def store_fp16(model: ir.Model, only: Collection[str] | None = None) -> bool:
+    """Store large float32 initializers (or `only` those named) as float16 behind a Cast.
 
     Raises:
         UnsupportedError: a weight does not fit float16.
     """
-    model = model.clone()
     editor = Editor(model)
+    is_changed = False
     for value in list(model.graph.initializers.values()):
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < MIN_ELEMENTS:
@@ -42,7 +44,9 @@ def store_fp16(model: ir.Model, only: Collection[str] | None = None) -> ir.Model
             shape=value.shape,
         )
         value.replace_all_uses_with(cast)
-    return editor.finish()
+        is_changed = True
+    editor.finish()
+    return is_changed
 
 
 def _in_half(tensor: ir.TensorProtocol) -> Array | StreamedTensor:

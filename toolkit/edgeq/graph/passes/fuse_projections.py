@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph.edit import Editor, attribute, constant_of, only_user
-from edgeq.graph.passes.weight_only import DOMAIN, LoweredNode, Lowering
+from edgeq.graph.passes.in_place import in_place
+from edgeq.graph.passes.weight_only import DOMAIN, LoweredNode, lowered_nodes, note_lowered
 from edgeq.graph.streamed_tensor import StreamedTensor, streamed
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ class _Projection:
     output: ir.Value
 
 
-def fuse_projections(lowering: Lowering) -> Lowering:
-    """Fuse what feeds each GroupQueryAttention; returns an edited clone and what is in it now."""
-    model = lowering.model.clone()
+@in_place
+def fuse_projections(model: ir.Model) -> bool:
+    """Fuse what feeds each GroupQueryAttention; `lowered_nodes` then says what is in the graph."""
     editor = Editor(model)
     fused: dict[str, str] = {}
     for node in list(model.graph):
@@ -47,12 +48,14 @@ def fuse_projections(lowering: Lowering) -> Lowering:
                 name = _fuse(editor, node, found)
                 fused |= {str(part.product.name): name for part in found}
     nodes: dict[str, LoweredNode] = {}
-    for item in lowering.nodes:
+    for item in lowered_nodes(model):
         name = fused.get(item.name, item.name)
         before = nodes.get(name)
         rows = item.out_features + (before.out_features if before else 0)
         nodes[name] = replace(item, name=name, out_features=rows)
-    return Lowering(editor.finish(), tuple(nodes.values()))
+    note_lowered(model, nodes.values())
+    editor.finish()
+    return bool(fused)
 
 
 def _projection(value: ir.Value | None) -> _Projection | None:

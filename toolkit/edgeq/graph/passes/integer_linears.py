@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph.edit import Editor, attribute, bias_input, constant_of, only_user
+from edgeq.graph.passes.in_place import in_place
 
 DOMAIN = "com.microsoft"
 MOVES_DATA = frozenset({"Reshape", "Transpose"})
@@ -35,25 +36,25 @@ class _Parts:
     transposed: bool
 
 
-def fuse_integer_linears(model: ir.Model) -> ir.Model:
-    """Replace every linear layer in QDQ form by MatMulIntegerToFloat; returns an edited clone.
+@in_place
+def fuse_integer_linears(model: ir.Model) -> bool:
+    """Replace every linear layer in QDQ form by MatMulIntegerToFloat.
 
     Args:
         model: from `quantize_linears`: inputs per tensor, weights int8 symmetric per output channel.
     """
-    model = model.clone()
     editor = Editor(model)
     transposed: dict[str, ir.Value] = {}
-    for node in list(model.graph):
-        parts = _parts(node)
-        if parts is not None:
-            _fuse(editor, node, parts, transposed)
+    found = [(node, parts) for node in model.graph if (parts := _parts(node)) is not None]
+    for node, parts in found:
+        _fuse(editor, node, parts, transposed)
     editor.finish()
     for node in list(model.graph):
         if node.op_type == "QuantizeLinear":
             _quantize_before_moving(node)
     model.graph.opset_imports.setdefault(DOMAIN, 1)
-    return editor.finish()
+    editor.finish()
+    return bool(found)
 
 
 def _parts(node: ir.Node) -> _Parts | None:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from edgeq.graph.passes.in_place import in_place
+
 NORMALIZATIONS = frozenset({"LayerNormalization"})
 
 
-def write_residual_sums(model: ir.Model) -> ir.Model:
-    """Turn every Add that a LayerNormalization reads into a Sum; returns an edited clone."""
-    model = model.clone()
+@in_place
+def write_residual_sums(model: ir.Model) -> bool:
+    """Turn every Add that a LayerNormalization reads into a Sum."""
+    is_changed = False
     for node in model.graph:
         if node.op_type in NORMALIZATIONS:
             added = node.inputs[0].producer() if node.inputs[0] is not None else None
             if added is not None and added.op_type == "Add" and added.domain == "":
                 added.op_type = "Sum"
-    return model
+                is_changed = True
+    return is_changed

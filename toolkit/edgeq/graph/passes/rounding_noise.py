@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph.edit import Editor, constant_of
+from edgeq.graph.passes.in_place import in_place
 
 QUANTIZERS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulNBits"})
 """Operators that round their first input to integers; MatMulNBits does where its accuracy level says so."""
@@ -28,8 +29,9 @@ def has_quantizers(model: ir.Model) -> bool:
     return any(True for _ in _places(model, QUANTIZERS))
 
 
-def with_rounding_noise(model: ir.Model, seed: int, last_bits: int = 1) -> ir.Model:
-    """A clone that adds up to one last bit of a tensor's largest value, uniformly, to each value about to be rounded.
+@in_place
+def add_rounding_noise(model: ir.Model, seed: int, last_bits: int = 1) -> bool:
+    """Add up to one last bit of a tensor's largest value, uniformly, to each value about to be rounded.
 
     Graphs without quantizers get it in front of their linear layers.
 
@@ -38,7 +40,6 @@ def with_rounding_noise(model: ir.Model, seed: int, last_bits: int = 1) -> ir.Mo
         seed: of the noise; every run of a session draws anew.
         last_bits: times a last bit.
     """
-    model = model.clone()
     editor = Editor(model)
     places = list(_places(model, QUANTIZERS)) or list(_places(model, LINEARS))
     noisy: dict[ir.Value, ir.Value] = {}
@@ -46,7 +47,8 @@ def with_rounding_noise(model: ir.Model, seed: int, last_bits: int = 1) -> ir.Mo
         if value not in noisy:
             noisy[value] = _add_noise(editor, node, value, seed * len(places) + index, last_bits * LAST_BIT)
         node.replace_input_with(0, noisy[value])
-    return editor.finish()
+    editor.finish()
+    return bool(places)
 
 
 def _places(model: ir.Model, operators: frozenset[str]) -> Iterator[tuple[ir.Node, ir.Value]]:

@@ -13,7 +13,9 @@ from types import MappingProxyType
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph.edit import Editor, attribute, bias_input, constant_of
+from edgeq.graph.edit import Editor, attribute
+from edgeq.graph.passes.in_place import in_place
+from edgeq.graph.passes.shift_biases import shift_bias
 from edgeq.graph.static_weight import StaticWeight, nearest_codes
 from edgeq.numerics import IntDtype, affine_params, quantize_affine, symmetric_scale
 from edgeq.saturation import CODE_LIMIT
@@ -38,14 +40,15 @@ class LinearQDQ:
 _NEAREST: Mapping[str, StaticWeight] = MappingProxyType({})
 
 
+@in_place
 def quantize_linears(
     model: ir.Model,
     linears: Sequence[LinearQDQ],
     weights: Mapping[str, StaticWeight] = _NEAREST,
     *,
     activation_dtype: IntDtype = "uint8",
-) -> ir.Model:
-    """Insert Q/DQ around the inputs of MatMuls and int8 per-channel weights behind a DQ; returns an edited clone.
+) -> bool:
+    """Insert Q/DQ around the inputs of MatMuls and int8 per-channel weights behind a DQ.
 
     Args:
         model: a graph whose MatMul weights are `[in, out]` initializers.
@@ -53,7 +56,6 @@ def quantize_linears(
         weights: codes by initializer; what is not there is rounded to nearest.
         activation_dtype: uint8 is what x86-64 kernels take; int8 has the same grid, shifted by 128.
     """
-    model = model.clone()
     editor = Editor(model)
     nodes = {node.name: node for node in model.graph}
     inputs: dict[tuple[str, tuple[float, float]], tuple[ir.Value, ir.Value, ir.Value]] = {}
@@ -64,7 +66,8 @@ def quantize_linears(
         _quantize_weight(editor, node, weights, done)
         if item.bias_shift is not None:
             shift_bias(editor, node, item.bias_shift)
-    return editor.finish()
+    editor.finish()
+    return bool(linears)
 
 
 def _quantize_input(
@@ -134,30 +137,9 @@ def quantize_rows(table: Array) -> tuple[Array, FloatArray]:
     return np.maximum(codes, -CODE_LIMIT), scale
 
 
-def shift_bias(editor: Editor, node: ir.Node, shift: FloatArray) -> None:
-    """Add `shift` to the layer's own bias, or give it one."""
-    place = bias_input(node)
-    if place is None:
-        _add_bias(editor, node, shift)
-        return
-    user, index = place
-    data = constant_of(user.inputs[index])
-    assert data is not None
-    user.replace_input_with(index, editor.constant((data + shift).astype(np.float32), f"{node.name}.bias"))
-
-
-def _add_bias(editor: Editor, node: ir.Node, bias: FloatArray) -> None:
-    product = node.outputs[0]
-    value = editor.constant(bias, f"{node.name}.bias")
-    shifted = editor.op("Add", [product, value], f"{node.name}.shifted", shape=product.shape)
-    adder = shifted.producer()
-    assert adder is not None
-    editor.take_over(product, shifted, adder)
-
-
-def quantize_embeddings(model: ir.Model, names: Sequence[str]) -> ir.Model:
+@in_place
+def quantize_embeddings(model: ir.Model, names: Sequence[str]) -> bool:
     """Store embedding tables as int8 with one scale per row: Gather codes, Gather scales, Cast, Mul."""
-    model = model.clone()
     editor = Editor(model)
     nodes = {node.name: node for node in model.graph}
     tables: Mapping[str, tuple[ir.Value, ir.Value]] = {}
@@ -165,7 +147,8 @@ def quantize_embeddings(model: ir.Model, names: Sequence[str]) -> ir.Model:
         node = nodes[name]
         tables = {**tables, **_row_table(editor, node, tables)}
         _replace_gather(editor, node, *tables[str(node.inputs[0].name)])  # type: ignore[union-attr]
-    return editor.finish()
+    editor.finish()
+    return bool(names)
 
 
 def _row_table(

@@ -7,18 +7,19 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from edgeq.errors import ConfigError
+from edgeq.graph.passes.in_place import in_place
 
 FOLD_LIMIT_BYTES = 1 << 28
 """Largest tensor folding may read or make; position tables of long models stay below it."""
 
 
-def fix_dimensions(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
-    """Replace named free dimensions by sizes, in a clone, and fold constants.
+@in_place
+def fix_dimensions(model: ir.Model, sizes: Mapping[str, int]) -> bool:
+    """Replace named free dimensions by sizes, and fold constants.
 
     Raises:
         ConfigError: a name no input has (silently changing nothing is the classic trap), or a dimension stays free.
     """
-    model = model.clone()
     known = {
         str(dim) for value in model.graph.inputs for dim in value.shape or () if not isinstance(dim, int)
     }
@@ -30,12 +31,12 @@ def fix_dimensions(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
     for value in model.graph.inputs:
         if value.shape is not None:
             value.shape = ir.Shape([_sized(dim, sizes) for dim in value.shape])
-    fold_constants(model)
-    return model
+    _fold_constants(model)
+    return True
 
 
-def fold_constants(model: ir.Model) -> None:
-    """Re-infer every shape and evaluate what depends on constants only; in place."""
+def _fold_constants(model: ir.Model) -> None:
+    """Re-infer every shape and evaluate what depends on constants only."""
     import logging
 
     from onnxscript import optimizer

@@ -22,6 +22,7 @@ from edgeq.graph.block_weight import BlockWeight
 from edgeq.graph.edit import Editor, attribute
 from edgeq.graph.passes.block_factors import write_product
 from edgeq.graph.passes.block_offsets import OffsetWriter
+from edgeq.graph.passes.in_place import in_place
 from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
@@ -55,16 +56,24 @@ class LoweredNode:
     out_features: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Lowering:
-    """An edited clone of the graph and what was written into it (for `verify_weight_only`)."""
-
-    model: ir.Model
-    nodes: tuple[LoweredNode, ...]
+LOWERED = "edgeq.lowered"
+"""Under this key a graph's `meta` says what was written into it; nothing of it is saved."""
 
 
-def lower_weight_only(model: ir.Model, weights: Mapping[str, BlockWeight]) -> Lowering:
-    """Replace the operators that read these weights; returns an edited clone.
+def lowered_nodes(model: ir.Model) -> tuple[LoweredNode, ...]:
+    """What the passes wrote into a graph, for `verify_weight_only`."""
+    nodes: tuple[LoweredNode, ...] = model.graph.meta.get(LOWERED, ())
+    return nodes
+
+
+def note_lowered(model: ir.Model, nodes: Iterable[LoweredNode]) -> None:
+    """Say what is in a graph now."""
+    model.graph.meta[LOWERED] = tuple(nodes)
+
+
+@in_place
+def lower_weight_only(model: ir.Model, weights: Mapping[str, BlockWeight]) -> bool:
+    """Replace the operators that read these weights; `lowered_nodes` then says by what.
 
     Args:
         model: MatMul and Gemm weights are initializers, `[K, N]` or transposed; tables are `[rows, K]`.
@@ -74,11 +83,12 @@ def lower_weight_only(model: ir.Model, weights: Mapping[str, BlockWeight]) -> Lo
         ModelError: a name is not in the graph, or a weight has another shape there.
         UnsupportedError: the weight is read in a way these operators do not offer.
     """
-    model = model.clone()
     writer = _Writer(model)
     nodes = [writer.lower(node, weight) for node, weight in _targets(model, weights)]
     model.graph.opset_imports[DOMAIN] = 1
-    return Lowering(writer.editor.finish(), tuple(nodes))
+    writer.editor.finish()
+    note_lowered(model, nodes)
+    return bool(nodes)
 
 
 def _targets(model: ir.Model, weights: Mapping[str, BlockWeight]) -> list[tuple[ir.Node, BlockWeight]]:

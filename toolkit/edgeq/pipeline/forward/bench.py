@@ -170,11 +170,11 @@ class ForwardTimer:
         """Those variants of a bundle that ONNX Runtime runs, by id behind a prefix."""
         return {
             f"{prefix}{variant.id}": Model(
-                bundle.file(variant.model),
+                bundle.model_path(variant),
                 variant,
                 ordered_level(variant.requirements),
                 saturated_here(partial(saturating_layers, bundle, variant)),
-                bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0,
+                bundle.manifest.text_processor.pad_id if bundle.manifest.text_processor else 0,
             )
             for variant in bundle.variants
             if variant.runtime == ONNX_RUNTIME
@@ -233,7 +233,7 @@ class ForwardTimer:
     def _longest(self, contenders: Mapping[str, Model]) -> int:
         """Tokens that every contender takes."""
         static = [length for model in contenders.values() if (length := model.static_length) is not None]
-        tokenizer = self._bundle.manifest.tokenizer
+        tokenizer = self._bundle.manifest.text_processor
         return min([MEMORY_TOKENS, *static, *([tokenizer.max_length] if tokenizer else [])])
 
     def _cases(

@@ -15,7 +15,7 @@ from edgeq.types import Array, Feeds, Sample
 
 if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData
-    from edgeq.runtime.text import TextPreprocessor
+    from edgeq.processors.text import TextPreprocessor
     from edgeq.tasks import TaskEntry
 
 SEARCH_SAMPLES = 64
@@ -74,7 +74,7 @@ def divide(
         entry: of the model's kind, which reads samples of some form.
         max_length: tokens the shortest variant takes; judging and golden samples are cut to it.
     """
-    judge = preprocessor.with_max_length(min(max_length, preprocessor.max_length))
+    judge = preprocessor.fit(min(max_length, preprocessor.max_length))
     if data.feeds is not None:
         return _divide_feeds(data.feeds, preprocessor, calibration_samples, judge.max_length)
     samples = entry.arrange(data.samples, preprocessor)

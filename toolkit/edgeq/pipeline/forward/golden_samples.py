@@ -14,7 +14,7 @@ from edgeq.quantize.batches import FeedBatches
 from edgeq.types import Feeds, Sample
 
 if TYPE_CHECKING:
-    from edgeq.runtime.text import TextPreprocessor
+    from edgeq.processors.text import TextPreprocessor
 
 SINGLES = 5
 """Single samples over the whole span of lengths."""
@@ -54,7 +54,7 @@ def golden_samples(
         lengths: longest sequences that variants take; the shortest is that of most cases.
     """
     limits = sorted({min(length, preprocessor.max_length) for length in lengths})
-    judge = preprocessor.with_max_length(limits[0])
+    judge = preprocessor.fit(limits[0])
     order = _by_length(samples, judge)
     cases: dict[str, tuple[Sample, ...]] = {
         f"single-{index:02d}": (sample,) for index, sample in enumerate(_spread(order, SINGLES))
@@ -68,7 +68,7 @@ def golden_samples(
     found = [GoldenSample(name, texts, judge(texts)) for name, texts in cases.items() if texts]
     for limit in limits:
         cut = (_longer_than(limit, order, preprocessor),)
-        found.append(GoldenSample(f"cut-{limit}", cut, preprocessor.with_max_length(limit)(cut)))
+        found.append(GoldenSample(f"cut-{limit}", cut, preprocessor.fit(limit)(cut)))
     return tuple(found)
 
 
@@ -87,7 +87,7 @@ def golden_feeds(feeds: Feeds) -> tuple[GoldenSample, ...]:
 
 def _by_length(samples: Sequence[Sample], preprocessor: TextPreprocessor) -> list[Sample]:
     """Shortest first."""
-    lengths = preprocessor.token_lengths(samples)
+    lengths = preprocessor.costs(samples)
     order = sorted(range(len(samples)), key=lambda index: (lengths[index], index))
     return [samples[index] for index in order]
 
@@ -111,7 +111,7 @@ def _longer_than(limit: int, ordered: Sequence[Sample], preprocessor: TextPrepro
     is_pair = not isinstance(ordered[-1], str)
     texts = [sample if isinstance(sample, str) else sample[1] for sample in reversed(ordered)]
     joined = ""
-    while preprocessor.token_lengths([joined])[0] <= limit:
+    while preprocessor.costs([joined])[0] <= limit:
         before = joined
         joined = " ".join([joined, *texts]).strip()
         if joined == before:  # only empty texts

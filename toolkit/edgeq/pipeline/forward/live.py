@@ -12,7 +12,7 @@ import numpy as np
 from edgeq.calibration import load_samples
 from edgeq.errors import DataError, ModelError
 from edgeq.exporters.library import open_original
-from edgeq.graph.canonical import SEQUENCE
+from edgeq.graph.component import SEQUENCE
 from edgeq.pipeline.forward.data import EVALUATION_BATCH
 from edgeq.pipeline.labelled import Labelled, read_labelled
 from edgeq.pipeline.validation.judge import Compared, Examined
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgeq.exporters.library import TextReference
     from edgeq.pipeline.executions import Execution
     from edgeq.pipeline.validation.request import ValidationRequest
-    from edgeq.runtime.text import TextPreprocessor
+    from edgeq.processors.text import TextPreprocessor
     from edgeq.tasks import Head, TaskEntry
 
 
@@ -161,7 +161,7 @@ def open_comparands(bundle: Bundle, head: Head, request: ValidationRequest, prog
     preprocessor = load_preprocessor(bundle)
     if preprocessor is None:
         raise DataError("the bundle has no tokenizer; texts need one")
-    judge = preprocessor.with_max_length(_shortest(bundle, preprocessor))
+    judge = preprocessor.fit(_shortest(bundle, preprocessor))
     labelled = None if request.labels is None else read_labelled(request.labels, head, progress.notice)
     if request.against is None:
         assert labelled is not None

@@ -9,8 +9,8 @@ import numpy as np
 
 from edgeq.errors import DataError
 from edgeq.pipeline.forward.data import DataSets
+from edgeq.processors.prompts import PromptTokenizer
 from edgeq.quantize.batches import FeedBatches
-from edgeq.runtime.generation.tokenizer import PromptTokenizer
 from edgeq.runtime.perplexity import Window, sliding_windows
 from edgeq.types import Array, Sample
 

@@ -22,9 +22,9 @@ from edgeq.bundle.language_golden import (
 )
 from edgeq.errors import DataError
 from edgeq.pipeline.generation.settings import read_settings, settings_files
+from edgeq.processors.prompts import PromptTokenizer
 from edgeq.runtime.generation.chat import render_chat
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
-from edgeq.runtime.generation.tokenizer import PromptTokenizer
 from edgeq.runtime.perplexity import Logits
 from edgeq.types import FloatArray
 

@@ -13,7 +13,7 @@ from edgeq.bundle.decoder_cases import check_decoder_case
 from edgeq.errors import UnsupportedError
 from edgeq.onnx_runtime import ordered_level
 from edgeq.pipeline.executions import Execution
-from edgeq.pipeline.generation.file_run import Run, executed_run, simulated_run
+from edgeq.pipeline.generation.file_runs import Run, executed_run, simulated_run
 from edgeq.pipeline.generation.language_report import LanguageReport
 from edgeq.pipeline.generation.live import LiveText, open_live
 from edgeq.pipeline.generation.replay import (
@@ -124,7 +124,7 @@ class GenerationJudge:
         yield self._graph(variant) if variant.runtime == ONNX_RUNTIME else self._file(variant)
 
     def _graph(self, variant: Variant) -> SequenceExecution:
-        request, model = self.request, self.bundle.file(variant.model)
+        request, model = self.request, self.bundle.model_path(variant)
         executor = open_executor(
             cast("Place", request.on),
             cpu=request.cpu,
@@ -149,7 +149,7 @@ class GenerationJudge:
 
     def _file(self, variant: Variant) -> SequenceExecution:
         """A variant that its target's runtime runs, or, where that is not installed, the original with its weights."""
-        model = self.bundle.file(variant.model)
+        model = self.bundle.model_path(variant)
         target = cast("CheckpointTarget", get_target(self.bundle.manifest.target))
         run: Run | None = executed_run(target, variant_spec(variant), model)
         if run is None and self.live is not None and self.live.original is not None:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from edgeq.bundle.manifest import Variant
     from edgeq.exporters.causal_lm.original import OriginalLanguageModel
     from edgeq.pipeline.validation.request import ValidationRequest
+    from edgeq.processors.prompts import PromptTokenizer
     from edgeq.progress import Progress
     from edgeq.runtime.generation.settings import GenerationSettings
-    from edgeq.runtime.generation.tokenizer import PromptTokenizer
 
 GREEDY_PROMPTS = 4
 GREEDY_PROMPT_TOKENS = 16

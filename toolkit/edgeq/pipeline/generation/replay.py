@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.language_golden import GreedyAnswer
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
-    from edgeq.runtime.generation.tokenizer import PromptTokenizer
+    from edgeq.processors.prompts import PromptTokenizer
 
 NO_RECORD = (
     f"the bundle has no {LANGUAGE_FILE}: token ids, chats, settings and answers are not compared with any"
@@ -149,7 +149,7 @@ def _is_same_refusal(recorded: RenderedChat, found: str) -> bool:
 def _with_settings(
     report: LanguageReport, bundle: Bundle, golden: LanguageGolden, variants: Sequence[Variant]
 ) -> LanguageReport:
-    there = {name for variant in variants for name in settings_files(bundle.folder, variant.model)}
+    there = {name for variant in variants for name in settings_files(bundle.folder, variant.model_file)}
     for name, recorded in golden.settings.items():
         if name not in there:
             report = report.extended("settings", len(recorded), [f"`{name}` is missing"])

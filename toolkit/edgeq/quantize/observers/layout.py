@@ -7,10 +7,10 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.graph.component import Padding
 from edgeq.types import Array, Feeds
 
 Mask = npt.NDArray[np.bool_]
-ATTENTION_MASK = "attention_mask"
 
 
 class Layout(StrEnum):
@@ -59,9 +59,10 @@ def layout_for(tensor: Array, mask: Mask | None) -> Layout:
     return layout_of(tensor.shape, *(tensor.shape[:2] if tensor.ndim == 3 else (tensor.shape[0], 1)))
 
 
-def mask_of(feeds: Feeds, name: str | None = ATTENTION_MASK) -> Mask | None:
-    """Which tokens are real, `[batch, sequence]`; None where the feeds do not say."""
-    return feeds[name] != 0 if name is not None and name in feeds else None
+def mask_of(feeds: Feeds, padding: Padding | None) -> Mask | None:
+    """Which positions are real, `[batch, sequence]`; None where the feeds do not say."""
+    mask = None if padding is None else padding.mask(feeds)
+    return None if mask is None else mask != 0
 
 
 def rows_of(tensor: Array, layout: Layout, mask: Mask | None) -> Array:

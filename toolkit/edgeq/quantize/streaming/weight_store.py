@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from edgeq.graph.block_weight import BlockWeight
+from edgeq.graph.passes.in_place import in_place
 from edgeq.graph.streamed_tensor import StreamedTensor
 from edgeq.numerics import unpack_int4
+from edgeq.quantize.formats import Blocks
 from edgeq.quantize.streaming.external_data import ExternalDataWriter, Region
 from edgeq.quantize.streaming.stacked_rows import StackedRows
 from edgeq.quantize.streaming.stored_tensor import StoredTensor
-from edgeq.quantize.weight_only.base import QuantizedWeight, WeightSpec
-from edgeq.quantize.weight_only.matmul_nbits import to_block_weight
+from edgeq.quantize.weight_only.base import QuantizedWeight
+from edgeq.quantize.weight_only.matmul_nbits import lower, to_block_weight
 from edgeq.scratch import ScratchFolder
 from edgeq.types import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-    from edgeq.graph.passes.weight_only import Lowering
 
 
 class Codes(Protocol):
@@ -214,7 +214,7 @@ def _unpacked(block: BlockWeight, method: str, notes: tuple[str, ...]) -> Quanti
         q=unpack_int4(block.data, block.block_size) if block.bits == 4 else block.data,
         scales=block.scales.astype(np.float32),
         zero_points=zeros,
-        spec=WeightSpec(
+        spec=Blocks(
             block.bits,
             block.block_size,
             zeros is None,
@@ -252,17 +252,17 @@ class QuantizedWeights(Mapping[str, QuantizedWeight]):
         return len(self.codes)
 
 
-def lower_weights(model: ir.Model, weights: Mapping[str, QuantizedWeight]) -> Lowering:
+@in_place
+def lower_weights(model: ir.Model, weights: Mapping[str, QuantizedWeight]) -> bool:
     """`matmul_nbits.lower`; weights in a store become references to it."""
     from edgeq.graph.passes.weight_only import lower_weight_only
-    from edgeq.quantize.weight_only.matmul_nbits import lower
 
     if not isinstance(weights, QuantizedWeights):
-        return lower(model, weights)
-    lowering = lower_weight_only(model, {name: codes.block() for name, codes in weights.codes.items()})
+        return lower(weights)(model).modified
+    result = lower_weight_only({name: codes.block() for name, codes in weights.codes.items()})(model)
     for store in {codes.store for codes in weights.codes.values() if isinstance(codes, StoredCodes)}:
-        _refer_to(lowering.model, store)
-    return lowering
+        _refer_to(model, store)
+    return result.modified
 
 
 def _refer_to(model: ir.Model, store: WeightStore) -> None:

@@ -9,12 +9,11 @@ import numpy as np
 
 from edgeq.graph.block_weight import BlockWeight, pack_codes
 from edgeq.numerics import block_count, join_blocks, split_blocks
-from edgeq.quantize.weight_only.base import BLOCK_SIZES, PER_CHANNEL, QuantizedWeight
+from edgeq.quantize.formats import BLOCK_SIZES, PER_CHANNEL
+from edgeq.quantize.weight_only.base import QuantizedWeight
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from edgeq.graph.passes.weight_only import Lowering
+    from edgeq.graph.passes.sequence import EditPass
 
 
 def to_block_weight(weight: QuantizedWeight) -> BlockWeight:
@@ -54,8 +53,8 @@ def storage_block_size(in_features: int, bits: int) -> int:
     return min(reversed(BLOCK_SIZES), key=row_bytes)
 
 
-def lower(model: ir.Model, weights: Mapping[str, QuantizedWeight]) -> Lowering:
-    """Lower `model` with these weights, by initializer or node name; see `graph.passes.weight_only`."""
+def lower(weights: Mapping[str, QuantizedWeight]) -> EditPass:
+    """`graph.passes.weight_only` with these weights, by initializer or node name."""
     from edgeq.graph.passes.weight_only import lower_weight_only
 
-    return lower_weight_only(model, {name: to_block_weight(weight) for name, weight in weights.items()})
+    return lower_weight_only({name: to_block_weight(weight) for name, weight in weights.items()})

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from edgeq.errors import DataError, IntegrityError, UnsupportedError, UsageError
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, ordered_level
+from edgeq.processors.prompts import PromptTokenizer
+from edgeq.processors.text import TOKENIZER_FILE
 from edgeq.runtime.generation.chat import render_chat
 from edgeq.runtime.generation.decoding import StreamDecoder
 from edgeq.runtime.generation.sampling import Sampler, Sampling
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
-from edgeq.runtime.generation.tokenizer import PromptTokenizer
-from edgeq.runtime.text import TOKENIZER_FILE
 from edgeq.types import Task
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def generator_of(
     tokenizer = bundle_tokenizer(bundle)
     chosen = bundle.variant(variant) if variant else bundle.variants[0]
     tokens = open_tokens(
-        bundle.file(chosen.model),
+        bundle.model_path(chosen),
         chosen.runtime,
         settings,
         engine=engine,
@@ -337,7 +337,7 @@ def bundle_tokenizer(bundle: Bundle) -> PromptTokenizer:
     Raises:
         IntegrityError: it has none.
     """
-    info = bundle.manifest.tokenizer
+    info = bundle.manifest.text_processor
     if info is None:
         raise IntegrityError(f"`{bundle.path}` has no tokenizer")
     return PromptTokenizer((bundle.file(info.path) / TOKENIZER_FILE).read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeq.errors import DataError, ModelError
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, session_options
+from edgeq.processors.text_inputs import ATTENTION_MASK, INPUT_IDS
 from edgeq.runtime.generation.settings import CacheShape
 from edgeq.types import Array, FloatArray
 
@@ -108,8 +109,8 @@ class DecoderSession:
         if total > state.capacity:
             raise DataError(f"{total} tokens do not fit a cache of {state.capacity}")
         binding = self._bound(state)
-        binding.bind_cpu_input("input_ids", ids)
-        binding.bind_cpu_input("attention_mask", np.ones((1, total), np.int64))
+        binding.bind_cpu_input(INPUT_IDS, ids)
+        binding.bind_cpu_input(ATTENTION_MASK, np.ones((1, total), np.int64))
         logits = self._run(binding, state)
         state.length = total
         result: FloatArray = logits[0]
@@ -194,7 +195,7 @@ class DecoderSession:
         return logits
 
     def _check_names(self) -> None:
-        expected = {"input_ids", "attention_mask", *self._past}
+        expected = {INPUT_IDS, ATTENTION_MASK, *self._past}
         inputs = {item.name for item in self._session.get_inputs()}
         outputs = {item.name for item in self._session.get_outputs()}
         if inputs != expected or outputs != {"logits", *self._present}:
