@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-
 from tests.support.imports import comes_with, cycles, import_graph, imports_of, modules
 
 HEAVY = frozenset(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.support.imports import imports_in, modules
 
 import edgeq
-from tests.support.imports import imports_in, modules
 
 # A module may import from its own layer and from those to the right of it.
 LAYERS = (
@@ -89,6 +89,9 @@ def test_the_check_can_fail(tmp_path: Path) -> None:
 @pytest.mark.parametrize("heavy", ["torch", "transformers"])
 def test_only_exporters_import_the_framework(heavy: str) -> None:
     users = {
-        name for name, path in modules().items() for imported in names_in(path) if imported.split(".")[0] == heavy
+        name
+        for name, path in modules().items()
+        for imported in names_in(path)
+        if imported.split(".")[0] == heavy
     }
     assert users and all(part_of(name) == "exporters" for name in users)

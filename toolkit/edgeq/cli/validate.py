@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgeq.pipeline.drift import Drift
-    from edgeq.pipeline.generation.replay import LanguageReport
-    from edgeq.pipeline.labelled import LabelledResult
-    from edgeq.pipeline.validation import ValidationReport
+    from edgeq.pipeline.generation.language_report import LanguageReport
+    from edgeq.pipeline.labelled_result import LabelledResult
+    from edgeq.pipeline.validation.report import ValidationReport
     from edgeq.quantize.bootstrap import Estimate
 
 
@@ -68,7 +68,8 @@ def validate(
     """Replay the golden vectors and hold every variant to its gates; exit 3 when one does not hold."""
     from edgeq.pipeline.pages import check_accuracy_page, write_accuracy_page
     from edgeq.pipeline.request import parse_gates
-    from edgeq.pipeline.validation import ValidationRequest, run_validation
+    from edgeq.pipeline.validation.request import ValidationRequest
+    from edgeq.pipeline.validation.run import run_validation
     from edgeq.runtime.adb import AdbOptions
 
     out = Out(json_mode=json, quiet=quiet)
