@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgeq.errors import ModelError
 from edgeq.exporters.base import ModelFacts
-from edgeq.types import Array, FloatArray, SourceInfo, Task
+from edgeq.tasks import Head, head_of
+from edgeq.types import Array, Feeds, FloatArray, Outputs, SourceInfo, Task
 
 if TYPE_CHECKING:
     from edgeq.exporters.causal_lm.weights import DecoderWeights
@@ -115,3 +116,12 @@ class ExportedLanguageModel:
     packed: PackedWeights | None = None
     rest: Callable[[], None] = _nothing
     notices: tuple[str, ...] = ()
+
+    @property
+    def head(self) -> Head:
+        """Its logits, and how they are read and judged."""
+        return head_of(self.source, self.canonical.outputs, self.preprocessor.special_token_ids)
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """The original's logits for inputs with an empty cache."""
+        return {"logits": self.reference(feeds["input_ids"])}

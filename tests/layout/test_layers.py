@@ -39,6 +39,7 @@ LAYERS = (
         "caches",
         "progress",
         "allocator",
+        "memory",
     ),
     ("types", "errors"),
 )

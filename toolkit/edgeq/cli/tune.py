@@ -11,7 +11,7 @@ import typer
 from edgeq.cli.options import Json, Quiet, Seed
 
 if TYPE_CHECKING:
-    from edgeq.pipeline.tune import Evaluated, TuneResult
+    from edgeq.pipeline.tune_result import Evaluated, TuneResult
 
 EXAMPLES = """
 Examples:
@@ -66,7 +66,8 @@ def tune(
     """Search formats layer by layer, guided by sensitivity, for the smallest model inside a budget."""
     from edgeq.cli.output import Out
     from edgeq.pipeline.budget import parse_budget
-    from edgeq.pipeline.tune import TuneRequest, run_tune
+    from edgeq.pipeline.tune import run_tune
+    from edgeq.pipeline.tune_result import TuneRequest
     from edgeq.report.plots import check_plot_path
 
     out = Out(json_mode=json, quiet=quiet)

@@ -26,6 +26,7 @@ from edgeq.pipeline.forward.parity import parity_gates
 from edgeq.pipeline.forward.peers import CalibrationFeeds, find_peer, onnx_first
 from edgeq.pipeline.kernel_noise import Noise, measure_noise, noise_gates
 from edgeq.pipeline.rehearse import refuse_partitions
+from edgeq.pipeline.sensitivity import sensitivity_of
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
@@ -255,9 +256,7 @@ def _export(plan: ExportPlan, progress: Progress) -> list[TargetResult]:
     from edgeq.pipeline.quantizing import quantize_model
 
     quantized = quantize_model(exported.canonical, data, request.recipe, progress)
-    effects: Sequence[LayerEffect] = ()
-    if request.sensitivity and quantized.plan is not None:
-        effects = _sensitivity(exported, head, quantized, data, progress)
+    effects = sensitivity_of(head, quantized, data, progress) if request.sensitivity else ()
     export = _Export(plan, request, exported, head, data, quantized, options, progress, effects)
     results: dict[str, TargetResult] = {}
     for name in onnx_first(plan.destinations):
@@ -406,16 +405,6 @@ class _Export:
             return None
         found = coverage(self.data.texts, self.exported.preprocessor)
         return replace(found, clipping=self.quantized.clipping)
-
-
-def _sensitivity(
-    exported: ExportedModel, head: Head, quantized: Quantized, data: DataSets, progress: Progress
-) -> list[LayerEffect]:
-    from edgeq.pipeline.sensitivity import sensitivity
-
-    assert quantized.plan is not None
-    weights = quantized.rounded_weights()
-    return sensitivity(exported.canonical, head, quantized.graph, quantized.plan, weights, data, progress)
 
 
 def archive_path(destination: Path) -> Path:

@@ -44,6 +44,7 @@ from edgeq.pipeline.generation.measure import (
 from edgeq.pipeline.generation.noise import Bounds, decoder_bounds
 from edgeq.pipeline.generation.recipe import INT8_NOTICE, for_language_models, is_plain_int8
 from edgeq.pipeline.quantizing import Quantized, quantize_model
+from edgeq.pipeline.sensitivity import FILE_NAME, sensitivity_of, to_document
 from edgeq.pipeline.stored import compared_with, is_stored, say_growth
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from edgeq.pipeline.export import ExportPlan, ExportRequest, TargetResult
     from edgeq.pipeline.forward.measure import Measured
     from edgeq.progress import Progress
+    from edgeq.quantize.sensitivity import LayerEffect
     from edgeq.targets.base import CheckpointTarget, Target
 
 ENGINE = "cpu"
@@ -89,9 +91,9 @@ def plan_language_model(
         UsageError: options that mean nothing to a language model.
         UnsupportedError: a target, a variant or a recipe that cannot be made.
     """
-    _check_options(request)
     recipe = request.recipe
     graphs = {name: target for name, target in targets.items() if target.made_from == "graph"}
+    _check_options(request, graphs)
     for target in targets.values():
         check_file_type(target, recipe)
     lowered = language_recipe(recipe, progress) if graphs else recipe
@@ -102,11 +104,11 @@ def plan_language_model(
     return lowered, {name: found[name] for name in targets}
 
 
-def _check_options(request: ExportRequest) -> None:
-    if request.sensitivity:
+def _check_options(request: ExportRequest, graphs: Mapping[str, Target]) -> None:
+    if request.sensitivity and not graphs:
         raise UsageError(
-            "--sensitivity runs a model layer by layer, which is built for encoders, not for language models",
-            hint="leave it out: plan.json of the bundle has the error of each weight",
+            f"--sensitivity runs an ONNX graph layer by layer, and {', '.join(request.targets)} has none",
+            hint="leave it out, or --target cpu or android",
         )
     if len(request.seq_lens) > 1:
         raise UsageError(
@@ -207,7 +209,8 @@ def _export_graphs(plan: ExportPlan, targets: Sequence[str], progress: Progress)
         exported.packed,
         request.requantize and bool(plan.facts.lost),
     )
-    export = _LanguageExport(plan, request, exported, data, quantized, progress)
+    effects = sensitivity_of(exported.head, quantized, data.sets, progress) if request.sensitivity else ()
+    export = _LanguageExport(plan, request, exported, data, quantized, progress, effects)
     return [export.write(name) for name in targets]
 
 
@@ -221,6 +224,7 @@ class _LanguageExport:
     data: LanguageData
     quantized: Quantized
     progress: Progress
+    effects: Sequence[LayerEffect] = ()
 
     def write(self, target_name: str) -> TargetResult:
         from edgeq.bundle.golden import write_golden
@@ -346,6 +350,9 @@ class _LanguageExport:
         if self.quantized.plan is not None:
             plan = json.dumps(self.quantized.plan.to_json(), indent=1)
             atomic_write_text(writer.path("plan.json"), plan + "\n")
+        if self.effects:
+            effects = json.dumps(to_document(self.effects), indent=1)
+            atomic_write_text(writer.path(FILE_NAME), effects + "\n")
 
     def _variant(
         self, spec: VariantSpec, lowered: Lowered, measured: Measured, writer: BundleWriter
