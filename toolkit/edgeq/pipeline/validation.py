@@ -346,7 +346,7 @@ def _validate_variant(
     if comparands.examination is not None and labelled is not None:
         output = comparands.examination.labelled.output
         found = {**found, output: {**found[output], **labelled.metrics()}}
-        gates += _labelled_gates(bundle, variant, output, labelled)
+        gates += labelled_gates(bundle, variant, output, labelled)
         if (unsaid := unsaid_kind(bundle.manifest)) is not None:
             notices.append(unsaid)
         if labelled.undecided is not None:
@@ -384,7 +384,7 @@ def _unbounded(bundle: Bundle, variant: Variant, cases: Sequence[GoldenCase]) ->
             yield f"nothing bounds `{output}` of {variant.id}: the bundle has no gate on it, and no tolerance"
 
 
-def _labelled_gates(bundle: Bundle, variant: Variant, output: str, result: LabelledResult) -> list[Gate]:
+def labelled_gates(bundle: Bundle, variant: Variant, output: str, result: LabelledResult) -> list[Gate]:
     """The loss against the original, and what the bundle itself promises of the metric."""
     lost = result.gate(variant.id, output)
     promised = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -15,6 +15,7 @@ from edgeq.errors import IntegrityError, ModelError, UnsupportedError
 from edgeq.onnx_runtime import ordered_level
 from edgeq.pipeline.drift import Drift, case_drifts, not_finite, worst
 from edgeq.pipeline.generation.data import judged_windows, texts_of
+from edgeq.pipeline.generation.labels import read_questions
 from edgeq.pipeline.generation.replay import (
     LanguageReport,
     answer_sequences,
@@ -32,6 +33,7 @@ from edgeq.pipeline.validation import (
     VariantReport,
     case_gates,
     judge_stored,
+    labelled_gates,
     together,
 )
 from edgeq.runtime.executors import architecture_of, environment_of, open_executor
@@ -40,8 +42,8 @@ from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
 from edgeq.runtime.perplexity import Logits, agreement_length, compare_on, greedy
 from edgeq.targets import get_target
-from edgeq.tasks import head_in
-from edgeq.types import Feeds, FloatArray, Outputs, Verification
+from edgeq.tasks import LABELLED_METRICS, head_in
+from edgeq.types import Array, Feeds, FloatArray, Outputs, Verification
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
     from edgeq.pipeline.generation.file_export import Run
+    from edgeq.pipeline.labelled import LabelledResult
     from edgeq.progress import Progress
     from edgeq.runtime.executors import Place
     from edgeq.targets.base import CheckpointTarget
@@ -127,19 +130,42 @@ class _Validation:
         answers = [_from_empty(cases[0], ids) for ids in answer_sequences(self.golden, variant)]
         outputs = executor.run(model, [*feeds, *answers], level)
         self._replay(variant, [found["logits"][0] for found in outputs[len(cases) :]])
-        live = None
-        if request.against is not None:
-            from edgeq.exporters.causal_lm import load_original
-
+        live, labelled = None, None
+        if request.against is not None or request.labels is not None:
             settings = GenerationSettings.load(self.bundle.file(GENERATION_FILE))
             session = DecoderSession(model, settings.cache, settings.context_length, level=level)
-            with self.progress.stage("loading the original"):
-                reference = load_original(str(request.against))
-            live = _live(
-                self.bundle, session.logits, lambda ids: reference(ids[None])[0], request, self.progress
-            )
+            reference = self._original()
+            if reference is not None:
+                live = _live(self.bundle, session.logits, reference, request, self.progress)
+            labelled = self._labelled(session.logits, reference)
         where = (executor.verification, environment_of(executor, variant))
-        return _report(self.bundle, variant, cases, outputs[: len(cases)], live, request, *where)
+        return _report(self.bundle, variant, cases, outputs[: len(cases)], live, labelled, request, *where)
+
+    def _original(self) -> Logits | None:
+        from edgeq.exporters.causal_lm import load_original
+
+        if self.request.against is None:
+            return None
+        with self.progress.stage("loading the original"):
+            return _one_by_one(load_original(str(self.request.against)))
+
+    def _labelled(self, logits: Logits, reference: Logits | None) -> LabelledResult | None:
+        """What the questions say that were given; None where none were."""
+        if self.request.labels is None:
+            return None
+        settings = GenerationSettings.load(self.bundle.file(GENERATION_FILE))
+        questions = read_questions(
+            self.request.labels,
+            head_in(self.bundle.manifest),
+            bundle_tokenizer(self.bundle),
+            settings.context_length,
+            settings.vocabulary,
+            self.progress.notice,
+        )
+        models = [model for model in (logits, reference) if model is not None]
+        with self.progress.stage("answering questions", len(models) * len(questions.gold)) as stage:
+            found, *original = (questions.predictions(model, stage.advance) for model in models)
+        return questions.result(found, original[0] if original else None, self.request.seed)
 
     def _file(self, variant: Variant, cases: Sequence[GoldenCase]) -> VariantReport:
         """A variant that its target's runtime runs, or, where that is not installed, the original with its weights."""
@@ -149,12 +175,12 @@ class _Validation:
         request, model = self.request, self.bundle.file(variant.model)
         target = cast("CheckpointTarget", get_target(self.bundle.manifest.target))
         run: Run | None = executed_run(target, variant_spec(variant), model)
-        live = None
+        live, reference = None, None
         if request.against is not None:
             original = open_original(str(request.against))
             run = run or simulated_run(target, model, original)
-            reference = original.reference
-            live = _live(self.bundle, run.logits, lambda ids: reference(ids[None])[0], request, self.progress)
+            reference = _one_by_one(original.reference)
+            live = _live(self.bundle, run.logits, reference, request, self.progress)
         if run is None:
             raise UnsupportedError(
                 f"`{variant.id}` runs on {variant.runtime}, which is not installed here",
@@ -162,11 +188,18 @@ class _Validation:
             )
         sequences = answer_sequences(self.golden, variant)
         self._replay(variant, [run.logits(np.asarray(ids, np.int64)) for ids in sequences])
+        labelled = self._labelled(run.logits, reference)
         outputs = [{"logits": run.logits(case.feeds["input_ids"][0])[None]} for case in cases]
-        return _report(self.bundle, variant, cases, outputs, live, request, run.verification, run.where)
+        where = (run.verification, run.where)
+        return _report(self.bundle, variant, cases, outputs, live, labelled, request, *where)
 
     def _replay(self, variant: Variant, rows: Sequence[FloatArray]) -> None:
         self.language = replay_answers(self.language, self.golden, variant, rows)
+
+
+def _one_by_one(reference: Callable[[Array], FloatArray]) -> Logits:
+    """An original that takes batches, asked for one sequence."""
+    return lambda ids: reference(ids[None])[0]
 
 
 def _from_empty(case: GoldenCase, ids: Sequence[int]) -> Feeds:
@@ -182,6 +215,7 @@ def _report(
     cases: Sequence[GoldenCase],
     outputs: Sequence[Outputs],
     live: tuple[dict[str, float], str] | None,
+    labelled: LabelledResult | None,
     request: ValidationRequest,
     verification: Verification,
     environment: Mapping[str, str],
@@ -198,6 +232,12 @@ def _report(
         *case_gates(bundle, variant, cases, drifts),
         *_judged(bundle, variant, request, golden, metrics, drifts),
     ]
+    notices: tuple[str, ...] = ()
+    if labelled is not None:
+        metrics = {**metrics, **labelled.metrics()}
+        gates += labelled_gates(bundle, variant, "logits", labelled)
+        if labelled.undecided is not None:
+            notices = (f"{variant.id}: {labelled.undecided}; what running text shows judges",)
     return VariantReport(
         variant.id,
         verification,
@@ -207,6 +247,8 @@ def _report(
         tuple(gates),
         source,
         golden_metrics(head, cases, recorded),
+        labelled,
+        notices,
     )
 
 
@@ -265,7 +307,11 @@ def _judged(
 
     The stored floors were set on thousands of tokens: the few of the golden cases cannot be held to them.
     """
-    stored = [gate for gate in bundle.manifest.gates if gate.variant == variant.id]
+    stored = [
+        gate
+        for gate in bundle.manifest.gates
+        if gate.variant == variant.id and gate.metric not in LABELLED_METRICS
+    ]
     all_cases = together(golden, drifts)
     gates = [judge_stored(gate, all_cases) for gate in stored if is_golden(gate)]
     if request.gates:
