@@ -19,6 +19,7 @@ Examples:
 - `edgeq tune ./my-model --target android --budget cosine=0.995`
 - `edgeq tune ./my-model --target cpu --budget size=12MB --output small.yaml --plot small.svg`
 - `edgeq tune ./my-model --target cpu --budget spearman_drop=0.2 --data labelled.tsv --output out/small`
+- `edgeq tune ./my-language-model --target cpu --budget perplexity_ratio=1.02`
 """
 SHOWN_UNITS = 10
 
@@ -32,7 +33,8 @@ def tune(
     budget: Annotated[
         str,
         typer.Option(
-            help='cosine=0.995, spearman_drop=0.2, kl=0.01, size=12MB; or in quotes, as "size<=12MB".',
+            help="cosine=0.995, spearman_drop=0.2, kl=0.01, perplexity_ratio=1.02, size=12MB; or in quotes, as "
+            '"size<=12MB".',
             show_default=False,
         ),
     ],
