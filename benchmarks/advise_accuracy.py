@@ -309,7 +309,7 @@ def write(model, recipe_name: str, path: Path) -> None:
 def rounded_plan(model, layers, specs):
     """The plan and the weight-only codes of these specs, everything rounded to nearest."""
     from edgeq.pipeline.quantizing import row_tables
-    from edgeq.pipeline.weight_only import weight_jobs
+    from edgeq.pipeline.weight_jobs import weight_jobs
     from edgeq.quantize.layers import layer_weight
     from edgeq.quantize.plan import EmbeddingDecision, LinearDecision, QuantizationPlan, WeightDecision
     from edgeq.quantize.weight_only import quantize
@@ -341,7 +341,7 @@ def rounded_plan(model, layers, specs):
     )
     codes = {
         job.initializer: quantize(
-            "rtn", layer_weight(model, job.site), replace(job.spec, method="rtn").weight_spec()
+            "rtn", layer_weight(model, job.site), replace(job.spec, method="rtn").blocks()
         )
         for job in jobs
     }

@@ -16,7 +16,9 @@ from from_tests import support
 from edgeq.comparison import GateRequest
 from edgeq.errors import GateError
 from edgeq.exporters import ARCHITECTURES
-from edgeq.pipeline.export import ExportRequest, TargetResult, run_export
+from edgeq.pipeline.export import run_export
+from edgeq.pipeline.plan import TargetResult
+from edgeq.pipeline.request import ExportRequest
 from edgeq.quantize.recipes import load_recipe
 from edgeq.types import Precision, Task
 

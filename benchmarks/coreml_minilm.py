@@ -108,8 +108,8 @@ def export(model: str | None, precision: str, calib: str | None, folder: Path) -
 
 def encode(bundle: Bundle, texts: list[str], preprocessor: Preprocessor, batch: int) -> Array:
     variant = bundle.variants[0]
-    pad_id = bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0
-    session = open_variant(bundle, variant, bundle.file(variant.model), pad_id)
+    pad_id = bundle.manifest.text_processor.pad_id if bundle.manifest.text_processor else 0
+    session = open_variant(bundle, variant, bundle.model_path(variant), pad_id)
     batches = batches_of(texts, preprocessor, batch)
     rows = np.concatenate([session.run(feeds)[OUTPUT] for feeds, _ in batches])
     result = np.empty_like(rows)
@@ -147,7 +147,7 @@ def timings(bundle_path: Path, goldens: int, preprocessor: Preprocessor, texts: 
     """The interpreter at 128 tokens, and the replay of golden cases, repeated until there are enough of them."""
     with open_bundle(bundle_path, force=True) as bundle:
         variant = bundle.variants[0]
-        session = open_variant(bundle, variant, bundle.file(variant.model), 0)
+        session = open_variant(bundle, variant, bundle.model_path(variant), 0)
         feeds: Any = bench_feeds(preprocessor(texts[:16]), 128)
         session.run(feeds)
         taken = []

@@ -24,7 +24,7 @@ import onnxruntime
 from edgeq.calibration.data import CalibrationData
 from edgeq.exporters.causal_lm import ExportedLanguageModel, load_language_model
 from edgeq.pipeline.generation.data import LanguageData, divide_language
-from edgeq.pipeline.generation.graph_export import language_recipe
+from edgeq.pipeline.generation.planning import language_recipe
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.progress import SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from edgeq.graph.read_blocks import read_block_weights
 from edgeq.onnx_runtime import session_options
-from edgeq.quantize.weight_only import QuantizedWeight, WeightSpec, quantize
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only import QuantizedWeight, quantize
 from edgeq.quantize.weight_only.awq_import import AwqLayer, import_awq
 from edgeq.quantize.weight_only.gguf_import import FORMATS, HALF_RANGE, UNREPRESENTABLE, import_blocks
 from edgeq.quantize.weight_only.gptq_import import GptqLayer, import_gptq
@@ -93,7 +94,7 @@ def parse() -> argparse.Namespace:
 
 
 def plain(random: np.random.Generator, k: int, n: int) -> Case:
-    weight = quantize("rtn", random.normal(0, 0.02, (k, n)).astype(np.float32), WeightSpec(4, 32))
+    weight = quantize("rtn", random.normal(0, 0.02, (k, n)).astype(np.float32), Blocks(4, 32))
     return Case(PLAIN, weight, weight.dequantize(), 4.5)
 
 

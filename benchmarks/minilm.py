@@ -277,11 +277,11 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     signature = Signature(runtime.inputs, runtime.outputs)
     fp32_path = plain_export(arguments.model, folder)
     contenders = [contender("fp32", fp32_path, signature, {})]
-    path = runtime.bundle.file(runtime.variants[0].model)
+    path = runtime.bundle.model_path(runtime.variants[0])
     contenders.append(contender("edgeq cpu-fp32", path, signature, {}))
     int8 = load(android)
     for variant in int8.bundle.variants:
-        path = int8.bundle.file(variant.model)
+        path = int8.bundle.model_path(variant)
         contenders.append(contender(f"edgeq {variant.id}", path, variant, variant.requirements))
     for peer, path in stock_models(fp32_path, folder, arguments.calib, preprocessor).items():
         contenders.append(contender(peer, path, signature, {}))

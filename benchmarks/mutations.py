@@ -131,7 +131,7 @@ class Probe:
     def __init__(self, bundle: Bundle, variant: Any, session: Any, limit: int) -> None:
         self.variant, self.session = variant, session
         self.preprocessor = load_preprocessor(bundle).with_max_length(limit)
-        special = bundle.manifest.tokenizer.special_ids
+        special = bundle.manifest.text_processor.special_ids
         self.ends = [special[name] for name in ("cls_token", "sep_token")]
         is_simulated = session.verification is Verification.SIMULATED
         count = SIMULATED_PROBES if is_simulated else PROBES
@@ -238,14 +238,14 @@ def encoder(tally: Tally, path: Path) -> None:
     from edgeq.pipeline.sessions import open_variant
 
     with open_bundle(path) as bundle:
-        pad = bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0
+        pad = bundle.manifest.text_processor.pad_id if bundle.manifest.text_processor else 0
         for variant in bundle.variants:
             assert judged(path, variant.id) == "", "the undamaged bundle must pass"
-            session = open_variant(bundle, variant, bundle.file(variant.model), pad)
-            longest = bundle.manifest.tokenizer.max_length
+            session = open_variant(bundle, variant, bundle.model_path(variant), pad)
+            longest = bundle.manifest.text_processor.max_length
             probe = Probe(bundle, variant, session, session.static_length or longest)
             damages = package_damages if variant.runtime == "coreml" else graph_damages
-            for damage in damages(variant.id, bundle.file(variant.model)):
+            for damage in damages(variant.id, bundle.model_path(variant)):
                 again = partial(reopened, bundle, variant, probe, damage, pad)
                 try_damage(tally, path, damage, variant.id, again)
         texts = [
@@ -297,11 +297,11 @@ def language_model(tally: Tally, path: Path) -> None:
     with open_bundle(path) as bundle:
         (variant,) = bundle.variants
         assert judged(path, variant.id) == "", "the undamaged bundle must pass"
-        model = bundle.file(variant.model)
+        model = bundle.model_path(variant)
         probe = LanguageProbe(bundle, variant, model)
         for damage in language_damages(variant.id, model):
             try_damage(
-                tally, path, damage, variant.id, lambda folder: probe.is_changed(folder / variant.model)
+                tally, path, damage, variant.id, lambda folder: probe.is_changed(folder / variant.model_file)
             )
         for damage in language_settings(path):
             try_damage(tally, path, damage, variant.id, partial(beside_changed, path))
@@ -326,7 +326,7 @@ def reopened(bundle: Bundle, variant: Any, probe: Probe, damage: Damage, pad: in
     """How a damaged copy of a variant differs by more than noise."""
     from edgeq.pipeline.sessions import open_variant
 
-    return probe.is_changed(open_variant(bundle, variant, folder / variant.model, pad), damage.reaches)
+    return probe.is_changed(open_variant(bundle, variant, folder / variant.model_file, pad), damage.reaches)
 
 
 def tokens_changed(bundle: Bundle, texts: Sequence[str]) -> Callable[[Path], str]:

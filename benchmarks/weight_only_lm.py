@@ -22,7 +22,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edgeq.quantize import weight_only
-from edgeq.quantize.weight_only import LayerStats, WeightSpec, awq
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only import LayerStats, awq
 
 Stats = dict[str, LayerStats]
 Weights = dict[str, np.ndarray]
@@ -46,7 +47,7 @@ def main() -> None:
         for block in arguments.blocks:
             rtn: tuple[float, float] | None = None
             for method in arguments.methods:
-                rtn = bench.row(method, WeightSpec(arguments.bits, block, symmetric), rtn)
+                rtn = bench.row(method, Blocks(arguments.bits, block, symmetric), rtn)
 
 
 def parse() -> argparse.Namespace:
@@ -112,7 +113,7 @@ class Bench:
         self.stats, self.groups = self.observe(list(self.linears))
         self.original_inputs = {names[0]: self.inputs_of(names[0]) for names in self.groups}
 
-    def row(self, method: str, spec: WeightSpec, rtn: tuple[float, float] | None) -> tuple[float, float]:
+    def row(self, method: str, spec: Blocks, rtn: tuple[float, float] | None) -> tuple[float, float]:
         """Print one line; returns RTN's (log perplexity, KL) for the lines after it."""
         started = time.process_time()
         bits = self.quantize(method, spec)
@@ -136,7 +137,7 @@ class Bench:
         )
         return rtn
 
-    def quantize(self, method: str, spec: WeightSpec) -> float:
+    def quantize(self, method: str, spec: Blocks) -> float:
         """Quantize every linear layer in place; returns the mean bits per weight."""
         if method == "gptq-sequential":
             self.quantize_in_turn(spec)
@@ -149,7 +150,7 @@ class Bench:
         per_weight = {n: spec.bits_per_weight(m.in_features) for n, m in self.linears.items()}
         return sum(sizes[n] * per_weight[n] for n in sizes) / sum(sizes.values())
 
-    def quantize_awq(self, spec: WeightSpec) -> None:
+    def quantize_awq(self, spec: Blocks) -> None:
         """Layers that read the same input share their scales, so that a norm or a projection can carry them."""
         for names in self.groups:
             weights = [self.weight(name) for name in names]
@@ -157,7 +158,7 @@ class Bench:
             for name, weight in zip(names, weights, strict=True):
                 self.put(name, awq.quantize_scaled(weight, spec, self.stats[name], scales))
 
-    def quantize_in_turn(self, spec: WeightSpec) -> None:
+    def quantize_in_turn(self, spec: Blocks) -> None:
         """GPTQ that sees what the layers quantized before it leave, and makes up for what they lost."""
         for names in self.groups:
             seen, first = self.inputs_of(names[0]), self.original_inputs[names[0]]

@@ -30,7 +30,8 @@ from tokenizers import Tokenizer
 from edgeq.graph.passes.weight_only import verify_weight_only
 from edgeq.onnx_runtime import session_options
 from edgeq.quantize import weight_only
-from edgeq.quantize.weight_only import LayerStats, QuantizedWeight, WeightSpec, awq
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only import LayerStats, QuantizedWeight, awq
 from edgeq.quantize.weight_only.matmul_nbits import lower
 
 METHODS = ("rtn", "scale_search", "hqq", "awq", "gptq")
@@ -59,7 +60,7 @@ def main() -> None:
         layers = linear_layers(model)
         stats = observe(model, layers, encoder, texts.calibration)
         for method, block, symmetric, embedding_bits in rows(arguments):
-            spec = WeightSpec(arguments.bits, block, symmetric)
+            spec = Blocks(arguments.bits, block, symmetric)
             started = time.process_time()
             weights = quantize_layers(model, layers, stats, method, spec)
             weights |= quantize_tables(model, embedding_bits, arguments.min_rows)
@@ -194,7 +195,7 @@ def quantize_layers(
     layers: dict[str, str],
     stats: dict[str, LayerStats],
     method: str,
-    spec: WeightSpec,
+    spec: Blocks,
 ) -> dict[str, QuantizedWeight]:
     """Every linear layer; AWQ scales are shared by the layers that read the same tensor."""
     arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in layers}
@@ -215,7 +216,7 @@ def quantize_tables(model: onnx.ModelProto, bits: int, min_rows: int) -> dict[st
         return {}
     read = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
     tables = {t.name: t for t in model.graph.initializer if t.name in read and t.dims[0] >= min_rows}
-    spec = WeightSpec(bits, 32)
+    spec = Blocks(bits, 32)
     return {
         name: weight_only.quantize("scale_search", numpy_helper.to_array(table).T, spec)
         for name, table in tables.items()

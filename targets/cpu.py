@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgeq.errors import UnsupportedError
 from edgeq.onnx_runtime import OptimizationLevel, ordered_options
+from edgeq.quantize.formats import Palette
 from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.types import ONNX_RUNTIME, Precision
@@ -28,7 +29,7 @@ MIN_ONNXRUNTIME_BLOCKS = "1.23"
 
 def cpu_refusal(recipe: Recipe) -> str | None:
     """Why ONNX Runtime's CPU provider cannot honour a recipe; None where it can."""
-    if any(spec.format == "palette" for spec in recipe.possible_specs()):
+    if any(isinstance(spec.storage, Palette) for spec in recipe.possible_specs()):
         return (
             f"ONNX has no palettized weights, which recipe `{recipe.name}` asks for; only Core ML takes them"
         )

@@ -24,10 +24,10 @@ ARM64_CASES = 4
 EMULATED_BYTES = 64 << 20
 """A larger decoder would keep an emulated core busy for minutes."""
 
-STRETCH_SEEDS = 2
-"""Draws of last bits of a decoder that is run in stretches."""
+SEGMENT_SEEDS = 2
+"""Draws of last bits of a decoder that is run in segments."""
 SMALLER_CUTS = 4
-"""How much smaller stretches of a twin are."""
+"""How much smaller segments of a twin are."""
 
 RunAll: TypeAlias = Callable[[Sequence[Feeds]], list[Outputs]]
 """Outputs of every feeds, in order."""
@@ -151,7 +151,7 @@ def _through(executor: Executor, path: Path, level: OptimizationLevel) -> RunAll
 
 
 @dataclass(frozen=True, slots=True)
-class StretchTwins:
+class SegmentTwins:
     """Twins of a decoder too large for a session, run some nodes at a time: each is a pass over the file.
 
     Attributes:
@@ -165,17 +165,17 @@ class StretchTwins:
 
         Where the graph is cut decides what is fused, so it is cut elsewhere instead.
         """
+        from edgeq.quantize.segmented.walk import SEGMENT_BYTES
         from edgeq.quantize.streaming.save import open_by_reference
-        from edgeq.quantize.stretches.walk import STRETCH_BYTES
 
         graph = open_by_reference(self.model)
         for threads in THREADS:
-            yield Twin("thread counts", _in_stretches(graph, threads=threads))
+            yield Twin("thread counts", _in_segments(graph, threads=threads))
         yield Twin(
-            "other cuts of the graph", _in_stretches(graph, stretch_bytes=STRETCH_BYTES // SMALLER_CUTS)
+            "other cuts of the graph", _in_segments(graph, segment_bytes=SEGMENT_BYTES // SMALLER_CUTS)
         )
-        for kind, edited in _edited(graph, min(seeds, STRETCH_SEEDS)):
-            yield Twin(kind, _in_stretches(edited))
+        for kind, edited in _edited(graph, min(seeds, SEGMENT_SEEDS)):
+            yield Twin(kind, _in_segments(edited))
 
     def louder_twins(self, seeds: int, last_bits: int) -> Iterator[Twin]:
         """Draws of noise so many times a last bit, where the graph rounds anything to codes."""
@@ -183,13 +183,13 @@ class StretchTwins:
         from edgeq.quantize.streaming.save import open_by_reference
 
         graph = open_by_reference(self.model)
-        for seed in range(min(seeds, STRETCH_SEEDS) if has_quantizers(graph) else 0):
+        for seed in range(min(seeds, SEGMENT_SEEDS) if has_quantizers(graph) else 0):
             edited = with_rounding_noise(graph, seed, last_bits)
-            yield Twin(f"draws of {last_bits} last bits", _in_stretches(edited))
+            yield Twin(f"draws of {last_bits} last bits", _in_segments(edited))
 
 
-def _in_stretches(graph: ir.Model, **options: int) -> RunAll:
-    from edgeq.quantize.stretches.sequences import run_steps
+def _in_segments(graph: ir.Model, **options: int) -> RunAll:
+    from edgeq.quantize.segmented.sequences import run_steps
 
     return lambda batches: [
         dict(found) for found in run_steps(graph, [dict(one) for one in batches], **options)

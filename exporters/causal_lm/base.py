@@ -15,7 +15,7 @@ from edgeq.types import Array, Feeds, FloatArray, Outputs, SourceInfo, Task
 if TYPE_CHECKING:
     from edgeq.exporters.causal_lm.weights import DecoderWeights
     from edgeq.graph.canonical import CanonicalModel
-    from edgeq.quantize.packed import PackedWeights
+    from edgeq.quantize.checkpoint_codes import PackedWeights
     from edgeq.runtime.generation.settings import GenerationSettings
     from edgeq.runtime.text import TextPreprocessor
 

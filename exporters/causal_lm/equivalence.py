@@ -29,7 +29,7 @@ def check_decoder(canonical: CanonicalModel, settings: GenerationSettings, refer
     length = min(PROBE_TOKENS, settings.context_length)
     ids = np.random.default_rng(0).integers(0, settings.vocabulary, length)
     expected = reference(ids[None])[0]
-    whole, pieces = (_in_stretches if is_too_large(canonical.model) else _in_a_session)(
+    whole, pieces = (_in_segments if is_too_large(canonical.model) else _in_a_session)(
         canonical, settings, ids
     )
     for found, how in ((whole, "in one go"), (pieces, "in pieces over the KV cache")):
@@ -55,12 +55,12 @@ def _in_a_session(
         return session.logits(ids), _in_pieces(session, ids)
 
 
-def _in_stretches(
+def _in_segments(
     canonical: CanonicalModel, settings: GenerationSettings, ids: Array
 ) -> tuple[FloatArray, FloatArray]:
     """The same of a graph too large for a session: some nodes at a time, all chunks through each."""
-    from edgeq.quantize.stretches import run_sequences
-    from edgeq.quantize.stretches.sequences import Chunk, in_chunks
+    from edgeq.quantize.segmented import run_sequences
+    from edgeq.quantize.segmented.sequences import Chunk, in_chunks
 
     chunks = [Chunk(ids), *in_chunks(ids, [*CHUNKS, *[1] * len(ids)])]
     whole, *pieces = (values["logits"][0] for values in run_sequences(canonical.model, chunks))

@@ -20,7 +20,7 @@ from edgeq.exporters.gguf.facts import config_of, family_of, is_float, label_of
 from edgeq.exporters.gguf.families import GgufFamily
 from edgeq.exporters.gguf.reader import GgufFile, GgufTensor, open_gguf
 from edgeq.exporters.gguf.tokenizer import save_tokenizer
-from edgeq.quantize.packed import PackedTensor, PackedWeights
+from edgeq.quantize.checkpoint_codes import PackedTensor, PackedWeights
 from edgeq.quantize.weight_only import QuantizedWeight
 from edgeq.quantize.weight_only.gguf_import import FORMATS, import_blocks
 from edgeq.types import Array, FloatArray

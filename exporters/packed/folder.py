@@ -20,7 +20,7 @@ from edgeq.exporters.facts import read_config
 from edgeq.exporters.packed.layers import PackedLayer, find_layers, load_layer
 from edgeq.exporters.packed.settings import PackedSettings, quantization_of, read_settings
 from edgeq.exporters.packed.zero_points import StepMean
-from edgeq.quantize.packed import PackedTensor, PackedWeights
+from edgeq.quantize.checkpoint_codes import PackedTensor, PackedWeights
 from edgeq.quantize.streaming import Checkpoint, StoredTensor
 
 SAFETENSORS = {

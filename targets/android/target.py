@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from edgeq.quantize.formats import Blocks
 from edgeq.targets.android.nnapi import write_nnapi_variant
 from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.targets.cpu import cpu_refusal, write_cpu_variant
@@ -29,13 +30,12 @@ def nnapi_refusal(recipe: Recipe) -> str | None:
     if (reason := cpu_refusal(recipe)) is not None:
         return reason
     for spec in recipe.possible_specs():
-        per_row = spec.bits == 8 and spec.block_size == -1 and spec.symmetric
-        if spec.format == "weight-only" and not per_row:
+        if isinstance(spec.storage, Blocks) and not spec.storage.is_row_int8:
             return (
                 f"NNAPI has no {spec.bits}-bit weights in blocks with float activations, which recipe `{recipe.name}` "
                 "asks for"
             )
-    if recipe.default.format == "weight-only":
+    if isinstance(recipe.default.storage, Blocks):
         return f"NNAPI has no int8 weights with float activations, which recipe `{recipe.name}` asks for"
     return None
 

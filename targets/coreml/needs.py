@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeq.quantize.formats import PER_CHANNEL, Blocks, Palette, StaticInt8
+from edgeq.quantize.weight_only.palette import group_rows_of
 from edgeq.targets.coreml.decisions import (
     Codes,
     Int4Weight,
@@ -16,7 +18,7 @@ from edgeq.targets.coreml.decisions import (
 )
 
 if TYPE_CHECKING:
-    from edgeq.quantize.recipes import LayerSpec, Recipe
+    from edgeq.quantize.recipes import Recipe
     from edgeq.targets.coreml.plan import PlannedGraph
 
 TOKEN_INPUTS = 2
@@ -25,18 +27,18 @@ TOKEN_INPUTS = 2
 
 def recipe_decisions(recipe: Recipe) -> tuple[list[WeightDecision], bool]:
     """A decision of every kind a recipe can lead to, and whether activations are quantized."""
-    specs = recipe.possible_specs()
-    weights = [_decision(spec) for spec in specs if spec.format in ("weight-only", "palette")]
-    return weights, any(spec.format == "int8-static" for spec in specs)
+    storages = [spec.storage for spec in recipe.possible_specs()]
+    weights = [_decision(storage) for storage in storages if isinstance(storage, Blocks | Palette)]
+    return weights, any(isinstance(storage, StaticInt8) for storage in storages)
 
 
-def _decision(spec: LayerSpec) -> WeightDecision:
+def _decision(storage: Blocks | Palette) -> WeightDecision:
     """One of the same form, its codes left out."""
-    if spec.format == "palette":
-        return PaletteWeight(spec.bits, None if spec.block_size == -1 else spec.block_size)
-    if spec.bits == 4:
+    if isinstance(storage, Palette):
+        return PaletteWeight(storage.bits, group_rows_of(storage))
+    if storage.bits == 4:
         return Int4Weight()
-    blocks = 1 if spec.block_size == -1 else 2
+    blocks = 1 if storage.block_size == PER_CHANNEL else 2
     return Int8Weight(codes=Codes(np.zeros((1, 2), np.int8), np.ones((1, blocks), np.float32)))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgeq.graph.canonical import BATCH, SEQUENCE
+from edgeq.quantize import formats
 from edgeq.targets.base import CheckpointInput, Lowered, LoweringOptions, Session, VariantSpec
 from edgeq.targets.gguf.file_types import FILE_TYPES, RECIPES, FileType
 from edgeq.targets.gguf.tensors import plan_tensors
@@ -152,7 +153,7 @@ def file_type_of(recipe: Recipe) -> str | None:
     from edgeq.quantize.recipes import BUILT_IN, load_recipe
     from edgeq.quantize.recipes.schema import ExportOptions, StaticOptions
 
-    if recipe.default.format == "file-type":
+    if isinstance(recipe.default.storage, formats.FileType):
         return recipe.name if recipe.name in FILE_TYPES else None
     if recipe.name not in BUILT_IN:
         return None

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import edgeq
-from edgeq.pipeline.export import ExportRequest, run_export
+from edgeq.pipeline.export import run_export
+from edgeq.pipeline.request import ExportRequest
 from edgeq.pipeline.validation import ValidationReport, ValidationRequest, run_validation
 from edgeq.quantize.recipes import load_recipe
 from edgeq.types import Task
@@ -81,7 +82,7 @@ def test_an_embedder_with_prompts(prompted: Path, texts: Path, tmp_path: Path) -
         queries, documents = (runtime.encode(["rain"], role=role) for role in ("query", "document"))
         np.testing.assert_array_equal(runtime.encode(["rain"]), queries)
         assert np.abs(queries - documents).max() > 1e-3
-    manifest = json.loads((bundle / "edgeq.json").read_text())["tokenizer"]
+    manifest = json.loads((bundle / "edgeq.json").read_text())["processor"]["text"]
     assert (
         manifest["prompts"] == {"query": "find: ", "document": "text: "}
         and manifest["default_prompt"] == "query"

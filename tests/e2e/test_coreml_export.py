@@ -50,7 +50,7 @@ def test_three_targets_from_one_plan(
     document = json.loads((folder / "edgeq.json").read_text())
     (declared,) = document["variants"]
     assert declared["runtime"] == "coreml"
-    assert declared["model"] == f"model/coreml-{precision}/Model.mlpackage"
+    assert declared["models"]["model"] == f"model/coreml-{precision}/Model.mlpackage"
     assert declared["requirements"] == {"min_ios": 18, "max_tokens": 32}
     assert (folder / "tokenizer" / "tokenizer.json").is_file()
     assert not (folder / "manifest.json").exists()  # ONNX Runtime's package lists ONNX variants only
@@ -68,10 +68,10 @@ def test_three_targets_from_one_plan(
 
 def _suits_the_swift_sample(folder: Path, document: dict[str, Any]) -> None:
     """What samples/ios decodes, which cannot be compiled here: keys, hash lines, stored little-endian arrays."""
-    assert document["format"]["version"].startswith("1.")
-    assert {"max_length", "pad_id"} <= document["tokenizer"].keys()
+    assert document["format"]["version"].startswith("2.")
+    assert {"max_length", "pad_id"} <= document["processor"]["text"].keys()
     (variant,) = document["variants"]
-    assert {"id", "model", "runtime", "inputs", "outputs"} <= variant.keys()
+    assert {"id", "models", "runtime", "inputs", "outputs"} <= variant.keys()
     for tensor in (*variant["inputs"], *variant["outputs"]):
         assert all(isinstance(dim, int | str) for dim in tensor["shape"])
     for line in (folder / "SHA256SUMS").read_text().splitlines():

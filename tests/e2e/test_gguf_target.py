@@ -58,7 +58,7 @@ def manifest_of(bundle: Path) -> Any:
 
 
 def file_of(bundle: Path) -> Path:
-    return bundle / str(manifest_of(bundle)["variants"][0]["model"])
+    return bundle / str(manifest_of(bundle)["variants"][0]["models"]["model"])
 
 
 def test_what_the_bundle_holds(bundle: Path) -> None:

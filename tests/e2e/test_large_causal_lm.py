@@ -1,4 +1,4 @@
-"""Language models too large to hold: streamed, run in stretches, and still the same bundle."""
+"""Language models too large to hold: streamed, run in segments, and still the same bundle."""
 
 import json
 import shutil
@@ -14,14 +14,14 @@ import edgeq
 from edgeq.cli import run_command_line as run_command
 from edgeq.graph import streamed_tensor
 from edgeq.pipeline.generation.noise import HEAD
-from edgeq.pipeline.generation.written_decoder import DecoderInStretches, WholeDecoder
+from edgeq.pipeline.generation.written_decoder import DecoderInSegments, WholeDecoder
 from edgeq.pipeline.kernel_noise import measure_noise
 from edgeq.progress import SilentStage
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
 from edgeq.runtime.perplexity import Window
 from edgeq.targets import kernels, onnx_file
-from edgeq.targets.onnx_twins import DecoderTwins, StretchTwins
+from edgeq.targets.onnx_twins import DecoderTwins, SegmentTwins
 
 pytest.importorskip("onnxruntime_genai")
 
@@ -68,7 +68,7 @@ def streamed(held, folder, recipe, tmp_path_factory, streaming):
 
 def model_of(bundle) -> Path:
     (variant,) = bundle.variants
-    return bundle.folder / variant.model
+    return bundle.folder / variant.model_file
 
 
 def arrays(bundle) -> dict[str, np.ndarray]:
@@ -122,7 +122,7 @@ def test_it_runs_and_is_checked_like_any_other(streamed, tmp_path, capsys):
 
 @pytest.mark.parametrize(("precision", "largest"), [("int4", 0.02), ("fp16", 1e-6)])
 def test_never_loaded_whole(folder, held, tmp_path, precision, largest, streaming, monkeypatch):
-    """With a method that calibrates, and in float; the file itself is run in stretches too."""
+    """With a method that calibrates, and in float; the file itself is run in segments too."""
     monkeypatch.setattr(kernels, "HELD_BYTES", 0)
     found = edgeq.export(folder, precision=precision, output=tmp_path / "bundle", gates=["kl_mean<=9"])
     assert 0 < metrics(found)["kl_mean"] < largest < metrics(held)["kl_mean"]
@@ -134,36 +134,36 @@ def test_never_loaded_whole(folder, held, tmp_path, precision, largest, streamin
     tolerances = [gate for entry in found.manifest.golden for gate in entry.tolerances]
     assert all("kernel noise" in gate.derived_from for gate in tolerances)
     assert any("other cuts of the graph" in gate.derived_from for gate in tolerances)
-    # Golden steps come from stretches, and a session repeats them.
+    # Golden steps come from segments, and a session repeats them.
     assert run_command(["validate", str(found.folder)]) == 0
 
 
-def test_a_file_in_stretches_computes_what_a_session_computes(streamed):
+def test_a_file_in_segments_computes_what_a_session_computes(streamed):
     settings = GenerationSettings.load(streamed.folder / GENERATION_FILE)
     model = model_of(streamed)
     whole = WholeDecoder(DecoderSession(model, settings.cache, settings.context_length))
     windows = [Window(np.arange(5, 45), 10), Window(np.arange(60, 90), 1)]
-    pairs = list(zip(whole.scored(windows), DecoderInStretches(model).scored(windows), strict=True))
+    pairs = list(zip(whole.scored(windows), DecoderInSegments(model).scored(windows), strict=True))
     assert [len(one) for one, _ in pairs] == [30, 29]
     assert all(np.abs(one - other).max() < 1e-4 * np.abs(one).max() for one, other in pairs)
     prompts = [[1, 2, 3, 4], [9, 8, 7]]
-    for one, other in zip(whole.answers(prompts), DecoderInStretches(model).answers(prompts), strict=True):
+    for one, other in zip(whole.answers(prompts), DecoderInSegments(model).answers(prompts), strict=True):
         assert np.array_equal(one.token, other.token) and one.past.keys() == other.past.keys()
         assert all(np.allclose(one.past[name], other.past[name], atol=1e-4) for name in one.past)
         assert np.abs(one.step - other.step).max() < 1e-4 * np.abs(one.step).max()
         assert np.abs(one.step - other.logits[-1]).max() > 0.1 * np.abs(one.step).max()
 
 
-def test_noise_in_stretches_is_that_of_sessions(streamed):
+def test_noise_in_segments_is_that_of_sessions(streamed):
     """Twins start from the cache that a case records, and round what the session's twins round."""
     model, cases = model_of(streamed), streamed.golden_cases()
     (variant,) = streamed.variants
     found = {}
-    for twins in (DecoderTwins(model), StretchTwins(model)):
+    for twins in (DecoderTwins(model), SegmentTwins(model)):
         noise = measure_noise(twins, variant.id, HEAD, cases, SilentStage())["logits"]
         found[type(twins).__name__] = noise.rms
         assert "3 roundings of activations" in noise.sources and noise.rms > 1e-3
-    assert 0.5 < found["StretchTwins"] / found["DecoderTwins"] < 2
+    assert 0.5 < found["SegmentTwins"] / found["DecoderTwins"] < 2
 
 
 GROWTH = """

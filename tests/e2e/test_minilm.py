@@ -171,7 +171,7 @@ def test_what_an_app_gets_is_bit_for_bit_what_exact_kernels_give(export: dict[st
         for variant in bundle.variants:
             level = ordered_level(variant.requirements)
             own, exact = (
-                VariantSession(bundle.file(variant.model), variant, level=level, exact=exact)
+                VariantSession(bundle.model_path(variant), variant, level=level, exact=exact)
                 for exact in (False, True)
             )
             for case in bundle.golden_cases():

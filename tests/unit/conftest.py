@@ -16,7 +16,8 @@ from edgeq.bundle.manifest import (
     Metric,
     PreprocessKind,
     PreprocessStep,
-    TokenizerInfo,
+    ProcessorInfo,
+    TextProcessorInfo,
     Variant,
 )
 from edgeq.bundle.reader import Bundle
@@ -131,7 +132,9 @@ class Tiny:
             ),
             variants=variants,
             created_by={"edgeq": "0.0.0-test"},
-            tokenizer=TokenizerInfo("tokenizer", 16, 0, special_ids=preprocessor.special_token_ids),
+            processor=ProcessorInfo(
+                TextProcessorInfo("tokenizer", 16, 0, special_ids=preprocessor.special_token_ids)
+            ),
             preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, INPUT_NAMES),),
             golden=self._golden(writer, preprocessor, variants),
             gates=(gate,),
@@ -156,14 +159,16 @@ class Tiny:
         write_graph(writer.path(model), static=static)
         inputs, outputs = signature(static=static)
         size = writer.size_bytes(f"model/{variant_id}")
-        return Variant(variant_id, model, "onnxruntime", provider, "fp32", inputs, outputs, size, 20)
+        return Variant(
+            variant_id, {"model": model}, "onnxruntime", provider, "fp32", inputs, outputs, size, 20
+        )
 
     def _golden(self, writer: BundleWriter, preprocessor: TextPreprocessor, variants: tuple[Variant, ...]):
         samples = ("the cat sat", "a dog ran the cats")
         feeds = preprocessor(samples)
         ids, mask = feeds["input_ids"], feeds["attention_mask"]
         reference = {"sentence_embedding": expected_embedding(ids, mask).astype(np.float32)}
-        sessions = {v.id: VariantSession(writer.folder / v.model, v, threads=1) for v in variants}
+        sessions = {v.id: VariantSession(writer.folder / v.model_file, v, threads=1) for v in variants}
         outputs = {name: session.run(feeds) for name, session in sessions.items()}
         tolerance = Gate("cpu-fp32", "sentence_embedding", "max_abs", "<=", 1e-5, "float32 rounding")
         return write_golden(
@@ -194,6 +199,12 @@ class Tiny:
 def tiny() -> Tiny:
     """Builders of tiny graphs, tokenizers and bundles."""
     return Tiny()
+
+
+@pytest.fixture
+def first_format() -> Path:
+    """A tiny bundle as the writer of format 1.0 left it; it is not to be changed."""
+    return Path(__file__).parents[1] / "data" / "tiny-1.0"
 
 
 @pytest.fixture

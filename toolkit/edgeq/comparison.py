@@ -12,7 +12,7 @@ from edgeq.bundle.manifest import Gate
 from edgeq.errors import UsageError
 from edgeq.metrics import KNOWN_METRICS, LOWER_IS_BETTER, SHARES, cosines
 from edgeq.tasks import Head, TaskEntry
-from edgeq.tasks.comparison import TaskComparison
+from edgeq.tasks.compared import TaskComparison
 from edgeq.tasks.tokens import Tokens
 from edgeq.types import Feeds, Outputs, Precision
 

@@ -22,6 +22,9 @@ Sample: TypeAlias = str | tuple[str, str]
 ONNX_RUNTIME = "onnxruntime"
 """The runtime of variants that are ONNX files, as manifests name it."""
 
+COMPONENT = "model"
+"""What a model that is one graph calls it; several have names of their own."""
+
 
 class Precision(StrEnum):
     """What a bundle's weights and activations are stored and computed in."""

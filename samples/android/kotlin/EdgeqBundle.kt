@@ -28,6 +28,12 @@ class EdgeqBundle private constructor(val folder: File, val manifest: JSONObject
 
     val variants: List<JSONObject> get() = manifest.getJSONArray("variants").objects()
 
+    /** What the manifest says of the tokenizer, null where the model takes no text. Format 1 calls it `tokenizer`. */
+    val text: JSONObject? get() = manifest.optJSONObject("processor")?.optJSONObject("text") ?: manifest.optJSONObject("tokenizer")
+
+    /** The model of a variant of one graph, null of several, which this sample does not run. Format 1 has no `models`. */
+    fun modelPath(variant: JSONObject): String? = (variant.optJSONObject("models") ?: variant).optString("model").ifEmpty { null }
+
     /**
      * The first variant this device meets, in the bundle's order of preference.
      *
@@ -39,7 +45,7 @@ class EdgeqBundle private constructor(val folder: File, val manifest: JSONObject
         variants.firstOrNull { variant ->
             val needs = variant.optJSONObject("requirements") ?: JSONObject()
             val wanted = needs.optJSONArray("abi")?.strings() ?: emptyList()
-            variant.getString("runtime") == "onnxruntime" &&
+            variant.getString("runtime") == "onnxruntime" && modelPath(variant) != null &&
                 (provider == null || variant.getString("execution_provider") == provider) &&
                 needs.optInt("min_android_api", 0) <= apiLevel &&
                 (wanted.isEmpty() || wanted.any { it in abis })
@@ -58,7 +64,7 @@ class EdgeqBundle private constructor(val folder: File, val manifest: JSONObject
     fun file(path: String): File = File(folder, path)
 
     /** What goes before a text, by role; empty where the model wants nothing there. */
-    val prompts: Map<String, String> = manifest.optJSONObject("tokenizer")?.optJSONObject("prompts")
+    val prompts: Map<String, String> = text?.optJSONObject("prompts")
         ?.let { found -> found.keys().asSequence().map { "$it" }.associateWith { found.getString(it) } } ?: emptyMap()
 
     /**
@@ -69,7 +75,7 @@ class EdgeqBundle private constructor(val folder: File, val manifest: JSONObject
      *     none, and any other name it does not know is an error
      */
     fun prompted(text: String, role: String? = null): String {
-        val default = manifest.optJSONObject("tokenizer")?.optString("default_prompt").orEmpty().ifEmpty { null }
+        val default = this.text?.optString("default_prompt").orEmpty().ifEmpty { null }
         val name = role ?: default ?: return text
         prompts[name]?.let { return it + text }
         val other = name == "document" && ("passage" in prompts || "corpus" in prompts)
@@ -90,8 +96,8 @@ class EdgeqBundle private constructor(val folder: File, val manifest: JSONObject
             }
             val manifest = JSONObject(String(bytes, Charsets.UTF_8))
             val format = manifest.getJSONObject("format")
-            if (format.getString("name") != "edgeq" || format.getString("version").substringBefore('.') != "1") {
-                throw BundleException("format ${format.getString("version")} is not 1.x")
+            if (format.getString("name") != "edgeq" || format.getString("version").substringBefore('.') !in listOf("1", "2")) {
+                throw BundleException("format ${format.getString("version")} is not 1.x or 2.x")
             }
             if (manifest.getString("status") != "passed") throw BundleException("the bundle failed its quality gate")
             verify(folder, manifest.getJSONObject("integrity").getJSONArray("files").objects())
@@ -141,7 +147,8 @@ class EdgeqBundle private constructor(val folder: File, val manifest: JSONObject
 class EdgeqModel(bundle: EdgeqBundle, val variant: JSONObject, accelerate: Boolean = true, strict: Boolean = false) : AutoCloseable {
 
     private val env = OrtEnvironment.getEnvironment()
-    private val padId = bundle.manifest.getJSONObject("tokenizer").getLong("pad_id")
+    private val text = bundle.text ?: throw BundleException("the model takes no text")
+    private val padId = text.getLong("pad_id")
     private val inputs = variant.getJSONArray("inputs").objects()
     private val outputs = variant.getJSONArray("outputs").objects()
 
@@ -149,10 +156,11 @@ class EdgeqModel(bundle: EdgeqBundle, val variant: JSONObject, accelerate: Boole
     val staticLength: Int? = inputs.first().getJSONArray("shape").get(1) as? Int
 
     /** Most tokens of a text, special tokens included: truncate to it while tokenizing. */
-    val maxLength: Int = minOf(staticLength ?: Int.MAX_VALUE, bundle.manifest.getJSONObject("tokenizer").getInt("max_length"))
+    val maxLength: Int = minOf(staticLength ?: Int.MAX_VALUE, text.getInt("max_length"))
 
     // By path, not by bytes: ONNX Runtime maps the file, and the heap holds no second copy.
-    private val session = env.createSession(bundle.file(variant.getString("model")).path, options(accelerate, strict))
+    private val path = bundle.modelPath(variant) ?: throw BundleException("${variant.getString("id")} is several graphs")
+    private val session = env.createSession(bundle.file(path).path, options(accelerate, strict))
 
     private fun options(accelerate: Boolean, strict: Boolean) = OrtSession.SessionOptions().apply {
         val needs = variant.optJSONObject("requirements") ?: JSONObject()

@@ -120,7 +120,7 @@ def test_listed_paths_must_stay_inside(tiny_bundle: Path, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["../outside.onnx", "/etc/hostname"])
 def test_a_variant_must_stay_inside(tiny_bundle: Path, path: str) -> None:
-    _edit_manifest(tiny_bundle, lambda document: document["variants"][0].update(model=path))
+    _edit_manifest(tiny_bundle, lambda document: document["variants"][0].update(models={"model": path}))
     with pytest.raises(IntegrityError, match=r"not in integrity\.files"):
         open_bundle(tiny_bundle)
 
@@ -133,8 +133,8 @@ def test_the_manifest_cannot_list_itself(tiny_bundle: Path) -> None:
 
 
 def test_a_newer_major_format_is_refused_first(tiny_bundle: Path) -> None:
-    (tiny_bundle / "edgeq.json").write_text('{"format": {"name": "edgeq", "version": "2.3"}}')
-    with pytest.raises(IntegrityError, match=r"format 2\.3; this edgeq reads format 1\.1"):
+    (tiny_bundle / "edgeq.json").write_text('{"format": {"name": "edgeq", "version": "3.2"}}')
+    with pytest.raises(IntegrityError, match=r"format 3\.2; this edgeq reads format 2\.0"):
         open_bundle(tiny_bundle)
 
 

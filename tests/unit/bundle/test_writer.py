@@ -108,7 +108,8 @@ def test_nothing_is_left_without_a_commit(tmp_path: Path) -> None:
 def test_a_manifest_that_no_reader_takes_is_not_written(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match=r"not in integrity\.files"):
         tiny.build(
-            tmp_path / "bundle", lambda m: replace(m, variants=(replace(m.variants[0], model="model/x"),))
+            tmp_path / "bundle",
+            lambda m: replace(m, variants=(replace(m.variants[0], models={"model": "model/x"}),)),
         )
     assert os.listdir(tmp_path) == []
 

@@ -176,6 +176,9 @@ def test_inspect_fits_a_screen(tiny_bundle: Path) -> None:
 def test_inspect_json_is_the_manifest(tiny_bundle: Path) -> None:
     document = _json(edgeq("inspect", tiny_bundle, "--json"))
     facts = document.pop("bundle")
+    # As scripts know them from format 1, beside those of format 2.
+    assert document.pop("tokenizer") == document["processor"]["text"]
+    assert all(item.pop("model") == item["models"]["model"] for item in document["variants"])
     assert document == json.loads((tiny_bundle / "edgeq.json").read_text())
     assert facts["verified"] is True
     assert facts["size_bytes"] == sum(entry["size"] for entry in document["integrity"]["files"])
@@ -340,7 +343,7 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "parent path": _listing("../../etc/passwd"),
     "absolute path": _listing("/etc/passwd"),
     "symbolic link": _link,
-    "newer major": _edit(lambda document: document["format"].update(version="2.0")),
+    "newer major": _edit(lambda document: document["format"].update(version="3.0")),
     "truncated model": lambda bundle: os.truncate(bundle / "model/cpu-fp32/model.onnx", 100),
     "truncated manifest": lambda bundle: os.truncate(bundle / "edgeq.json", 100),
     "unknown step": _edit(lambda document: document["preprocess"][0].update(step="exec")),
@@ -515,9 +518,47 @@ def test_a_static_variant_says_how_many_tokens_it_takes(tiny: Any) -> None:
 
     def variant(*, static: bool, **placement: Any) -> Variant:
         inputs, outputs = tiny.signature(static=static)
-        return Variant("v", "m", "coreml", "all", "fp32", inputs, outputs, 1, placement=placement)
+        return Variant("v", {"model": "m"}, "coreml", "all", "fp32", inputs, outputs, 1, placement=placement)
 
     assert variant(static=True).token_lengths == (tiny.static_length,)
     assert variant(static=False).token_lengths == ()
     assert variant(static=False, sequence_lengths=[128, 32]).token_lengths == (32, 128)
     assert variant(static=False, sequence_lengths="many").token_lengths == ()
+
+
+# Format 1
+
+
+def test_inspect_json_of_a_bundle_of_format_1_has_the_same_keys(first_format: Path) -> None:
+    document = _json(edgeq("inspect", first_format, "--json"))
+    assert document["format"]["version"] == "1.0"
+    assert document["tokenizer"] == document["processor"]["text"]
+    assert all(item["model"] == item["models"]["model"] for item in document["variants"])
+    assert "format 1.0" in edgeq("inspect", first_format).stdout
+
+
+def test_a_bundle_of_format_1_differs_in_its_format_alone(first_format: Path, tiny_bundle: Path) -> None:
+    result = edgeq("diff", first_format, tiny_bundle, "--json")
+    document = json.loads(result.stdout)
+    assert document["manifest"] == [{"what": "format.version", "a": "1.0", "b": "2.0"}]
+    assert document["variants"] == document["metrics"] == document["gates"] == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["validate"], ["bench"], ["run", "--text", "the cat"], ["check", "--target", "android"]],
+)
+def test_a_bundle_of_format_1_is_taken(first_format: Path, command: list[str]) -> None:
+    name, *rest = command
+    assert run_command_line([name, str(first_format), *rest]) == 0
+
+
+def test_what_is_packed_from_format_1_stays_of_format_1(first_format: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    command = ["pack", str(first_format), "--variants", "nnapi", "--archive", "--output", str(packed)]
+    assert run_command_line(command) == 0
+    before, after = (json.loads((path / "edgeq.json").read_text()) for path in (first_format, packed))
+    assert after["format"] == before["format"] == {"name": "edgeq", "version": "1.0"}
+    assert after["variants"] == before["variants"][1:]
+    assert after["tokenizer"] == before["tokenizer"] and "processor" not in after
+    assert run_command_line(["validate", str(packed.with_name("packed.edgeq"))]) == 0

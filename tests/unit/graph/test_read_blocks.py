@@ -9,7 +9,8 @@ import onnx_ir as ir
 import pytest
 
 from edgeq.graph.read_blocks import read_block_weights
-from edgeq.quantize.weight_only import LayerStats, WeightSpec, quantize
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only import LayerStats, quantize
 from edgeq.quantize.weight_only.matmul_nbits import lower
 
 RNG = np.random.default_rng(9)
@@ -39,7 +40,7 @@ g (int64[n] ids) => (float[n, {weight.shape[1]}] y)
 def test_what_was_written_is_read(tmp_path, bits, symmetric, columns):
     weight = RNG.standard_normal((columns, 24)).astype(np.float32)
     table = RNG.standard_normal((50, columns)).astype(np.float32)
-    spec = WeightSpec(bits, 32, symmetric)
+    spec = Blocks(bits, 32, symmetric)
     codes = {"weight": quantize("rtn", weight, spec), "table": quantize("rtn", table.T, spec)}
     ir.save(lower(graph(weight, table), codes).model, tmp_path / "model.onnx")
     found = read_block_weights(tmp_path / "model.onnx")
@@ -53,7 +54,7 @@ def test_awq_factors_are_multiplied_back(tmp_path):
     table = RNG.standard_normal((50, 64)).astype(np.float32)
     x = RNG.standard_normal((200, 64)) * np.linspace(0.1, 10, 64)
     stats = LayerStats((x**2).mean(0).astype(np.float32), 200, x.T @ x)
-    code = quantize("awq", weight, WeightSpec(4, 32, True), stats)
+    code = quantize("awq", weight, Blocks(4, 32, True), stats)
     assert code.input_scales is not None
     ir.save(lower(graph(weight, table), {"weight": code}).model, tmp_path / "model.onnx")
     found = read_block_weights(tmp_path / "model.onnx")["product"]
@@ -68,7 +69,7 @@ def test_offsets_and_orders_are_undone(tmp_path):
     scales = RNG.uniform(0.5, 2, 64).astype(np.float32)
 
     def lifted(values):
-        found = quantize("rtn", values, WeightSpec(4, 32))
+        found = quantize("rtn", values, Blocks(4, 32))
         return replace(found, offsets=RNG.normal(0, 1, found.scales.shape).astype(np.float32))
 
     product = replace(lifted((weight * scales[:, None])[order]), input_order=order, input_scales=scales)

@@ -26,7 +26,7 @@ from edgeq.quantize.recipes import load_recipe
 from edgeq.quantize.sensitivity import LayerEffect
 from edgeq.quantize.shell import Shell
 from edgeq.runtime.generation.tokenizer import PromptTokenizer
-from edgeq.tasks import head as head_module
+from edgeq.tasks import entry as entry_module
 from edgeq.types import Feeds, Task
 
 
@@ -104,7 +104,7 @@ def test_logits_are_compared_some_tokens_at_a_time(
         return comparisons[0].metrics()
 
     whole = metrics()
-    monkeypatch.setattr(head_module, "COMPARED_VALUES", 1000)
+    monkeypatch.setattr(entry_module, "COMPARED_VALUES", 1000)
     assert metrics() == pytest.approx(whole, rel=1e-12)
     assert whole["n"] == feeds["input_ids"].size
 

@@ -8,8 +8,8 @@ from edgeq.comparison import GateRequest, check_gate_metrics, gates_for
 from edgeq.errors import DataError, UnsupportedError, UsageError
 from edgeq.pipeline.choices import require_language_model
 from edgeq.pipeline.generation.data import calibration_windows, window_feeds
-from edgeq.pipeline.generation.graph_export import language_recipe, language_variants
 from edgeq.pipeline.generation.measure import golden_prompts
+from edgeq.pipeline.generation.planning import language_recipe, language_variants
 from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.generation.settings import CacheShape
 from edgeq.targets import get_target

@@ -103,4 +103,4 @@ def test_a_file_too_large_for_a_session_is_run_some_nodes_at_a_time(
         monkeypatch.setattr(kernels, "HELD_BYTES", limit)
         bounds = decoder_bounds("v", model, cases(), SilentStage())
         assert "kernel noise 0.1" in bounds.gates[0].derived_from
-    assert measured == ["DecoderTwins", "StretchTwins"]
+    assert measured == ["DecoderTwins", "SegmentTwins"]

@@ -36,7 +36,16 @@ LOGITS = TensorSpec("logits", "float32", ("batch", "sequence", 8), Role.LOGITS)
 
 def variant(outputs: tuple[TensorSpec, ...] = (LOGITS,), **requirements: Any) -> Variant:
     return Variant(
-        "v", "m.onnx", "onnxruntime", "CPUExecutionProvider", "int4", (), outputs, 1, None, requirements
+        "v",
+        {"model": "m.onnx"},
+        "onnxruntime",
+        "CPUExecutionProvider",
+        "int4",
+        (),
+        outputs,
+        1,
+        None,
+        requirements,
     )
 
 

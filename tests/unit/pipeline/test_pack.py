@@ -15,9 +15,11 @@ from edgeq.bundle.manifest import Gate, Manifest, Metric, Quantization
 from edgeq.bundle.reader import open_bundle
 from edgeq.errors import DataError, GateError, IntegrityError, OutputError, UsageError
 from edgeq.pipeline.explain import PLAN
-from edgeq.pipeline.export import ExportRequest, TargetResult, finished
+from edgeq.pipeline.export import finished
 from edgeq.pipeline.pack import PackRequest, Slimming, run_pack
 from edgeq.pipeline.pages import write_export_pages
+from edgeq.pipeline.plan import TargetResult
+from edgeq.pipeline.request import ExportRequest
 from edgeq.pipeline.sensitivity import FILE_NAME
 from edgeq.pipeline.validation import ValidationRequest, _require_comparands, run_validation
 from edgeq.report.html import REPORT_FILE, write_report
@@ -95,7 +97,7 @@ def test_what_is_kept_is_as_it_was(rich: Path, tmp_path: Path) -> None:
     with open_bundle(rich) as before, open_bundle(tmp_path / "small") as after:
         kept = before.variant("nnapi-fp32")
         assert after.variants == (kept,)
-        assert after.file(kept.model).read_bytes() == before.file(kept.model).read_bytes()
+        assert after.file(kept.model_file).read_bytes() == before.file(kept.model_file).read_bytes()
         assert after.manifest.gates == tuple(g for g in before.manifest.gates if g.variant == kept.id)
         (old,), (new,) = before.golden_cases(), after.golden_cases()
         assert set(new.outputs) == {kept.id}

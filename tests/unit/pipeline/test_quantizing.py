@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 from edgeq.errors import ConfigError, DataError
+from edgeq.pipeline.drive_weights import fallback_notices
 from edgeq.pipeline.forward.data import divide
 from edgeq.pipeline.quantizing import family, quantize_model
-from edgeq.pipeline.weight_only import WeightJob, errors_of, fallback_notices, quantize_layer, weight_jobs
+from edgeq.pipeline.weight_jobs import WeightJob, weight_jobs
+from edgeq.pipeline.weight_only import quantize_layer
 from edgeq.progress import SilentProgress
 from edgeq.quantize.layers import find_layers, layer_weight
 from edgeq.quantize.plan import QuantizationPlan
 from edgeq.quantize.recipes import LayerSpec, load_recipe, parse_recipe
+from edgeq.quantize.weight_errors import energy_of
 from edgeq.quantize.weight_only import LayerStats
 from edgeq.targets.base import LoweringInput, LoweringOptions
 from edgeq.targets.cpu import TARGET as CPU
@@ -235,10 +238,10 @@ def test_output_error_is_that_of_the_product():
     error = rng.standard_normal((16, 8)).astype(np.float32) * 0.01
     exact = np.linalg.norm(x @ error) / np.linalg.norm(x @ weight)
     stats = LayerStats((x**2).mean(0).astype(np.float32), 200, x.T @ x)
-    assert errors_of(weight, weight + error, stats)[1] == pytest.approx(
+    assert energy_of(weight, weight + error, stats).output_error == pytest.approx(
         exact, rel=1e-4
     )  # float32 Gram matrix
-    assert errors_of(weight, weight + 2 * error, stats)[1] == pytest.approx(2 * exact, rel=1e-4)
+    assert energy_of(weight, weight + 2 * error, stats).output_error == pytest.approx(2 * exact, rel=1e-4)
 
 
 def test_a_weight_of_zeros_and_a_dead_input(model):

@@ -11,7 +11,7 @@ from edgeq.calibration import load_samples
 from edgeq.pipeline.forward.data import _parts, wanted_samples
 from edgeq.pipeline.generation import data as language_data
 from edgeq.pipeline.generation.data import divide_language
-from edgeq.pipeline.rehearse import sample_counts
+from edgeq.pipeline.ways import sample_counts
 from edgeq.types import Task
 
 

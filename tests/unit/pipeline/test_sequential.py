@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from edgeq.calibration import CalibrationData
-from edgeq.pipeline import sequential
+from edgeq.pipeline import drive_weights, sequential
 from edgeq.pipeline.forward.data import divide
 from edgeq.pipeline.request import default_samples
-from edgeq.pipeline.weight_only import quantize_weights, weight_jobs
+from edgeq.pipeline.weight_jobs import weight_jobs
+from edgeq.pipeline.weight_only import quantize_weights
 from edgeq.progress import SilentProgress
 from edgeq.quantize.layers import find_layers
 from edgeq.quantize.recipes import load_recipe
@@ -66,7 +67,7 @@ def test_closer_to_the_original_than_each_layer_for_itself(
 ) -> None:
     layers, jobs = jobs_of(model)
     in_turn = quantize_weights(model.canonical.model, jobs, data, SilentProgress())
-    monkeypatch.setattr(sequential, "is_sequential", lambda job: False)
+    monkeypatch.setattr(drive_weights, "is_sequential", lambda job: False)
     alone = quantize_weights(model.canonical.model, jobs, data, SilentProgress())
     assert [layer.decision.name for layer in in_turn] == [job.name for job in jobs]
     assert {layer.decision.method for layer in in_turn} == {layer.decision.method for layer in alone}

@@ -8,15 +8,17 @@ import pytest
 
 from edgeq.errors import UnsupportedError
 from edgeq.exporters.base import ModelFacts
-from edgeq.pipeline.export import ExportRequest, plan_export
+from edgeq.pipeline.planning import plan_export
 from edgeq.pipeline.precision import recipe_named
+from edgeq.pipeline.request import ExportRequest
 from edgeq.pipeline.stored import compared_with, is_calibrated, say_growth, take_over
-from edgeq.pipeline.weight_only import weight_jobs
+from edgeq.pipeline.weight_jobs import weight_jobs
 from edgeq.progress import SilentProgress
+from edgeq.quantize.checkpoint_codes import PackedTensor, PackedWeights
+from edgeq.quantize.formats import Blocks, Stored
 from edgeq.quantize.layers import find_layers
-from edgeq.quantize.packed import PackedTensor, PackedWeights
 from edgeq.quantize.recipes import LayerSpec
-from edgeq.quantize.weight_only import WeightSpec, quantize
+from edgeq.quantize.weight_only import quantize
 from edgeq.types import Task
 
 RNG = np.random.default_rng(4)
@@ -24,7 +26,7 @@ STORED = LayerSpec("stored")
 
 
 def quantized():
-    return quantize("rtn", RNG.normal(0, 0.05, (64, 96)).astype(np.float32), WeightSpec(4, 32))
+    return quantize("rtn", RNG.normal(0, 0.05, (64, 96)).astype(np.float32), Blocks(4, 32))
 
 
 def graph_of(**weights):
@@ -49,7 +51,7 @@ def graph_of(**weights):
 def taken(model, packed, spec_of=None):
     layers = find_layers(model)
     specs = {ref.name: (spec_of or {}).get(ref.name, STORED) for ref in layers.refs}
-    jobs = weight_jobs(layers, specs, "stored")
+    jobs = weight_jobs(layers, specs, Stored)
     return take_over(model, layers, specs, jobs, packed, is_lossy=False, progress=SilentProgress())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgeq.bundle.reader import open_bundle
-from edgeq.pipeline.export import TargetResult
+from edgeq.pipeline.plan import TargetResult
 from edgeq.pipeline.summary import next_commands
 
 

@@ -338,14 +338,14 @@ def test_coverage_reports_lengths_truncation_and_clipping() -> None:
     assert (report.samples, report.tokens_min, report.tokens_median) == (20, 1, 1)
     assert (report.tokens_p95, report.tokens_max, report.max_length) == (3, 20, 12)
     assert report.truncated_share == 1 / 20
-    assert report.worst_clipping == ("hidden", 0.0)
+    assert report.clipping == {"hidden": 0.0}
     cut = coverage(samples, Words(), seen, {"hidden": (0.0, full[1])})
     assert cut.clipping["hidden"] > 0.1
 
 
 def test_coverage_without_ranges_has_no_clipping() -> None:
     report = coverage(["a"], Words())
-    assert report.worst_clipping is None
+    assert report.clipping == {}
     with pytest.raises(ValueError, match="at least one sample"):
         coverage([], Words())
     with pytest.raises(ValueError, match="statistics"):

@@ -1,4 +1,4 @@
-"""Two versions of a graph, a stretch at a time: each value is what the whole graph would compute."""
+"""Two versions of a graph, a segment at a time: each value is what the whole graph would compute."""
 
 from __future__ import annotations
 

@@ -18,9 +18,10 @@ from edgeq.bundle.manifest import (
     PostprocessStep,
     PreprocessKind,
     PreprocessStep,
+    ProcessorInfo,
     Quantization,
     Status,
-    TokenizerInfo,
+    TextProcessorInfo,
     Variant,
 )
 from edgeq.quantize.coverage import Coverage
@@ -52,7 +53,7 @@ def _inputs(*, static: bool) -> tuple[TensorSpec, ...]:
 def _variants() -> tuple[Variant, ...]:
     output = (TensorSpec("sentence_embedding", "float32", ("batch", 384), Role.SENTENCE_EMBEDDING),)
     cpu = Variant(
-        "cpu-int8", "model/cpu-int8/model.onnx", "onnxruntime", "CPUExecutionProvider", "int8",
+        "cpu-int8", {"model": "model/cpu-int8/model.onnx"}, "onnxruntime", "CPUExecutionProvider", "int8",
         _inputs(static=False), output, 23069823, 20,
         {"onnxruntime": ">=1.20", "abi": ["arm64-v8a"], "min_android_api": 24, "min_ram_mb": 64},
         {"nodes": {"CPUExecutionProvider": 213}, "partitions": 1, "integer_matmuls": 36, "float_matmuls": 12},
@@ -60,7 +61,7 @@ def _variants() -> tuple[Variant, ...]:
     nnapi = replace(
         cpu,
         id="nnapi-int8",
-        model="model/nnapi-int8/model.onnx",
+        models={"model": "model/nnapi-int8/model.onnx"},
         execution_provider="NnapiExecutionProvider",
         inputs=_inputs(static=True),
         requirements={
@@ -106,7 +107,7 @@ def manifest() -> Manifest:
             "int8", "recipe.yaml", Calibration("texts.txt", "f" * 64, 256, 0), 8.13,
             (ExcludedNode("encoder.layer.5.output.dense", "excluded by the recipe"),),
         ),
-        tokenizer=TokenizerInfo("tokenizer", 256, 0),
+        processor=ProcessorInfo(TextProcessorInfo("tokenizer", 256, 0)),
         preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, ("input_ids", "attention_mask")),),
         golden=(GoldenEntry("case-00", "golden/case-00.npz"),),
         gates=(gate,),
@@ -119,7 +120,7 @@ def hostile(manifest: Manifest) -> Manifest:
     """Every free word is an attack; ids and paths too, although a reader would refuse some of them."""
     spec = TensorSpec(HOSTILE, "float32", (HOSTILE, 3), Role.OTHER)
     variant = replace(
-        manifest.variants[1], id=HOSTILE, model=HOSTILE, runtime=HOSTILE, precision=HOSTILE,
+        manifest.variants[1], id=HOSTILE, models={"model": HOSTILE}, runtime=HOSTILE, precision=HOSTILE,
         inputs=(spec,), outputs=(spec,),
         requirements={HOSTILE: HOSTILE, "nnapi_flags": [HOSTILE], "min_android_api": HOSTILE, "abi": [HOSTILE]},
         placement={"nodes": {HOSTILE: 1}, "reasons": {HOSTILE: 1}, "notes": [HOSTILE],
@@ -134,7 +135,8 @@ def hostile(manifest: Manifest) -> Manifest:
     quantization = Quantization(HOSTILE, HOSTILE, calibration, 4.5, (ExcludedNode(HOSTILE, HOSTILE),))
     return replace(
         manifest, name=HOSTILE, target=HOSTILE, source=source, variants=(variant,), created_by={HOSTILE: HOSTILE},
-        status=Status.FAILED, quantization=quantization, tokenizer=TokenizerInfo(HOSTILE, 8, 0, HOSTILE),
+        status=Status.FAILED, quantization=quantization,
+        processor=ProcessorInfo(TextProcessorInfo(HOSTILE, 8, 0, HOSTILE)),
         preprocess=(PreprocessStep(PreprocessKind.TOKENIZE, (HOSTILE,)),),
         postprocess=(PostprocessStep(PostprocessKind.SOFTMAX, (HOSTILE,)),),
         gates=(Gate(HOSTILE, HOSTILE, "cosine_mean", ">=", 0.5, HOSTILE, 0.1, False),),

@@ -11,7 +11,7 @@ from edgeq.types import TensorSpec
 
 VARIANT = Variant(
     id="coreml-int8",
-    model="model/coreml-int8/Model.mlpackage",
+    models={"model": "model/coreml-int8/Model.mlpackage"},
     runtime="coreml",
     execution_provider="all compute units",
     precision="int8",

@@ -98,9 +98,9 @@ def prompted_bundle(tiny_bundle: Path, mutate_bundle: ModuleType) -> Callable[..
         path.write_text(
             json.dumps(json.loads(path.read_text()) | {"prompts": PROMPTS, "default_prompt": "query"})
         )
-        mutate_bundle.change_json("edgeq.json", lambda document: document["tokenizer"].update(in_manifest))(
-            tiny_bundle
-        )
+        mutate_bundle.change_json(
+            "edgeq.json", lambda document: document["processor"]["text"].update(in_manifest)
+        )(tiny_bundle)
         mutate_bundle.sign(tiny_bundle)
         return tiny_bundle
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeq.bundle.archive import write_archive
-from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
+from edgeq.bundle.manifest import PostprocessKind, PostprocessStep, ProcessorInfo
 from edgeq.errors import DataError, GateError, IntegrityError, ModelError, UnsupportedError, UsageError
 from edgeq.runtime.executors import NativeExecutor
 from edgeq.runtime.runtime import load
@@ -175,7 +175,7 @@ def test_verification_comes_before_loading(tiny_bundle: Path, monkeypatch: pytes
 
 
 def test_a_bundle_without_a_tokenizer_takes_feeds_alone(tiny: Any, tmp_path: Path) -> None:
-    tiny.build(tmp_path / "bundle", lambda m: replace(m, tokenizer=None, preprocess=()))
+    tiny.build(tmp_path / "bundle", lambda m: replace(m, processor=None, preprocess=()))
     with load(tmp_path / "bundle") as runtime:
         with pytest.raises(DataError, match="no tokenizer"):
             runtime.run(text=["a"])
@@ -208,7 +208,7 @@ def test_a_tokenizer_with_other_settings_than_the_manifest_s_is_damaged(
     from edgeq.runtime.runtime import load_preprocessor
 
     def other(manifest: Any) -> Any:
-        return replace(manifest, tokenizer=replace(manifest.tokenizer, **{name: value}))
+        return replace(manifest, processor=ProcessorInfo(replace(manifest.text_processor, **{name: value})))
 
     tiny.build(tmp_path / "whole")
     with open_bundle(tmp_path / "whole") as bundle:

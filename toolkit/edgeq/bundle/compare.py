@@ -67,7 +67,7 @@ def _changes(a: Mapping[str, Scalar], b: Mapping[str, Scalar]) -> tuple[Change, 
 
 
 def _general(manifest: Manifest) -> dict[str, Scalar]:
-    document = {key: value for key, value in manifest.to_json().items() if key not in _OWN_SECTION}
+    document = {key: value for key, value in manifest.current_json().items() if key not in _OWN_SECTION}
     return _flatten(document)
 
 

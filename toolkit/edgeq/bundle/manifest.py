@@ -1,4 +1,4 @@
-"""`edgeq.json` as frozen dataclasses; the published schema is `schema/edgeq-1.0.schema.json`, for every 1.x."""
+"""`edgeq.json` as frozen dataclasses of format 2, whose schema is `schema/edgeq-2.0.schema.json` for every 2.x."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Any
 
 from edgeq.bundle.codec import NOT_IN_JSON, KeyPath, decode, encode, restore
 from edgeq.bundle.documents import parse
+from edgeq.bundle.older import FIRST, to_current, to_first
 from edgeq.bundle.schema import check_consistency, check_schema
-from edgeq.errors import IntegrityError
-from edgeq.types import Role, SourceInfo, TensorSpec, Verification
+from edgeq.errors import IntegrityError, UnsupportedError
+from edgeq.types import COMPONENT, Role, SourceInfo, TensorSpec, Verification
 
 FORMAT_NAME = "edgeq"
-FORMAT_VERSION = "1.1"
-"""Of what is written; every 1.x is read. docs/bundle.md says what each added."""
+FORMAT_VERSION = "2.0"
+"""Of what is made; every 1.x and 2.x is read. docs/bundle.md says what each brought."""
+MAJORS = (FIRST, "2")
+"""Versions that are read."""
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_MANIFEST_VALUES = 1 << 16
 """A bundle of two variants has some 1,000 in 40 kB; checking a value takes some 10 microseconds."""
@@ -30,13 +34,13 @@ class Status(StrEnum):
 
 
 class PreprocessKind(StrEnum):
-    """The steps from raw data to model inputs that a reader of format 1.1 knows."""
+    """The steps from raw data to model inputs that a reader of format 2.0 knows."""
 
     TOKENIZE = "tokenize"
 
 
 class PostprocessKind(StrEnum):
-    """The steps from model outputs to answers that a reader of format 1.1 knows.
+    """The steps from model outputs to answers that a reader of format 2.0 knows.
 
     `softmax`, `sigmoid`: probabilities over the last axis. `argmax_label`: the label of the largest logit,
     per text or per token. `answer_span`: the best start and end of an answer in the second text of a
@@ -65,7 +69,7 @@ class Variant:
 
     Attributes:
         id: `cpu-int8`, `nnapi-fp32`, ...; also its folder's name.
-        model: path of the model file, or of the `.mlpackage` folder.
+        models: path of each graph's file, or `.mlpackage` folder, by component; the only one is called `model`.
         runtime: `onnxruntime`, `coreml`, `onnxruntime-genai`, `llama.cpp`.
         execution_provider: `CPUExecutionProvider`, `NnapiExecutionProvider`, a Core ML compute unit.
         precision: of the weights and activations: `int8`, `int4`, `fp16`, `fp32` or a recipe's name.
@@ -76,7 +80,7 @@ class Variant:
     """
 
     id: str
-    model: str
+    models: Mapping[str, str]
     runtime: str
     execution_provider: str
     precision: str
@@ -86,6 +90,32 @@ class Variant:
     opset: int | None = None
     requirements: Mapping[str, Any] = field(default_factory=dict)
     placement: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> PurePosixPath:
+        """Where all files of the variant are."""
+        return PurePosixPath(next(iter(self.models.values()))).parent
+
+    @property
+    def model_file(self) -> str:
+        """Path of the model, where it is one graph.
+
+        Raises:
+            UnsupportedError: it is several.
+        """
+        return self.component_file(COMPONENT)
+
+    def component_file(self, component: str) -> str:
+        """Path of one graph.
+
+        Raises:
+            UnsupportedError: there is no component of this name.
+        """
+        if component not in self.models:
+            raise UnsupportedError(
+                f"the variant `{self.id}` has no component `{component}`; it has {', '.join(self.models)}"
+            )
+        return self.models[component]
 
     @property
     def token_lengths(self) -> tuple[int, ...]:
@@ -98,7 +128,7 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenizerInfo:
+class TextProcessorInfo:
     """Where the tokenizer is and what an app has to know about it.
 
     Attributes:
@@ -115,6 +145,13 @@ class TokenizerInfo:
     special_ids: Mapping[str, int] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorInfo:
+    """What turns samples into inputs, by the kind of sample."""
+
+    text: TextProcessorInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +272,7 @@ class Manifest:
         language_golden: path of what a language model's bundle records around its logits; None in older bundles and
             those of other tasks.
         integrity: filled in by the writer.
+        format: of the file it was read from, whose words `to_json` speaks; everything else here is format 2.
         unknown: keys of a newer minor version, kept on a round trip.
     """
 
@@ -245,7 +283,7 @@ class Manifest:
     created_by: Mapping[str, str]
     status: Status = Status.PASSED
     quantization: Quantization | None = None
-    tokenizer: TokenizerInfo | None = None
+    processor: ProcessorInfo | None = None
     preprocess: tuple[PreprocessStep, ...] = ()
     postprocess: tuple[PostprocessStep, ...] = ()
     golden: tuple[GoldenEntry, ...] = ()
@@ -256,12 +294,22 @@ class Manifest:
     format: Format = field(default_factory=Format)
     unknown: Mapping[KeyPath, Any] = field(default_factory=dict, metadata=NOT_IN_JSON, repr=False)
 
-    def to_json(self) -> dict[str, Any]:
-        """The document of `edgeq.json`, format first."""
+    @property
+    def text_processor(self) -> TextProcessorInfo | None:
+        """What the tokenizer is; None where the model takes no text."""
+        return None if self.processor is None else self.processor.text
+
+    def current_json(self) -> dict[str, Any]:
+        """The document with the keys of format 2, whatever it was read from; format first."""
         document = encode(self)
         document = {"format": document.pop("format"), **document}
         restore(document, self.unknown)
         return document
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgeq.json`: of the format that the manifest was read from, or of the newest."""
+        document = self.current_json()
+        return to_first(document) if self.format.version.startswith(f"{FIRST}.") else document
 
     def to_text(self) -> str:
         """`to_json` as text.
@@ -278,13 +326,15 @@ class Manifest:
         Raises:
             IntegrityError: a newer major format, a violation of the schema, or a reference to nothing.
         """
-        check_version(document)
-        check_schema(document)
+        major = known_major(document)
+        check_schema(document, major)
+        if major == FIRST:
+            document = to_current(document)
         try:
             manifest, unknown = decode(cls, document)
         except ValueError as error:
-            raise IntegrityError(f"`edgeq.json` does not follow format 1: {error}") from error
-        check_consistency(document)
+            raise IntegrityError(f"`edgeq.json` does not follow format {major}: {error}") from error
+        check_consistency(document, major)
         return replace(manifest, unknown=unknown)
 
     @classmethod
@@ -318,8 +368,12 @@ class Manifest:
         raise IntegrityError(f"the bundle has no variant `{variant_id}`; it has {known}")
 
 
-def check_version(document: Any) -> None:
-    """Raise IntegrityError unless the document names this format with a major version that is known here."""
+def known_major(document: Any) -> str:
+    """The major version of a document.
+
+    Raises:
+        IntegrityError: it does not name this format, or one of a version that is not known here.
+    """
     format_ = document.get("format") if isinstance(document, dict) else None
     if not isinstance(format_, dict) or format_.get("name") != FORMAT_NAME:
         raise IntegrityError(
@@ -331,8 +385,9 @@ def check_version(document: Any) -> None:
         raise IntegrityError(
             f"the bundle's format version is {version!r:.40}; expected one like {FORMAT_VERSION}"
         )
-    if major != FORMAT_VERSION.split(".", maxsplit=1)[0]:
+    if major not in MAJORS:
         raise IntegrityError(
-            f"the bundle has format {version}; this edgeq reads format {FORMAT_VERSION}",
+            f"the bundle has format {version}; this edgeq reads format {FORMAT_VERSION} and older ones",
             hint="pip install --upgrade edgeq",
         )
+    return major

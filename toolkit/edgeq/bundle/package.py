@@ -13,10 +13,9 @@ from typing import Any
 
 from edgeq.bundle.manifest import Variant
 from edgeq.files import atomic_write_text
-from edgeq.types import ONNX_RUNTIME
+from edgeq.types import COMPONENT, ONNX_RUNTIME
 
 PACKAGE_FILE = "manifest.json"
-COMPONENT = "model"
 COMPONENT_FILE = "model/component.json"
 
 
@@ -26,12 +25,14 @@ def write_model_package(folder: Path, name: str, variants: Sequence[Variant]) ->
     Args:
         folder: the bundle's folder; each variant's model is `model/<id>/<file>`.
         name: of the model.
-        variants: others than those of ONNX Runtime are left out.
+        variants: others than those of ONNX Runtime, and those of several graphs, are left out.
 
     Returns:
         The paths written.
     """
-    packaged = [variant for variant in variants if variant.runtime == ONNX_RUNTIME]
+    packaged = [
+        variant for variant in variants if variant.runtime == ONNX_RUNTIME and len(variant.models) == 1
+    ]
     if not packaged:
         return []
     package = {
@@ -48,7 +49,7 @@ def write_model_package(folder: Path, name: str, variants: Sequence[Variant]) ->
 
 
 def _component_variant(variant: Variant) -> dict[str, Any]:
-    model = PurePosixPath(variant.model)
+    model = PurePosixPath(variant.model_file)
     return {
         "ep": variant.execution_provider,
         "variant_directory": model.relative_to(COMPONENT).parent.as_posix(),

@@ -15,6 +15,7 @@ from edgeq.errors import GateError, IntegrityError, ModelError
 from edgeq.files import ARCHIVE_SUFFIX, BUNDLE_MARKER, contained_path
 from edgeq.onnx_references import check_references
 from edgeq.scratch import ScratchFolder
+from edgeq.types import COMPONENT
 
 
 class Bundle:
@@ -80,6 +81,15 @@ class Bundle:
         ):
             return path
         raise IntegrityError(f"`{relative}` is not a file of the bundle `{self.path}`")
+
+    def model_path(self, variant: Variant, component: str = COMPONENT) -> Path:
+        """Path of a variant's graph: a file, or a `.mlpackage` folder.
+
+        Raises:
+            UnsupportedError: the variant has no such component.
+            IntegrityError: the path leaves the bundle, or nothing listed is there.
+        """
+        return self.file(variant.component_file(component))
 
     def golden_cases(self) -> list[GoldenCase]:
         """The golden cases with all their stages."""

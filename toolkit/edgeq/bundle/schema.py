@@ -10,14 +10,18 @@ from importlib.resources import files
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from edgeq.bundle.older import foreign_keys
 from edgeq.errors import IntegrityError
 from edgeq.files import MAX_PATH_CHARACTERS
+from edgeq.types import COMPONENT
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import ValidationError
 
-SCHEMA_FILE = "schema/edgeq-1.0.schema.json"
+SCHEMA_FILE = "schema/edgeq-{major}.0.schema.json"
+"""One for all minor versions."""
+CURRENT = "2"
 STEP_OUTPUTS = {"answer_span": 2}
 """How many outputs a postprocessing step reads; the others read one."""
 _MOST_SHOWN = 5
@@ -26,41 +30,55 @@ _SHOWN = 60
 
 
 @cache
-def load_schema() -> dict[str, Any]:
-    """The published JSON Schema of `edgeq.json`, formats 1.0 and 1.1."""
-    schema: dict[str, Any] = json.loads(
-        files("edgeq.bundle").joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
-    )
+def load_schema(major: str = CURRENT) -> dict[str, Any]:
+    """The published JSON Schema of `edgeq.json`, of one major version."""
+    file = files("edgeq.bundle").joinpath(SCHEMA_FILE.format(major=major))
+    schema: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return schema
 
 
 @cache
-def _validator() -> Draft202012Validator:
+def _validator(major: str) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator(load_schema())
+    return Draft202012Validator(load_schema(major))
 
 
-def check_schema(document: Any) -> None:
+def check_schema(document: Any, major: str) -> None:
     """Raise IntegrityError naming each place that is wrong, what is there and what the schema expects."""
     # Some of them: each of a million takes a kilobyte, and is looked for once more.
-    found = list(islice(_validator().iter_errors(document), _MOST_LOOKED_FOR))
-    _refuse([_describe(error) for error in sorted(found, key=lambda error: error.json_path)])
+    found = list(islice(_validator(major).iter_errors(document), _MOST_LOOKED_FOR))
+    _refuse([_describe(error) for error in sorted(found, key=lambda error: error.json_path)], major)
+    _refuse(list(islice(foreign_keys(document, major), _MOST_LOOKED_FOR)), major)
 
 
-def check_consistency(document: dict[str, Any]) -> None:
-    """Raise IntegrityError when a document's parts do not agree (a gate of a variant that is not there)."""
-    checks = (_repeated, _dangling_variants, _dangling_outputs, _steps, _prompts, _missing_files)
-    _refuse(list(islice((problem for check in checks for problem in check(document)), _MOST_LOOKED_FOR)))
+def check_consistency(document: dict[str, Any], major: str) -> None:
+    """Raise IntegrityError when a document's parts do not agree (a gate of a variant that is not there).
+
+    Args:
+        document: with the keys of format 2.
+        major: what it was written in.
+    """
+    checks = (
+        _repeated,
+        _components,
+        _dangling_variants,
+        _dangling_outputs,
+        _steps,
+        _prompts,
+        _missing_files,
+    )
+    problems = (problem for check in checks for problem in check(document))
+    _refuse(list(islice(problems, _MOST_LOOKED_FOR)), major)
 
 
-def _refuse(problems: list[str]) -> None:
+def _refuse(problems: list[str], major: str) -> None:
     if not problems:
         return
     shown = problems[:_MOST_SHOWN]
     least = " at least" if len(problems) == _MOST_LOOKED_FOR else ""
     more = f"; and{least} {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
-    raise IntegrityError(f"`edgeq.json` does not follow format 1: {'; '.join(shown)}{more}")
+    raise IntegrityError(f"`edgeq.json` does not follow format {major}: {'; '.join(shown)}{more}")
 
 
 def _describe(error: ValidationError) -> str:
@@ -111,6 +129,27 @@ def _duplicates(what: str, values: Iterable[str]) -> Iterator[str]:
             yield f"the {what} `{value}` is there {count} times"
 
 
+def _components(document: dict[str, Any]) -> Iterator[str]:
+    """Graphs that are no parts of one variant, and tensors that do not say whose they are."""
+    for variant in document["variants"]:
+        where, models = f"variants `{variant['id']}`", variant["models"]
+        for problem in _duplicates("path", (path.casefold() for path in models.values())):
+            yield f"at {where}: {problem}"
+        if len({path.rpartition("/")[0] for path in models.values()}) > 1:
+            yield f"at {where}: its components lie in several folders, expected one"
+        if len(models) > 1:
+            yield from _unowned(where, variant)
+        elif COMPONENT not in models:
+            yield f"at {where}: its only component is `{next(iter(models))[:_SHOWN]}`, expected `{COMPONENT}`"
+
+
+def _unowned(where: str, variant: dict[str, Any]) -> Iterator[str]:
+    for spec in variant["inputs"] + variant["outputs"]:
+        component, _, name = spec["name"].partition("/")
+        if component not in variant["models"] or not name:
+            yield f"at {where}: the tensor `{spec['name']}` is of none of its components, expected `COMPONENT/NAME`"
+
+
 def _dangling_variants(document: dict[str, Any]) -> Iterator[str]:
     known = {variant["id"] for variant in document["variants"]}
     for key in ("gates", "metrics"):
@@ -148,10 +187,15 @@ def _steps(document: dict[str, Any]) -> Iterator[str]:
 
 def _prompts(document: dict[str, Any]) -> Iterator[str]:
     """A default prompt that is not there."""
-    tokenizer = document.get("tokenizer", {})
-    default = tokenizer.get("default_prompt")
-    if default is not None and default not in tokenizer.get("prompts", {}):
-        yield f"at tokenizer.default_prompt: there is no prompt `{default}`"
+    text = _text_processor(document)
+    default = text.get("default_prompt")
+    if default is not None and default not in text.get("prompts", {}):
+        yield f"at default_prompt: there is no prompt `{default}`"
+
+
+def _text_processor(document: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = document.get("processor", {}).get("text", {})
+    return found
 
 
 def _output_names(variant: dict[str, Any]) -> set[str]:
@@ -160,10 +204,14 @@ def _output_names(variant: dict[str, Any]) -> set[str]:
 
 def _missing_files(document: dict[str, Any]) -> Iterator[str]:
     present = {path for entry in document["integrity"]["files"] for path in _path_and_folders(entry["path"])}
-    named = [(f"variants `{variant['id']}`", variant["model"]) for variant in document["variants"]]
+    named = [
+        (f"variants `{variant['id']}`", path)
+        for variant in document["variants"]
+        for path in variant["models"].values()
+    ]
     named += [(f"golden `{case['id']}`", case["path"]) for case in document.get("golden", [])]
-    if "tokenizer" in document:
-        named.append(("tokenizer", document["tokenizer"]["path"]))
+    if text := _text_processor(document):
+        named.append(("the tokenizer", text["path"]))
     if "language_golden" in document:
         named.append(("language_golden", document["language_golden"]))
     for where, path in named:

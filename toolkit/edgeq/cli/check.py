@@ -151,7 +151,7 @@ def _subjects(path: Path, target: str, out: Out) -> Iterator[tuple[list[_Subject
     with open_bundle(path, force=True) as bundle:
         if bundle.manifest.status is Status.FAILED:
             out.warn(f"`{path}` failed its quality gate; where its nodes run is predicted all the same")
-        onnx_variants = [variant for variant in bundle.variants if variant.model.endswith(".onnx")]
+        onnx_variants = [variant for variant in bundle.variants if variant.model_file.endswith(".onnx")]
         if not onnx_variants:
             raise ConfigError(
                 f"`{path}` has no ONNX variant, nothing to predict", hint=f"edgeq inspect {path}"
@@ -161,7 +161,7 @@ def _subjects(path: Path, target: str, out: Out) -> Iterator[tuple[list[_Subject
         }
         yield (
             [
-                _Subject(variant.id, bundle.file(variant.model), not promised or variant.id in promised)
+                _Subject(variant.id, bundle.model_path(variant), not promised or variant.id in promised)
                 for variant in onnx_variants
             ],
             True,

@@ -10,7 +10,8 @@ import typer
 from edgeq.cli.options import Json, Quiet, Seed
 
 if TYPE_CHECKING:
-    from edgeq.pipeline.export import ExportPlan, ExportRequest, TargetResult
+    from edgeq.pipeline.plan import ExportPlan, TargetResult
+    from edgeq.pipeline.request import ExportRequest
 
 EXAMPLES = """
 Examples:
@@ -157,8 +158,8 @@ def _request(config: Any, *, archive: bool, force: bool) -> ExportRequest:
 
 
 def _check_pages(request: ExportRequest, page: Path) -> None:
-    from edgeq.pipeline.export import bundle_folders
     from edgeq.pipeline.pages import check_page, export_pages
+    from edgeq.pipeline.plan import bundle_folders
 
     folders = bundle_folders(request)
     for own in export_pages(page, list(folders)).values():
@@ -177,8 +178,8 @@ def _run(out: Any, request: ExportRequest, page: Path | None) -> list[TargetResu
 
 
 def _dry_run(out: Any, request: ExportRequest) -> None:
-    from edgeq.pipeline.export import plan_export
-    from edgeq.pipeline.rehearse import rehearse
+    from edgeq.pipeline.forward.rehearse import rehearse
+    from edgeq.pipeline.planning import plan_export
     from edgeq.report.words import calibration_title
 
     with out.progress() as progress:
@@ -202,8 +203,8 @@ def _dry_run(out: Any, request: ExportRequest) -> None:
 
 
 def _plan_json(plan: ExportPlan) -> dict[str, Any]:
-    from edgeq.pipeline.rehearse import sample_counts
     from edgeq.pipeline.stored import is_calibrated
+    from edgeq.pipeline.ways import sample_counts
 
     used = is_calibrated(plan)
     held_out, calibrating = sample_counts(plan)

@@ -78,7 +78,16 @@ def _document(
         "verified": verified,
         "can_saturate": dict(saturating),
     }
-    return {"bundle": facts, **bundle.manifest.to_json()}
+    document = bundle.manifest.current_json()
+    for variant in document["variants"]:
+        variant |= _only_model(variant["models"])
+    text = document.get("processor", {}).get("text")
+    return {"bundle": facts, **document} | ({} if text is None else {"tokenizer": text})
+
+
+def _only_model(models: Mapping[str, str]) -> dict[str, str]:
+    """`model`, which scripts know from format 1, where there is one graph; of several it would hide the others."""
+    return dict(models) if len(models) == 1 else {}
 
 
 def _summary(bundle: Bundle, *, verified: bool, full: bool, width: int | None) -> str:
@@ -110,8 +119,8 @@ def _makers(manifest: Manifest, *, full: bool) -> str:
 def _text_lines(manifest: Manifest) -> list[tuple[str, str]]:
     steps = [step.step for step in manifest.preprocess] + [step.step for step in manifest.postprocess]
     lines = [("steps", ", ".join(steps))]
-    if manifest.tokenizer:
-        lines.append(("tokenizer", f"up to {manifest.tokenizer.max_length} tokens, padded on the right"))
+    if manifest.text_processor:
+        lines.append(("tokenizer", f"up to {manifest.text_processor.max_length} tokens, padded on the right"))
     labels = manifest.source.labels
     if labels:
         lines.append(
@@ -168,7 +177,7 @@ def _tokens(variant: Variant, manifest: Manifest) -> str:
     """`128` where the shape is static, `up to 256` where it is free, `32, 64` where there are several."""
     if variant.token_lengths:
         return ", ".join(map(str, variant.token_lengths))
-    return f"up to {manifest.tokenizer.max_length}" if manifest.tokenizer else ""
+    return f"up to {manifest.text_processor.max_length}" if manifest.text_processor else ""
 
 
 def _plain_requirements(variant: Variant) -> str:

@@ -103,7 +103,8 @@ def _check_output(output: Path, force: bool) -> None:
 def _write(out: Any, request: Any, result: TuneResult, output: Path, force: bool) -> Path:
     """The recipe, or a bundle made with it."""
     from edgeq.files import atomic_write_text
-    from edgeq.pipeline.export import ExportRequest, run_export
+    from edgeq.pipeline.export import run_export
+    from edgeq.pipeline.request import ExportRequest
 
     if output.suffix in (".yaml", ".yml"):
         atomic_write_text(output, result.recipe.to_yaml())

@@ -67,8 +67,8 @@ def validate(
     """Replay the golden vectors and hold every variant to its gates; exit 3 when one does not hold."""
     from edgeq.cli.output import Out
     from edgeq.errors import GateError
-    from edgeq.pipeline.export import parse_gates
     from edgeq.pipeline.pages import check_accuracy_page, write_accuracy_page
+    from edgeq.pipeline.request import parse_gates
     from edgeq.pipeline.validation import ValidationRequest, run_validation
     from edgeq.runtime.adb import AdbOptions
 

@@ -195,7 +195,7 @@ def _bench_encoder(
 def _longest(bundle: Bundle, contenders: Iterable[_Contender]) -> int:
     """Tokens that every contender takes."""
     static = [length for item in contenders if (length := item.session.static_length) is not None]
-    tokenizer = bundle.manifest.tokenizer
+    tokenizer = bundle.manifest.text_processor
     return min([MEMORY_TOKENS, *static, *([tokenizer.max_length] if tokenizer else [])])
 
 
@@ -212,11 +212,11 @@ def _memory(contenders: Mapping[str, _Contender], limit: int, progress: Progress
 
 
 def _variants(bundle: Bundle, prefix: str, threads: int | None) -> list[_Contender]:
-    pad_id = bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0
+    pad_id = bundle.manifest.text_processor.pad_id if bundle.manifest.text_processor else 0
     models = [
         _Model(
             f"{prefix}{variant.id}",
-            bundle.file(variant.model),
+            bundle.model_path(variant),
             variant,
             ordered_level(variant.requirements),
             saturated_here(partial(saturating_layers, bundle, variant)),

@@ -18,9 +18,10 @@ from edgeq.errors import OutputError
 from edgeq.files import atomic_write_bytes
 from edgeq.pipeline.weight_only import QuantizedLayer
 from edgeq.progress import Progress
+from edgeq.quantize.formats import Blocks
 from edgeq.quantize.plan import WeightDecision
 from edgeq.quantize.streaming.weight_store import HeldCodes
-from edgeq.quantize.weight_only import QuantizedWeight, WeightSpec
+from edgeq.quantize.weight_only import QuantizedWeight
 from edgeq.scratch import ScratchFolder
 from edgeq.types import Array
 
@@ -114,7 +115,7 @@ def _load_layer(path: Path) -> QuantizedLayer | None:
             facts = json.loads(archive["facts"].tobytes())
             zeros = archive.get("zero_points")
             decision = WeightDecision(**{**facts["decision"], "notes": tuple(facts["decision"]["notes"])})
-            spec = WeightSpec(**facts["spec"])
+            spec = Blocks(**facts["spec"])
             q, scales = archive["q"], archive["scales"]
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None

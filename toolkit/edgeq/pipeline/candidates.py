@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.pipeline.candidate_cache import CandidateCache
-from edgeq.pipeline.sensitivity import format_name, require_memory
-from edgeq.pipeline.weight_only import (
-    QuantizedLayer,
-    WeightJob,
-    inputs_of,
-    quantize_layer,
-    spec_for,
-    stats_of,
-)
+from edgeq.pipeline.drive_weights import stats_of
+from edgeq.pipeline.sensitivity import require_memory
+from edgeq.pipeline.weight_jobs import WeightJob, inputs_of, spec_for
+from edgeq.pipeline.weight_only import QuantizedLayer, quantize_layer
 from edgeq.quantize.cache import CalibrationCache, feeds_digest, model_digest
+from edgeq.quantize.formats import Blocks, Float16
 from edgeq.quantize.layers import ModelLayers, find_layers, layer_weight
+from edgeq.quantize.methods import Needs
 from edgeq.quantize.recipes import LayerSpec
 from edgeq.quantize.search import Option, Unit
 from edgeq.quantize.sensitivity import Candidate, Prober
 from edgeq.quantize.shell import Shell
 from edgeq.quantize.sites import EmbeddingSite, LinearSite
-from edgeq.quantize.weight_only import INPUT_METHODS, LayerStats
+from edgeq.quantize.weight_only import LayerStats
 from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
@@ -37,12 +34,12 @@ if TYPE_CHECKING:
     from edgeq.tasks import Head
 
 FORMATS: tuple[LayerSpec, ...] = (
-    LayerSpec("weight-only", 4, 128, True, "gptq"),
-    LayerSpec("weight-only", 4, 32, True, "gptq"),
-    LayerSpec("weight-only", 4, 32, False, "gptq"),
-    LayerSpec("weight-only", 4, 16, False, "gptq"),
-    LayerSpec("weight-only", 8, 128, True, "rtn"),
-    LayerSpec("fp16"),
+    LayerSpec(Blocks.name, 4, 128, True, "gptq"),
+    LayerSpec(Blocks.name, 4, 32, True, "gptq"),
+    LayerSpec(Blocks.name, 4, 32, False, "gptq"),
+    LayerSpec(Blocks.name, 4, 16, False, "gptq"),
+    LayerSpec(Blocks.name, 8, 128, True, "rtn"),
+    LayerSpec(Float16.name),
 )
 """What a search chooses from: forms with fast kernels, then float storage."""
 MIN_ELEMENTS = 4096
@@ -51,11 +48,7 @@ MIN_ELEMENTS = 4096
 
 def format_of(spec: LayerSpec) -> str:
     """A format's name in tables: `int4 b32 asym`, `fp16`."""
-    return (
-        format_name(spec.bits, spec.block_size, spec.symmetric)
-        if spec.format == "weight-only"
-        else spec.format
-    )
+    return spec.storage.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +77,7 @@ class UnitWeight:
         return {format_of(spec): spec for spec in specs}
 
     def _fitted(self, spec: LayerSpec) -> LayerSpec:
-        if spec.format != "weight-only":
+        if not isinstance(spec.storage, Blocks):
             return spec
         if spec.block_size > self.columns:
             spec = replace(spec, block_size=min(32, spec.block_size))
@@ -185,13 +178,13 @@ class CandidateStore:
         return self._prober.loss([Candidate(unit.name, name, self._rounded(unit, spec))])
 
     def _rounded(self, unit: UnitWeight, spec: LayerSpec) -> FloatArray:
-        if spec.format == "weight-only":
+        if isinstance(spec.storage, Blocks):
             return self.layer(unit, spec).weight.dequantize()
         return self.weight(unit).astype(np.float16).astype(np.float32)
 
     def _stats(self, job: WeightJob) -> LayerStats | None:
         """Of a job's inputs; those of the latest are kept, for its other formats and for layers that share them."""
-        if job.spec.method not in INPUT_METHODS or not job.inputs:
+        if job.method.needs is Needs.NOTHING or not job.inputs:
             return None
         if self._latest is None or self._latest[0] != job.inputs:
             found = stats_of(job, self._observed())

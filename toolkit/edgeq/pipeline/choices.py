@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgeq.errors import ConfigError, UnsupportedError, UsageError
 from edgeq.progress import Progress
+from edgeq.quantize.formats import FileType
 from edgeq.quantize.recipes import Recipe
 from edgeq.targets import TARGETS, get_target
 from edgeq.targets.base import LoweringOptions, Target, VariantSpec
@@ -15,7 +16,8 @@ from edgeq.types import ONNX_RUNTIME, Task
 
 if TYPE_CHECKING:
     from edgeq.exporters.base import ExportedModel, ModelFacts
-    from edgeq.pipeline.export import ExportPlan, ExportRequest
+    from edgeq.pipeline.plan import ExportPlan
+    from edgeq.pipeline.request import ExportRequest
 
 DEFAULT_SEQ_LEN = 128
 
@@ -44,7 +46,7 @@ def check_file_type(target: Target, recipe: Recipe) -> None:
     Raises:
         UnsupportedError: this target has no such file type.
     """
-    is_file_type = any(spec.format == "file-type" for spec in recipe.possible_specs())
+    is_file_type = any(isinstance(spec.storage, FileType) for spec in recipe.possible_specs())
     if is_file_type and recipe.name not in target.own_precisions:
         owners = [name for name in TARGETS if recipe.name in get_target(name).own_precisions]
         raise UnsupportedError(

@@ -69,8 +69,8 @@ def executions(
     Raises:
         UnsupportedError: there is no such place, or this machine cannot offer it.
     """
-    path = bundle.file(variant.model)
-    pad_id = bundle.manifest.tokenizer.pad_id if bundle.manifest.tokenizer else 0
+    path = bundle.model_path(variant)
+    pad_id = bundle.manifest.text_processor.pad_id if bundle.manifest.text_processor else 0
     if variant.runtime != ONNX_RUNTIME:
         session = open_variant(bundle, variant, path, pad_id)
         for one in (session, *session.also):

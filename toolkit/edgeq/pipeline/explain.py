@@ -210,7 +210,7 @@ def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> LazyWeights:
     names = {item.name for item in plan.weights} | {item.name for item in plan.linears if item.quantized}
     for variant in bundle.variants:
         if variant.runtime == ONNX_RUNTIME:
-            path = bundle.file(variant.model)
+            path = bundle.model_path(variant)
             found = read_static_weights(path) | read_block_weights(path)
             if names <= set(found):
                 return found.only(sorted(names))

@@ -17,8 +17,8 @@ from edgeq.pipeline.tune_data import TuneData, divide_pairs
 from edgeq.quantize.batches import Batches
 from edgeq.quantize.bootstrap import Estimate, Indices, bootstrap
 from edgeq.quantize.cache import feeds_digest
+from edgeq.quantize.segmented.values import ValueStore
 from edgeq.quantize.sensitivity import EXPECTED_BYTES
-from edgeq.quantize.stretches.values import ValueStore
 from edgeq.runtime.perplexity import negative_log_likelihood
 from edgeq.tasks.labelled import LabelledPairs, Notify, ignore, read_pairs
 from edgeq.types import Array, Feeds, Role

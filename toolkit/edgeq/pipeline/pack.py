@@ -155,8 +155,8 @@ def _sizes(manifest: Manifest) -> dict[str, int]:
 
 def _carried_files(manifest: Manifest, kept: Collection[Variant], slimming: Slimming) -> Iterator[str]:
     """Files that are as true as they were: not those of dropped variants, golden cases, and words about both."""
-    mine = {PurePosixPath(variant.model).parent for variant in kept}
-    gone = {PurePosixPath(variant.model).parent for variant in manifest.variants} - mine
+    mine = {variant.folder for variant in kept}
+    gone = {variant.folder for variant in manifest.variants} - mine
     other = (*_WORDS, PACKAGE_FILE, COMPONENT_FILE, *_left_out(slimming))
     for path in _sizes(manifest):
         folders = PurePosixPath(path).parents

@@ -15,7 +15,7 @@ from edgeq.report.html import REPORT_FILE, report
 from edgeq.report.measured import Accuracy, EncoderTime, Times, encoder_times, with_accuracy, with_times
 
 if TYPE_CHECKING:
-    from edgeq.pipeline.export import TargetResult
+    from edgeq.pipeline.plan import TargetResult
     from edgeq.pipeline.validation import ValidationReport
 
 SUFFIXES = (".html", ".htm")
@@ -94,7 +94,7 @@ def _timed_tokens(result: TargetResult) -> int:
     limits = [
         spec.shape[1] for variant in manifest.variants for spec in variant.inputs if len(spec.shape) == 2
     ]
-    most = [manifest.tokenizer.max_length] if manifest.tokenizer else []
+    most = [manifest.text_processor.max_length] if manifest.text_processor else []
     return min([BENCH_TOKENS, *most, *(limit for limit in limits if isinstance(limit, int))])
 
 

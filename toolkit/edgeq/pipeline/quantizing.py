@@ -13,15 +13,17 @@ from edgeq.errors import UnsupportedError
 from edgeq.graph.lazy_weights import LazyWeights
 from edgeq.pipeline.int8 import quantize_int8
 from edgeq.pipeline.palettes import palettize_weights
-from edgeq.pipeline.stored import STORED, take_over
-from edgeq.pipeline.weight_only import WeightJob, quantize_weights, weight_jobs
+from edgeq.pipeline.stored import take_over
+from edgeq.pipeline.weight_jobs import WeightJob, weight_jobs
+from edgeq.pipeline.weight_only import quantize_weights
+from edgeq.quantize.formats import Float, Float16, Palette, StaticInt8, Stored
 from edgeq.quantize.layers import MIN_TABLE_ROWS, ModelLayers, find_layers
+from edgeq.quantize.methods import Needs
 from edgeq.quantize.plan import EmbeddingDecision, LinearDecision, QuantizationPlan
 from edgeq.quantize.recipes import LayerSpec, Recipe
-from edgeq.quantize.recipes.schema import StaticOptions, is_quantized, is_row_int8
+from edgeq.quantize.recipes.schema import StaticOptions
 from edgeq.quantize.sites import find_sites
 from edgeq.quantize.streaming.weight_store import QuantizedWeights
-from edgeq.quantize.weight_only import INPUT_METHODS
 from edgeq.types import Feeds, FloatArray, Precision, SourceInfo
 
 if TYPE_CHECKING:
@@ -32,10 +34,9 @@ if TYPE_CHECKING:
     from edgeq.pipeline.forward.data import DataSets
     from edgeq.pipeline.weight_only import QuantizedLayer
     from edgeq.progress import Progress
-    from edgeq.quantize.packed import PackedWeights
+    from edgeq.quantize.checkpoint_codes import PackedWeights
     from edgeq.quantize.static_int8 import StaticInt8Result, Trial
-    from edgeq.quantize.weight_only import QuantizedWeight
-    from edgeq.quantize.weight_only.palette import Palette
+    from edgeq.quantize.weight_only import QuantizedWeight, palette
     from edgeq.targets.base import LoweringInput
 
 
@@ -64,7 +65,7 @@ class Quantized:
     trials: Sequence[Trial] = ()
     clipping: Mapping[str, float] = field(default_factory=dict)
     is_calibrated: bool = False
-    palettes: Mapping[str, Palette] = field(default_factory=dict)
+    palettes: Mapping[str, palette.Palette] = field(default_factory=dict)
     static: Mapping[str, StaticWeight] = field(default_factory=dict)
 
     def lowering_input(
@@ -134,7 +135,7 @@ def quantize_model(
     layers = find_layers(canonical.model)
     specs = recipe.resolve(layers.refs)
     taken: tuple[QuantizedLayer, ...] = ()
-    stored_jobs = weight_jobs(layers, specs, STORED)
+    stored_jobs = weight_jobs(layers, specs, Stored)
     if stored_jobs and packed is not None:
         over = take_over(canonical.model, layers, specs, stored_jobs, packed, is_lossy, progress)
         specs, taken = dict(over.specs), over.layers
@@ -147,7 +148,7 @@ def quantize_model(
     rows = row_tables(layers, specs)
     jobs = [job for job in weight_jobs(layers, specs) if job.name not in rows or job.name in layers.tied]
     done = quantize_weights(graph, jobs, data, progress) if jobs else []
-    palette_jobs = weight_jobs(layers, specs, "palette")
+    palette_jobs = weight_jobs(layers, specs, Palette)
     palettes = palettize_weights(graph, palette_jobs, data, progress) if palette_jobs else []
     plan = replace(
         _base_plan(static, layers, specs),
@@ -186,7 +187,7 @@ def _require_layers(recipe: Recipe, quantized: Sequence[str]) -> None:
     Raises:
         UnsupportedError: the recipe quantizes, and no layer is.
     """
-    if is_quantized(recipe.default) and not quantized:
+    if recipe.default.storage.is_quantized and not quantized:
         raise UnsupportedError(
             f"recipe `{recipe.name}` quantizes linear layers, and this graph has none that it could: a layer is a "
             "MatMul or Gemm whose weight is stored as float",
@@ -201,14 +202,14 @@ def family(specs: Iterable[LayerSpec], taken: Sequence[QuantizedLayer] = ()) -> 
         specs: of the layers.
         taken: layers whose weights came quantized.
     """
-    found = list(specs)
+    found = [spec.storage for spec in specs]
     if any(layer.decision.bits < 8 for layer in taken):
         return Precision.INT4
-    if any(spec.format in ("weight-only", "palette") and spec.bits < 8 for spec in found):
+    if any(storage.is_quantized and (storage.bits or 8) < 8 for storage in found):
         return Precision.INT4
-    if any(is_quantized(spec) for spec in found):
+    if any(storage.is_quantized for storage in found):
         return Precision.INT8
-    return Precision.FP16 if any(spec.format == "fp16" for spec in found) else Precision.FP32
+    return Precision.FP16 if any(isinstance(storage, Float16) for storage in found) else Precision.FP32
 
 
 def _static_part(
@@ -220,7 +221,7 @@ def _static_part(
     progress: Progress,
 ) -> StaticInt8Result | None:
     linears = [site.name for site in layers.sites.linears]
-    if not any(specs[name].format == "int8-static" for name in linears):
+    if not any(isinstance(specs[name].storage, StaticInt8) for name in linears):
         return None
     return quantize_int8(canonical, data, recipe.static_settings(dict(specs), layers.refs), progress)
 
@@ -242,7 +243,7 @@ def _base_plan(
         linears = tuple(
             _float_layer(site.name, site.shape[1], specs)
             for site in layers.sites.linears
-            if specs[site.name].format in ("fp32", "fp16")
+            if isinstance(specs[site.name].storage, Float)
         )
         return QuantizationPlan((), linears, (), settings)
     linears = tuple(
@@ -266,7 +267,7 @@ def row_tables(layers: ModelLayers, specs: Mapping[str, LayerSpec]) -> frozenset
     return frozenset(
         site.name
         for site in layers.sites.embeddings
-        if site.shape[0] >= MIN_TABLE_ROWS and is_row_int8(specs[site.name])
+        if site.shape[0] >= MIN_TABLE_ROWS and specs[site.name].storage.is_row_int8
     )
 
 
@@ -284,9 +285,11 @@ def _tables(
 
 def _fp16(layers: ModelLayers, specs: Mapping[str, LayerSpec]) -> tuple[str, ...]:
     return tuple(
-        dict.fromkeys(layers.initializers[name] for name, spec in specs.items() if spec.format == "fp16")
+        dict.fromkeys(
+            layers.initializers[name] for name, spec in specs.items() if isinstance(spec.storage, Float16)
+        )
     )
 
 
 def _looks_at_inputs(jobs: Sequence[WeightJob]) -> bool:
-    return any(job.inputs and job.spec.method in INPUT_METHODS for job in jobs)
+    return any(job.inputs and job.method.needs > Needs.NOTHING for job in jobs)

@@ -2,19 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeq.comparison import GateRequest, parse_gate
 from edgeq.errors import UsageError
-from edgeq.pipeline.export import DEFAULT_CALIB_SAMPLES, ExportRequest, parse_gates
 from edgeq.pipeline.precision import recipe_named
+from edgeq.quantize.formats import Blocks, FileType
+from edgeq.quantize.methods import METHODS, Needs
 from edgeq.quantize.recipes import Recipe, load_recipe
 
+DEFAULT_CALIB_SAMPLES = 256
 DEFAULT_RECIPE = "int8"
 DEFAULT_GRAM_SAMPLES = 1024
 """For recipes with GPTQ or AWQ, which need a few tokens per input channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """Everything an export is asked for; checked before any work.
+
+    Attributes:
+        model: folder, Hub id or `.onnx` file; None takes the sample model.
+        targets: names.
+        recipe: what becomes of each layer.
+        calib: calibration data; None takes the built-in texts.
+        output: the bundle's folder, or with several targets the folder that holds one bundle each.
+        seq_len: tokens of variants with a static shape; with several lengths the longest.
+        seq_lens: all of them, for targets that take several; empty for one.
+        ios: oldest iOS to run on; None lets the precision decide.
+        variants: engines to keep (`cpu`, `nnapi`); empty keeps all.
+        sensitivity: measure each quantized layer alone, for `edgeq explain`.
+        is_recipe_chosen: the recipe is not just the default; a quantized checkpoint has another default.
+        requantize: a checkpoint that is quantized already may be quantized again.
+        slim: without golden cases, report and plan, once the bundle has passed with them.
+    """
+
+    model: str | None = None
+    targets: tuple[str, ...] = ("android",)
+    recipe: Recipe = field(default_factory=lambda: load_recipe("int8"))
+    calib: str | None = None
+    calib_column: str | None = None
+    calib_samples: int = DEFAULT_CALIB_SAMPLES
+    seq_len: int | None = None
+    seq_lens: tuple[int, ...] = ()
+    ios: int | None = None
+    task: str | None = None
+    revision: str | None = None
+    gates: tuple[GateRequest, ...] = ()
+    output: Path | None = None
+    variants: tuple[str, ...] = ()
+    archive: bool = False
+    force: bool = False
+    seed: int = 0
+    sensitivity: bool = False
+    is_recipe_chosen: bool = False
+    requantize: bool = False
+    slim: bool = False
 
 
 def request_from(options: Mapping[str, Any], *, archive: bool, force: bool) -> ExportRequest:
@@ -67,12 +113,9 @@ def _recipe(options: Mapping[str, Any]) -> Recipe:
 
 def default_samples(recipe: Recipe) -> int:
     """How many samples calibrate when nobody says."""
-    from edgeq.quantize.weight_only import GRAM_METHODS
-
-    specs = [spec for spec in recipe.possible_specs() if spec.format in ("weight-only", "file-type")]
-    return (
-        DEFAULT_GRAM_SAMPLES if any(spec.method in GRAM_METHODS for spec in specs) else DEFAULT_CALIB_SAMPLES
-    )
+    specs = [spec for spec in recipe.possible_specs() if isinstance(spec.storage, Blocks | FileType)]
+    has_gram = any(METHODS[spec.method].needs is Needs.GRAM for spec in specs)
+    return DEFAULT_GRAM_SAMPLES if has_gram else DEFAULT_CALIB_SAMPLES
 
 
 def _export_options(recipe: Recipe) -> dict[str, Any]:
@@ -102,3 +145,16 @@ def _list(value: Any, default: tuple[str, ...]) -> list[str]:
 
 def _names(value: Any) -> list[str]:
     return [name.strip() for item in _list(value, ()) for name in item.split(",") if name.strip()]
+
+
+def parse_gates(texts: Sequence[str]) -> tuple[GateRequest, ...]:
+    """`--gate` values; the same metric twice is a contradiction.
+
+    Raises:
+        UsageError: see `parse_gate`.
+    """
+    requests = tuple(parse_gate(text) for text in texts)
+    metrics = [request.metric for request in requests]
+    if len(set(metrics)) != len(metrics):
+        raise UsageError(f"a metric has two gates: {', '.join(texts)}")
+    return requests

@@ -48,7 +48,13 @@ def saturating_layers(bundle: Bundle, variant: Variant) -> list[str] | None:
         return [str(name) for name in recorded]
     if variant.runtime != ONNX_RUNTIME:
         return None
-    return saturating_in(bundle.file(variant.model), ordered_level(variant.requirements))
+    layers: list[str] = []
+    for component in variant.models:
+        found = saturating_in(bundle.model_path(variant, component), ordered_level(variant.requirements))
+        if found is None:
+            return None
+        layers += found
+    return layers
 
 
 def saturating_in(model: Path, level: OptimizationLevel = DEFAULT_LEVEL) -> list[str] | None:

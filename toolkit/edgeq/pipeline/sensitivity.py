@@ -15,6 +15,7 @@ from edgeq.errors import OutputError, UnsupportedError
 from edgeq.files import atomic_write_text
 from edgeq.memory import free_memory
 from edgeq.quantize.cache import CalibrationCache, feeds_digest, model_digest
+from edgeq.quantize.formats import block_label
 from edgeq.quantize.layers import ModelLayers, find_layers, layer_weight
 from edgeq.quantize.plan import QuantizationPlan
 from edgeq.quantize.sensitivity import Candidate, LayerCauses, LayerEffect, Prober, causes_of, measure
@@ -133,7 +134,7 @@ def candidates_of(
     for site in _sites(layers):
         if site.name in blocks:
             item = blocks[site.name]
-            form = format_name(item.bits, item.block_size, item.symmetric)
+            form = block_label(item.bits, item.block_size, item.symmetric)
             yield Candidate(site.name, form, weights[site.name])
         elif site.name in static:
             yield Candidate(site.name, "static int8", weights[site.name], static[site.name])
@@ -143,12 +144,6 @@ def candidates_of(
 
 def _sites(layers: ModelLayers) -> list[LinearSite | EmbeddingSite]:
     return [*layers.sites.linears, *layers.sites.embeddings]
-
-
-def format_name(bits: int, block_size: int, symmetric: bool) -> str:
-    """`int4 b32`, `int8 per channel`, `int4 b32 asym`."""
-    block = "per channel" if block_size == -1 else f"b{block_size}"
-    return f"int{bits} {block}{'' if symmetric else ' asym'}"
 
 
 def int8_rows(table: FloatArray) -> FloatArray:

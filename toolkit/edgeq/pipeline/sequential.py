@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from edgeq.graph.streamed_tensor import is_too_large
-from edgeq.pipeline.weight_only import WeightJob
+from edgeq.pipeline.weight_jobs import WeightJob
 from edgeq.quantize.observers.tensor import TensorStatistics, tensor_statistics
 from edgeq.quantize.plan import WeightDecision
+from edgeq.quantize.segmented import Weight
 from edgeq.quantize.side_by_side import RAM_BYTES, SideBySide
 from edgeq.quantize.sites import LinearSite
 from edgeq.quantize.statistics import Statistics
-from edgeq.quantize.stretches import Weight
 from edgeq.quantize.weight_only import LayerStats
 from edgeq.types import Array, FloatArray
 
@@ -39,6 +39,10 @@ class Layer(Protocol):
     def decision(self) -> WeightDecision:
         """What it is and what it cost."""
 
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+
     def source(self, *, is_by_rows: bool) -> Weight:
         """The floats it stands for, as the graph stores them: `[in, out]`, by rows `[out, in]`."""
 
@@ -47,11 +51,11 @@ L = TypeVar("L", bound=Layer)
 
 
 def is_sequential(job: WeightJob) -> bool:
-    """Whether a job waits for the layers before it: GPTQ on a weight that one layer reads.
+    """Whether a job waits for the layers before it, as GPTQ does on a weight that one layer reads.
 
     A weight that several layers share has several places in the order, and is quantized beforehand.
     """
-    return job.spec.method == "gptq" and isinstance(job.site, LinearSite) and len(job.inputs) == 1
+    return job.method.in_turn and isinstance(job.site, LinearSite) and len(job.inputs) == 1
 
 
 def quantize_in_turn(

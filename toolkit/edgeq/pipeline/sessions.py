@@ -59,4 +59,4 @@ def open_other(bundle: Bundle, variant: Variant, pad_id: int) -> Session | None:
     """A variant that ONNX Runtime does not run, for `edgeq.runtime.runtime.load`; None where nothing here runs it."""
     if not_executable(bundle, variant, "native") is not None:
         return None
-    return open_variant(bundle, variant, bundle.file(variant.model), pad_id)
+    return open_variant(bundle, variant, bundle.model_path(variant), pad_id)

@@ -10,31 +10,31 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from edgeq.errors import ConfigError, UnsupportedError
-from edgeq.pipeline.weight_only import QuantizedLayer, WeightJob, errors_of, quantize_layer
+from edgeq.pipeline.weight_jobs import WeightJob
+from edgeq.pipeline.weight_only import QuantizedLayer, decision_of, quantize_layer
+from edgeq.quantize.formats import Blocks, Float16, Float32, Stored
 from edgeq.quantize.layers import ModelLayers, layer_weight
-from edgeq.quantize.plan import WeightDecision
 from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
 from edgeq.quantize.streaming.weight_store import HeldCodes
-from edgeq.quantize.weight_only import QuantizedWeight
+from edgeq.quantize.weight_errors import energy_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgeq.exporters.base import ModelFacts
-    from edgeq.pipeline.export import ExportPlan
+    from edgeq.pipeline.plan import ExportPlan
     from edgeq.progress import Progress
-    from edgeq.quantize.packed import PackedWeights
+    from edgeq.quantize.checkpoint_codes import PackedWeights
     from edgeq.targets.base import CheckpointTarget
 
-STORED = "stored"
-REQUANTIZED = LayerSpec("weight-only", 8, 32, True, "rtn")
+REQUANTIZED = LayerSpec(Blocks.name, 8, 32, True, "rtn")
 """With --requantize, a tensor whose type ONNX cannot hold: the error of 8 bits is small beside its own."""
 SHOWN = 4
 
 
 def is_stored(recipe: Recipe) -> bool:
     """Whether a recipe takes any weight over as the checkpoint has it."""
-    return any(spec.format == STORED for spec in recipe.possible_specs())
+    return any(isinstance(spec.storage, Stored) for spec in recipe.possible_specs())
 
 
 def stored_recipe(recipe: Recipe, facts: ModelFacts, *, is_chosen: bool, requantize: bool) -> Recipe:
@@ -71,8 +71,8 @@ def stored_recipe(recipe: Recipe, facts: ModelFacts, *, is_chosen: bool, requant
             hint="add --requantize: they are rounded to 8 bits, and the error is printed",
         )
     if not is_chosen:
-        recipe = load_recipe(STORED)
-    return replace(recipe, name=facts.quantized) if recipe.name == STORED else recipe
+        recipe = load_recipe(Stored.name)
+    return replace(recipe, name=facts.quantized) if recipe.name == Stored.name else recipe
 
 
 def compared_with(facts: ModelFacts) -> str:
@@ -116,7 +116,7 @@ def is_calibrated(plan: ExportPlan) -> bool:
     from edgeq.targets import get_target
 
     specs = plan.request.recipe.possible_specs()
-    rounds = any(spec.format not in (STORED, "fp32", "fp16") for spec in specs)
+    rounds = any(spec.storage.is_rounded_here for spec in specs)
     for name, variants in plan.variants.items():
         target = get_target(name)
         if target.made_from == "graph":
@@ -171,17 +171,18 @@ def take_over(
             weight = layer_weight(graph, job.site)
             codes = packed.find(weight)
             if codes is not None:
-                found.append(QuantizedLayer(_decision(job, codes, weight), HeldCodes(codes)))
+                cost = energy_of(weight, codes.dequantize(), None)
+                found.append(QuantizedLayer(decision_of(job, codes, cost), HeldCodes(codes)))
             elif is_lossy and not _is_half(weight):
                 again.append(quantize_layer(replace(job, spec=REQUANTIZED), weight, None))
             else:
-                floats |= {job.initializer: LayerSpec("fp16" if _is_half(weight) else "fp32")}
+                floats |= {job.initializer: LayerSpec(Float16.name if _is_half(weight) else Float32.name)}
             stage.advance()
         _require_all(packed, specs)
         stage.note = f"{len(found)} of {len(jobs)} weights as they are ({packed.label})"
     _say_what_was_lost(again, progress)
     by_layer = {
-        name: floats.get(layers.initializers[name], spec) if spec.format == STORED else spec
+        name: floats.get(layers.initializers[name], spec) if isinstance(spec.storage, Stored) else spec
         for name, spec in specs.items()
     }
     return TakenOver((*found, *again), by_layer)
@@ -194,26 +195,11 @@ def _require_all(packed: PackedWeights, specs: Mapping[str, LayerSpec]) -> None:
         UnsupportedError: the graph holds one in another form than the checkpoint.
     """
     lost = packed.unread()
-    if lost and all(spec.format == STORED for spec in specs.values()):
+    if lost and all(isinstance(spec.storage, Stored) for spec in specs.values()):
         raise UnsupportedError(
             f"{len(lost)} quantized weights of the checkpoint are not in the graph as they are, first `{lost[0]}`",
             hint="quantize it again: --requantize --precision int4",
         )
-
-
-def _decision(job: WeightJob, codes: QuantizedWeight, weight: np.ndarray) -> WeightDecision:
-    error, _ = errors_of(weight, codes.dequantize(), None)
-    return WeightDecision(
-        name=job.name,
-        initializer=job.initializer,
-        bits=codes.spec.bits,
-        block_size=codes.spec.block_size,
-        symmetric=codes.zero_points is None and codes.offsets is None,
-        method=codes.method,
-        bits_per_weight=round(codes.bits_per_weight, 4),
-        weight_error=error,
-        notes=codes.notes,
-    )
 
 
 def _is_half(weight: np.ndarray) -> bool:

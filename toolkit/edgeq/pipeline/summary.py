@@ -14,8 +14,8 @@ from edgeq.tasks import head_in
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
-    from edgeq.pipeline.export import TargetResult
-    from edgeq.pipeline.forward.measure import Measured
+    from edgeq.pipeline.measured import Measured
+    from edgeq.pipeline.plan import TargetResult
 
 
 def summary_table(
@@ -59,7 +59,7 @@ def _commands(result: TargetResult, model: str | None) -> Iterator[str]:
     bundle, first = result.bundle, result.bundle.variants[0]
     path = shlex.quote(str(bundle.path))
     if first.runtime == LLAMA_CPP and find_spec("llama_cpp") is None:
-        yield f'llama-cli -m {shlex.quote(str(bundle.path / first.model))} -p "Once upon a time" -n 64'
+        yield f'llama-cli -m {shlex.quote(str(bundle.path / first.model_file))} -p "Once upon a time" -n 64'
         # Without llama.cpp `run` refuses, and `validate` simulates it on the original.
         if bundle.manifest.golden and model is not None:
             yield f"edgeq validate {path} --against {shlex.quote(model)}"

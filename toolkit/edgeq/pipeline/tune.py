@@ -20,6 +20,7 @@ from edgeq.pipeline.tune_result import Evaluated, TuneRequest, TuneResult
 from edgeq.pipeline.tuned_recipe import recipe_of
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.bootstrap import rows_needed
+from edgeq.quantize.formats import Float32
 from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.quantize.search import Point, Unit, best_within, demotions, first_accepted, front
@@ -240,7 +241,9 @@ class _Tuner:
         for name in REFERENCES[self.original.head.entry.mode]:
             specs = load_recipe(name).resolve(self.store.layers.refs)
             formats = {unit.name: format_of(specs[unit.layers[0]]) for unit in self.store.units.values()}
-            quantized = {layer: spec for layer, spec in specs.items() if spec.format != "fp32"}
+            quantized = {
+                layer: spec for layer, spec in specs.items() if not isinstance(spec.storage, Float32)
+            }
             self.fixed.append(self._evaluate(f"recipe {name}", Point(formats, 0, np.nan), quantized))
 
     def _rows(self, judge: Judge, part: str, specs: Mapping[str, LayerSpec]) -> Array:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from edgeq.quantize.formats import Blocks, Float32
 from edgeq.quantize.recipes import LayerSpec, Recipe
 from edgeq.quantize.recipes.schema import ExportOptions, Match, Rule
 
@@ -31,12 +32,12 @@ def recipe_of(
             groups.setdefault(spec, []).append(name)
     rules = [Rule(Match(name=tuple(names)), _changes(default, spec)) for spec, names in groups.items()]
     if others:
-        rules.append(Rule(Match(name=tuple(others)), (("format", "fp32"),)))
+        rules.append(Rule(Match(name=tuple(others)), (("format", Float32.name),)))
     return Recipe(TUNED, summary, default, tuple(rules), export=export)
 
 
 def _changes(default: LayerSpec, spec: LayerSpec) -> tuple[tuple[str, object], ...]:
     before = asdict(default)
-    if spec.format != "weight-only":
+    if not isinstance(spec.storage, Blocks):
         return (("format", spec.format),)
     return tuple((key, value) for key, value in asdict(spec).items() if value != before[key])

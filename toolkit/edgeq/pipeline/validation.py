@@ -265,7 +265,7 @@ def _old_kernels(bundle: Bundle, report: VariantReport) -> Iterator[str]:
         return
     if CAN_SATURATE in variant.placement or variant.runtime != ONNX_RUNTIME:
         return
-    layers = saturating_in(bundle.file(variant.model))
+    layers = saturating_in(bundle.model_path(variant))
     if layers:
         yield (
             f"{variant.id}: integer sums of {len(layers)} layers can saturate (first `{layers[0]}`), and the recorded "

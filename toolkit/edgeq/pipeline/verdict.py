@@ -9,7 +9,7 @@ from edgeq.errors import GateError
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Gate
-    from edgeq.pipeline.export import TargetResult
+    from edgeq.pipeline.plan import TargetResult
 
 
 def describe_gate(gate: Gate) -> str:

@@ -36,11 +36,6 @@ class Coverage:
     truncated_share: float
     clipping: Mapping[str, float]
 
-    @property
-    def worst_clipping(self) -> tuple[str, float] | None:
-        """The tensor that loses the largest share of values, None when no range was given."""
-        return max(self.clipping.items(), key=lambda item: item[1], default=None)
-
 
 def coverage(
     samples: Sequence[Sample],

@@ -12,8 +12,8 @@ import numpy as np
 from edgeq.metrics import EXACT_DB, sqnr_db
 from edgeq.quantize.observers.ranges import clipped_share
 from edgeq.quantize.plan import LinearDecision
+from edgeq.quantize.segmented.values import ValueStore
 from edgeq.quantize.shell import Shell
-from edgeq.quantize.stretches.values import ValueStore
 from edgeq.tasks import Head
 from edgeq.types import Array, Feeds, FloatArray, TensorSpec
 

@@ -1,8 +1,8 @@
-"""The original and a model being quantized, run over the same inputs a stretch of nodes at a time.
+"""The original and a model being quantized, run over the same inputs a segment of nodes at a time.
 
 Sequential GPTQ needs what each layer sees behind the layers that are quantized already, and what it saw in the
 original.
-Running the whole model again for every layer would cost the square of its depth; here what crosses from one stretch
+Running the whole model again for every layer would cost the square of its depth; here what crosses from one segment
 into the next is kept, so that all layers together cost one run of each version.
 """
 
@@ -15,9 +15,9 @@ import numpy as np
 
 from edgeq.errors import ModelError
 from edgeq.quantize.observers.layout import Mask, layout_for, mask_of, rows_of
-from edgeq.quantize.stretches.values import ValueStore
-from edgeq.quantize.stretches.walk import STRETCH_BYTES, Walk
-from edgeq.quantize.stretches.weights import HeldWeight, Weight
+from edgeq.quantize.segmented.values import ValueStore
+from edgeq.quantize.segmented.walk import SEGMENT_BYTES, Walk
+from edgeq.quantize.segmented.weights import HeldWeight, Weight
 from edgeq.types import Array, Feeds
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class SideBySide:
         weights: initializers that will be replaced, by name.
         batches: feeds and the number of samples in them.
         ram_bytes: most bytes of values held in memory, in each version.
-        stretch_bytes: most bytes of weights held in memory.
+        segment_bytes: most bytes of weights held in memory.
         threads: of onnxruntime; None leaves the choice to it.
     """
 
@@ -46,11 +46,11 @@ class SideBySide:
         batches: Iterable[tuple[Feeds, int]],
         *,
         ram_bytes: int = RAM_BYTES,
-        stretch_bytes: int = STRETCH_BYTES,
+        segment_bytes: int = SEGMENT_BYTES,
         threads: int | None = None,
     ) -> None:
         self._shapes = {name: _shape(model, name) for name in weights}
-        self._walk = Walk(model, replaceable=self._shapes, stretch_bytes=stretch_bytes, threads=threads)
+        self._walk = Walk(model, replaceable=self._shapes, segment_bytes=segment_bytes, threads=threads)
         self._ram_bytes, self._at = ram_bytes, 0
         self._replaced: dict[str, Weight] = {}
         self._masks: list[Mask | None] = []
@@ -94,13 +94,13 @@ class SideBySide:
         end = self._walk.place(node)
         if end < self._at:
             raise ModelError(f"`{node}` lies before what has been run already")
-        for place, stretch in self._walk.stretches(self._at, end):
+        for place, segment in self._walk.segments(self._at, end):
             before, changed = self._original, self._changed
             differs = changed is not before or bool(self._replaced)
-            self._original = self._walk.step(stretch, place, before, self._walk.original, self._ram_bytes)
+            self._original = self._walk.step(segment, place, before, self._walk.original, self._ram_bytes)
             self._changed = self._original
             if differs:
-                self._changed = self._walk.step(stretch, place, changed, self._weight, self._ram_bytes)
+                self._changed = self._walk.step(segment, place, changed, self._weight, self._ram_bytes)
             before.close()
             changed.close()
             # Nobody behind this place reads them.

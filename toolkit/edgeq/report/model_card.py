@@ -170,8 +170,8 @@ def _contract(manifest: Manifest) -> list[str]:
         lines += [f"### {prose(variant.id)}", "", *table(["", "name", "dtype", "shape", "role"], rows)]
     steps = [f"- before: {code(step.step)} makes {_names(step.inputs)}" for step in manifest.preprocess]
     steps += [f"- after: {code(step.step)} reads {_names(step.outputs)}" for step in manifest.postprocess]
-    if manifest.tokenizer is not None:
-        tokenizer = manifest.tokenizer
+    if manifest.text_processor is not None:
+        tokenizer = manifest.text_processor
         steps.append(
             f"- tokenizer: {code(f'{tokenizer.path}/tokenizer.json')}, at most {tokenizer.max_length} tokens with "
             f"special tokens, padded on the {prose(tokenizer.padding)} with id {tokenizer.pad_id}"

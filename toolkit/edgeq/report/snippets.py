@@ -37,7 +37,7 @@ def kotlin_lines(variant: Variant) -> list[str]:
     ]
     return [
         *_kotlin_options(variant),
-        f"val session = env.createSession(File(bundle, {_string(variant.model)}).path, options)",
+        f"val session = env.createSession(File(bundle, {_string(variant.model_file)}).path, options)",
         "val feeds = mapOf(",
         *(f"{feed},{kind}" for feed, kind in zip(feeds, kinds, strict=True)),
         ")",
@@ -58,12 +58,12 @@ def language_python_lines(manifest: Manifest) -> list[str]:
 
 def llama_cpp_lines(variant: Variant) -> list[str]:
     """Generate with llama.cpp's command line."""
-    return [f"llama-cli -m {variant.model} -p 'Once upon a time' -n 64"]
+    return [f"llama-cli -m {variant.model_file} -p 'Once upon a time' -n 64"]
 
 
 def language_kotlin_lines(variant: Variant) -> list[str]:
     """Generate with the onnxruntime-genai-android package (`ai.onnxruntime.genai`)."""
-    folder = variant.model.rpartition("/")[0]
+    folder = str(variant.folder)
     return [
         f"val model = Model(File(bundle, {_string(folder)}).path)",
         "val tokenizer = Tokenizer(model)",
@@ -85,7 +85,7 @@ def swift_lines(variant: Variant) -> list[str]:
     feeds = ", ".join(f"{_plain_string(spec.name)}: {_variable(spec)}" for spec in variant.inputs)
     output = _plain_string(variant.outputs[0].name)
     return [
-        f"let package = bundle.appending(path: {_plain_string(variant.model)})",
+        f"let package = bundle.appending(path: {_plain_string(variant.model_file)})",
         "let model = try MLModel(contentsOf: try await MLModel.compileModel(at: package))",
         *(f"// {_variable(spec)}: int32, {shape_text(spec)}" for spec in variant.inputs),
         f"let feeds = try MLDictionaryFeatureProvider(dictionary: [{feeds}])",

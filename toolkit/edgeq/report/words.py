@@ -340,14 +340,14 @@ def caveats(manifest: Manifest) -> list[str]:
         found.append(
             "Memory was measured with a short text; each token of a longer one adds the bytes of KV cache listed above."
         )
-    if not is_autoregressive(manifest.source.task) and manifest.tokenizer is not None:
+    if not is_autoregressive(manifest.source.task) and manifest.text_processor is not None:
         found.append(f"Texts are cut to {_token_limits(manifest)}; what follows is ignored.")
     found.append("Limits and biases of the original model apply unchanged; see its own documentation.")
     return found
 
 
 def _token_limits(manifest: Manifest) -> str:
-    assert manifest.tokenizer is not None
+    assert manifest.text_processor is not None
     static = {
         variant.id: spec.shape[1]
         for variant in manifest.variants
@@ -355,7 +355,7 @@ def _token_limits(manifest: Manifest) -> str:
         if spec.role == "token_ids" and len(spec.shape) == 2 and isinstance(spec.shape[1], int)
     }
     shorter = "".join(f", {length} in {name}" for name, length in static.items())
-    return f"{manifest.tokenizer.max_length} tokens{shorter}"
+    return f"{manifest.text_processor.max_length} tokens{shorter}"
 
 
 def _engine_caveats(manifest: Manifest) -> list[str]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from edgeq.errors import DataError
 from edgeq.metrics import OutputComparison
-from edgeq.tasks.head import COMPARED_VALUES
+from edgeq.tasks.entry import COMPARED_VALUES
 from edgeq.tasks.measures import Distributions
 from edgeq.types import Array, FloatArray, Role, TensorSpec
 

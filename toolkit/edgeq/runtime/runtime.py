@@ -106,7 +106,7 @@ class Runtime:
             self.preprocessor = self.preprocessor.with_max_length(static)
 
     def _open_onnx(self, threads: int | None) -> VariantSession:
-        path = self.bundle.file(self.variant.model)
+        path = self.bundle.model_path(self.variant)
         level = ordered_level(self.variant.requirements)
         return VariantSession(path, self.variant, threads=threads, pad_id=self._pad_id, level=level)
 
@@ -202,7 +202,7 @@ class Runtime:
             raise UnsupportedError(
                 f"`{self.variant.id}` runs on {self.variant.runtime}, which only --on native offers"
             )
-        path = self.bundle.file(self.variant.model)
+        path = self.bundle.model_path(self.variant)
         level = ordered_level(self.variant.requirements)
         [outputs] = execute_through(executor, path, self.variant, [feeds], pad_id=self._pad_id, level=level)
         return outputs
@@ -272,7 +272,7 @@ def load_preprocessor(bundle: Bundle) -> TextPreprocessor | None:
     Raises:
         IntegrityError: it is no tokenizer, or its settings are not those of the manifest.
     """
-    info = bundle.manifest.tokenizer
+    info = bundle.manifest.text_processor
     if info is None:
         return None
     found = TextPreprocessor.load(bundle.file(info.path))

@@ -1,7 +1,6 @@
 """What each kind of model is judged by: metrics, floors, answers and labelled data, one entry per kind."""
 
-from edgeq.tasks.entry import Floor, Kind, Mode, TaskEntry
-from edgeq.tasks.head import Head
+from edgeq.tasks.entry import Floor, Head, Kind, Mode, TaskEntry
 from edgeq.tasks.table import (
     LABELLED_METRICS,
     TASKS,

@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 import numpy as np
 
 from edgeq.metrics import row_blocks
-from edgeq.tasks.head import Head
+from edgeq.tasks.compared import Metrics, TaskComparison
+from edgeq.tasks.entry import Head
 from edgeq.tasks.measures import Measure, Spans
 from edgeq.tasks.tokens import Tokens
 from edgeq.types import Array, Outputs, Role, TensorSpec
-
-Metrics = dict[str, dict[str, float]]
-"""By output and name."""
-
-
-class TaskComparison(Protocol):
-    """One candidate beside the reference."""
-
-    def add(self, expected: Outputs, found: Outputs, tokens: Tokens) -> None:
-        """Compare one batch.
-
-        Raises:
-            ValueError: the shapes differ.
-        """
-
-    def metrics(self) -> Metrics:
-        """Everything measured; `n` rows of each output."""
-
-    def cosines(self) -> dict[str, list[float]]:
-        """Of every row, by output; empty for outputs whose direction means nothing."""
-
-    def relative_errors(self) -> dict[str, float]:
-        """Mean over rows of `|found - expected| / |expected|`, by output."""
 
 
 class Rows:

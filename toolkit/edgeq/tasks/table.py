@@ -8,9 +8,8 @@ from dataclasses import replace
 from edgeq.bundle.manifest import Manifest, PostprocessKind, PostprocessStep, Variant
 from edgeq.metrics import KNOWN_METRICS
 from edgeq.tasks.embedding import EMBEDDING, TOKEN_VECTORS
-from edgeq.tasks.entry import Kind, Mode, TaskEntry
+from edgeq.tasks.entry import Head, Kind, Mode, TaskEntry
 from edgeq.tasks.fill_mask import FILL_MASK
-from edgeq.tasks.head import Head
 from edgeq.tasks.multi_label import MULTI_LABEL
 from edgeq.tasks.next_token import NEXT_TOKEN
 from edgeq.tasks.question_answering import QUESTION_ANSWERING
@@ -60,7 +59,7 @@ def head_of(
 
 def head_in(manifest: Manifest, variant: Variant | None = None) -> Head:
     """The head of a bundle's model; of one of its variants, where their outputs may differ."""
-    tokenizer = manifest.tokenizer
+    tokenizer = manifest.text_processor
     special = {} if tokenizer is None else tokenizer.special_ids
     outputs = (variant or manifest.variants[0]).outputs
     return head_of(manifest.source, outputs, special, manifest.postprocess)

@@ -5,9 +5,15 @@ import Foundation
 public struct EdgeqBundle {
     public struct Tensor: Decodable { public let name: String; public let shape: [Dimension] }
     public struct Variant: Decodable {
-        public let id: String, model: String, runtime: String
+        public let id: String, runtime: String
+        let models: [String: String]?, model: String?
         public let inputs: [Tensor], outputs: [Tensor]
         public let requirements: Requirements?
+        /// Of a variant of one graph; nil of several, which this sample does not run. Format 1 has `model` alone.
+        var path: String? {
+            guard let models = models else { return model }
+            return models["model"]
+        }
     }
     /// What the variant asks for, as far as this reader acts on it.
     public struct Requirements: Decodable { public let min_ios: Int?; public let max_tokens: Int? }
@@ -16,8 +22,12 @@ public struct EdgeqBundle {
         let max_length: Int, pad_id: Int
         let prompts: [String: String]?, default_prompt: String?
     }
+    struct Processor: Decodable { let text: Tokenizer? }
     struct Manifest: Decodable {
-        let format: Format; let status: String; let variants: [Variant]; let tokenizer: Tokenizer?
+        let format: Format; let status: String; let variants: [Variant]
+        let processor: Processor?, tokenizer: Tokenizer?
+        /// Format 1 calls it `tokenizer`.
+        var text: Tokenizer? { processor?.text ?? tokenizer }
     }
 
     /// A fixed dimension, or the name of a free one.
@@ -37,6 +47,8 @@ public struct EdgeqBundle {
 
     public let folder: URL
     public let variant: Variant
+    /// Path of the `.mlpackage` in the folder.
+    public let model: String
     public let padID: Int
     /// Tokens of a text that the model sees, special ones included; what follows has to be cut before `encode`.
     public let maxTokens: Int?
@@ -51,18 +63,21 @@ public struct EdgeqBundle {
         let data = try Data(contentsOf: folder.appending(path: "edgeq.json"))
         let manifest = try JSONDecoder().decode(Manifest.self, from: data)
         guard manifest.format.name == "edgeq" else { throw Failure.notABundle(manifest.format.name) }
-        guard manifest.format.version.hasPrefix("1.") else { throw Failure.newerFormat(manifest.format.version) }
-        guard manifest.status == "passed" || force else { throw Failure.failedItsGate }
-        guard let variant = manifest.variants.first(where: { $0.runtime == "coreml" }) else {
-            throw Failure.noCoreMLVariant
+        guard ["1", "2"].contains(manifest.format.version.prefix { $0 != "." }) else {
+            throw Failure.newerFormat(manifest.format.version)
         }
+        guard manifest.status == "passed" || force else { throw Failure.failedItsGate }
+        guard let variant = manifest.variants.first(where: { $0.runtime == "coreml" && $0.path != nil }),
+              let model = variant.path
+        else { throw Failure.noCoreMLVariant }
         try Self.require(variant.requirements)
         self.folder = folder
         self.variant = variant
-        maxTokens = variant.requirements?.max_tokens ?? manifest.tokenizer?.max_length
-        padID = manifest.tokenizer?.pad_id ?? 0
-        prompts = manifest.tokenizer?.prompts ?? [:]
-        defaultPrompt = manifest.tokenizer?.default_prompt
+        self.model = model
+        maxTokens = variant.requirements?.max_tokens ?? manifest.text?.max_length
+        padID = manifest.text?.pad_id ?? 0
+        prompts = manifest.text?.prompts ?? [:]
+        defaultPrompt = manifest.text?.default_prompt
     }
 
     /// The text to tokenize: with the prompt of its role, or with the model's default one, if it has one. Without it a

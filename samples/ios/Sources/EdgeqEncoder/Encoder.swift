@@ -14,7 +14,7 @@ public final class Encoder {
     /// Compiles `Model.mlpackage` on the device. An app should rather add the package to its Xcode target,
     /// so that Xcode compiles it, and load the resulting `Model.mlmodelc` with `MLModel(contentsOf:)`.
     public init(bundle: EdgeqBundle, units: MLComputeUnits = .all) async throws {
-        let package = bundle.folder.appending(path: bundle.variant.model)
+        let package = bundle.folder.appending(path: bundle.model)
         let configuration = MLModelConfiguration()
         configuration.computeUnits = units
         let compiled = try await MLModel.compileModel(at: package)

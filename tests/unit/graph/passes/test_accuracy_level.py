@@ -33,7 +33,7 @@ def product(x: FloatArray, bits: int, block: int, level: int) -> tuple[FloatArra
     import onnxruntime as ort
 
     from edgeq.quantize import weight_only
-    from edgeq.quantize.weight_only.base import WeightSpec
+    from edgeq.quantize.formats import Blocks
     from edgeq.quantize.weight_only.matmul_nbits import lower
 
     weight = np.random.default_rng(1).normal(0, 0.05, (IN_FEATURES, OUT_FEATURES)).astype(np.float32)
@@ -42,7 +42,7 @@ def product(x: FloatArray, bits: int, block: int, level: int) -> tuple[FloatArra
         g (float[rows, {IN_FEATURES}] x) => (float[rows, {OUT_FEATURES}] y) {{ ["fc"] y = MatMul (x, w) }}"""
     )
     proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
-    quantized = weight_only.quantize("rtn", weight, WeightSpec(bits, block, symmetric=True))
+    quantized = weight_only.quantize("rtn", weight, Blocks(bits, block, symmetric=True))
     lowered = lower(ir.serde.deserialize_model(proto), {"w": quantized}).model
     for node in (node for node in lowered.graph if node.op_type == "MatMulNBits"):
         node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeq.errors import UnsupportedError
 from edgeq.graph.passes.weight_only import verify_weight_only
 from edgeq.quantize import weight_only as wo
-from edgeq.quantize.weight_only.base import QuantizedWeight, WeightSpec
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only.base import QuantizedWeight
 from edgeq.quantize.weight_only.matmul_nbits import lower
 
 RNG = np.random.default_rng(0)
@@ -25,7 +26,7 @@ EPS = float(np.finfo(np.float32).eps)
 
 def with_offsets(shape: tuple[int, int], bits: int = 4, block: int = 32) -> QuantizedWeight:
     weight = RNG.normal(0, 0.05, shape).astype(np.float32)
-    found = wo.quantize("rtn", weight, WeightSpec(bits, block))
+    found = wo.quantize("rtn", weight, Blocks(bits, block))
     return replace(found, offsets=RNG.normal(0, 0.05, found.scales.shape).astype(np.float32))
 
 
@@ -112,7 +113,7 @@ def test_the_file_is_read_back(tmp_path: Path) -> None:
 
 
 def test_bits_count_the_offsets() -> None:
-    plain = wo.quantize("rtn", np.ones((K, N), np.float32), WeightSpec(4, 32))
+    plain = wo.quantize("rtn", np.ones((K, N), np.float32), Blocks(4, 32))
     assert replace(plain, offsets=np.zeros((N, 2), np.float32)).bits_per_weight == plain.bits_per_weight + 1
 
 

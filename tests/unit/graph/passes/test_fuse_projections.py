@@ -17,13 +17,13 @@ import pytest
 from edgeq.graph.passes.fuse_projections import fuse_projections
 from edgeq.graph.passes.weight_only import Lowering, verify_weight_only
 from edgeq.quantize import weight_only as wo
+from edgeq.quantize.formats import Blocks
 from edgeq.quantize.layers import find_layers, layer_weight
-from edgeq.quantize.weight_only.base import WeightSpec
 from edgeq.quantize.weight_only.matmul_nbits import lower
 
 pytest.importorskip("onnxruntime_genai")
 
-INT4, ASYM, INT8 = WeightSpec(4, 32), WeightSpec(4, 32, symmetric=False), WeightSpec(8, 32)
+INT4, ASYM, INT8 = Blocks(4, 32), Blocks(4, 32, symmetric=False), Blocks(8, 32)
 LAYERS = 2
 
 
@@ -34,7 +34,7 @@ def graphs(tiny_decoder: Callable[..., Path]) -> Callable[[str], ir.Model]:
     return cache(lambda family: load_language_model(tiny_decoder(family)).canonical.model)
 
 
-def lowered(model: ir.Model, spec_of: Callable[[str], WeightSpec]) -> Lowering:
+def lowered(model: ir.Model, spec_of: Callable[[str], Blocks]) -> Lowering:
     layers = find_layers(model)
     return lower(
         model,
@@ -65,7 +65,7 @@ def products(lowering: Lowering) -> list[str]:
 @pytest.mark.parametrize("spec", [INT4, ASYM, INT8], ids=["int4", "zero points", "int8"])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_the_same_logits_from_fewer_products(
-    family: str, spec: WeightSpec, graphs: Callable[[str], ir.Model], tmp_path: Path
+    family: str, spec: Blocks, graphs: Callable[[str], ir.Model], tmp_path: Path
 ) -> None:
     before = lowered(graphs(family), lambda _: spec)
     after = fuse_projections(before)
@@ -98,7 +98,7 @@ def test_rows_in_another_order_would_show(graphs: Callable[[str], ir.Model], tmp
     ids=["bits", "zero points", "norms", "no attention operator"],
 )
 def test_what_stays_apart(
-    family: str, spec_of: Callable[[str], WeightSpec], graphs: Callable[[str], ir.Model]
+    family: str, spec_of: Callable[[str], Blocks], graphs: Callable[[str], ir.Model]
 ) -> None:
     before = lowered(graphs(family), spec_of)
     after = fuse_projections(before)

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeq.errors import ModelError, UnsupportedError
 from edgeq.graph.passes.weight_only import verify_weight_only
 from edgeq.quantize import weight_only as wo
-from edgeq.quantize.weight_only.base import LayerStats, WeightSpec
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only.base import LayerStats
 from edgeq.quantize.weight_only.matmul_nbits import lower, storage_block_size, to_block_weight
 
 RNG = np.random.default_rng(0)
@@ -71,7 +72,7 @@ def relative(a, b):
 @pytest.mark.parametrize("k", [64, 44])
 def test_matmul_computes_with_the_dequantized_weight(bits, block, symmetric, k, tmp_path):
     model, weight, bias = linear(k)
-    quantized = wo.quantize("rtn", weight, WeightSpec(bits, block, symmetric))
+    quantized = wo.quantize("rtn", weight, Blocks(bits, block, symmetric))
     lowering = lower(model, {"w": quantized})
     x = RNG.normal(size=(5, k)).astype(np.float32)
     exact = x @ quantized.dequantize() + bias
@@ -89,7 +90,7 @@ def test_golden_bytes():
     weight = np.zeros((32, 1), np.float32)
     weight[:16, 0] = np.arange(16) - 8
     weight[16:, 0] = 4
-    spec = WeightSpec(4, 16, symmetric=False)
+    spec = Blocks(4, 16, symmetric=False)
     stored = to_block_weight(wo.quantize("rtn", weight, spec))
     assert stored.data.shape == (1, 2, 8)
     assert stored.data[0, 0].tolist() == [0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE]
@@ -110,7 +111,7 @@ def test_embedding_lookup_is_exact(bits, symmetric, k, tmp_path):
         [("ids", TensorProto.INT64, ["rows", "length"])],
         [("y", ["rows", "length", k])],
     )
-    quantized = wo.quantize("scale_search", table.T, WeightSpec(bits, 16, symmetric))
+    quantized = wo.quantize("scale_search", table.T, Blocks(bits, 16, symmetric))
     lowering = lower(model, {"table": quantized})
     ids = RNG.integers(0, 20, (2, 7))
     np.testing.assert_allclose(
@@ -138,7 +139,7 @@ def test_tied_head_is_stored_once(form, tmp_path):
         [("ids", TensorProto.INT64, ["n"])],
         [("y", ["n", rows])],
     )
-    quantized = wo.quantize("rtn", table.T, WeightSpec(4, 32))
+    quantized = wo.quantize("rtn", table.T, Blocks(4, 32))
     lowering = lower(model, {"table": quantized})
     ids = np.arange(7)
     values = quantized.dequantize()
@@ -160,7 +161,7 @@ def test_gemm_keeps_its_bias(tmp_path):
         [("x", TensorProto.FLOAT, ["rows", 64])],
         [("y", ["rows", 24])],
     )
-    quantized = wo.quantize("rtn", weight.T, WeightSpec(8, 32))
+    quantized = wo.quantize("rtn", weight.T, Blocks(8, 32))
     lowering = lower(model, {"fc": quantized})
     x = RNG.normal(size=(3, 64)).astype(np.float32)
     found = run(lowering.model, tmp_path, x=x)[0]
@@ -185,7 +186,7 @@ def test_awq_divides_the_shared_input_once(tmp_path):
     )
     from edgeq.quantize.weight_only import awq
 
-    spec = WeightSpec(4, 32)
+    spec = Blocks(4, 32)
     scales = awq.search_input_scales(list(weights.values()), spec, stats)
     quantized = {name: awq.quantize_scaled(weight, spec, stats, scales) for name, weight in weights.items()}
     lowering = lower(model, quantized)
@@ -196,7 +197,7 @@ def test_awq_divides_the_shared_input_once(tmp_path):
 
 def test_the_input_graph_is_left_alone_and_nothing_unused_stays(tmp_path):
     model, weight, _ = linear()
-    lowering = lower(model, {"w": wo.quantize("rtn", weight, WeightSpec())})
+    lowering = lower(model, {"w": wo.quantize("rtn", weight, Blocks())})
     assert [node.op_type for node in model.graph] == ["MatMul", "Add"]
     assert "w" not in lowering.model.graph.initializers
     assert [node.name for node in lowering.nodes] == ["fc"]
@@ -206,7 +207,7 @@ def test_scales_are_stored_in_float16_and_folded_at_load(tmp_path):
     import onnxruntime as ort
 
     model, weight, _ = linear(64)
-    lowering = lower(model, {"w": wo.quantize("rtn", weight, WeightSpec())})
+    lowering = lower(model, {"w": wo.quantize("rtn", weight, Blocks())})
     ir.save(lowering.model, tmp_path / "m.onnx")
     stored = {t.name: t.data_type for t in onnx.load(tmp_path / "m.onnx").graph.initializer}
     assert stored["w_scales"] == TensorProto.FLOAT16
@@ -223,7 +224,7 @@ def test_scales_are_stored_in_float16_and_folded_at_load(tmp_path):
 )
 def test_read_back_finds_every_difference(field, value, tmp_path):
     model, weight, _ = linear(64)
-    lowering = lower(model, {"w": wo.quantize("rtn", weight, WeightSpec())})
+    lowering = lower(model, {"w": wo.quantize("rtn", weight, Blocks())})
     ir.save(lowering.model, tmp_path / "m.onnx")
     verify_weight_only(tmp_path / "m.onnx", lowering.nodes)
     wrong = replace(lowering.nodes[0], **{field: value})
@@ -251,7 +252,7 @@ def _float_zero_points(node, model):
 )
 def test_read_back_refuses_slow_forms(spoil, message, tmp_path):
     model, weight, _ = linear(64)
-    lowering = lower(model, {"w": wo.quantize("rtn", weight, WeightSpec(8, 32))})
+    lowering = lower(model, {"w": wo.quantize("rtn", weight, Blocks(8, 32))})
     proto = ir.serde.serialize_model(lowering.model)
     spoil(next(node for node in proto.graph.node if node.op_type == "MatMulNBits"), proto)
     onnx.save(proto, tmp_path / "m.onnx")
@@ -261,13 +262,13 @@ def test_read_back_refuses_slow_forms(spoil, message, tmp_path):
 
 def test_bad_names_and_shapes():
     model, weight, _ = linear(64)
-    quantized = wo.quantize("rtn", weight, WeightSpec())
+    quantized = wo.quantize("rtn", weight, Blocks())
     with pytest.raises(ModelError, match="nothing"):
         lower(model, {"nothing": quantized})
     with pytest.raises(UnsupportedError, match="`b`"):
         lower(model, {"b": quantized})
     with pytest.raises(ModelError, match=r"\[64, 24\]"):
-        lower(model, {"w": wo.quantize("rtn", weight.T, WeightSpec())})
+        lower(model, {"w": wo.quantize("rtn", weight.T, Blocks())})
 
 
 def test_a_lookup_of_an_odd_number_of_nibbles_is_refused():
@@ -279,8 +280,8 @@ def test_a_lookup_of_an_odd_number_of_nibbles_is_refused():
         [("y", ["n", 45])],
     )
     with pytest.raises(UnsupportedError, match="45 columns"):
-        lower(model, {"table": wo.quantize("rtn", table.T, WeightSpec(4, 16))})
-    assert lower(model, {"table": wo.quantize("rtn", table.T, WeightSpec(8, 16))}).nodes
+        lower(model, {"table": wo.quantize("rtn", table.T, Blocks(4, 16))})
+    assert lower(model, {"table": wo.quantize("rtn", table.T, Blocks(8, 16))}).nodes
 
 
 def test_storage_blocks_of_a_per_channel_weight():
@@ -303,7 +304,7 @@ def shared_input(k=64, n=16):
 
 def reordered(weight, order):
     """Quantized with its inputs in another order: what GPTQ with activation order leaves."""
-    return replace(wo.quantize("rtn", weight[order], WeightSpec(4, 32)), input_order=order)
+    return replace(wo.quantize("rtn", weight[order], Blocks(4, 32)), input_order=order)
 
 
 @pytest.mark.parametrize("same", [True, False])

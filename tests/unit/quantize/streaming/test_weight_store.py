@@ -1,23 +1,28 @@
 """Quantized weights in a file: the same codes, and the same graph, as of weights in memory."""
 
 import gc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from edgeq.graph.block_weight import BlockWeight
-from edgeq.pipeline.weight_only import WeightJob, quantize_by_rows, quantize_layer
+from edgeq.pipeline.weight_jobs import WeightJob
+from edgeq.pipeline.weight_only import quantize_by_rows, quantize_layer
+from edgeq.quantize.formats import Blocks
 from edgeq.quantize.recipes import LayerSpec
 from edgeq.quantize.sites import EmbeddingSite, LinearSite
+from edgeq.quantize.streaming.row_quantizer import measured_rows
 from edgeq.quantize.streaming.stacked_rows import StackedRows
 from edgeq.quantize.streaming.stored_tensor import StoredTensor
 from edgeq.quantize.streaming.weight_store import WeightStore
-from edgeq.quantize.weight_only import LayerStats, WeightSpec, awq, quantize
+from edgeq.quantize.weight_only import LayerStats, awq, quantize
 from edgeq.quantize.weight_only.matmul_nbits import to_block_weight
 
 RANDOM = np.random.default_rng(0)
 WEIGHT = RANDOM.standard_normal((96, 40)).astype(np.float32)
 STATS = LayerStats(RANDOM.random(96).astype(np.float32) + 0.1, 1000)
+RTN = LayerSpec(method="rtn")
 LINEAR = LinearSite("up", "x", "y", "y", "up.weight", None, (96, 40))
 TABLE = EmbeddingSite("embed", "y", "embed.weight", (40, 96))
 
@@ -33,11 +38,11 @@ def same(left: BlockWeight, right: BlockWeight) -> bool:
 @pytest.mark.parametrize(
     "spec",
     [
-        WeightSpec(),
-        WeightSpec(8, 16),
-        WeightSpec(4, 32, False),
-        WeightSpec(8, -1),
-        WeightSpec(4, 64, True, "float32"),
+        Blocks(),
+        Blocks(8, 16),
+        Blocks(4, 32, False),
+        Blocks(8, -1),
+        Blocks(4, 64, True, "float32"),
     ],
     ids=str,
 )
@@ -53,15 +58,44 @@ def test_codes_come_back(spec):
     assert not same(codes.block(), to_block_weight(quantize("rtn", WEIGHT + 1, spec)))
 
 
+@pytest.fixture
+def matrix(tmp_path):
+    (tmp_path / "weights").write_bytes(np.ascontiguousarray(WEIGHT.T).tobytes())
+    return StackedRows([StoredTensor("w", tmp_path / "weights", 0, "float32", (40, 96))])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("spec", [RTN, replace(RTN, symmetric=False), replace(RTN, bits=8, block_size=-1)])
+def test_pieces_as_the_whole_weight(monkeypatch, matrix, threads, spec):
+    # Pieces of 3 rows, the last one short.
+    monkeypatch.setattr(StackedRows.rows, "__kwdefaults__", {"transposed": False, "max_elements": 3 * 96})
+    pieces = [block for block, _ in measured_rows(matrix, spec, threads=threads)]
+    whole = to_block_weight(quantize(spec.method, WEIGHT, spec.blocks()))
+    assert len(pieces) == 14
+    for part in ("data", "scales", *([] if spec.symmetric else ["zero_points"])):
+        assert np.array_equal(
+            np.concatenate([getattr(piece, part) for piece in pieces]), getattr(whole, part)
+        )
+
+
+def test_importance_changes_the_codes(matrix):
+    spec = replace(RTN, method="scale_search")
+    stats = LayerStats(np.geomspace(1e-3, 1e3, 96).astype(np.float32), tokens=1000)
+    plain, weighted = (
+        [block.data for block, _ in measured_rows(matrix, spec, stats=s)] for s in (None, stats)
+    )
+    assert not np.array_equal(np.concatenate(plain), np.concatenate(weighted))
+
+
 def test_input_scales_stay_with_the_codes():
     stats = LayerStats(STATS.mean_square, 1000, np.diag(STATS.mean_square).astype(np.float64))
-    scaled = awq.quantize_scaled(WEIGHT, WeightSpec(), stats, np.linspace(0.5, 2, 96, dtype=np.float32))
+    scaled = awq.quantize_scaled(WEIGHT, Blocks(), stats, np.linspace(0.5, 2, 96, dtype=np.float32))
     assert np.array_equal(WeightStore().add(scaled)().dequantize(), scaled.dequantize())
 
 
 def test_the_file_goes_with_the_last_code():
     store = WeightStore()
-    path, codes = store.path, store.add(quantize("rtn", WEIGHT, WeightSpec()))
+    path, codes = store.path, store.add(quantize("rtn", WEIGHT, Blocks()))
     del store
     gc.collect()
     assert path.is_file()

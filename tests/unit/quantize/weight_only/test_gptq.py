@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from edgeq.errors import DataError
+from edgeq.quantize.formats import Blocks
 from edgeq.quantize.weight_only import gptq
-from edgeq.quantize.weight_only.base import LayerStats, WeightSpec
+from edgeq.quantize.weight_only.base import LayerStats
 from edgeq.quantize.weight_only.candidate import nearest, output_errors
 from edgeq.quantize.weight_only.refine import descend, refine, refit_scales
 
@@ -44,7 +45,7 @@ def textbook(weight, start, hessian, spec):
 @pytest.mark.parametrize("columns", [128, 16])
 def test_column_loop_equals_the_textbook(columns, monkeypatch):
     monkeypatch.setattr(gptq, "_COLUMNS", columns)
-    spec = WeightSpec(4, 16)
+    spec = Blocks(4, 16)
     weight, stats = make()
     hessian = gptq.factorize(stats.gram)
     start = start_of(weight, spec)
@@ -80,7 +81,7 @@ def test_damping_ladder_climbs_where_a_step_fails():
 
 
 def test_scale_refit_and_descent_never_raise_the_objective():
-    spec = WeightSpec(4, 16)
+    spec = Blocks(4, 16)
     weight, stats = make()
     hessian = gptq.factorize(stats.gram).damped
     start = start_of(weight, spec)
@@ -97,7 +98,7 @@ def test_scale_refit_and_descent_never_raise_the_objective():
 
 def test_scale_refit_is_the_least_squares_solution():
     """One block and H = I: the scale is <code, w> / <code, code>."""
-    spec = WeightSpec(4, 16, scale_dtype="float32")
+    spec = Blocks(4, 16, scale_dtype="float32")
     weight, _ = make(16, 5)
     start = start_of(weight, spec)
     refitted = refit_scales(weight, start, np.eye(16, dtype=np.float32), spec)
@@ -117,7 +118,7 @@ def test_scale_refit_is_the_least_squares_solution():
 )
 def test_falls_back_to_the_scale_search_and_says_why(change, reason):
     weight, stats = make()
-    result = gptq.quantize(weight, WeightSpec(), change(stats))
+    result = gptq.quantize(weight, Blocks(), change(stats))
     assert result.method == "scale_search"
     assert "scale_search instead of gptq" in result.notes[0]
     assert reason in result.notes[0]
@@ -126,7 +127,7 @@ def test_falls_back_to_the_scale_search_and_says_why(change, reason):
 def test_falls_back_to_rtn_without_usable_statistics():
     weight, stats = make()
     for useless in (None, LayerStats(stats.mean_square * np.nan, 500, stats.gram)):
-        result = gptq.quantize(weight, WeightSpec(), useless)
+        result = gptq.quantize(weight, Blocks(), useless)
         assert result.method == "rtn"
         assert result.notes[0].startswith("rtn instead of gptq")
 
@@ -134,14 +135,14 @@ def test_falls_back_to_rtn_without_usable_statistics():
 def test_foreign_statistics_are_refused():
     weight, stats = make()
     with pytest.raises(DataError, match="48 inputs"):
-        gptq.quantize(weight, WeightSpec(), LayerStats(stats.mean_square, 500, stats.gram[:9, :9]))
+        gptq.quantize(weight, Blocks(), LayerStats(stats.mean_square, 500, stats.gram[:9, :9]))
 
 
 def test_dead_channels_keep_rounding_to_nearest():
     weight, stats = make()
     gram = stats.gram.copy()
     gram[7], gram[:, 7] = 0, 0
-    spec = WeightSpec(4, 16)
+    spec = Blocks(4, 16)
     start = start_of(weight, spec)
     rounded = gptq.feed_back(weight, start, gptq.factorize(gram), spec)
     np.testing.assert_array_equal(rounded.codes[7], start.codes[7])
@@ -149,9 +150,9 @@ def test_dead_channels_keep_rounding_to_nearest():
 
 def test_outputs_in_parts_give_the_same(monkeypatch):
     weight, stats = make()
-    whole = gptq.quantize(weight, WeightSpec(4, 16), stats)
+    whole = gptq.quantize(weight, Blocks(4, 16), stats)
     monkeypatch.setattr(gptq, "_OUTPUTS", 4)
-    parts = gptq.quantize(weight, WeightSpec(4, 16), stats)
+    parts = gptq.quantize(weight, Blocks(4, 16), stats)
     # BLAS sums in another order for another width: codes on a border may differ.
     assert (whole.q != parts.q).mean() < 0.02
 
@@ -167,7 +168,7 @@ def test_cross_statistics_make_up_for_earlier_layers():
 
     def error(stats):
         return np.linalg.norm(
-            seen @ gptq.quantize(weight, WeightSpec(4, 16), stats).dequantize() - original @ weight
+            seen @ gptq.quantize(weight, Blocks(4, 16), stats).dequantize() - original @ weight
         )
 
     assert error(paired) < 0.8 * error(plain)
@@ -176,7 +177,7 @@ def test_cross_statistics_make_up_for_earlier_layers():
 def test_cross_statistics_of_equal_inputs_change_nothing():
     weight, stats = make()
     paired = LayerStats(stats.mean_square, stats.tokens, stats.gram, stats.gram)
-    spec = WeightSpec(4, 16)
+    spec = Blocks(4, 16)
     # The target is W to float64 rounding: codes on a border may differ.
     assert (gptq.quantize(weight, spec, paired).q != gptq.quantize(weight, spec, stats).q).mean() < 0.01
 
@@ -202,7 +203,7 @@ def test_the_corrected_target_solves_the_damped_normal_equations(monkeypatch):
 def test_foreign_cross_statistics_are_refused():
     weight, stats = make()
     with pytest.raises(DataError, match="X\\^T R"):
-        gptq.quantize(weight, WeightSpec(), LayerStats(stats.mean_square, 500, stats.gram, stats.gram[:4]))
+        gptq.quantize(weight, Blocks(), LayerStats(stats.mean_square, 500, stats.gram, stats.gram[:4]))
 
 
 def test_layers_that_share_an_input_wait_for_one_factorization(monkeypatch):
@@ -210,8 +211,8 @@ def test_layers_that_share_an_input_wait_for_one_factorization(monkeypatch):
     calls = []
     factorize = gptq.factorize
     monkeypatch.setattr(gptq, "factorize", lambda gram: calls.append(len(gram)) or factorize(gram))
-    own = [gptq.quantize(part, WeightSpec(4, 16), stats) for part in np.split(weight, 2, axis=1)]
+    own = [gptq.quantize(part, Blocks(4, 16), stats) for part in np.split(weight, 2, axis=1)]
     assert calls == [48]
-    whole = gptq.quantize(weight, WeightSpec(4, 16), LayerStats(stats.mean_square, stats.tokens, stats.gram))
+    whole = gptq.quantize(weight, Blocks(4, 16), LayerStats(stats.mean_square, stats.tokens, stats.gram))
     assert calls == [48, 48], "other statistics, another factor"
     np.testing.assert_array_equal(np.concatenate([part.scales for part in own]), whole.scales)

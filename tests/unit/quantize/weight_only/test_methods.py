@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from edgeq.errors import ConfigError, DataError, ModelError
 from edgeq.numerics import block_count
 from edgeq.quantize import weight_only as wo
-from edgeq.quantize.weight_only.base import LayerStats, WeightSpec
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.methods import methods_for
+from edgeq.quantize.weight_only.base import LayerStats
 
-SPECS = [WeightSpec(bits, block, sym) for bits in (4, 8) for block in (16, 32, -1) for sym in (True, False)]
-ALL = list(wo.METHODS)
+SPECS = [Blocks(bits, block, sym) for bits in (4, 8) for block in (16, 32, -1) for sym in (True, False)]
+ALL = methods_for(Blocks)
 
 
 def make(k=64, n=12, seed=0, tokens=400):
@@ -70,7 +72,7 @@ def test_rtn_golden_full_range():
     weight = np.zeros((16, 2), np.float32)
     weight[:4, 0] = [0.8, -0.1, 0.24, -0.8]
     weight[:2, 1] = [-0.4, 0.4]
-    result = wo.quantize("rtn", weight, WeightSpec(4, 16, symmetric=True))
+    result = wo.quantize("rtn", weight, Blocks(4, 16, symmetric=True))
     d0, d1 = np.float32(np.float16(-0.1)), np.float32(np.float16(-0.05))
     np.testing.assert_array_equal(result.scales[:, 0], [d0, d1])
     assert result.q[0, 0, :4].tolist() == [0, 9, 6, 15]
@@ -94,7 +96,7 @@ def brute_force(x, importance, spec):
 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_scale_search_is_close_to_brute_force(symmetric):
-    spec = WeightSpec(4, 16, symmetric, scale_dtype="float32")
+    spec = Blocks(4, 16, symmetric, scale_dtype="float32")
     rng = np.random.default_rng(3)
     ratios, naive = [], []
     for _ in range(4):
@@ -127,7 +129,7 @@ def test_gptq_is_never_worse_than_rtn_on_its_objective(seed, spec):
 @settings(max_examples=40, deadline=None)
 def test_scale_search_is_never_worse_than_rtn_weighted(seed, symmetric):
     weight, stats, _ = make(k=32, n=6, seed=seed, tokens=80)
-    spec = WeightSpec(4, 16, symmetric)
+    spec = Blocks(4, 16, symmetric)
 
     def error(method):
         difference = weight - wo.quantize(method, weight, spec, stats).dequantize()
@@ -139,7 +141,7 @@ def test_scale_search_is_never_worse_than_rtn_weighted(seed, symmetric):
 def test_methods_beat_rtn_on_a_correlated_layer():
     weight, _, x = make(128, 64, tokens=3000)
     stats, held_out = stats_of(x[:2000]), x[2000:]
-    spec = WeightSpec(4, 32)
+    spec = Blocks(4, 32)
 
     def output_error(method):
         return np.linalg.norm(held_out @ (wo.quantize(method, weight, spec, stats).dequantize() - weight))
@@ -157,9 +159,7 @@ def test_hqq_forgives_outliers():
     weight[::32] *= 4
 
     def norm(method):
-        return (
-            np.abs(weight - wo.quantize(method, weight, WeightSpec(4, 32, False)).dequantize()) ** 0.7
-        ).sum()
+        return (np.abs(weight - wo.quantize(method, weight, Blocks(4, 32, False)).dequantize()) ** 0.7).sum()
 
     assert norm("hqq") < 0.97 * norm("rtn")
 
@@ -172,7 +172,7 @@ def test_zero_rows_constants_and_outliers(method, symmetric):
     weight[:32, 1] = 0
     weight[5, 2] = 30.0
     weight[:, 3] = 0.25
-    result = wo.quantize(method, weight, WeightSpec(4, 32, symmetric), stats)
+    result = wo.quantize(method, weight, Blocks(4, 32, symmetric), stats)
     values = result.dequantize()
     assert np.isfinite(values).all()
     assert (values[:, 0] == 0).all()
@@ -183,11 +183,11 @@ def test_zero_rows_constants_and_outliers(method, symmetric):
 @pytest.mark.parametrize("factor", [1e7, 1e-7])
 def test_scales_that_float16_cannot_hold_are_stored_in_float32(factor):
     weight, _, _ = make()
-    result = wo.quantize("scale_search", weight * np.float32(factor), WeightSpec())
+    result = wo.quantize("scale_search", weight * np.float32(factor), Blocks())
     assert result.spec.scale_dtype == "float32"
     relative = np.abs(result.dequantize() / factor - weight).max() / np.abs(weight).max()
     assert relative < 0.08
-    assert wo.quantize("scale_search", weight, WeightSpec()).spec.scale_dtype == "float16"
+    assert wo.quantize("scale_search", weight, Blocks()).spec.scale_dtype == "float16"
 
 
 @pytest.mark.parametrize("method", ["scale_search", "gptq", "awq"])
@@ -196,9 +196,9 @@ def test_constant_activations(method):
     weight, _, _ = make(32, 6)
     for row in (np.full(32, 3.0), np.zeros(32), np.eye(32)[4]):
         stats = stats_of(np.tile(row, (100, 1)))
-        result = wo.quantize(method, weight, WeightSpec(4, 16), stats)
+        result = wo.quantize(method, weight, Blocks(4, 16), stats)
         assert np.isfinite(result.dequantize()).all()
-        rtn = wo.quantize("rtn", weight, WeightSpec(4, 16), stats)
+        rtn = wo.quantize("rtn", weight, Blocks(4, 16), stats)
         assert objective(weight, result, stats) <= objective(weight, rtn, stats) * (1 + 1e-4) + 1e-9
 
 
@@ -208,26 +208,26 @@ def test_weights_that_are_not_finite(method, bad):
     weight, stats, _ = make()
     weight[3, 4] = bad
     with pytest.raises(ModelError, match="1 NaN or infinite"):
-        wo.quantize(method, weight, WeightSpec(), stats)
+        wo.quantize(method, weight, Blocks(), stats)
 
 
 @pytest.mark.parametrize("method", ["scale_search", "awq"])
 def test_statistics_that_are_not_finite_or_foreign(method):
     weight, stats, _ = make()
     with pytest.raises(DataError, match="NaN"):
-        wo.quantize(method, weight, WeightSpec(), LayerStats(stats.mean_square * np.nan, 5))
+        wo.quantize(method, weight, Blocks(), LayerStats(stats.mean_square * np.nan, 5))
     with pytest.raises(DataError, match="64 inputs"):
-        wo.quantize(method, weight, WeightSpec(), LayerStats(stats.mean_square[:10], 5))
+        wo.quantize(method, weight, Blocks(), LayerStats(stats.mean_square[:10], 5))
 
 
 def test_awq_needs_statistics():
     with pytest.raises(DataError, match="awq needs"):
-        wo.quantize("awq", make()[0], WeightSpec())
+        wo.quantize("awq", make()[0], Blocks())
 
 
 def test_awq_input_scales_are_divided_out():
     weight, stats, _ = make()
-    result = wo.quantize("awq", weight, WeightSpec(8, 16), stats)
+    result = wo.quantize("awq", weight, Blocks(8, 16), stats)
     assert result.input_scales is not None
     assert np.ptp(result.input_scales) > 0
     np.testing.assert_allclose(
@@ -238,26 +238,26 @@ def test_awq_input_scales_are_divided_out():
 @pytest.mark.parametrize(("bits", "block"), [(5, 32), (4, 48), (4, 512)])
 def test_specs_without_a_kernel(bits, block):
     with pytest.raises(ConfigError):
-        WeightSpec(bits, block)
+        Blocks(bits, block)
 
 
 def test_unknown_method_is_suggested():
     with pytest.raises(ConfigError, match="gptqq") as caught:
-        wo.quantize("gptqq", make()[0], WeightSpec())
+        wo.quantize("gptqq", make()[0], Blocks())
     assert caught.value.hint == "did you mean `gptq`?"
 
 
 def test_bits_per_weight():
-    assert WeightSpec(4, 32).bits_per_weight(384) == 4.5
-    assert WeightSpec(4, 32, symmetric=False).bits_per_weight(384) == 4.625
-    assert WeightSpec(8, -1).bits_per_weight(1024) == 8 + 16 / 1024
-    assert WeightSpec(4, 32).bits_per_weight(172) == pytest.approx(6 * (128 + 16) / 172)
+    assert Blocks(4, 32).bits_per_weight(384) == 4.5
+    assert Blocks(4, 32, symmetric=False).bits_per_weight(384) == 4.625
+    assert Blocks(8, -1).bits_per_weight(1024) == 8 + 16 / 1024
+    assert Blocks(4, 32).bits_per_weight(172) == pytest.approx(6 * (128 + 16) / 172)
 
 
 @pytest.mark.parametrize("method", ALL)
 def test_deterministic(method):
     weight, stats, _ = make()
-    a, b = (wo.quantize(method, weight, WeightSpec(), stats) for _ in range(2))
+    a, b = (wo.quantize(method, weight, Blocks(), stats) for _ in range(2))
     np.testing.assert_array_equal(a.q, b.q)
     np.testing.assert_array_equal(a.scales, b.scales)
 
@@ -269,10 +269,10 @@ def test_blocks_are_no_longer_than_a_row(k, asked, stored):
     """The rest would be padding under the same scale: the same weight in fewer bytes."""
     weight, stats, _ = make(k)
     for method in ALL:
-        found = wo.quantize(method, weight, WeightSpec(4, asked), stats)
+        found = wo.quantize(method, weight, Blocks(4, asked), stats)
         assert found.spec.block_size == stored
-        assert found.bits_per_weight == WeightSpec(4, stored).bits_per_weight(k)
-        same = wo.quantize(method, weight, WeightSpec(4, stored), stats)
+        assert found.bits_per_weight == Blocks(4, stored).bits_per_weight(k)
+        same = wo.quantize(method, weight, Blocks(4, stored), stats)
         np.testing.assert_array_equal(found.dequantize(), same.dequantize())
-    assert WeightSpec(4, -1).fitted(k).block_size == -1
-    assert WeightSpec(4, 16).fitted(k).block_size == 16
+    assert Blocks(4, -1).fitted(k).block_size == -1
+    assert Blocks(4, 16).fitted(k).block_size == 16

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from edgeq.errors import ConfigError, DataError
+from edgeq.quantize import formats
 from edgeq.quantize.weight_only import gptq
 from edgeq.quantize.weight_only.base import LayerStats
 from edgeq.quantize.weight_only.gptq import corrected_target, factorize
 from edgeq.quantize.weight_only.palette import Palette, palettize
-from edgeq.quantize.weight_only.palette_gptq import feed_back, output_errors, palettize_for_output
+from edgeq.quantize.weight_only.palette_gptq import feed_back, output_errors, quantize
+
+ONE_TABLE = formats.Palette(4, formats.PER_CHANNEL)
 
 
 def make(seed=0, k=48, n=12, tokens=300):
@@ -40,7 +43,7 @@ def test_never_worse_than_k_means_per_table(seed, group, bits, shift):
     stats = with_cross(stats, seed, shift) if shift else stats
     target = corrected_target(weight, stats) if shift else weight
     gram = factorize(stats.gram).gram
-    found, notes = palettize_for_output(weight, bits, stats, group_rows=group)
+    found, notes = quantize(weight, formats.Palette(bits, group or -1), stats)
     before = plain(weight, bits, stats, group)
     ours, theirs = (
         output_errors(target, palette, gram).reshape(len(found.luts), -1).sum(1)
@@ -66,7 +69,7 @@ def test_feedback_alone_may_be_worse_where_it_aims_at_other_inputs():
 def test_uncorrelated_inputs_leave_the_nearest_entries():
     weight, _ = make()
     stats = LayerStats(np.ones(48, np.float32), 300, 300 * np.eye(48))
-    found, _ = palettize_for_output(weight, 4, stats)
+    found, _ = quantize(weight, ONE_TABLE, stats)
     np.testing.assert_array_equal(found.indices, plain(weight, 4, stats).indices)
 
 
@@ -111,7 +114,7 @@ def test_column_loop_equals_the_textbook(columns, group, monkeypatch):
 )
 def test_falls_back_to_k_means_and_says_why(change, reason):
     weight, stats = make()
-    found, (note,) = palettize_for_output(weight, 4, change(stats))
+    found, (note,) = quantize(weight, ONE_TABLE, change(stats))
     assert note.startswith("kmeans instead of gptq") and reason in note
     assert np.isfinite(found.luts).all() and len(np.unique(found.indices)) == 16
 
@@ -119,6 +122,6 @@ def test_falls_back_to_k_means_and_says_why(change, reason):
 def test_foreign_statistics_and_groups_that_do_not_divide_are_refused():
     weight, stats = make()
     with pytest.raises(DataError, match="48 inputs"):
-        palettize_for_output(weight, 4, LayerStats(stats.mean_square, 500, stats.gram[:9, :9]))
+        quantize(weight, ONE_TABLE, LayerStats(stats.mean_square, 500, stats.gram[:9, :9]))
     with pytest.raises(ConfigError, match="groups of 5"):
-        palettize_for_output(weight, 4, stats, group_rows=5)
+        quantize(weight, formats.Palette(4, 5), stats)

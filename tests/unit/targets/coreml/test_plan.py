@@ -9,8 +9,9 @@ import onnx
 import pytest
 
 from edgeq.errors import UnsupportedError
+from edgeq.quantize.formats import Blocks
 from edgeq.quantize.plan import EmbeddingDecision, LinearDecision, QuantizationPlan
-from edgeq.quantize.weight_only import WeightSpec, quantize
+from edgeq.quantize.weight_only import quantize
 from edgeq.targets.coreml.decisions import Int4Weight, Int8Weight
 from edgeq.targets.coreml.plan import from_quantized_weight, from_static_plan
 
@@ -21,7 +22,7 @@ RNG = np.random.default_rng(5)
 @pytest.mark.parametrize(("bits", "block"), [(4, 32), (8, -1)])
 def test_codes_stand_for_the_same_weight(bits: int, block: int, symmetric: bool) -> None:
     weight = RNG.standard_normal((64, 12)).astype(np.float32)
-    quantized = quantize("rtn", weight, WeightSpec(bits, block, symmetric))
+    quantized = quantize("rtn", weight, Blocks(bits, block, symmetric))
     decision = from_quantized_weight(quantized)
     assert isinstance(decision, Int4Weight if bits == 4 else Int8Weight)
     codes = decision.codes
@@ -33,7 +34,7 @@ def test_codes_stand_for_the_same_weight(bits: int, block: int, symmetric: bool)
 
 
 def test_a_padded_block_is_refused() -> None:
-    quantized = quantize("rtn", RNG.standard_normal((40, 4)).astype(np.float32), WeightSpec(4, 32))
+    quantized = quantize("rtn", RNG.standard_normal((40, 4)).astype(np.float32), Blocks(4, 32))
     with pytest.raises(UnsupportedError, match="padded block"):
         from_quantized_weight(quantized)
 

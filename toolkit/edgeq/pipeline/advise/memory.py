@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from edgeq.exporters.shapes import ModelShape
 from edgeq.numerics import block_count
+from edgeq.quantize.formats import PER_CHANNEL, Blocks, Float, StaticInt8
 from edgeq.quantize.recipes import LayerRef, LayerSpec
-from edgeq.quantize.recipes.schema import is_row_int8
 from edgeq.quantize.weight_only.matmul_nbits import storage_block_size
 
 LIBRARY_BYTES = 21_000_000
@@ -61,7 +61,8 @@ INLINE_COSTS: dict[str, LoadCost] = {
     "weight-only 8": LoadCost(2.90, 1.24, 0.92, 1.76),
     "weight-only 4": LoadCost(2.84, 1.33, 1.75, 2.03),
 }
-"""Weights inside the ONNX file. Tables with one int8 scale per row count as `int8-static`, whatever the recipe."""
+"""Weights inside the ONNX file, by `WeightFormat.kernel`. Tables with one int8 scale per row count as
+`int8-static`, whatever the recipe."""
 EXTERNAL_COSTS: dict[str, LoadCost] = {
     # Tables are mapped, and only the rows that are read become memory.
     "fp32": LoadCost(0.00, 1.04, 0.01, 1.00),
@@ -161,7 +162,7 @@ def file_footprint(shape: ModelShape, matrices: int, tokens: int, cache_bytes_pe
 
 def turned_bytes(layer: LayerRef, spec: LayerSpec) -> int:
     """The transposed copy of a float table that is the head too; it goes when the head is packed, before a run."""
-    is_float = spec.format in ("fp32", "fp16")
+    is_float = isinstance(spec.storage, Float)
     return layer.shape[0] * layer.shape[1] * FLOAT_BYTES if layer.tied and is_float else 0
 
 
@@ -171,14 +172,14 @@ def _stored_bytes(layer: LayerRef, spec: LayerSpec) -> float:
 
 def stored_bits(layer: LayerRef, spec: LayerSpec) -> float:
     """Bits per weight in the file; one scale per channel of a matrix is stored as blocks that repeat it."""
-    in_features = layer.shape[0]
+    in_features, storage = layer.shape[0], spec.storage
     if _is_row_table(layer, spec):
-        return LayerSpec("int8-static").bits_per_weight(in_features)
-    if spec.format == "weight-only" and spec.block_size == -1:
-        width = storage_block_size(in_features, spec.bits)
+        return StaticInt8().bits_per_weight(in_features)
+    if isinstance(storage, Blocks) and storage.block_size == PER_CHANNEL:
+        width = storage_block_size(in_features, storage.bits)
         blocks = block_count(in_features, width)
-        return blocks * (width * spec.bits + 16 + (0 if spec.symmetric else spec.bits)) / in_features
-    return spec.bits_per_weight(in_features)
+        return blocks * (width * storage.bits + 16 + (0 if storage.symmetric else storage.bits)) / in_features
+    return storage.bits_per_weight(in_features)
 
 
 def kv_cache_bytes(shape: ModelShape, tokens: int) -> int:
@@ -201,18 +202,14 @@ def activation_bytes(shape: ModelShape, tokens: int) -> int:
 
 def has_cost(spec: LayerSpec) -> bool:
     """Whether the memory of this format was measured."""
-    return _format(spec) in INLINE_COSTS
+    return spec.storage.kernel in INLINE_COSTS
 
 
 def cost_key(layer: LayerRef, spec: LayerSpec) -> str:
     """Whose cost a layer has: a table of int8 rows is plain int8, also where its spec says weight-only."""
-    return "int8-static" if _is_row_table(layer, spec) else _format(spec)
+    return StaticInt8.name if _is_row_table(layer, spec) else spec.storage.kernel
 
 
 def _is_row_table(layer: LayerRef, spec: LayerSpec) -> bool:
     """Tied tables are read by blocks, as the head needs them."""
-    return layer.role.startswith("embedding") and not layer.tied and is_row_int8(spec)
-
-
-def _format(spec: LayerSpec) -> str:
-    return f"weight-only {spec.bits}" if spec.format == "weight-only" else spec.format
+    return layer.role.startswith("embedding") and not layer.tied and spec.storage.is_row_int8

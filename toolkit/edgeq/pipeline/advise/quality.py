@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from edgeq.errors import UsageError
+from edgeq.quantize.formats import Blocks, Float, Float32, Palette, StaticInt8, WeightFormat
 from edgeq.quantize.recipes import LayerRef, LayerSpec, mean_bits_per_weight
 
 SMALL_PARAMETERS = 2_000_000_000
@@ -82,25 +83,27 @@ def expected_quality(
     """The class of a recipe resolved for a model, and why."""
     linears = [layer for layer in layers if not layer.role.startswith("embedding") or layer.tied]
     used = [specs[layer.name] for layer in linears]
-    formats = {spec.format for spec in used}
-    if formats == {"fp32"}:
+    storages = [spec.storage for spec in used]
+    if storages and all(isinstance(storage, Float32) for storage in storages):
         return Quality.ORIGINAL, "the original's numbers"
-    if formats <= {"fp32", "fp16"}:
+    if all(isinstance(storage, Float) for storage in storages):
         return Quality.ORIGINAL, "weights rounded to 11 bits of mantissa"
-    if all(spec.bits == 8 or spec.format in ("fp32", "fp16", "int8-static") for spec in used):
-        static = "int8-static" in formats
+    if all((storage.bits or 0) >= 8 for storage in storages):
+        static = any(isinstance(storage, StaticInt8) for storage in storages)
         return Quality.NEAR_LOSSLESS, "8-bit weights and activations" if static else "8-bit weights"
     # Without the head: a large one in 8 bits would lift any recipe's mean.
     inner = [layer for layer in linears if layer.layer_index is not None] or linears
-    return _four_bits(used, mean_bits_per_weight(dict(specs), inner), parameters)
+    return _four_bits(storages, mean_bits_per_weight(dict(specs), inner), parameters)
 
 
-def _four_bits(specs: Sequence[LayerSpec], bits: float, parameters: int) -> tuple[Quality, str]:
+def _four_bits(storages: Sequence[WeightFormat], bits: float, parameters: int) -> tuple[Quality, str]:
     """Mixes of 4 and 8 bits; small models lose a class."""
-    if any(spec.format == "palette" for spec in specs):
-        coarse = any(spec.bits == 4 for spec in specs)
+    if any(isinstance(storage, Palette) for storage in storages):
+        coarse = any(storage.bits == 4 for storage in storages)
         return Quality.COARSE if coarse else Quality.GOOD, f"{bits:.1f} bits, a table for each weight"
-    widest = max(spec.block_size for spec in specs if spec.bits == 4)
+    widest = max(
+        storage.block_size for storage in storages if isinstance(storage, Blocks) and storage.bits == 4
+    )
     if bits >= GOOD_BITS:
         found, reason = Quality.GOOD, f"{bits:.1f} bits, 8 where errors hurt most"
     elif widest <= 32:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeq.bundle.golden import GoldenCase, is_per_token_vector
-from edgeq.bundle.manifest import Metric
-from edgeq.comparison import PARITY, Run, batch_invariance, compare_outputs
+from edgeq.comparison import Run, batch_invariance, compare_outputs
 from edgeq.errors import ModelError
 from edgeq.pipeline.forward.data import DataSets
-from edgeq.pipeline.forward.parity import Parity, ParityProbe
+from edgeq.pipeline.forward.parity import ParityProbe
 from edgeq.pipeline.kernel_noise import kept_of
+from edgeq.pipeline.measured import INVARIANCE_SAMPLES, Measured, describe_environment
 from edgeq.progress import Progress
 from edgeq.runtime.footprint import measure_ram_bytes
 from edgeq.runtime.session import Signature, VariantSession
@@ -30,38 +30,9 @@ if TYPE_CHECKING:
 
 ORIGINAL_FP32 = "fp32"
 BENCH_TOKENS = 128
-INVARIANCE_SAMPLES = 16
 RAM_PROBES = 3
 GOLDEN_VALUES = 1 << 19
 """Values of one output that a golden case records, 2 MB; of more, those of some tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Everything measured of one variant.
-
-    Attributes:
-        fidelity: metrics by output, against the original, on held-out samples.
-        batch_invariance: lowest cosine between a sample alone and in a batch; None for static batches and
-            per-token outputs.
-        timing: latency at batch 1, against the float32 graph in the same rounds; None for what was simulated.
-        ram_bytes: growth of RSS to load and run it; None for what ONNX Runtime does not run.
-        verification: how real the execution was.
-        relative_errors: mean over rows of the distance to the original, by output.
-        cosines: to the original, of every held-out row, by output.
-        environment: what ran it, where that is not ONNX Runtime on this machine.
-        parity: difference to the ONNX variant of the same plan, by output; empty without one.
-    """
-
-    fidelity: Mapping[str, Mapping[str, float]]
-    batch_invariance: float | None
-    timing: Timing | None
-    ram_bytes: int | None
-    verification: Verification
-    relative_errors: Mapping[str, float] = field(default_factory=dict)
-    cosines: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    environment: str | None = None
-    parity: Mapping[str, Parity] = field(default_factory=dict)
 
 
 def open_session(target: Target, spec: VariantSpec, lowered: Lowered, pad_id: int) -> Session:
@@ -154,14 +125,6 @@ def is_timed(session: Session) -> bool:
     return session.verification.rank > Verification.SIMULATED.rank
 
 
-def describe_environment(environment: Mapping[str, str]) -> str:
-    """`onnxruntime 1.20, CPUExecutionProvider, x86-64, AMD EPYC`: the program with its version, then the rest."""
-    program, *rest = environment.items()
-    named = dict(rest)
-    provider = [named.pop("provider")] if "provider" in named else []
-    return ", ".join([" ".join(program), *provider, *named.values()])
-
-
 def _require_finite(fidelity: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
     for variant, outputs in fidelity.items():
         for output, metrics in outputs.items():
@@ -236,33 +199,3 @@ def _positions(head: Head, feeds: Feeds) -> Array | None:
     masks = np.flatnonzero((feeds["input_ids"] == head.mask_id).any(axis=0))[: room // 2]
     spread = np.linspace(0, tokens - 1, room - len(masks)).round().astype(np.int64)
     return np.union1d(spread, masks)
-
-
-def metrics_of(measured: Mapping[str, Measured], environment: str) -> list[Metric]:
-    """Measured values as manifest entries, in a fixed order."""
-    found = []
-    for variant, values in measured.items():
-        where = values.environment or environment
-        for output, metrics in values.fidelity.items():
-            samples = int(metrics["n"])
-            found += [
-                Metric(variant, name, value, samples, where, values.verification, output)
-                for name, value in metrics.items()
-                if name != "n"
-            ]
-        found += [
-            Metric(variant, PARITY, item.value, item.rows, where, values.verification, output)
-            for output, item in values.parity.items()
-        ]
-        if values.batch_invariance is not None:
-            found.append(
-                Metric(
-                    variant,
-                    "batch_invariance_min",
-                    values.batch_invariance,
-                    INVARIANCE_SAMPLES,
-                    where,
-                    values.verification,
-                )
-            )
-    return found

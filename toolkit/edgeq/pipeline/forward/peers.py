@@ -13,7 +13,7 @@ from edgeq.targets import get_target
 from edgeq.types import ONNX_RUNTIME, Feeds
 
 if TYPE_CHECKING:
-    from edgeq.pipeline.export import TargetResult
+    from edgeq.pipeline.plan import TargetResult
 
 RANGE_SAMPLES = 128
 """Calibration samples that show which values float16 must hold; half of its range stays free beyond them."""
@@ -44,7 +44,7 @@ def find_peer(done: Sequence[TargetResult], pad_id: int, is_quantized: bool) -> 
     for result in done:
         for variant in result.bundle.variants:
             if variant.runtime == ONNX_RUNTIME and variant.execution_provider == "CPUExecutionProvider":
-                session = VariantSession(result.bundle.file(variant.model), variant, pad_id=pad_id)
+                session = VariantSession(result.bundle.model_path(variant), variant, pad_id=pad_id)
                 errors = result.measured[variant.id].relative_errors
                 own = {output: error if is_quantized else 0.0 for output, error in errors.items()}
                 return Peer(f"{variant.id} for {result.target}", session.run, own)

@@ -166,7 +166,7 @@ def variant_specs(
     settings = GenerationSettings.load(bundle.file(GENERATION_FILE))
     found: dict[str, EngineSpec] = {}
     for variant in bundle.variants:
-        name, model = f"{prefix}{variant.id}", bundle.file(variant.model)
+        name, model = f"{prefix}{variant.id}", bundle.model_path(variant)
         if variant.runtime == ONNX_RUNTIME:
             shape = (settings.cache, settings.context_length, settings.vocabulary)
             level = ordered_level(variant.requirements)

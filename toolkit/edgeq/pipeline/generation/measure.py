@@ -11,10 +11,10 @@ import numpy as np
 from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.language_golden import GreedyGolden
 from edgeq.errors import ModelError
-from edgeq.pipeline.forward.measure import Measured, describe_environment
 from edgeq.pipeline.generation.golden import Answering, greedy_golden
 from edgeq.pipeline.generation.written_decoder import WholeDecoder, open_written
-from edgeq.quantize.stretches.values import ValueStore
+from edgeq.pipeline.measured import Measured, describe_environment
+from edgeq.quantize.segmented.values import ValueStore
 from edgeq.runtime.executors import NativeExecutor, native_environment
 from edgeq.runtime.generation.footprint import measure_generation_bytes
 from edgeq.runtime.generation.session import DecoderSession

@@ -6,7 +6,7 @@ run in other ways here, files of other runtimes, may be twice as far away as qua
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,17 +16,16 @@ from edgeq.bundle.manifest import Gate
 from edgeq.errors import ModelError
 from edgeq.numerics import FP16_STEP
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
+from edgeq.pipeline.bounds import Bounds, measured_bounds
 from edgeq.pipeline.drift import COSINE, MAX_ABS, MEAN, RMS, Drift, drift_of, worst
 from edgeq.pipeline.kernel_noise import (
     GOLDEN,
-    case_tolerances,
     four_digits,
     golden_metrics,
     measure_noise,
-    noise_gates,
 )
 from edgeq.targets.kernels import is_held_whole
-from edgeq.targets.onnx_twins import DecoderTwins, StretchTwins
+from edgeq.targets.onnx_twins import DecoderTwins, SegmentTwins
 from edgeq.tasks import Head
 from edgeq.tasks.next_token import NEXT_TOKEN
 from edgeq.types import Role, TensorSpec
@@ -37,26 +36,6 @@ if TYPE_CHECKING:
 
 LOGITS = TensorSpec("logits", "float32", ("batch", "sequence", "vocabulary"), Role.LOGITS)
 HEAD = Head(NEXT_TOKEN, (LOGITS,))
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What golden cases are held to.
-
-    Attributes:
-        tolerances: of each case, by id.
-        gates: on all cases together.
-    """
-
-    tolerances: Mapping[str, Sequence[Gate]]
-    gates: Sequence[Gate]
-
-    @property
-    def largest(self) -> float:
-        """The most that any logit may be off."""
-        return max(
-            gate.threshold for gates in self.tolerances.values() for gate in gates if gate.metric == MAX_ABS
-        )
 
 
 def decoder_bounds(
@@ -78,9 +57,9 @@ def decoder_bounds(
     Raises:
         ModelError: a logit is NaN or infinite.
     """
-    twins: HasTwins = DecoderTwins(model, level) if is_held_whole(model) else StretchTwins(model)
+    twins: HasTwins = DecoderTwins(model, level) if is_held_whole(model) else SegmentTwins(model)
     noise = {variant: measure_noise(twins, variant, HEAD, cases, stage)}
-    return Bounds({case.id: case_tolerances(case, noise) for case in cases}, noise_gates(noise))
+    return measured_bounds(cases, noise)
 
 
 @dataclass(frozen=True, slots=True)

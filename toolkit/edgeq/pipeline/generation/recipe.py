@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgeq.errors import UnsupportedError
+from edgeq.quantize.formats import StaticInt8
 from edgeq.quantize.recipes import Recipe, load_recipe
 
 INT8_BLOCK = 16
@@ -30,7 +31,7 @@ def for_language_models(recipe: Recipe) -> Recipe:
     if is_plain_int8(recipe):
         q8 = load_recipe("q8")
         return replace(q8, name="int8", default=replace(q8.default, block_size=INT8_BLOCK, method="gptq"))
-    static = [spec for spec in recipe.possible_specs() if spec.format == "int8-static"]
+    static = [spec for spec in recipe.possible_specs() if isinstance(spec.storage, StaticInt8)]
     if static:
         raise UnsupportedError(
             f"recipe `{recipe.name}` wants static int8 activations, which are not built for language models",

@@ -201,7 +201,7 @@ def _is_same_refusal(recorded: RenderedChat, found: str) -> bool:
 def _with_settings(
     report: LanguageReport, bundle: Bundle, golden: LanguageGolden, variants: Sequence[Variant]
 ) -> LanguageReport:
-    there = {name for variant in variants for name in settings_files(bundle.folder, variant.model)}
+    there = {name for variant in variants for name in settings_files(bundle.folder, variant.model_file)}
     for name, recorded in golden.settings.items():
         if name not in there:
             report = report.extended("settings", len(recorded), [f"`{name}` is missing"])

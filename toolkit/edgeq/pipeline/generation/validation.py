@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.language_golden import LanguageGolden
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
-    from edgeq.pipeline.generation.file_export import Run
+    from edgeq.pipeline.generation.file_runs import Run
     from edgeq.pipeline.labelled import LabelledResult
     from edgeq.progress import Progress
     from edgeq.runtime.executors import Place
@@ -121,7 +121,7 @@ class _Validation:
         return self._graph(variant, cases) if variant.runtime == ONNX_RUNTIME else self._file(variant, cases)
 
     def _graph(self, variant: Variant, cases: Sequence[GoldenCase]) -> VariantReport:
-        request, model = self.request, self.bundle.file(variant.model)
+        request, model = self.request, self.bundle.model_path(variant)
         executor = open_executor(
             cast("Place", request.on), cpu=request.cpu, target_arch=architecture_of(variant)
         )
@@ -170,9 +170,9 @@ class _Validation:
     def _file(self, variant: Variant, cases: Sequence[GoldenCase]) -> VariantReport:
         """A variant that its target's runtime runs, or, where that is not installed, the original with its weights."""
         from edgeq.exporters.causal_lm import open_original
-        from edgeq.pipeline.generation.file_export import executed_run, simulated_run
+        from edgeq.pipeline.generation.file_runs import executed_run, simulated_run
 
-        request, model = self.request, self.bundle.file(variant.model)
+        request, model = self.request, self.bundle.model_path(variant)
         target = cast("CheckpointTarget", get_target(self.bundle.manifest.target))
         run: Run | None = executed_run(target, variant_spec(variant), model)
         live, reference = None, None

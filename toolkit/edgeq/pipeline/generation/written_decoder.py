@@ -1,6 +1,6 @@
-"""A written decoder as it is compared with the original: in a session as a device has it, or a large one in stretches.
+"""A written decoder as it is compared with the original: in a session as a device has it, or a large one in segments.
 
-A session holds all weights, packed for the CPU's kernels, and float16 as float32. Stretches of the same file run the
+A session holds all weights, packed for the CPU's kernels, and float16 as float32. Segments of the same file run the
 same kernels on the same weights, some nodes at a time, and memory does not depend on the file's size.
 """
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
+from edgeq.quantize.segmented.sequences import Chunk, run_sequences
 from edgeq.quantize.streaming.save import open_by_reference
-from edgeq.quantize.stretches.sequences import Chunk, run_sequences
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.perplexity import Window, scored_logits
 from edgeq.targets.kernels import is_held_whole
@@ -68,13 +68,13 @@ def open_written(
     Args:
         model: the file.
         settings: of the model.
-        level: graph optimizations of a session. Stretches are the nodes of the file as they are, at any level.
+        level: graph optimizations of a session. Segments are the nodes of the file as they are, at any level.
     """
     if is_held_whole(model):
         return WholeDecoder(
             DecoderSession(model, settings.cache, settings.context_length, level=level), level
         )
-    return DecoderInStretches(model)
+    return DecoderInSegments(model)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +108,7 @@ class WholeDecoder:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DecoderInStretches:
+class DecoderInSegments:
     """Some nodes at a time.
 
     Attributes:

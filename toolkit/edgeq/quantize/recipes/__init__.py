@@ -6,7 +6,7 @@ of this folder; docs/recipes.md explains them.
 
 from __future__ import annotations
 
-from edgeq.quantize.recipes.load import BUILT_IN, dump_recipe, load_recipe, parse_recipe
+from edgeq.quantize.recipes.load import BUILT_IN, load_recipe, parse_recipe
 from edgeq.quantize.recipes.schema import LayerRef, LayerSpec, Recipe, layer_refs, mean_bits_per_weight
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "LayerRef",
     "LayerSpec",
     "Recipe",
-    "dump_recipe",
     "layer_refs",
     "load_recipe",
     "mean_bits_per_weight",

@@ -1,21 +1,21 @@
-"""Recipes from YAML and back; anything unknown is an error."""
+"""Recipes from YAML; anything unknown is an error."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ConfigError
 from edgeq.files import not_utf8
+from edgeq.quantize.formats import BLOCK_SIZES, FORMATS, PER_CHANNEL
+from edgeq.quantize.methods import METHODS
 from edgeq.quantize.recipes.layers import SELECTORS, is_selector
 from edgeq.quantize.recipes.roles import KNOWN_ROLES
 from edgeq.quantize.recipes.schema import (
-    FORMATS,
-    METHODS,
     ExportOptions,
     LayerSpec,
     Match,
@@ -62,10 +62,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CHOICES: dict[str, tuple[Any, ...]] = {
-    "format": FORMATS,
-    "method": METHODS,
-    "bits": (4, 6, 8),
-    "block_size": (-1, 16, 32, 64, 128, 256),
+    "format": tuple(FORMATS),
+    "method": tuple(METHODS),
+    "bits": tuple(sorted({bits for kind in FORMATS.values() for bits in kind.widths})),
+    "block_size": (PER_CHANNEL, *BLOCK_SIZES),
     "range_method": ("min-max", "percentile", "mse", "entropy", None),
     "rounding": ("nearest", "error-feedback", None),
 }
@@ -144,35 +144,6 @@ def _export_options(document: Any, where: str) -> ExportOptions:
             raise ConfigError(f"`seq_len` in {where} is {lengths!r}; expected a number or a list of numbers")
         values["seq_len"] = tuple(lengths)
     return ExportOptions(**values)
-
-
-def dump_recipe(recipe: Recipe) -> str:
-    """YAML that `parse_recipe` reads back as an equal recipe; every default is written out."""
-    import yaml
-
-    document: dict[str, Any] = {"name": recipe.name, "summary": recipe.summary}
-    if recipe.gguf:
-        document["gguf"] = recipe.gguf
-    document["default"] = asdict(recipe.default)
-    document["rules"] = [_rule_document(rule) for rule in recipe.rules]
-    if recipe.default.format == "int8-static" or recipe.static_int8 != StaticOptions():
-        document["static_int8"] = asdict(recipe.static_int8)
-    if recipe.export != ExportOptions():
-        document["export"] = asdict(recipe.export)
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
-
-
-def _rule_document(rule: Rule) -> dict[str, Any]:
-    match: dict[str, Any] = {}
-    if rule.match.role:
-        match["role"] = list(rule.match.role)
-    if rule.match.layers != "all":
-        layers = rule.match.layers
-        match["layers"] = layers if isinstance(layers, str) else list(layers)
-    if rule.match.name:
-        match["name"] = list(rule.match.name)
-    document: dict[str, Any] = {"match": match, "set": dict(rule.set)}
-    return document | {"optional": True} if rule.optional else document
 
 
 def _rule(document: Any, where: str) -> Rule:

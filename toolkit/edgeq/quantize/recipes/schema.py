@@ -1,4 +1,4 @@
-"""Recipes as frozen data: formats, rules, and what they resolve to for the layers of one model."""
+"""Recipes as frozen data: specs, rules, and what they resolve to for the layers of one model."""
 
 from __future__ import annotations
 
@@ -9,21 +9,13 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ConfigError
+from edgeq.quantize.formats import Blocks, FileType, StaticInt8, WeightFormat, format_class
+from edgeq.quantize.methods import methods_for
 from edgeq.quantize.recipes.layers import selects
 from edgeq.quantize.recipes.roles import KNOWN_ROLES, layer_index_of, role_of
 
 if TYPE_CHECKING:
     from edgeq.quantize.static_int8 import StaticInt8Settings
-    from edgeq.quantize.weight_only.base import WeightSpec
-
-FORMATS = ("fp32", "fp16", "int8-static", "weight-only", "palette", "stored", "file-type")
-"""What a layer can be: float; int8 weights and static int8 inputs; quantized weights and float inputs; weights as
-indices into a table of floats; quantized weights as the checkpoint has them; as the file type of the recipe's name
-says, which one target alone has."""
-METHODS = ("rtn", "scale_search", "hqq", "gptq", "awq", "kmeans")
-"""How weights are chosen; `METHODS_OF` says by which format."""
-METHODS_OF = {"weight-only": METHODS[:-1], "palette": ("kmeans", "gptq")}
-BITS = {"weight-only": (4, 8), "palette": (4, 6, 8)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,48 +65,54 @@ class LayerSpec:
     """What a recipe decides for one layer.
 
     Attributes:
-        format: one of `FORMATS`.
-        bits: 4 or 8 for weight-only (int8-static has 8); 4, 6 or 8 for a palette.
+        format: a name of `formats.FORMATS`.
+        bits: of a format that has several.
         block_size: members per scale along the input axis, -1 per output channel. Of a palette: output channels
             per lookup table, -1 one for the whole weight (embedding tables always have one).
         symmetric: no zero points.
-        method: one of `METHODS_OF` the format. A palette's table always comes from k-means; `gptq` chooses the
-            entries so that later inputs make up for the error of earlier ones.
+        method: a name of `methods.METHODS` that makes the format. A palette's table always comes from k-means;
+            `gptq` chooses the entries so that later inputs make up for the error of earlier ones.
 
     Raises:
-        ConfigError: bits or a method that the format does not have.
+        ConfigError: there is no such format, or it does not have the bits or the method.
     """
 
-    format: str = "weight-only"
+    format: str = Blocks.name
     bits: int = 4
     block_size: int = 32
     symmetric: bool = True
     method: str = "gptq"
 
     def __post_init__(self) -> None:
-        allowed = BITS.get(self.format)
-        if allowed is None:
-            return
-        if self.bits not in allowed:
-            raise ConfigError(f"{self.bits} bits for format {self.format}; expected one of {allowed}")
-        methods = METHODS_OF[self.format]
-        if self.method not in methods:
+        kind = format_class(self.format)
+        if kind.widths and self.bits not in kind.widths:
+            raise ConfigError(f"{self.bits} bits for format {self.format}; expected one of {kind.widths}")
+        methods = methods_for(kind)
+        if methods and self.method not in methods:
             raise ConfigError(
                 f"method {self.method} for format {self.format}; expected one of {', '.join(methods)}",
                 hint="set `format` and `method` together",
             )
 
-    def weight_spec(self) -> WeightSpec:
+    @property
+    def storage(self) -> WeightFormat:
+        """The format with what this says of it.
+
+        Raises:
+            ConfigError: there is no kernel for its block size.
+        """
+        return format_class(self.format).of(self.bits, self.block_size, self.symmetric)
+
+    def blocks(self) -> Blocks:
         """The storage of a weight-only layer.
 
         Raises:
             ConfigError: the layer is not weight-only, or there is no kernel for its bits or block size.
         """
-        from edgeq.quantize.weight_only.base import WeightSpec
-
-        if self.format != "weight-only":
+        storage = self.storage
+        if not isinstance(storage, Blocks):
             raise ConfigError(f"a layer of format {self.format} has no weight-only storage")
-        return WeightSpec(self.bits, self.block_size, self.symmetric)
+        return storage
 
     def bits_per_weight(self, in_features: int) -> float:
         """Stored bits per weight, scales and zero points included.
@@ -122,17 +120,7 @@ class LayerSpec:
         Raises:
             ConfigError: the format is `stored` or `file-type`: only the checkpoint or the target knows.
         """
-        if self.format == "file-type":
-            raise ConfigError("how many bits a weight of a file type takes is known to its target only")
-        if self.format == "stored":
-            raise ConfigError("how many bits a stored weight takes is known from its checkpoint only")
-        if self.format == "weight-only":
-            return self.weight_spec().bits_per_weight(in_features)
-        if self.format == "palette":
-            # A table for the whole weight is too small to count, and its share is not known from the width alone.
-            table = 0.0 if self.block_size == -1 else 16 * 2**self.bits / (self.block_size * in_features)
-            return self.bits + table
-        return {"fp32": 32.0, "fp16": 16.0, "int8-static": 8.0 + 32 / in_features}[self.format]
+        return self.storage.bits_per_weight(in_features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +239,21 @@ class Recipe:
         return specs
 
     def to_yaml(self) -> str:
-        """YAML that loads as an equal recipe."""
-        from edgeq.quantize.recipes.load import dump_recipe
+        """YAML that loads as an equal recipe; every default is written out."""
+        import yaml
 
-        return dump_recipe(self)
+        document: dict[str, Any] = {"name": self.name, "summary": self.summary}
+        if self.gguf:
+            document["gguf"] = self.gguf
+        document["default"] = asdict(self.default)
+        document["rules"] = [_rule_document(rule) for rule in self.rules]
+        if isinstance(self.default.storage, StaticInt8) or self.static_int8 != StaticOptions():
+            document["static_int8"] = asdict(self.static_int8)
+        if self.export != ExportOptions():
+            document["export"] = asdict(self.export)
+        return yaml.safe_dump(
+            document, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
+        )
 
     def static_settings(self, specs: dict[str, LayerSpec], layers: Sequence[LayerRef]) -> StaticInt8Settings:
         """The settings of `quantize.static_int8` that these specs amount to: other layers are excluded."""
@@ -264,25 +263,14 @@ class Recipe:
         linears = [name for name in specs if name not in tables]
         return StaticInt8Settings(
             **asdict(self.static_int8),
-            exclude=tuple(name for name in linears if specs[name].format != "int8-static"),
-            embeddings=any(specs[name].bits == 8 and is_quantized(specs[name]) for name in tables),
+            exclude=tuple(name for name in linears if not isinstance(specs[name].storage, StaticInt8)),
+            embeddings=any(specs[name].bits == 8 and specs[name].storage.is_quantized for name in tables),
         )
 
 
 def file_type_recipe(name: str, summary: str) -> Recipe:
     """The recipe that stands for a file type that one target has."""
-    return Recipe(name, summary, LayerSpec("file-type"))
-
-
-def is_quantized(spec: LayerSpec) -> bool:
-    """Whether a layer leaves floating point."""
-    return spec.format in ("int8-static", "weight-only", "palette", "stored")
-
-
-def is_row_int8(spec: LayerSpec) -> bool:
-    """Whether a table's spec amounts to int8 with one symmetric scale per row."""
-    per_row = spec.bits == 8 and spec.block_size == -1 and spec.symmetric
-    return spec.format == "int8-static" or (spec.format == "weight-only" and per_row)
+    return Recipe(name, summary, LayerSpec(FileType.name))
 
 
 def mean_bits_per_weight(specs: dict[str, LayerSpec], layers: Sequence[LayerRef]) -> float:
@@ -290,6 +278,19 @@ def mean_bits_per_weight(specs: dict[str, LayerSpec], layers: Sequence[LayerRef]
     sizes = {layer.name: layer.shape[0] * layer.shape[1] for layer in layers}
     bits = sum(specs[layer.name].bits_per_weight(layer.shape[0]) * sizes[layer.name] for layer in layers)
     return bits / sum(sizes.values())
+
+
+def _rule_document(rule: Rule) -> dict[str, Any]:
+    match: dict[str, Any] = {}
+    if rule.match.role:
+        match["role"] = list(rule.match.role)
+    if rule.match.layers != "all":
+        layers = rule.match.layers
+        match["layers"] = layers if isinstance(layers, str) else list(layers)
+    if rule.match.name:
+        match["name"] = list(rule.match.name)
+    document: dict[str, Any] = {"match": match, "set": dict(rule.set)}
+    return document | {"optional": True} if rule.optional else document
 
 
 def _matches_nothing(recipe: Recipe, number: int, rule: Rule, layers: Sequence[LayerRef]) -> ConfigError:

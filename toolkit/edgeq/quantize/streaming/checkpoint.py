@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Any
 
 from edgeq.errors import ModelError
 from edgeq.quantize.streaming.stored_tensor import STORAGE, StoredTensor
@@ -33,16 +33,6 @@ _DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-
-
-class TensorSource(Protocol):
-    """Tensors by name, read when they are asked for."""
-
-    def names(self) -> Sequence[str]:
-        """Every tensor, in the order of the files."""
-
-    def __getitem__(self, name: str) -> StoredTensor:
-        """One tensor; nothing is read yet."""
 
 
 @dataclass(frozen=True, slots=True)

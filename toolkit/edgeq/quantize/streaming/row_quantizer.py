@@ -6,31 +6,20 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
 
-from edgeq.errors import UnsupportedError
 from edgeq.graph.block_weight import BlockWeight
 from edgeq.numerics import ByteArray, dequantize_blocks, join_blocks, split_blocks
+from edgeq.quantize.formats import Blocks
 from edgeq.quantize.recipes import LayerSpec
-from edgeq.quantize.weight_only.base import (
-    LayerStats,
-    QuantizedWeight,
-    WeightSpec,
-    checked_importance,
-    stored_spec,
-)
+from edgeq.quantize.weight_errors import Energy
+from edgeq.quantize.weight_only import fit_of
+from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight, checked_importance, stored_spec
 from edgeq.quantize.weight_only.blocks import Fit, fit_parameters
-from edgeq.quantize.weight_only.hqq import solve
 from edgeq.quantize.weight_only.matmul_nbits import to_block_weight
-from edgeq.quantize.weight_only.rtn import fit_range
-from edgeq.quantize.weight_only.scale_search import search_scales
 from edgeq.types import FloatArray
-
-ROW_METHODS: dict[str, Fit] = {"rtn": fit_range, "scale_search": search_scales, "hqq": solve}
-"""Methods that decide each block by itself, so that rows can be quantized apart."""
 
 _CACHED = 1 << 16
 """Values rounded at a time: their float32 steps stay in a core's cache."""
@@ -48,11 +37,6 @@ def default_threads() -> int:
     return min(cores, 8)
 
 
-def without_calibration(spec: LayerSpec) -> LayerSpec:
-    """The same storage by the best method that needs no whole weight and no activations."""
-    return spec if spec.method in ROW_METHODS else replace(spec, method="scale_search")
-
-
 class MatrixInPieces(Protocol):
     """A matrix read some rows at a time: a stored tensor, or several of them stacked."""
 
@@ -66,58 +50,6 @@ class MatrixInPieces(Protocol):
         """Whole rows `[n, columns]`, of the matrix or of its transpose."""
 
 
-@dataclass(frozen=True, slots=True)
-class Energy:
-    """Sums over a weight's values, for relative errors.
-
-    Attributes:
-        noise: of squared differences between the quantized and the original values.
-        signal: of squared values.
-        output_noise: of squared differences times E[x^2] of their input channel; 0 without statistics.
-        output_signal: of squared values, likewise.
-    """
-
-    noise: float = 0.0
-    signal: float = 0.0
-    output_noise: float = 0.0
-    output_signal: float = 0.0
-
-    def __add__(self, other: Energy) -> Energy:
-        """Of two parts of a weight."""
-        return Energy(
-            self.noise + other.noise,
-            self.signal + other.signal,
-            self.output_noise + other.output_noise,
-            self.output_signal + other.output_signal,
-        )
-
-
-def quantized_rows(
-    tensor: MatrixInPieces,
-    spec: LayerSpec,
-    *,
-    transposed: bool = False,
-    stats: LayerStats | None = None,
-    threads: int | None = None,
-) -> Iterator[BlockWeight]:
-    """Consecutive rows of `tensor` (output channels, `[N, K]`) as packed blocks.
-
-    Args:
-        tensor: a matrix; read twice, once for its largest magnitude.
-        spec: a weight-only format with a method of `ROW_METHODS`.
-        transposed: the tensor is `[K, N]`.
-        stats: E[x^2] of the layer's input, for the scale search.
-        threads: pieces quantized at the same time.
-
-    Raises:
-        ModelError: NaN or infinite values, or a damaged file.
-        UnsupportedError: the method needs the whole weight or calibration.
-    """
-    rounder = _rounder(tensor, spec, stats)
-    pieces = tensor.rows(transposed=transposed)
-    yield from _in_order(lambda rows: to_block_weight(rounder(rows)), pieces, threads or default_threads())
-
-
 def measured_rows(
     tensor: MatrixInPieces,
     spec: LayerSpec,
@@ -126,7 +58,18 @@ def measured_rows(
     stats: LayerStats | None = None,
     threads: int | None = None,
 ) -> Iterator[tuple[BlockWeight, Energy]]:
-    """`quantized_rows`, each piece with what rounding cost it."""
+    """Consecutive rows of `tensor` (output channels, `[N, K]`) as packed blocks, each piece with what rounding cost it.
+
+    Args:
+        tensor: a matrix; read twice, once for its largest magnitude.
+        spec: blocks, by a method that goes by rows.
+        transposed: the tensor is `[K, N]`.
+        stats: E[x^2] of the layer's input, for the scale search.
+        threads: pieces quantized at the same time.
+
+    Raises:
+        ModelError: NaN or infinite values, or a damaged file.
+    """
     rounder = _rounder(tensor, spec, stats)
 
     def run(rows: FloatArray) -> tuple[BlockWeight, Energy]:
@@ -139,14 +82,9 @@ def measured_rows(
 def _rounder(
     tensor: MatrixInPieces, spec: LayerSpec, stats: LayerStats | None
 ) -> Callable[[FloatArray], QuantizedWeight]:
-    if spec.method not in ROW_METHODS:
-        raise UnsupportedError(
-            f"method {spec.method} of `{tensor.name}` needs calibration and whole weights in memory",
-            hint=f"streaming offers {', '.join(ROW_METHODS)}",
-        )
     # The type of the scales depends on the whole weight; pieces must not choose their own.
-    storage = stored_spec(np.array([[tensor.peak()]], np.float32), spec.weight_spec())
-    fit = ROW_METHODS[spec.method]
+    storage = stored_spec(np.array([[tensor.peak()]], np.float32), spec.blocks())
+    fit = fit_of(spec.method)
 
     def quantize_piece(rows: FloatArray) -> QuantizedWeight:
         width = rows.shape[1]
@@ -165,7 +103,7 @@ def _energy(rows: FloatArray, found: QuantizedWeight, stats: LayerStats | None) 
 
 
 def _quantize_rows(
-    method: str, rows: FloatArray, spec: WeightSpec, fit: Fit, importance: FloatArray
+    method: str, rows: FloatArray, spec: Blocks, fit: Fit, importance: FloatArray
 ) -> QuantizedWeight:
     scales, zeros = fit_parameters(rows.T, spec, fit, importance)
     stored_zeros = None if spec.symmetric else zeros.astype(np.uint8)
@@ -173,7 +111,7 @@ def _quantize_rows(
     return QuantizedWeight(codes, scales, stored_zeros, spec, rows.shape[1], method)
 
 
-def _round(blocks: FloatArray, scales: FloatArray, zeros: FloatArray, spec: WeightSpec) -> ByteArray:
+def _round(blocks: FloatArray, scales: FloatArray, zeros: FloatArray, spec: Blocks) -> ByteArray:
     """Nearest codes `[n, blocks, block]`: what `round_to` gives, without turning blocks into columns and back."""
     codes: ByteArray = np.empty(blocks.shape, np.uint8)
     step = max(1, _CACHED // blocks[0].size)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -24,32 +23,8 @@ from edgeq.types import Array
 INLINE_BYTES = 1024
 """Smaller constants stay in the graph: shape inference reads them there."""
 
-OnWeight: TypeAlias = Callable[[str], None]
-"""Told the name of each initializer before it is written."""
 
-
-@dataclass(frozen=True, slots=True)
-class SavedModel:
-    """What was written.
-
-    Attributes:
-        model: the graph.
-        data: its weights, beside it.
-        data_bytes: size of `data`.
-    """
-
-    model: Path
-    data: Path
-    data_bytes: int
-
-
-def save_beside(
-    model: ir.Model,
-    path: Path,
-    *,
-    check: Callable[[Path], None] = lambda _: None,
-    on_weight: OnWeight = lambda _: None,
-) -> SavedModel:
+def save_beside(model: ir.Model, path: Path) -> None:
     """Write `model` to `path`, its weights to `path` + `.data`.
 
     Both files are written under other names and renamed when they are whole. An existing pair is replaced; were
@@ -59,8 +34,6 @@ def save_beside(
         model: initializers are in memory, streamed, or external references; one declared as float32 may refer to
             bfloat16 or float16 bytes, which are converted. Not changed.
         path: the `.onnx` file.
-        check: looks at the written graph, under its temporary name, before anything is replaced.
-        on_weight: told each weight.
 
     Raises:
         ModelError: a file of weights is missing or truncated.
@@ -72,29 +45,15 @@ def save_beside(
     check_free_space(path.parent, sum(_stored_bytes(value) for value in model.graph.initializers.values()))
     with ExternalDataWriter(data_path) as writer:
         for value in model.graph.initializers.values():
-            _externalize(value, writer, data_path, on_weight)
-        commit_graph(model, path, writer, check)
-    return SavedModel(path, data_path, writer.size)
+            _externalize(value, writer, data_path)
+        _commit(model, path, writer)
 
 
-def commit_graph(
-    model: ir.Model, path: Path, writer: ExternalDataWriter, check: Callable[[Path], None]
-) -> None:
-    """Write a graph whose weights are in `writer`, and give both files their names.
-
-    Args:
-        model: the graph.
-        path: the `.onnx` file.
-        writer: every region filled.
-        check: looks at the written graph, under its temporary name, before anything is replaced.
-
-    Raises:
-        OutputError: the disk is full.
-    """
+def _commit(model: ir.Model, path: Path, writer: ExternalDataWriter) -> None:
+    """Write a graph whose weights are in `writer`, and give both files their names."""
     with _temporary_model(path) as temporary:
         with full_disk_as_error(path):
             temporary.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-        check(temporary)
         # The old graph goes first: were the machine to stop here, no graph would have another's weights.
         path.unlink(missing_ok=True)
         writer.commit()
@@ -125,7 +84,7 @@ def _stored_bytes(value: ir.Value) -> int:
     return int((value.dtype or tensor.dtype).itemsize * tensor.size)
 
 
-def _externalize(value: ir.Value, writer: ExternalDataWriter, data_path: Path, on_weight: OnWeight) -> None:
+def _externalize(value: ir.Value, writer: ExternalDataWriter, data_path: Path) -> None:
     """Write an initializer's bytes to the data file and point it there."""
     tensor = value.const_value
     if tensor is None:
@@ -133,7 +92,6 @@ def _externalize(value: ir.Value, writer: ExternalDataWriter, data_path: Path, o
     is_held = not isinstance(tensor, StreamedTensor | ir.ExternalTensor)
     if is_held and (tensor.nbytes <= INLINE_BYTES or tensor.dtype == ir.DataType.STRING):
         return
-    on_weight(str(value.name))
     source = _source_of(value, tensor)
     region = writer.reserve(int(source.dtype.itemsize * tensor.size))
     for piece in source.pieces():

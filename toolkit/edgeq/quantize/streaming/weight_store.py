@@ -13,10 +13,11 @@ import numpy as np
 from edgeq.graph.block_weight import BlockWeight
 from edgeq.graph.streamed_tensor import StreamedTensor
 from edgeq.numerics import unpack_int4
+from edgeq.quantize.formats import Blocks
 from edgeq.quantize.streaming.external_data import ExternalDataWriter, Region
 from edgeq.quantize.streaming.stacked_rows import StackedRows
 from edgeq.quantize.streaming.stored_tensor import StoredTensor
-from edgeq.quantize.weight_only.base import QuantizedWeight, WeightSpec
+from edgeq.quantize.weight_only.base import QuantizedWeight
 from edgeq.quantize.weight_only.matmul_nbits import to_block_weight
 from edgeq.scratch import ScratchFolder
 from edgeq.types import Array
@@ -214,7 +215,7 @@ def _unpacked(block: BlockWeight, method: str, notes: tuple[str, ...]) -> Quanti
         q=unpack_int4(block.data, block.block_size) if block.bits == 4 else block.data,
         scales=block.scales.astype(np.float32),
         zero_points=zeros,
-        spec=WeightSpec(
+        spec=Blocks(
             block.bits,
             block.block_size,
             zeros is None,

@@ -1,46 +1,28 @@
-"""Weight-only quantization: one file per method, one interface.
+"""Weight-only quantization: one file per method, one interface per format, found in `methods.METHODS`.
 
-`quantize(weight [K, N], spec, stats) -> QuantizedWeight`, found by name in `METHODS`.
+Blocks: `quantize(weight [K, N], spec, stats) -> QuantizedWeight`. Palettes: `quantize(weight [K, N], spec, stats) ->
+(Palette, notes)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from difflib import get_close_matches
-from typing import TypeAlias
+from importlib import import_module
+from types import ModuleType
 
 from edgeq.errors import ConfigError
-from edgeq.quantize.weight_only import awq, gptq, hqq, rtn, scale_search
-from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight, WeightSpec
+from edgeq.quantize import formats
+from edgeq.quantize.methods import METHODS, methods_for
+from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight
+from edgeq.quantize.weight_only.blocks import Fit
+from edgeq.quantize.weight_only.palette import Palette
 from edgeq.types import Array
 
-__all__ = [
-    "GRAM_METHODS",
-    "INPUT_METHODS",
-    "METHODS",
-    "LayerStats",
-    "QuantizedWeight",
-    "WeightSpec",
-    "quantize",
-]
-
-Method: TypeAlias = Callable[[Array, WeightSpec, LayerStats | None], QuantizedWeight]
-
-METHODS: dict[str, Method] = {
-    "rtn": rtn.quantize,
-    "scale_search": scale_search.quantize,
-    "hqq": hqq.quantize,
-    "gptq": gptq.quantize,
-    "awq": awq.quantize,
-}
-GRAM_METHODS = frozenset({"gptq", "awq"})
-"""Those that look at X^T X of a layer's input."""
-INPUT_METHODS = GRAM_METHODS | {"scale_search", "kmeans"}
-"""Those, and the ones that look at E[x^2]; `kmeans` makes palettes (`palette.py`)."""
+__all__ = ["LayerStats", "QuantizedWeight", "fit_of", "palettize", "quantize"]
 
 
 def quantize(
-    method: str, weight: Array, spec: WeightSpec, stats: LayerStats | None = None
+    method: str, weight: Array, spec: formats.Blocks, stats: LayerStats | None = None
 ) -> QuantizedWeight:
     """Quantize `weight [K, N]` by the method of that name.
 
@@ -49,10 +31,36 @@ def quantize(
         ModelError: the weight is not a finite matrix.
         DataError: the statistics are not finite or belong to another layer.
     """
-    if method not in METHODS:
-        close = get_close_matches(method, METHODS, n=1)
+    found: QuantizedWeight = _module(method, formats.Blocks).quantize(weight, spec, stats)
+    return found
+
+
+def palettize(
+    method: str, weight: Array, spec: formats.Palette, stats: LayerStats | None = None
+) -> tuple[Palette, tuple[str, ...]]:
+    """A palette of `weight [K, N]` by the method of that name, its rows being output channels, and notes.
+
+    Raises:
+        ConfigError: there is no such method, or the output channels cannot be divided.
+        ModelError: the weight is not a finite matrix.
+        DataError: the statistics are not finite or belong to another layer.
+    """
+    found: tuple[Palette, tuple[str, ...]] = _module(method, formats.Palette).quantize(weight, spec, stats)
+    return found
+
+
+def fit_of(method: str) -> Fit:
+    """How a method that goes by rows chooses a block's parameters."""
+    found: Fit = _module(method, formats.Blocks).fit
+    return found
+
+
+def _module(method: str, kind: type[formats.WeightFormat]) -> ModuleType:
+    known = methods_for(kind)
+    if method not in known:
+        close = get_close_matches(method, known, n=1)
         raise ConfigError(
-            f"unknown weight-only method `{method}`; expected one of {', '.join(METHODS)}",
+            f"unknown {kind.name} method `{method}`; expected one of {', '.join(known)}",
             hint=f"did you mean `{close[0]}`?" if close else None,
         )
-    return METHODS[method](weight, spec, stats)
+    return import_module(f"{__name__}.{METHODS[method].modules[kind]}")

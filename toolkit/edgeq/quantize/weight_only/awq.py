@@ -14,11 +14,11 @@ from dataclasses import replace
 import numpy as np
 
 from edgeq.errors import DataError
+from edgeq.quantize.formats import Blocks
 from edgeq.quantize.weight_only import rtn
 from edgeq.quantize.weight_only.base import (
     LayerStats,
     QuantizedWeight,
-    WeightSpec,
     checked_importance,
     checked_weight,
     round_scales,
@@ -31,7 +31,7 @@ _EXPONENTS = tuple(np.linspace(0.0, 1.0, 21))
 _SHRINKS = tuple(np.linspace(1.0, 0.5, 21))
 
 
-def quantize(weight: Array, spec: WeightSpec, stats: LayerStats | None = None) -> QuantizedWeight:
+def quantize(weight: Array, spec: Blocks, stats: LayerStats | None = None) -> QuantizedWeight:
     """Quantize `weight [K, N]`; `input_scales` of the result must be divided out of the input.
 
     Raises:
@@ -41,7 +41,7 @@ def quantize(weight: Array, spec: WeightSpec, stats: LayerStats | None = None) -
     return quantize_scaled(weight, spec, stats, search_input_scales([weight], spec, stats))
 
 
-def search_input_scales(weights: Sequence[Array], spec: WeightSpec, stats: LayerStats | None) -> FloatArray:
+def search_input_scales(weights: Sequence[Array], spec: Blocks, stats: LayerStats | None) -> FloatArray:
     """The scales `[K]` with the least summed output error for layers `[K, N_i]` that share an input."""
     if stats is None:
         raise DataError("awq needs calibration statistics, and there are none")
@@ -58,7 +58,7 @@ def search_input_scales(weights: Sequence[Array], spec: WeightSpec, stats: Layer
 
 
 def quantize_scaled(
-    weight: Array, spec: WeightSpec, stats: LayerStats | None, input_scales: FloatArray
+    weight: Array, spec: Blocks, stats: LayerStats | None, input_scales: FloatArray
 ) -> QuantizedWeight:
     """Clip and round `diag(input_scales) @ weight`."""
     scaled = checked_weight(weight) * input_scales[:, None]
@@ -69,9 +69,9 @@ def quantize_scaled(
     return replace(result, input_scales=input_scales)
 
 
-def search_clip(x: FloatArray, spec: WeightSpec, importance: FloatArray) -> tuple[FloatArray, FloatArray]:
+def search_clip(x: FloatArray, spec: Blocks, importance: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The share of each block's range, 50 to 100 %, that rounds with the least weighted error."""
-    full_scales, zeros = rtn.fit_range(x, spec, importance)
+    full_scales, zeros = rtn.fit(x, spec, importance)
     scales = full_scales
     best = weighted_error(x, scales, zeros, spec, importance)
     for shrink in _SHRINKS[1:]:
@@ -82,7 +82,7 @@ def search_clip(x: FloatArray, spec: WeightSpec, importance: FloatArray) -> tupl
     return scales, zeros
 
 
-def _scaled_error(weight: FloatArray, spec: WeightSpec, stats: LayerStats, scales: FloatArray) -> float:
+def _scaled_error(weight: FloatArray, spec: Blocks, stats: LayerStats, scales: FloatArray) -> float:
     """Output error of RTN on the scaled weight: with X^T X exactly, else as if channels were uncorrelated."""
     rounded = rtn.quantize(weight * scales[:, None], spec)
     error = rounded.dequantize() / scales[:, None] - weight

@@ -8,80 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
 import numpy as np
 
-from edgeq.errors import ConfigError, DataError, ModelError
+from edgeq.errors import DataError, ModelError
 from edgeq.graph.block_factors import BlockFactors
 from edgeq.numerics import (
     FP16_MAX,
     ByteArray,
-    block_count,
     dequantize_blocks,
     join_blocks,
     round_scale_fp16,
     split_blocks,
 )
+from edgeq.quantize.formats import Blocks
 from edgeq.types import Array, FloatArray
-
-ScaleDtype: TypeAlias = Literal["float16", "float32"]
-BLOCK_SIZES = (16, 32, 64, 128, 256)
-PER_CHANNEL = -1
 
 # Below this the largest scale is subnormal in float16 and the search would round it to few digits.
 _FP16_NORMAL = 2.0**-14
 # Elements a chunk of rows holds: about 1 MB of float32, so a search's temporaries stay in cache.
 _CHUNK = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class WeightSpec:
-    """How one weight is stored.
-
-    Attributes:
-        bits: 4 or 8.
-        block_size: members per scale along the input axis, 16 to 256 (a power of two); -1 is one scale per
-            output channel.
-        symmetric: zero point fixed at the middle code; otherwise an integer zero point per block.
-        scale_dtype: how scales are stored. Methods round to it before they choose codes.
-    """
-
-    bits: int = 4
-    block_size: int = 32
-    symmetric: bool = True
-    scale_dtype: ScaleDtype = "float16"
-
-    def __post_init__(self) -> None:
-        if self.bits not in (4, 8):
-            raise ConfigError(f"{self.bits}-bit weights asked for; MatMulNBits has fast kernels for 4 and 8")
-        if self.block_size not in (*BLOCK_SIZES, PER_CHANNEL):
-            allowed = ", ".join(map(str, BLOCK_SIZES))
-            raise ConfigError(f"block size {self.block_size}; expected one of {allowed}, or -1 per channel")
-
-    @property
-    def middle(self) -> int:
-        """The code that means zero when symmetric: 8 or 128."""
-        return int(2 ** (self.bits - 1))
-
-    @property
-    def top(self) -> int:
-        """The largest code: 15 or 255."""
-        return int(2**self.bits - 1)
-
-    def fitted(self, in_features: int) -> WeightSpec:
-        """The same, but no block longer than the padded row: the rest would be padding under the same scale."""
-        enough = next((size for size in BLOCK_SIZES if size >= in_features), self.block_size)
-        return replace(self, block_size=min(self.block_size, enough))
-
-    def bits_per_weight(self, in_features: int) -> float:
-        """Stored bits per weight, with scales, zero points and the padding of the last block."""
-        block_size = self.fitted(in_features).block_size
-        blocks = block_count(in_features, block_size)
-        width = in_features if block_size == PER_CHANNEL else block_size
-        scale_bits = 16 if self.scale_dtype == "float16" else 32
-        zero_bits = 0 if self.symmetric else self.bits
-        return blocks * (width * self.bits + scale_bits + zero_bits) / in_features
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -127,7 +73,7 @@ class QuantizedWeight:
     q: ByteArray
     scales: FloatArray
     zero_points: ByteArray | None
-    spec: WeightSpec
+    spec: Blocks
     in_features: int
     method: str
     notes: tuple[str, ...] = ()
@@ -211,20 +157,20 @@ def checked_importance(stats: LayerStats | None, in_features: int) -> FloatArray
     return np.maximum(values / mean, 1e-4).astype(np.float32)
 
 
-def stored_spec(weight: FloatArray, spec: WeightSpec) -> WeightSpec:
+def stored_spec(weight: FloatArray, spec: Blocks) -> Blocks:
     """`spec`, with float32 scales where float16 cannot hold this weight's scales."""
     largest = float(np.abs(weight).max()) / spec.middle
     fits = largest == 0 or (largest >= _FP16_NORMAL and 2 * largest <= FP16_MAX)
     return spec if fits else replace(spec, scale_dtype="float32")
 
 
-def round_scales(scales: FloatArray, spec: WeightSpec) -> FloatArray:
+def round_scales(scales: FloatArray, spec: Blocks) -> FloatArray:
     """Scales as they will be stored; zero and non-finite ones (an empty block) become 1."""
     usable = np.where(np.isfinite(scales) & (scales != 0), scales, np.float32(1))
     return round_scale_fp16(usable) if spec.scale_dtype == "float16" else usable.astype(np.float32)
 
 
-def row_chunks(weight: FloatArray, spec: WeightSpec) -> Iterator[tuple[slice, FloatArray]]:
+def row_chunks(weight: FloatArray, spec: Blocks) -> Iterator[tuple[slice, FloatArray]]:
     """Rows of `weight.T` a cache-sized chunk at a time, as `[block, rows, blocks]`, padded with zeros."""
     k, n = weight.shape
     step = max(1, _CHUNK // k)
@@ -234,12 +180,12 @@ def row_chunks(weight: FloatArray, spec: WeightSpec) -> Iterator[tuple[slice, Fl
         yield rows, np.ascontiguousarray(blocks.transpose(2, 0, 1))
 
 
-def block_importance(importance: FloatArray, spec: WeightSpec) -> FloatArray:
+def block_importance(importance: FloatArray, spec: Blocks) -> FloatArray:
     """`[K]` as `[block, 1, blocks]`; padding weighs nothing."""
     return np.ascontiguousarray(split_blocks(importance[None], spec.block_size).transpose(2, 0, 1))
 
 
-def encode(x: FloatArray, scales: FloatArray, zero_points: FloatArray, spec: WeightSpec) -> FloatArray:
+def encode(x: FloatArray, scales: FloatArray, zero_points: FloatArray, spec: Blocks) -> FloatArray:
     """Codes minus zero point, as float: `x [block, rows, blocks]` against `[rows, blocks]` parameters."""
     steps: FloatArray = x / scales
     np.rint(steps, out=steps)

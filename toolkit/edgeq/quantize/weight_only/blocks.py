@@ -8,11 +8,10 @@ from typing import TypeAlias
 import numpy as np
 
 from edgeq.numerics import block_count
+from edgeq.quantize.formats import PER_CHANNEL, Blocks
 from edgeq.quantize.weight_only.base import (
-    PER_CHANNEL,
     LayerStats,
     QuantizedWeight,
-    WeightSpec,
     block_importance,
     checked_importance,
     checked_weight,
@@ -22,12 +21,12 @@ from edgeq.quantize.weight_only.base import (
 )
 from edgeq.types import Array, FloatArray
 
-Fit: TypeAlias = Callable[[FloatArray, WeightSpec, FloatArray], tuple[FloatArray, FloatArray]]
+Fit: TypeAlias = Callable[[FloatArray, Blocks, FloatArray], tuple[FloatArray, FloatArray]]
 """`(x [block, rows, blocks], spec, importance [block, 1, blocks]) -> scales, zero_points [rows, blocks]`."""
 
 
 def fit_parameters(
-    weight: FloatArray, spec: WeightSpec, fit: Fit, importance: FloatArray
+    weight: FloatArray, spec: Blocks, fit: Fit, importance: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Scales and zero points `[N, blocks]` of the whole weight; zero points are whole numbers."""
     shape = (weight.shape[1], block_count(weight.shape[0], spec.block_size))
@@ -39,7 +38,7 @@ def fit_parameters(
 
 
 def quantize_with(
-    method: str, weight: Array, spec: WeightSpec, fit: Fit, stats: LayerStats | None = None
+    method: str, weight: Array, spec: Blocks, fit: Fit, stats: LayerStats | None = None
 ) -> QuantizedWeight:
     """Quantize `weight [K, N]` with the parameters `fit` chooses for each block.
 
@@ -55,7 +54,7 @@ def quantize_with(
 
 
 def round_to(
-    method: str, weight: FloatArray, spec: WeightSpec, scales: FloatArray, zeros: FloatArray
+    method: str, weight: FloatArray, spec: Blocks, scales: FloatArray, zeros: FloatArray
 ) -> QuantizedWeight:
     """Every member to its nearest code under given parameters `[N, blocks]`."""
     width = weight.shape[0] if spec.block_size == PER_CHANNEL else spec.block_size

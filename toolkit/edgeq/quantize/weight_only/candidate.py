@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeq.numerics import split_blocks
-from edgeq.quantize.weight_only.base import PER_CHANNEL, QuantizedWeight, WeightSpec
+from edgeq.quantize.formats import PER_CHANNEL, Blocks
+from edgeq.quantize.weight_only.base import QuantizedWeight
 from edgeq.types import Array, FloatArray
 
 
@@ -38,13 +39,13 @@ class Candidate:
         return np.asarray(self.codes * self.scales[self.block_of], np.float32)
 
 
-def blocks_of(in_features: int, spec: WeightSpec) -> Array:
+def blocks_of(in_features: int, spec: Blocks) -> Array:
     """The block each input channel belongs to, `[K]`."""
     width = in_features if spec.block_size == PER_CHANNEL else spec.block_size
     return np.arange(in_features) // width
 
 
-def nearest(weight: FloatArray, spec: WeightSpec, scales: FloatArray, zeros: FloatArray) -> Candidate:
+def nearest(weight: FloatArray, spec: Blocks, scales: FloatArray, zeros: FloatArray) -> Candidate:
     """`weight [K, N]` rounded to nearest under parameters `[N, blocks]`."""
     block_of = blocks_of(weight.shape[0], spec)
     by_block, zeros_by_block = np.ascontiguousarray(scales.T), np.ascontiguousarray(zeros.T)
@@ -76,7 +77,7 @@ def keep_best(weight: FloatArray, candidates: Sequence[Candidate], gram: FloatAr
     return Candidate(pick("codes"), pick("scales"), pick("zeros"), candidates[0].block_of)
 
 
-def assemble(method: str, parts: Sequence[Candidate], spec: WeightSpec) -> QuantizedWeight:
+def assemble(method: str, parts: Sequence[Candidate], spec: Blocks) -> QuantizedWeight:
     """Neighbouring output channels' candidates as one stored weight."""
     codes, scales, zeros = (
         np.ascontiguousarray(np.concatenate([getattr(part, field) for part in parts], axis=1).T)

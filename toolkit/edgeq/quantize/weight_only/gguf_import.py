@@ -17,7 +17,8 @@ import numpy as np
 from edgeq.errors import DataError, UnsupportedError
 from edgeq.graph.block_factors import BlockFactors, Product
 from edgeq.numerics import ByteArray
-from edgeq.quantize.weight_only.base import QuantizedWeight, ScaleDtype, WeightSpec
+from edgeq.quantize.formats import Blocks, ScaleDtype
+from edgeq.quantize.weight_only.base import QuantizedWeight
 from edgeq.types import Array, FloatArray
 
 SUPER_BLOCK = 256
@@ -97,7 +98,7 @@ def import_blocks(kind: str, rows: Array, in_features: int) -> QuantizedWeight:
     finite = np.isfinite(scales).all() and (minimums is None or np.isfinite(minimums).all())
     if not finite:
         raise DataError(f"a {kind} tensor holds NaN or infinite scales")
-    spec = WeightSpec(layout.bits, layout.block_size, True, layout.scale_dtype)
+    spec = Blocks(layout.bits, layout.block_size, True, layout.scale_dtype)
     integers, offsets = parts.integers, None
     if minimums is not None:
         center = HALF_RANGE[kind]

@@ -21,11 +21,11 @@ import numpy as np
 
 from edgeq.errors import DataError
 from edgeq.numerics import block_count
+from edgeq.quantize.formats import Blocks
 from edgeq.quantize.weight_only import rtn, scale_search
 from edgeq.quantize.weight_only.base import (
     LayerStats,
     QuantizedWeight,
-    WeightSpec,
     checked_importance,
     checked_weight,
     stored_spec,
@@ -78,7 +78,7 @@ class Hessian:
     damping: float
 
 
-def quantize(weight: Array, spec: WeightSpec, stats: LayerStats | None = None) -> QuantizedWeight:
+def quantize(weight: Array, spec: Blocks, stats: LayerStats | None = None) -> QuantizedWeight:
     """Quantize `weight [K, N]` for the least output error on the calibration inputs behind `stats.gram`.
 
     Never worse than RTN or the scale search on that objective. Where GPTQ cannot work (no Gram matrix, a NaN,
@@ -107,7 +107,7 @@ def quantize(weight: Array, spec: WeightSpec, stats: LayerStats | None = None) -
     return assemble("gptq", parts, spec)
 
 
-def _outputs_together(in_features: int, spec: WeightSpec) -> int:
+def _outputs_together(in_features: int, spec: Blocks) -> int:
     blocks = block_count(in_features, spec.block_size)
     return max(1, min(_OUTPUTS, _SYSTEM_BYTES // (8 * blocks**2)))
 
@@ -185,7 +185,7 @@ def factorize(gram: Array) -> Hessian | None:
     return None
 
 
-def feed_back(weight: FloatArray, start: Candidate, hessian: Hessian, spec: WeightSpec) -> Candidate:
+def feed_back(weight: FloatArray, start: Candidate, hessian: Hessian, spec: Blocks) -> Candidate:
     """Codes for `weight [K, N]` under the parameters of `start`, by GPTQ's column loop."""
     codes = np.empty_like(weight)
 
@@ -222,15 +222,15 @@ def round_channels(
 
 
 def _solve(
-    weight: FloatArray, target: FloatArray, spec: WeightSpec, importance: FloatArray, hessian: Hessian
+    weight: FloatArray, target: FloatArray, spec: Blocks, importance: FloatArray, hessian: Hessian
 ) -> Candidate:
     candidates = [
         nearest(weight, spec, *fit_parameters(weight, spec, fit, importance))
-        for fit in (rtn.fit_range, scale_search.search_scales)
+        for fit in (rtn.fit, scale_search.fit)
     ]
     start = candidates[-1]
     if target is not weight:
-        start = nearest(target, spec, *fit_parameters(target, spec, scale_search.search_scales, importance))
+        start = nearest(target, spec, *fit_parameters(target, spec, scale_search.fit, importance))
     rounded = feed_back(target, start, hessian, spec)
     candidates += [rounded, refine(target, rounded, hessian.damped, spec)]
     return keep_best(target, candidates, hessian.gram)
@@ -264,9 +264,7 @@ def why_not(
     return None
 
 
-def _fall_back(
-    weight: FloatArray, spec: WeightSpec, stats: LayerStats | None, reason: str
-) -> QuantizedWeight:
+def _fall_back(weight: FloatArray, spec: Blocks, stats: LayerStats | None, reason: str) -> QuantizedWeight:
     usable = stats is not None and bool(np.isfinite(stats.mean_square).all())
     result = scale_search.quantize(weight, spec, stats) if usable else rtn.quantize(weight, spec)
     return replace(result, notes=(f"{result.method} instead of gptq: {reason}",))

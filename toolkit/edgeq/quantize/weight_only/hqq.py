@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight, WeightSpec, encode
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only import rtn
+from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight, encode
 from edgeq.quantize.weight_only.blocks import quantize_with
-from edgeq.quantize.weight_only.rtn import fit_range
 from edgeq.quantize.weight_only.scale_search import refit
 from edgeq.types import Array, FloatArray
 
@@ -23,14 +24,14 @@ _BETA_GROWTH = 1.01
 _STEPS = 20
 
 
-def quantize(weight: Array, spec: WeightSpec, stats: LayerStats | None = None) -> QuantizedWeight:
+def quantize(weight: Array, spec: Blocks, stats: LayerStats | None = None) -> QuantizedWeight:
     """Minimize the l_0.7 norm of the weight error per block; `stats` is not used."""
-    return quantize_with("hqq", weight, spec, solve)
+    return quantize_with("hqq", weight, spec, fit)
 
 
-def solve(x: FloatArray, spec: WeightSpec, importance: FloatArray) -> tuple[FloatArray, FloatArray]:
+def fit(x: FloatArray, spec: Blocks, importance: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Scales, zero points `[rows, blocks]` for `x [block, rows, blocks]`; never worse than RTN in l_0.7."""
-    scales, zeros = fit_range(x, spec, importance)
+    scales, zeros = rtn.fit(x, spec, importance)
     ones = (importance > 0).astype(np.float32)
     best_scales, best_zeros = scales, zeros
     best = _error_norm(x, scales, zeros, spec)
@@ -53,7 +54,7 @@ def _shrink(residual: FloatArray, beta: float, unit: FloatArray) -> FloatArray:
     return np.asarray(np.sign(residual) * kept * unit, np.float32)
 
 
-def _error_norm(x: FloatArray, scales: FloatArray, zeros: FloatArray, spec: WeightSpec) -> FloatArray:
+def _error_norm(x: FloatArray, scales: FloatArray, zeros: FloatArray, spec: Blocks) -> FloatArray:
     """Sum of |error|^p per block, `[rows, blocks]`."""
     error = np.abs(encode(x, scales, zeros, spec) * scales - x)
     return np.asarray((error**_NORM).sum(0))

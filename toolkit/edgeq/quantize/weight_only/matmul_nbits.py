@@ -9,7 +9,8 @@ import numpy as np
 
 from edgeq.graph.block_weight import BlockWeight, pack_codes
 from edgeq.numerics import block_count, join_blocks, split_blocks
-from edgeq.quantize.weight_only.base import BLOCK_SIZES, PER_CHANNEL, QuantizedWeight
+from edgeq.quantize.formats import BLOCK_SIZES, PER_CHANNEL
+from edgeq.quantize.weight_only.base import QuantizedWeight
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -13,13 +13,8 @@ import numpy as np
 
 from edgeq.errors import ModelError, UnsupportedError
 from edgeq.numerics import ByteArray, block_count, split_blocks
-from edgeq.quantize.weight_only.base import (
-    BLOCK_SIZES,
-    PER_CHANNEL,
-    QuantizedWeight,
-    ScaleDtype,
-    WeightSpec,
-)
+from edgeq.quantize.formats import BLOCK_SIZES, PER_CHANNEL, Blocks, ScaleDtype
+from edgeq.quantize.weight_only.base import QuantizedWeight
 from edgeq.types import Array, FloatArray
 
 WORD_BITS = 32
@@ -72,7 +67,7 @@ def from_groups(parts: Groups, method: str, input_order: Array | None = None) ->
         raise ModelError(f"{int((~np.isfinite(scales)).sum())} of {scales.size} scales are NaN or infinite")
     inputs = parts.codes.shape[1]
     block_size = _block_size(parts.group_size, len(parts.scales))
-    spec = WeightSpec(parts.bits, block_size, _is_symmetric(parts), _scale_dtype(scales))
+    spec = Blocks(parts.bits, block_size, _is_symmetric(parts), _scale_dtype(scales))
     return QuantizedWeight(
         q=split_blocks(parts.codes, block_size),
         scales=_by_block(scales, parts, block_size),

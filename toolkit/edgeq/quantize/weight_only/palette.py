@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.errors import ConfigError
+from edgeq.quantize import formats
+from edgeq.quantize.weight_only.base import LayerStats, checked_weight
 from edgeq.types import Array, FloatArray
 
 METHOD = "kmeans"
-PALETTE_BITS = (4, 6, 8)
 _ITERATIONS = 40
 _GRID = 65536
 """Distinct values kept by the histogram that k-means runs on."""
@@ -40,6 +41,25 @@ class Palette:
         return np.asarray(self.luts[group[:, None], self.indices], np.float32)
 
 
+def quantize(
+    weight: Array, spec: formats.Palette, stats: LayerStats | None
+) -> tuple[Palette, tuple[str, ...]]:
+    """A palette of `weight [K, N]`, its rows being output channels; no notes.
+
+    Raises:
+        ModelError: the weight is not a finite matrix.
+        ConfigError: the output channels cannot be divided.
+    """
+    rows = np.ascontiguousarray(checked_weight(weight).T)
+    importance = None if stats is None else stats.mean_square
+    return palettize(rows, spec.bits, group_rows=group_rows_of(spec), importance=importance), ()
+
+
+def group_rows_of(spec: formats.Palette) -> int | None:
+    """Output channels per table; None is one table."""
+    return None if spec.channels == formats.PER_CHANNEL else spec.channels
+
+
 def palettize(
     rows: FloatArray, bits: int, *, group_rows: int | None = None, importance: FloatArray | None = None
 ) -> Palette:
@@ -54,8 +74,8 @@ def palettize(
     Raises:
         ConfigError: bits or group size out of range.
     """
-    if bits not in PALETTE_BITS:
-        raise ConfigError(f"{bits}-bit palette; expected one of {PALETTE_BITS}")
+    if bits not in formats.Palette.widths:
+        raise ConfigError(f"{bits}-bit palette; expected one of {formats.Palette.widths}")
     size = len(rows) if group_rows is None else group_rows
     if size < 1 or len(rows) % size:
         raise ConfigError(f"{len(rows)} rows cannot be split into groups of {size}")

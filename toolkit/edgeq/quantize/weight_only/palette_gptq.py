@@ -8,50 +8,49 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeq.quantize.weight_only.base import LayerStats
+from edgeq.quantize import formats
+from edgeq.quantize.weight_only.base import LayerStats, checked_weight
 from edgeq.quantize.weight_only.candidate import channel_errors
 from edgeq.quantize.weight_only.gptq import Hessian, corrected_target, factor_of, round_channels, why_not
 from edgeq.quantize.weight_only.palette import METHOD as KMEANS
-from edgeq.quantize.weight_only.palette import Palette, nearest, palettize
+from edgeq.quantize.weight_only.palette import Palette, group_rows_of, nearest, palettize
 from edgeq.types import Array, FloatArray
 
 METHOD = "gptq"
 
 
-def palettize_for_output(
-    weight: FloatArray, bits: int, stats: LayerStats | None, *, group_rows: int | None = None
+def quantize(
+    weight: Array, spec: formats.Palette, stats: LayerStats | None
 ) -> tuple[Palette, tuple[str, ...]]:
-    """A palette of `weight [K, N]` for the least output error on the calibration inputs.
+    """A palette of `weight [K, N]` for the least output error on the calibration inputs behind `stats.gram`.
 
     Per table never worse than plain k-means on that objective. Where GPTQ cannot work, k-means alone decides, and
     the note says why.
-
-    Args:
-        weight: a layer's weight.
-        bits: 4, 6 or 8.
-        stats: of its inputs, with X^T X.
-        group_rows: output channels per table; None is one table.
 
     Returns:
         The palette, its rows being output channels, and notes.
 
     Raises:
-        ConfigError: bits or group size out of range.
+        ModelError: the weight is not a finite matrix.
+        ConfigError: the output channels cannot be divided.
         DataError: the statistics belong to another layer.
     """
-    reason = why_not(stats, weight.shape[0])
+    values = checked_weight(weight)
+    reason = why_not(stats, values.shape[0])
     hessian = None if reason or stats is None else factor_of(stats)
     importance = None if stats is None or not np.isfinite(stats.mean_square).all() else stats.mean_square
+
+    def clustered(aim: FloatArray) -> Palette:
+        return palettize(_rows(aim), spec.bits, group_rows=group_rows_of(spec), importance=importance)
+
+    plain = clustered(values)
     if hessian is None or stats is None:
         reason = reason or "X^T X is not positive definite at any damping"
-        plain = palettize(_rows(weight), bits, group_rows=group_rows, importance=importance)
         return plain, (f"{KMEANS} instead of {METHOD}: {reason}",)
-    plain = palettize(_rows(weight), bits, group_rows=group_rows, importance=importance)
     if stats.cross is None:
-        return _with_feedback(weight, plain, hessian), ()
-    target = corrected_target(weight, stats)
-    start = palettize(_rows(target), bits, group_rows=group_rows, importance=importance)
-    return _better_tables(target, plain, _with_feedback(target, start, hessian), hessian), ()
+        return _with_feedback(values, plain, hessian), ()
+    target = corrected_target(values, stats)
+    return _better_tables(target, plain, _with_feedback(target, clustered(target), hessian), hessian), ()
 
 
 def _with_feedback(weight: FloatArray, start: Palette, hessian: Hessian) -> Palette:

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeq.quantize.weight_only.base import WeightSpec, round_scales
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only.base import round_scales
 from edgeq.quantize.weight_only.candidate import Candidate, output_errors
 from edgeq.types import FloatArray
 
@@ -19,7 +20,7 @@ _COLUMNS = 128
 
 
 def refine(
-    weight: FloatArray, start: Candidate, hessian: FloatArray, spec: WeightSpec, rounds: int = 3
+    weight: FloatArray, start: Candidate, hessian: FloatArray, spec: Blocks, rounds: int = 3
 ) -> Candidate:
     """`rounds` times: refit the scales, then re-choose every code once.
 
@@ -37,7 +38,7 @@ def refine(
     return candidate
 
 
-def descend(weight: FloatArray, start: Candidate, hessian: FloatArray, spec: WeightSpec) -> Candidate:
+def descend(weight: FloatArray, start: Candidate, hessian: FloatArray, spec: Blocks) -> Candidate:
     """Each input channel's codes in turn to their best, all others fixed."""
     codes = start.codes.copy()
 
@@ -73,7 +74,7 @@ def descend_channels(
             slope -= hessian[begin:end, i, None] * change
 
 
-def refit_scales(weight: FloatArray, start: Candidate, hessian: FloatArray, spec: WeightSpec) -> Candidate:
+def refit_scales(weight: FloatArray, start: Candidate, hessian: FloatArray, spec: Blocks) -> Candidate:
     """All scales of an output channel together by least squares; kept where that lowers its error."""
     blocks, outputs = start.scales.shape
     projected = hessian @ weight

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight, WeightSpec, round_scales
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight, round_scales
 from edgeq.quantize.weight_only.blocks import quantize_with
 from edgeq.types import Array, FloatArray
 
 
-def quantize(weight: Array, spec: WeightSpec, stats: LayerStats | None = None) -> QuantizedWeight:
+def quantize(weight: Array, spec: Blocks, stats: LayerStats | None = None) -> QuantizedWeight:
     """Round `weight [K, N]` to the nearest codes; `stats` is not used."""
-    return quantize_with("rtn", weight, spec, fit_range)
+    return quantize_with("rtn", weight, spec, fit)
 
 
-def fit_range(x: FloatArray, spec: WeightSpec, importance: FloatArray) -> tuple[FloatArray, FloatArray]:
+def fit(x: FloatArray, spec: Blocks, importance: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Scales and zero points `[rows, blocks]` that cover each block of `x [block, rows, blocks]`."""
     if spec.symmetric:
         scales = round_scales(signed_peak(x) / np.float32(-spec.middle), spec)

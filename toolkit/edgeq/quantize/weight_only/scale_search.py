@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight, WeightSpec, encode, round_scales
+from edgeq.quantize.formats import Blocks
+from edgeq.quantize.weight_only import rtn
+from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight, encode, round_scales
 from edgeq.quantize.weight_only.blocks import quantize_with
-from edgeq.quantize.weight_only.rtn import fit_range, signed_peak
 from edgeq.types import Array, FloatArray
 
 # How many codes past the grid's end a block's peak lands: it is clipped there, or range is wasted.
@@ -20,14 +21,14 @@ _SYMMETRIC_ENDS = tuple(np.linspace(-0.7, 1.7, 13))
 _ASYMMETRIC_ENDS = tuple(np.linspace(-1.2, 2.8, 17))
 
 
-def quantize(weight: Array, spec: WeightSpec, stats: LayerStats | None = None) -> QuantizedWeight:
+def quantize(weight: Array, spec: Blocks, stats: LayerStats | None = None) -> QuantizedWeight:
     """Search per block; without `stats` every input channel weighs the same (an MSE search)."""
-    return quantize_with("scale_search", weight, spec, search_scales, stats)
+    return quantize_with("scale_search", weight, spec, fit, stats)
 
 
-def search_scales(x: FloatArray, spec: WeightSpec, importance: FloatArray) -> tuple[FloatArray, FloatArray]:
+def fit(x: FloatArray, spec: Blocks, importance: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The best scales, zero points `[rows, blocks]` for `x [block, rows, blocks]`; never worse than RTN."""
-    scales, zeros = fit_range(x, spec, importance)
+    scales, zeros = rtn.fit(x, spec, importance)
     best = weighted_error(x, scales, zeros, spec, importance)
     for start_scales, start_zeros in _starts(x, spec):
         new_scales, new_zeros = refit(x, start_scales, start_zeros, spec, importance)
@@ -39,7 +40,7 @@ def search_scales(x: FloatArray, spec: WeightSpec, importance: FloatArray) -> tu
 
 
 def weighted_error(
-    x: FloatArray, scales: FloatArray, zeros: FloatArray, spec: WeightSpec, importance: FloatArray
+    x: FloatArray, scales: FloatArray, zeros: FloatArray, spec: Blocks, importance: FloatArray
 ) -> FloatArray:
     """Sum over each block of importance * (x - dequantized)^2: `[rows, blocks]`."""
     error = encode(x, scales, zeros, spec)
@@ -51,7 +52,7 @@ def weighted_error(
 
 
 def refit(
-    x: FloatArray, scales: FloatArray, zeros: FloatArray, spec: WeightSpec, importance: FloatArray
+    x: FloatArray, scales: FloatArray, zeros: FloatArray, spec: Blocks, importance: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Weighted least squares for the codes these parameters give, rounded to what can be stored."""
     codes = encode(x, scales, zeros, spec)
@@ -70,10 +71,10 @@ def refit(
     return round_scales(np.where(slope > 0, slope, scales), spec), new_zeros
 
 
-def _starts(x: FloatArray, spec: WeightSpec) -> list[tuple[FloatArray, FloatArray]]:
+def _starts(x: FloatArray, spec: Blocks) -> list[tuple[FloatArray, FloatArray]]:
     """Starting points: the peak to either end of the grid, or the range to slightly more or fewer codes."""
     if spec.symmetric:
-        peak = signed_peak(x)
+        peak = rtn.signed_peak(x)
         middle = np.full_like(peak, spec.middle)
         ends = [-spec.middle - end for end in _SYMMETRIC_ENDS] + [
             spec.middle - 1 + e for e in _SYMMETRIC_ENDS

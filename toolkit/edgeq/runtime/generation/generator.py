@@ -267,7 +267,7 @@ def generator_of(
     tokenizer = bundle_tokenizer(bundle)
     chosen = bundle.variant(variant) if variant else bundle.variants[0]
     tokens = open_tokens(
-        bundle.file(chosen.model),
+        bundle.model_path(chosen),
         chosen.runtime,
         settings,
         engine=engine,
@@ -337,7 +337,7 @@ def bundle_tokenizer(bundle: Bundle) -> PromptTokenizer:
     Raises:
         IntegrityError: it has none.
     """
-    info = bundle.manifest.tokenizer
+    info = bundle.manifest.text_processor
     if info is None:
         raise IntegrityError(f"`{bundle.path}` has no tokenizer")
     return PromptTokenizer((bundle.file(info.path) / TOKENIZER_FILE).read_text(encoding="utf-8"))
