@@ -35,6 +35,7 @@ LAYERS = (
         "caches",
         "progress",
         "allocator",
+        "memory",
     ),
     ("types", "errors", "version"),
 )

@@ -37,8 +37,9 @@ def validate(
         Path | None,
         typer.Option(
             help="Labelled lines by tabs, for the task's own metric: score, text, text, or label (or its index), "
-            "text, or labels by commas, text. With --against it decides where there are enough lines, unless --data "
-            "names texts too."
+            "text, or labels by commas, text, or right choice (or its index), prompt, choice, choice. With --against "
+            "it decides where there are enough lines, unless --data names texts too; for language models running text "
+            "judges as well."
         ),
     ] = None,
     on: Annotated[str, typer.Option(help="Where to execute: native, arm64 or adb.")] = "native",

@@ -14,7 +14,7 @@ from edgeq.pipeline.forward.data import EVALUATION_BATCH
 from edgeq.pipeline.labelled_result import LabelledResult
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.bootstrap import Estimate, bootstrap
-from edgeq.tasks.labelled import ignore
+from edgeq.tasks.labelled import Question, ignore
 from edgeq.types import Array, Feeds, Outputs, Sample
 
 if TYPE_CHECKING:
@@ -97,21 +97,34 @@ class Labelled:
 
     def result(self, predictions: Array, original: Array | None, seed: int) -> LabelledResult:
         """The metric, and where there is an original what is lost against it on the same samples."""
+        return labelled_result(self.metric, self.gold, predictions, original, seed)
 
-        def estimate(answers: Array) -> Estimate:
-            return bootstrap(lambda rows: self._score(answers, rows), len(self.gold), seed)
 
-        if original is None:
-            return LabelledResult(self.metric.name, estimate(predictions))
+def labelled_result(
+    metric: LabelledMetric, gold: Array, predictions: Array, original: Array | None, seed: int
+) -> LabelledResult:
+    """A model's answers scored, with what chance leaves open.
 
-        def lost(rows: Array) -> float:
-            return self.metric.to_points * (self._score(original, rows) - self._score(predictions, rows))
+    Args:
+        metric: scores.
+        gold: what is right.
+        predictions: one per gold value.
+        original: the original's on the same samples; None where there is none.
+        seed: of the bootstrap.
+    """
 
-        drop = bootstrap(lost, len(self.gold), seed)
-        return LabelledResult(self.metric.name, estimate(predictions), estimate(original), drop)
+    def estimate(answers: Array) -> Estimate:
+        return bootstrap(lambda rows: metric.score(answers[rows], gold[rows]), len(gold), seed)
 
-    def _score(self, predictions: Array, rows: Array) -> float:
-        return self.metric.score(predictions[rows], self.gold[rows])
+    if original is None:
+        return LabelledResult(metric.name, estimate(predictions))
+
+    def lost(rows: Array) -> float:
+        before, after = (metric.score(answers[rows], gold[rows]) for answers in (original, predictions))
+        return metric.to_points * (before - after)
+
+    drop = bootstrap(lost, len(gold), seed)
+    return LabelledResult(metric.name, estimate(predictions), estimate(original), drop)
 
 
 def labelled_metric(entry: TaskEntry) -> LabelledMetric:
@@ -147,5 +160,6 @@ def read_labelled(path: Path, head: Head, notify: Notify = ignore) -> Labelled:
         raise UnsupportedError(
             f"labelled data judge one row per text; `{spec.name}` has the shape {list(spec.shape)}"
         )
-    samples, gold = metric.read(path, head.labels, width, notify)
+    found, gold = metric.read(path, head.labels, width, notify)
+    samples = tuple(sample for sample in found if not isinstance(sample, Question))
     return Labelled(metric, spec.name, samples, gold)

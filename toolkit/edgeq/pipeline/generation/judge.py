@@ -14,6 +14,7 @@ from edgeq.errors import UnsupportedError
 from edgeq.onnx_runtime import ordered_level
 from edgeq.pipeline.executions import Execution
 from edgeq.pipeline.generation.file_runs import Run, executed_run, simulated_run
+from edgeq.pipeline.generation.labels import Questions, read_questions
 from edgeq.pipeline.generation.language_report import LanguageReport
 from edgeq.pipeline.generation.live import LiveText, open_live
 from edgeq.pipeline.generation.replay import (
@@ -24,7 +25,7 @@ from edgeq.pipeline.generation.replay import (
 )
 from edgeq.pipeline.sessions import ONNX_RUNTIME, variant_spec
 from edgeq.pipeline.tokenization import TokenizationReport, replay_prompts
-from edgeq.pipeline.validation.judge import Compared
+from edgeq.pipeline.validation.judge import Compared, Examined
 from edgeq.runtime.executors import architecture_of, environment_of, level_of, open_executor
 from edgeq.runtime.generation.generator import bundle_tokenizer
 from edgeq.runtime.generation.session import DecoderSession
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from edgeq.bundle.language_golden import LanguageGolden
     from edgeq.bundle.manifest import Variant
     from edgeq.bundle.reader import Bundle
-    from edgeq.pipeline.validation.judge import Examined
     from edgeq.pipeline.validation.request import ValidationRequest
+    from edgeq.processors.prompts import PromptTokenizer
     from edgeq.progress import Progress
     from edgeq.runtime.executors import Place
     from edgeq.runtime.perplexity import Logits
@@ -79,9 +80,35 @@ def open_generation_judge(
     language = replay_language(bundle, variants)
     settings, tokenizer = GenerationSettings.load(bundle.file(GENERATION_FILE)), bundle_tokenizer(bundle)
     tokenization = replay_prompts(tokenizer, cases)
+    questions = _questions(bundle, settings, tokenizer, request, progress)
     live = open_live(variants, settings, tokenizer, request, progress)
+    answers = _answers(live, questions, progress)
     golden = language_golden_of(bundle)
-    return GenerationJudge(bundle, request, settings, golden, tokenization, live, language)
+    return GenerationJudge(
+        bundle, request, settings, golden, tokenization, live, language, questions, answers
+    )
+
+
+def _questions(
+    bundle: Bundle,
+    settings: GenerationSettings,
+    tokenizer: PromptTokenizer,
+    request: ValidationRequest,
+    progress: Progress,
+) -> Questions | None:
+    if request.labels is None:
+        return None
+    limits = settings.context_length, settings.vocabulary
+    return read_questions(request.labels, head_in(bundle.manifest), tokenizer, *limits, progress.notice)
+
+
+def _answers(live: LiveText | None, questions: Questions | None, progress: Progress) -> Array | None:
+    """The original's; None where there is no original, or nothing is asked."""
+    if live is None or questions is None:
+        return None
+    count = len(questions.gold)
+    with progress.stage(f"the original on {count} questions", count) as stage:
+        return questions.predictions(live.reference, stage.advance)
 
 
 @dataclass(slots=True)
@@ -96,6 +123,8 @@ class GenerationJudge:
         tokenization: of the golden prompts.
         live: the original and text; None where the user named none.
         language: what was repeated; the answers of each variant are added.
+        questions: that the user named; None for none.
+        answers: the original's; None where there is no original, or nothing is asked.
     """
 
     bundle: Bundle
@@ -105,11 +134,14 @@ class GenerationJudge:
     tokenization: TokenizationReport | None
     live: LiveText | None
     language: LanguageReport
+    questions: Questions | None = None
+    answers: Array | None = None
 
     @property
     def samples(self) -> int:
-        """What `compare` runs."""
-        return 0 if self.live is None else self.live.samples
+        """What `compare` and `examine` run."""
+        texts = 0 if self.live is None else self.live.samples
+        return texts + (0 if self.questions is None else len(self.questions.gold))
 
     @property
     def run_by(self) -> None:
@@ -192,8 +224,12 @@ class GenerationJudge:
         return Compared({head.outputs[0].name: metrics}, source)
 
     def examine(self, execution: SequenceExecution, advance: Callable[[int], None]) -> Examined | None:
-        """No labelled samples are read for language models."""
-        return None
+        """Questions answered by one execution; None where the user named none."""
+        if self.questions is None:
+            return None
+        found = self.questions.predictions(execution.open_logits(), advance)
+        result = self.questions.result(found, self.answers, self.request.seed)
+        return Examined(head_in(self.bundle.manifest).outputs[0].name, result)
 
 
 def _ids(feeds: Feeds) -> Array:
