@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from edgeq.exporters.causal_lm.facts import inspect_language_model, read_lm_facts
 from edgeq.exporters.causal_lm.text_part import unpack_text_part
 from edgeq.exporters.exported_model import Progress
-from edgeq.exporters.gguf import inspect_gguf, unpack
+from edgeq.exporters.gguf import inspect_gguf
+from edgeq.exporters.gguf import unpack as unpack_gguf
+from edgeq.exporters.gptq_awq.folder import open_checkpoint, unpack
 from edgeq.exporters.language_model_facts import LanguageModelFacts
 from edgeq.exporters.provenance import hub_revision, read_license, source_files
 from edgeq.exporters.source import fetch, is_gguf_file, local_folder
@@ -89,7 +91,7 @@ def _of_gguf(path: Path, say: Progress) -> Iterator[OrdinaryFolder]:
     inspect_gguf(path).require_supported()
     say("unpacking the GGUF file")
     with ScratchFolder("gguf") as scratch:
-        unpacked = unpack(path, scratch.path)
+        unpacked = unpack_gguf(path, scratch.path)
         facts = read_lm_facts(str(path), unpacked.folder).require_supported()
         yield OrdinaryFolder(facts, partial(_gguf_source, path=path), unpacked.packed, scratch=scratch)
 
@@ -114,8 +116,6 @@ def _unpack_checkpoint(facts: LanguageModelFacts, folder: Path) -> UnpackedFolde
     Raises:
         EdgeqError: see `gptq_awq.folder.unpack` and `text_part.unpack_text_part`.
     """
-    from edgeq.exporters.gptq_awq.folder import unpack
-
     return (unpack_text_part if facts.is_text_part else unpack)(facts.folder, folder)
 
 
@@ -126,8 +126,6 @@ def _gguf_source(source: SourceInfo, path: Path) -> SourceInfo:
 
 def _checkpoint_source(source: SourceInfo, facts: LanguageModelFacts) -> SourceInfo:
     """Provenance of what was unpacked from a checkpoint that is no ordinary folder."""
-    from edgeq.exporters.gptq_awq.folder import open_checkpoint
-
     weights = {tensor.path for tensor in open_checkpoint(facts.folder).tensors.values()}
     return replace(
         source,

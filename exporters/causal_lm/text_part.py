@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edgeq.errors import ModelError
 from edgeq.exporters.checkpoint import describe, quiet_transformers
 from edgeq.exporters.dense_file import DenseFile
+from edgeq.exporters.gptq_awq.folder import UnpackedFolder, copy_the_rest, kind_of
 from edgeq.families import FAMILIES
+from edgeq.quantize.streaming import Checkpoint
 
 if TYPE_CHECKING:
     from edgeq.exporters.gptq_awq.folder import UnpackedFolder
@@ -76,9 +78,6 @@ def unpack_text_part(source: Path, folder: Path) -> UnpackedFolder:
         ModelError: files are damaged, or it has no language model.
         OutputError: no room for the weights.
     """
-    from edgeq.exporters.gptq_awq.folder import UnpackedFolder, copy_the_rest, kind_of
-    from edgeq.quantize.streaming import Checkpoint
-
     copy_the_rest(source, folder, {})
     (folder / "config.json").write_text(json.dumps(_filled_config(source), indent=1), encoding="utf-8")
     tensors = Checkpoint.open(source).tensors
