@@ -9,7 +9,6 @@ import typer
 from edgeq.cli.options import Json
 from edgeq.cli.output import Out
 from edgeq.errors import ConfigError
-from edgeq.exporters.source import ignored_revision
 
 if TYPE_CHECKING:
     from edgeq.pipeline.advise import Advice, Option
@@ -51,6 +50,7 @@ def advise(
     Memory is the peak of one process that loads the model in ONNX Runtime on a CPU and runs one text. Exits with 1
     when nothing fits.
     """
+    from edgeq.exporters.source import ignored_revision
     from edgeq.pipeline.advise import Request, parse_size, parse_tolerance
     from edgeq.pipeline.advise import advise as ask
 

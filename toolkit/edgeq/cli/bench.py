@@ -11,9 +11,6 @@ import typer
 from edgeq.cli.options import Force, Json, Quiet
 from edgeq.cli.output import Out
 from edgeq.pipeline.bench.request import BenchRequest
-from edgeq.pipeline.bench.run import run_bench
-from edgeq.pipeline.pages import check_page, write_bench_page
-from edgeq.report.words import saturated_text
 
 if TYPE_CHECKING:
     from edgeq.pipeline.bench.timer import Timed
@@ -58,6 +55,9 @@ def bench(
     Encoders: latency by batch and length. Language models: time to the first token, tokens per second, growth of the
     cache, each contender in a process of its own.
     """
+    from edgeq.pipeline.bench.run import run_bench
+    from edgeq.pipeline.pages import check_page, write_bench_page
+
     out = Out(json_mode=json, quiet=quiet)
     request = BenchRequest(bundle, against, threads, force, prompt_tokens, new_tokens, llama_python)
     if report is not None:
@@ -73,6 +73,8 @@ def bench(
 
 def _warn_of_saturation(out: Out, found: Sequence[Timed]) -> None:
     """Times are those an app gets; here are the contenders whose results are then not exact."""
+    from edgeq.report.words import saturated_text
+
     for item in found:
         if item.saturates is None:
             out.warn(f"{item.id}: nothing here can tell whether its integer sums are exact on this CPU")

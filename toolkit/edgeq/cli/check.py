@@ -11,17 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeq.bundle.foreign import refuse_foreign
-from edgeq.bundle.manifest import Status
-from edgeq.bundle.reader import looks_like_bundle, open_bundle
 from edgeq.cli.output import Out
 from edgeq.errors import ConfigError, GateError, UsageError
-from edgeq.graph.overflow import find_saturating
-from edgeq.report.words import saturation_text
-from edgeq.runtime.executors import CAN_SATURATE
-from edgeq.targets.placement.fix_dims import free_dims
-from edgeq.targets.placement.predict import predict
-from edgeq.targets.placement.read_model import load_proto
-from edgeq.targets.placement.usability import compare_with_usability_checker
 
 if TYPE_CHECKING:
     from edgeq.graph.overflow import SaturatingLayer
@@ -113,6 +104,7 @@ class _Result:
     saturating: Sequence[SaturatingLayer]
 
     def to_json(self) -> dict[str, Any]:
+        from edgeq.runtime.executors import CAN_SATURATE
 
         document = self.report.to_json()
         document[CAN_SATURATE] = [layer.to_json() for layer in self.saturating]
@@ -142,6 +134,8 @@ def parse_dims(entries: Sequence[str]) -> dict[str, int]:
 
 @contextmanager
 def _subjects(path: Path, target: str, out: Out) -> Iterator[tuple[list[_Subject], bool]]:
+    from edgeq.bundle.manifest import Status
+    from edgeq.bundle.reader import looks_like_bundle, open_bundle
 
     if target not in PROVIDERS:
         raise UsageError(f"--target got `{target}`, expected {' or '.join(PROVIDERS)}")
@@ -189,6 +183,8 @@ def _dims_of_each(subjects: Sequence[_Subject], dims: Mapping[str, int]) -> list
 
 
 def _free_dims(subject: _Subject) -> tuple[str, ...]:
+    from edgeq.targets.placement.fix_dims import free_dims
+    from edgeq.targets.placement.read_model import load_proto
 
     return free_dims(load_proto(subject.path)[0])
 
@@ -196,6 +192,9 @@ def _free_dims(subject: _Subject) -> tuple[str, ...]:
 def _check_one(
     subject: _Subject, target: str, dims: Mapping[str, int], options: Mapping[str, Any], *, explain: bool
 ) -> _Result:
+    from edgeq.graph.overflow import find_saturating
+    from edgeq.targets.placement.predict import predict
+    from edgeq.targets.placement.usability import compare_with_usability_checker
 
     report = predict(subject.path, target=target, dims=dims, **options)
     comparison = (
@@ -214,6 +213,8 @@ def _show(out: Out, result: _Result, *, named: bool, explain: bool) -> None:
         forms.append(("after level-1 optimization", report.optimized))
     out.table(title, ("graph", "nodes taken", "partitions", "needs", "full"), [_row(*form) for form in forms])
     if result.saturating:
+        from edgeq.report.words import saturation_text
+
         out.warn(saturation_text([layer.node for layer in result.saturating]))
     if report.optimized_skipped:
         out.notice(f"no prediction after optimization: {report.optimized_skipped}")

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeq.bundle.codec import encode
-from edgeq.bundle.compare import compare
-from edgeq.bundle.reader import open_bundle
 from edgeq.cli.output import Out
 
 if TYPE_CHECKING:
@@ -46,6 +44,9 @@ def diff(
 
     The exit code is 0 whether they differ or not.
     """
+    from edgeq.bundle.compare import compare
+    from edgeq.bundle.reader import open_bundle
+
     out = Out(json_mode=json_mode)
     with open_bundle(a, force=force) as left, open_bundle(b, force=force) as right:
         changes = compare(left.manifest, right.manifest)

@@ -9,8 +9,6 @@ import typer
 
 from edgeq.cli.output import Out
 from edgeq.errors import UsageError
-from edgeq.runtime.arm64.lane_setup import set_up_lane
-from edgeq.runtime.diagnosis import diagnose
 from edgeq.runtime.host import CPU_FEATURES, host_architecture
 
 if TYPE_CHECKING:
@@ -68,6 +66,7 @@ def doctor(
 def _set_up(out: Out, name: str, cache: Path | None, apt_sources: Path | None) -> None:
     if name not in _LANES:
         raise UsageError(f"unknown --setup: got `{name}`, expected {', '.join(_LANES)}")
+    from edgeq.runtime.arm64.lane_setup import set_up_lane
 
     if host_architecture() == "arm64":
         out.notice("this machine is ARM64: its own ONNX Runtime is the lane, nothing to set up")
@@ -89,6 +88,8 @@ def _set_up(out: Out, name: str, cache: Path | None, apt_sources: Path | None) -
 
 def _report(out: Out, cache: Path | None) -> None:
     from dataclasses import asdict
+
+    from edgeq.runtime.diagnosis import diagnose
 
     diagnosis = diagnose(cache)
     out.table(None, ["this machine", ""], _machine_rows(diagnosis))

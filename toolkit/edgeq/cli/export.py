@@ -11,14 +11,8 @@ from edgeq.cli.options import Json, Quiet, with_options
 from edgeq.cli.output import Out
 from edgeq.config import read_export_config
 from edgeq.pipeline.flags import file_keys
-from edgeq.pipeline.forward.rehearse import rehearse
 from edgeq.pipeline.options import ExportOptions, export_options
-from edgeq.pipeline.pages import check_page, export_pages, write_export_pages
-from edgeq.pipeline.plan import bundle_folders
-from edgeq.pipeline.request import request_from
-from edgeq.pipeline.summary import next_commands, result_json, summary_table
 from edgeq.pipeline.verdict import require_passed
-from edgeq.report.words import calibration_title
 
 if TYPE_CHECKING:
     from edgeq.pipeline.plan import ExportPlan, TargetResult
@@ -56,6 +50,8 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Export a model, quantize it with your data, and write a verified bundle."""
+    from edgeq.pipeline.request import request_from
+
     out = Out(json_mode=json, quiet=quiet)
     asked = read_export_config(given, Path.cwd(), out.notice, file_keys(ExportOptions))
     request = request_from(export_options(asked))
@@ -70,6 +66,8 @@ def export(
 
 
 def _check_pages(request: ExportRequest, page: Path) -> None:
+    from edgeq.pipeline.pages import check_page, export_pages
+    from edgeq.pipeline.plan import bundle_folders
 
     folders = bundle_folders(request)
     for own in export_pages(page, list(folders)).values():
@@ -78,6 +76,7 @@ def _check_pages(request: ExportRequest, page: Path) -> None:
 
 def _run(out: Any, request: ExportRequest, page: Path | None) -> list[TargetResult]:
     from edgeq.pipeline.export import run_export
+    from edgeq.pipeline.pages import write_export_pages
 
     with out.progress() as progress:
         results = run_export(request, progress)
@@ -87,7 +86,9 @@ def _run(out: Any, request: ExportRequest, page: Path | None) -> list[TargetResu
 
 
 def _dry_run(out: Any, request: ExportRequest) -> None:
+    from edgeq.pipeline.forward.rehearse import rehearse
     from edgeq.pipeline.planning import plan_export
+    from edgeq.report.words import calibration_title
 
     with out.progress() as progress:
         plan = plan_export(request, progress)
@@ -134,6 +135,7 @@ def _plan_json(plan: ExportPlan) -> dict[str, Any]:
 
 
 def _print(out: Any, results: list[TargetResult], model: str | None) -> None:
+    from edgeq.pipeline.summary import next_commands, result_json, summary_table
 
     title, columns, rows = summary_table(results)
     out.report(title, columns, rows)

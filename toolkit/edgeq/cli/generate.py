@@ -10,8 +10,6 @@ from edgeq.cli.output import Out
 from edgeq.cli.streams import read_stdin
 from edgeq.errors import DataError, UsageError
 from edgeq.runtime.generation.answer import DEFAULT_MAX_TOKENS, Generation
-from edgeq.runtime.generation.language_model import load_language_model
-from edgeq.runtime.generation.sampling import Sampling
 
 if TYPE_CHECKING:
     from edgeq.runtime.generation.language_model import LanguageModel
@@ -48,6 +46,8 @@ def generate(
     json_mode: bool,
 ) -> None:
     """Generate, and print the text (streamed with `--stream`) or one JSON document."""
+    from edgeq.runtime.generation.language_model import load_language_model
+
     if options.prompt is None:
         raise UsageError("these options need --prompt", hint='edgeq run BUNDLE --prompt "Once upon a time"')
     out = Out(json_mode=json_mode)
@@ -87,6 +87,8 @@ def document(found: Generation) -> dict[str, object]:
 
 def _sampling(options: GenerateOptions) -> Sampling:
     """Greedy, unless a temperature is given."""
+    from edgeq.runtime.generation.sampling import Sampling
+
     given = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "seed")}
     sampling = Sampling(**{name: value for name, value in given.items() if value is not None})
     unused = [name for name in ("top_p", "top_k", "seed") if given[name] is not None]

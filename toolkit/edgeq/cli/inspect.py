@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeq.bundle.manifest import Status
-from edgeq.bundle.reader import open_bundle
 from edgeq.cli.output import Out
 from edgeq.cli.tables import named_lines
 from edgeq.errors import GateError
-from edgeq.pipeline.saturating import saturating_layers
-from edgeq.report.words import is_empty, requirement_lines, runtime_title, saturation_text
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Gate, Manifest, Variant
@@ -44,6 +40,10 @@ def inspect(
 
     A bundle that failed its quality gate is shown too, and the exit code is then 3 unless --force is given.
     """
+    from edgeq.bundle.manifest import Status
+    from edgeq.bundle.reader import open_bundle
+    from edgeq.pipeline.saturating import saturating_layers
+
     out = Out(json_mode=json_mode)
     with open_bundle(bundle_path, force=True, verify=verify) as bundle:
         saturating = {variant.id: saturating_layers(bundle, variant) for variant in bundle.variants}
@@ -62,6 +62,7 @@ def inspect(
 
 
 def _warn_of_saturation(out: Out, saturating: Mapping[str, list[str] | None]) -> None:
+    from edgeq.report.words import saturation_text
 
     for name, layers in saturating.items():
         if layers:
@@ -155,6 +156,7 @@ def _print_short(out: Out, manifest: Manifest) -> None:
 
 
 def _short_row(manifest: Manifest, variant: Variant) -> list[str]:
+    from edgeq.report.words import runtime_title
 
     gates = [gate for gate in manifest.gates if gate.variant == variant.id]
     failed = [gate.metric for gate in gates if gate.passed is False]
@@ -179,6 +181,7 @@ def _tokens(variant: Variant, manifest: Manifest) -> str:
 
 
 def _plain_requirements(variant: Variant) -> str:
+    from edgeq.report.words import requirement_lines
 
     return ", ".join(f"{what} {value}" for what, value in requirement_lines(variant))
 
@@ -226,6 +229,7 @@ def _tensor_row(direction: str, spec: TensorSpec) -> list[str]:
 
 
 def _placement_rows(manifest: Manifest) -> list[list[str]]:
+    from edgeq.report.words import is_empty
 
     return [
         [variant.id, key, _plain(value)]
@@ -251,6 +255,8 @@ def _gate_row(gate: Gate) -> list[str]:
 
 def _plain(value: Any) -> str:
     """Free-form JSON in one line, the first of many reasons, without what is empty (`--json` has it)."""
+    from edgeq.report.words import is_empty
+
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(item)}" for key, item in value.items() if not is_empty(item))
     if isinstance(value, list | tuple):

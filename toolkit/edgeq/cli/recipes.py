@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from edgeq.cli.output import Out
-from edgeq.quantize.recipes import BUILT_IN, load_recipe
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 
@@ -27,6 +26,7 @@ def list_recipes(context: typer.Context, json: _JSON = False) -> None:
     """List the recipes `--precision` takes."""
     if context.invoked_subcommand is not None:
         return
+    from edgeq.quantize.recipes import BUILT_IN, load_recipe
 
     out = Out(json_mode=json)
     found = [load_recipe(name) for name in BUILT_IN]
@@ -40,5 +40,7 @@ def show_recipe(
     json: _JSON = False,
 ) -> None:
     """Print one recipe as YAML, every default written out."""
+    from edgeq.quantize.recipes import load_recipe
+
     recipe = load_recipe(name)
     Out(json_mode=json).result(asdict(recipe), recipe.to_yaml().rstrip())

@@ -8,17 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeq.arrays import model_inputs, read_arrays
 from edgeq.cli.generate import GenerateOptions, generate
 from edgeq.cli.output import Out
 from edgeq.cli.streams import read_stdin
 from edgeq.errors import DataError, UsageError
-from edgeq.pipeline.batch_run import check_batch_output, run_texts
-from edgeq.pipeline.sessions import open_other
-from edgeq.runtime.executors import level_of, open_executor
-from edgeq.runtime.runtime import load
-from edgeq.tasks.older import unsaid_kind
-from edgeq.types import Role, Verification
 
 if TYPE_CHECKING:
     from edgeq.runtime.executors import Executor
@@ -118,6 +111,12 @@ def run(
     Every file is verified first. Question answering takes the question as --text and the context as --pair.
     A Core ML package runs on a Mac; elsewhere edgeq interprets it, and says so.
     """
+    from edgeq.pipeline.batch_run import check_batch_output
+    from edgeq.pipeline.sessions import open_other
+    from edgeq.runtime.executors import level_of
+    from edgeq.runtime.runtime import load
+    from edgeq.tasks.older import unsaid_kind
+
     options = GenerateOptions(prompt, chat, max_tokens, stream, temperature, top_p, top_k, seed, engine)
     if options.are_given:
         if text or pair or npz or texts or output or role:
@@ -158,6 +157,7 @@ def run(
 
 
 def _run_batch(out: Out, runtime: Runtime, texts: Path, output: Path, role: str | None) -> None:
+    from edgeq.pipeline.batch_run import run_texts
 
     with out.progress() as progress:
         done = run_texts(runtime, texts, output, progress, role=role)
@@ -183,6 +183,7 @@ def _with_stdin(texts: list[str]) -> list[str]:
 
 
 def _executor(on: str, cpu: str) -> Executor:
+    from edgeq.runtime.executors import open_executor
 
     if on != "arm64":
         raise UsageError(
@@ -192,6 +193,7 @@ def _executor(on: str, cpu: str) -> Executor:
 
 
 def _outputs(out: Out, runtime: Runtime, feeds: Feeds, executor: Executor | None) -> Outputs:
+    from edgeq.types import Verification
 
     if executor is not None:
         return runtime.run_on(executor, feeds)
@@ -215,6 +217,7 @@ def _samples(texts: list[str], pairs: list[str], npz: Path | None) -> list[Sampl
 
 
 def _read_npz(path: Path) -> Feeds:
+    from edgeq.arrays import model_inputs, read_arrays
 
     try:
         return model_inputs(read_arrays(path))
@@ -261,6 +264,7 @@ def _rows(outputs: Outputs) -> int:
 def _show(
     out: Out, runtime: Runtime, samples: Sequence[Sample], outputs: Outputs, answers: list[dict[str, Any]]
 ) -> None:
+    from edgeq.types import Role
 
     if answers:
         for sample, answer in zip(samples, answers, strict=True):

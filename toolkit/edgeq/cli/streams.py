@@ -9,8 +9,6 @@ import sys
 from types import FrameType
 from typing import Any, TextIO
 
-from edgeq.calibration.lines import decode_text
-
 
 class SurvivingStream:
     """A text stream that a reader may leave: what is written afterwards is dropped, the work goes on.
@@ -65,6 +63,8 @@ def read_stdin() -> str:
     Raises:
         DataError: it is not UTF-8.
     """
+    from edgeq.calibration.lines import decode_text
+
     return decode_text(sys.stdin.buffer.read(), "stdin")
 
 

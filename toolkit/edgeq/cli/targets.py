@@ -6,7 +6,6 @@ import typer
 
 from edgeq.cli.options import Json
 from edgeq.cli.output import Out
-from edgeq.quantize.recipes import load_recipe
 from edgeq.targets import TARGETS, get_target
 
 
@@ -17,6 +16,8 @@ def register(app: typer.Typer) -> None:
 
 def targets(json: Json = False) -> None:
     """List the targets, their precisions and their variants."""
+    from edgeq.quantize.recipes import load_recipe
+
     out = Out(json_mode=json)
     found = [get_target(name) for name in TARGETS]
     recipe = load_recipe("int8")

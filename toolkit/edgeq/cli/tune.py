@@ -12,9 +12,6 @@ from edgeq.cli.options import Json, Quiet, Seed
 from edgeq.cli.output import Out
 from edgeq.errors import OutputError
 from edgeq.files import atomic_write_text, check_output, check_output_file
-from edgeq.pipeline.budget import parse_budget
-from edgeq.pipeline.request import ExportRequest
-from edgeq.pipeline.tune_result import TuneRequest
 from edgeq.report.plots import Point, Series, check_plot_path, trade_off_plot
 
 if TYPE_CHECKING:
@@ -73,7 +70,9 @@ def tune(
     quiet: Quiet = False,
 ) -> None:
     """Search formats layer by layer, guided by sensitivity, for the smallest model inside a budget."""
+    from edgeq.pipeline.budget import parse_budget
     from edgeq.pipeline.tune import run_tune
+    from edgeq.pipeline.tune_result import TuneRequest
 
     out = Out(json_mode=json, quiet=quiet)
     request = TuneRequest(
@@ -104,6 +103,7 @@ def _check_output(output: Path, force: bool) -> None:
 def _write(out: Any, request: Any, result: TuneResult, output: Path, force: bool) -> Path:
     """The recipe, or a bundle made with it."""
     from edgeq.pipeline.export import run_export
+    from edgeq.pipeline.request import ExportRequest
 
     if output.suffix in (".yaml", ".yml"):
         atomic_write_text(output, result.recipe.to_yaml())

@@ -10,11 +10,6 @@ import typer
 from edgeq.cli.options import Force, Json, Quiet
 from edgeq.cli.output import Out
 from edgeq.errors import GateError
-from edgeq.pipeline.pages import check_accuracy_page, write_accuracy_page
-from edgeq.pipeline.request import parse_gates
-from edgeq.pipeline.validation.request import ValidationRequest
-from edgeq.pipeline.validation.run import run_validation
-from edgeq.runtime.adb import AdbOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,6 +67,12 @@ def validate(
     quiet: Quiet = False,
 ) -> None:
     """Replay the golden vectors and hold every variant to its gates; exit 3 when one does not hold."""
+    from edgeq.pipeline.pages import check_accuracy_page, write_accuracy_page
+    from edgeq.pipeline.request import parse_gates
+    from edgeq.pipeline.validation.request import ValidationRequest
+    from edgeq.pipeline.validation.run import run_validation
+    from edgeq.runtime.adb import AdbOptions
+
     out = Out(json_mode=json, quiet=quiet)
     if report is not None:
         check_accuracy_page(report, bundle, labels)
