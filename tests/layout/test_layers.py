@@ -30,6 +30,7 @@ LAYERS = (
         "files",
         "zips",
         "onnx_references",
+        "text_inputs",
         "arrays",
         "scratch",
         "caches",

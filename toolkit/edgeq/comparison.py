@@ -12,7 +12,7 @@ from edgeq.bundle.manifest import Gate
 from edgeq.errors import UsageError
 from edgeq.graph.component import Padding
 from edgeq.metrics import KNOWN_METRICS, LOWER_IS_BETTER, SHARES, cosines
-from edgeq.processors.text_inputs import TEXT_PADDING
+from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.tasks import Head, TaskEntry
 from edgeq.tasks.compared import TaskComparison
 from edgeq.tasks.tokens import Tokens

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from edgeq.bundle.manifest import Gate
 from edgeq.comparison import PARITY, Run, judge
 from edgeq.metrics import OutputComparison
+from edgeq.tasks.tokens import Tokens
 from edgeq.types import Feeds, Outputs, TensorSpec
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class ParityProbe:
         found, expected = self.session.run(feeds), self.peer.run(feeds)
         for comparison in self.comparisons:
             name = comparison.spec.name
-            comparison.add(expected[name], found[name], feeds.get("attention_mask"))
+            comparison.add(expected[name], found[name], Tokens.of_feeds(feeds).mask)
         return found
 
     def parities(self) -> dict[str, Parity]:

@@ -121,7 +121,7 @@ class GraphMaker:
             recipe=self._recipe(),
             fp32_bytes=fp32_bytes,
             tokenizer=f"model/{spec.id}",
-            inputs=("input_ids", "attention_mask"),
+            inputs=preprocessor.input_names,
             quantizing=quantizing_of(self.plan, self.quantized, self.data.texts, coverage, self.effects),
             language=record_answers(writer, preprocessor, lowered.model, greedy, self.progress),
         )

@@ -20,6 +20,7 @@ from edgeq.runtime.generation.footprint import measure_generation_bytes
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.perplexity import Window, compare_scored, scored_logits
 from edgeq.runtime.timing import Timing, interleave
+from edgeq.text_inputs import ATTENTION_MASK, INPUT_IDS
 from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def golden_prompts(
 
 
 def _feeds(ids: Array, past: int) -> dict[str, Array]:
-    return {"input_ids": ids[None], "attention_mask": np.ones((1, past + len(ids)), np.int64)}
+    return {INPUT_IDS: ids[None], ATTENTION_MASK: np.ones((1, past + len(ids)), np.int64)}
 
 
 def graph_answers(
