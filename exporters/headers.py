@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeq.exporters.causal_lm.headers import check_language_headers
 from edgeq.exporters.checkpoint import check_shapes, check_weights
 from edgeq.exporters.encoders import ARCHITECTURES
 from edgeq.exporters.exported_model import ModelFacts
@@ -30,8 +31,6 @@ def check_headers(facts: ModelFacts, seq_len: int | None) -> tuple[str, ...]:
     if is_onnx_file(facts.model) or is_gguf_file(facts.model) or local_folder(facts.model) is None:
         return facts.notices
     if facts.task is Task.TEXT_GENERATION:
-        from edgeq.exporters.causal_lm.headers import check_language_headers
-
         return check_language_headers(facts.folder, seq_len)
     _check_encoder(facts)
     return facts.notices

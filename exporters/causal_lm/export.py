@@ -9,6 +9,7 @@ from edgeq.exporters.causal_lm.exported_language_model import ExportedLanguageMo
 from edgeq.exporters.causal_lm.facts import context_length
 from edgeq.exporters.causal_lm.genai_config import traced_config, with_tokens
 from edgeq.exporters.causal_lm.graph_io import ATTENTION_MASK, INPUT_IDS, input_specs, output_specs
+from edgeq.exporters.causal_lm.own_library import check_reference
 from edgeq.exporters.causal_lm.positions import freeze_positions, layer_windows
 from edgeq.exporters.causal_lm.roads import builder_refusal
 from edgeq.exporters.causal_lm.text import (
@@ -19,6 +20,7 @@ from edgeq.exporters.causal_lm.text import (
     tokenizer_config,
     tokens_beyond,
 )
+from edgeq.exporters.causal_lm.weights import float_bytes
 from edgeq.exporters.checkpoint import weight_files
 from edgeq.exporters.exported_model import Progress
 from edgeq.exporters.language_model_facts import LanguageModelFacts
@@ -47,9 +49,7 @@ def export_folder(
         say: told each stage.
     """
     from edgeq.exporters.causal_lm.equivalence import check_decoder
-    from edgeq.exporters.causal_lm.own_library import check_reference
     from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
-    from edgeq.exporters.causal_lm.weights import float_bytes
     from edgeq.exporters.causal_lm.without_matrices import decoder_without_matrices
     from edgeq.graph.streamed_tensor import HELD_BYTES
 

@@ -9,6 +9,7 @@ from edgeq.exporters.causal_lm.text import tokens_beyond
 from edgeq.exporters.causal_lm.weights import SAFETENSORS, open_weights
 from edgeq.exporters.checkpoint import check_weights, weight_files
 from edgeq.exporters.decoder_parameters import skeleton
+from edgeq.exporters.gptq_awq.folder import check_layers
 from edgeq.exporters.language_model_facts import LanguageModelFacts
 from edgeq.exporters.tokenizer import load_tokenizer
 
@@ -40,8 +41,6 @@ def _check_weights(facts: LanguageModelFacts) -> tuple[str, ...]:
         check_weights(folder)
         return ()
     if facts.quantized is not None:
-        from edgeq.exporters.gptq_awq.folder import check_layers
-
         check_layers(folder)
         return ()
     if weight_files(folder)[0].name not in SAFETENSORS:

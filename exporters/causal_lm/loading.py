@@ -11,6 +11,8 @@ from edgeq.exporters.causal_lm.exported_language_model import ExportedLanguageMo
 from edgeq.exporters.causal_lm.facts import context_length
 from edgeq.exporters.causal_lm.graph_io import INPUT_IDS
 from edgeq.exporters.causal_lm.ordinary_folder import ordinary_folder
+from edgeq.exporters.causal_lm.own_library import check_reference
+from edgeq.exporters.causal_lm.weights import float_bytes
 from edgeq.exporters.exported_model import Progress
 from edgeq.exporters.extras import TORCH_EXPORT, require_modules
 from edgeq.exporters.language_model_facts import LanguageModelFacts
@@ -56,7 +58,6 @@ def _load(
 ) -> ExportedLanguageModel:
     """In this process, or in one of its own where the model is large."""
     from edgeq.exporters.causal_lm.own_process import load_in_own_process
-    from edgeq.exporters.causal_lm.weights import float_bytes
     from edgeq.graph.streamed_tensor import HELD_BYTES
 
     if float_bytes(facts.folder) <= HELD_BYTES:
@@ -89,9 +90,7 @@ def open_original(
 
 def _original(facts: LanguageModelFacts, context: int | None) -> OriginalLanguageModel:
     from edgeq.exporters.causal_lm.original import OriginalLanguageModel
-    from edgeq.exporters.causal_lm.own_library import check_reference
     from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
-    from edgeq.exporters.causal_lm.weights import float_bytes
     from edgeq.exporters.causal_lm.without_matrices import decoder_without_matrices
     from edgeq.graph.streamed_tensor import HELD_BYTES
 

@@ -17,6 +17,8 @@ from edgeq.exporters.causal_lm.facts import inspect_language_model, read_lm_fact
 from edgeq.exporters.causal_lm.text_part import unpack_text_part
 from edgeq.exporters.exported_model import Progress
 from edgeq.exporters.gguf import inspect_gguf, unpack
+from edgeq.exporters.gptq_awq.folder import UnpackedFolder, open_checkpoint
+from edgeq.exporters.gptq_awq.folder import unpack as unpack_quantized
 from edgeq.exporters.language_model_facts import LanguageModelFacts
 from edgeq.exporters.provenance import hub_revision, read_license, source_files
 from edgeq.exporters.source import fetch, is_gguf_file, local_folder
@@ -25,7 +27,6 @@ from edgeq.scratch import ScratchFolder
 from edgeq.types import SourceFile, SourceInfo
 
 if TYPE_CHECKING:
-    from edgeq.exporters.gptq_awq.folder import UnpackedFolder
     from edgeq.quantize.checkpoint_codes import PackedWeights
 
 
@@ -114,9 +115,7 @@ def _unpack_checkpoint(facts: LanguageModelFacts, folder: Path) -> UnpackedFolde
     Raises:
         EdgeqError: see `gptq_awq.folder.unpack` and `text_part.unpack_text_part`.
     """
-    from edgeq.exporters.gptq_awq.folder import unpack
-
-    return (unpack_text_part if facts.is_text_part else unpack)(facts.folder, folder)
+    return (unpack_text_part if facts.is_text_part else unpack_quantized)(facts.folder, folder)
 
 
 def _gguf_source(source: SourceInfo, path: Path) -> SourceInfo:
@@ -126,8 +125,6 @@ def _gguf_source(source: SourceInfo, path: Path) -> SourceInfo:
 
 def _checkpoint_source(source: SourceInfo, facts: LanguageModelFacts) -> SourceInfo:
     """Provenance of what was unpacked from a checkpoint that is no ordinary folder."""
-    from edgeq.exporters.gptq_awq.folder import open_checkpoint
-
     weights = {tensor.path for tensor in open_checkpoint(facts.folder).tensors.values()}
     return replace(
         source,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from edgeq.errors import ModelError
 from edgeq.exporters.checkpoint import describe, quiet_transformers
 from edgeq.exporters.dense_file import DenseFile
+from edgeq.exporters.gptq_awq.folder import UnpackedFolder, copy_the_rest, kind_of
 from edgeq.families import FAMILIES
-
-if TYPE_CHECKING:
-    from edgeq.exporters.gptq_awq.folder import UnpackedFolder
+from edgeq.quantize.streaming import Checkpoint
 
 
 class TextPart(NamedTuple):
@@ -76,9 +75,6 @@ def unpack_text_part(source: Path, folder: Path) -> UnpackedFolder:
         ModelError: files are damaged, or it has no language model.
         OutputError: no room for the weights.
     """
-    from edgeq.exporters.gptq_awq.folder import UnpackedFolder, copy_the_rest, kind_of
-    from edgeq.quantize.streaming import Checkpoint
-
     copy_the_rest(source, folder, {})
     (folder / "config.json").write_text(json.dumps(_filled_config(source), indent=1), encoding="utf-8")
     tensors = Checkpoint.open(source).tensors
