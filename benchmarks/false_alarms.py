@@ -33,15 +33,16 @@ import onnx_ir as ir
 from from_tests import support
 
 import edgeq.pipeline.executions as executions
-import edgeq.pipeline.generation.validation as language_validation
+import edgeq.pipeline.generation.judge as generation_judge
 from edgeq.bundle.manifest import Gate, Variant
 from edgeq.bundle.reader import Bundle, open_bundle
 from edgeq.graph.passes.rounding_noise import add_rounding_noise
 from edgeq.graph.passes.sequence import edited
 from edgeq.onnx_runtime import LEVELS, kernels_saturate, ordered_options
 from edgeq.pipeline.drift import COSINE, MAX_ABS
-from edgeq.pipeline.kernel_noise import is_golden
-from edgeq.pipeline.validation import ValidationRequest, run_validation
+from edgeq.pipeline.golden_metrics import is_golden
+from edgeq.pipeline.validation.request import ValidationRequest
+from edgeq.pipeline.validation.run import run_validation
 from edgeq.runtime.executors import NativeExecutor
 from edgeq.runtime.host import cpu_name
 from edgeq.runtime.session import VariantSession
@@ -135,14 +136,14 @@ def at_level(variant: str, level: str) -> Callable[[Path], None]:
 
 def with_threads(source: Path, variant: str, threads: int) -> Judgement:
     """Validation with so many intra-op threads."""
-    executor = language_validation.open_executor
+    executor = generation_judge.open_executor
 
     def open_executor(*arguments: object, **options: object) -> NativeExecutor:
         return replace(executor(*arguments, **options), threads=threads)  # type: ignore[arg-type,type-var]
 
     with (
         patch.object(executions, "VariantSession", partial(VariantSession, threads=threads)),
-        patch.object(language_validation, "open_executor", open_executor),
+        patch.object(generation_judge, "open_executor", open_executor),
     ):
         return judge(source, variant)
 

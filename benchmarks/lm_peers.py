@@ -281,15 +281,15 @@ def speed(
         if (item.path / "genai_config.json").is_file():
             specs[f"{name}, GenAI"] = EngineSpec(GENAI, item.path, threads)
     lengths = Lengths(arguments.prompt_tokens, arguments.new_tokens, arguments.rounds)
-    baseline, found = time_engines(specs, lengths, SilentProgress())
+    report = time_engines(specs, lengths, SilentProgress())
     print(
         f"medians of {arguments.rounds} rounds, {arguments.prompt_tokens} tokens read, {arguments.new_tokens} written; "
-        f"times {baseline} in the same round, above 1 is faster"
+        f"times {report.baseline} in the same round, above 1 is faster"
     )
     print(
         f"{'':28}     MB  first ms  times  prompt tok/s   tok/s  times  CPU ms/tok  times  RSS MiB  KV B/tok"
     )
-    for item in found:
+    for item in report.contenders:
         print_speed(item, contenders[item.id.removesuffix(", GenAI")].megabytes)
 
 

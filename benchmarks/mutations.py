@@ -37,7 +37,8 @@ from edgeq.calibration import load_samples
 from edgeq.errors import EdgeqError
 from edgeq.onnx_runtime import kernels_saturate
 from edgeq.pipeline.drift import Drift, case_drifts, worst
-from edgeq.pipeline.validation import ValidationRequest, run_validation
+from edgeq.pipeline.validation.request import ValidationRequest
+from edgeq.pipeline.validation.run import run_validation
 from edgeq.processors.text import TextPreprocessor
 from edgeq.runtime.executors import NativeExecutor
 from edgeq.runtime.host import cpu_name

@@ -38,7 +38,8 @@ from edgeq.metrics import cosines, spearman
 from edgeq.pipeline.budget import parse_budget
 from edgeq.pipeline.forward.data import DataSets, divide, wanted_samples
 from edgeq.pipeline.quantizing import quantize_model
-from edgeq.pipeline.tune import TuneRequest, run_tune
+from edgeq.pipeline.tune import run_tune
+from edgeq.pipeline.tune_result import TuneRequest
 from edgeq.progress import SilentProgress
 from edgeq.quantize.batches import Batches
 from edgeq.quantize.recipes import BUILT_IN, Recipe, load_recipe

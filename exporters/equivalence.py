@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeq.errors import ModelError, OutputError
 from edgeq.graph.component import SEQUENCE
+from edgeq.memory import free_memory
 from edgeq.onnx_runtime import session_options
 from edgeq.scratch import scratch_folder
 from edgeq.types import Array, Feeds, Outputs, TensorSpec
@@ -162,21 +162,11 @@ def _texts(longest: int) -> Iterator[tuple[int, tuple[str, ...]]]:
 
 def longest_that_fits(length: int, heads: int) -> int:
     """At most this many tokens, and so few that the scores of a layer fit into memory; the usual long text at least."""
-    free = _free_memory()
+    free = free_memory()
     if free is None:
         return length
     fits = int((free * MEMORY_SHARE / (BYTES_PER_SCORE * heads)) ** 0.5)
     return min(length, max(fits, LONG_TEXT_TOKENS))
-
-
-def _free_memory() -> int | None:
-    """Bytes of memory that programs can have, caches of files counted; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if found is None else int(found) * 1024
 
 
 def _sortable(relative: float) -> float:

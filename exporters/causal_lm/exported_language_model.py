@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from edgeq.types import Array, FloatArray, SourceInfo
+from edgeq.tasks import Head, head_of
+from edgeq.types import Array, Feeds, FloatArray, Outputs, SourceInfo
 
 if TYPE_CHECKING:
     from edgeq.exporters.causal_lm.weights import DecoderWeights
@@ -55,3 +56,12 @@ class ExportedLanguageModel:
     packed: PackedWeights | None = None
     rest: Callable[[], None] = _nothing
     notices: tuple[str, ...] = ()
+
+    @property
+    def head(self) -> Head:
+        """Its logits, and how they are read and judged."""
+        return head_of(self.source, self.canonical.outputs, self.preprocessor.special_token_ids)
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """The original's logits for inputs with an empty cache."""
+        return {"logits": self.reference(feeds["input_ids"])}

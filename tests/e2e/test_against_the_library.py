@@ -13,7 +13,9 @@ import pytest
 import edgeq
 from edgeq.pipeline.export import run_export
 from edgeq.pipeline.request import ExportRequest
-from edgeq.pipeline.validation import ValidationReport, ValidationRequest, run_validation
+from edgeq.pipeline.validation.report import ValidationReport
+from edgeq.pipeline.validation.request import ValidationRequest
+from edgeq.pipeline.validation.run import run_validation
 from edgeq.quantize.recipes import load_recipe
 from edgeq.types import Task
 

@@ -244,23 +244,40 @@ def test_what_is_not_offered_is_refused_by_name(model, tmp_path, capsys):
         capsys, "export", model, "--precision", "int4", "--gate", "cosine_mean>=2", "--output", tmp_path / "c"
     )
     assert code == 2 and "out of range" in err
-    for extra, message in (
-        (("--sensitivity",), "--sensitivity runs a model layer by layer, which is built for encoders"),
-        (("--seq-len", "64,128"), "--seq-len has 2 lengths, expected one"),
-    ):
+    code, _, err = run(
+        capsys, "export", model, "--target", "gguf", "--sensitivity", "--output", tmp_path / "d"
+    )
+    assert code == 2 and "--sensitivity runs an ONNX graph layer by layer, and gguf has none" in err
+    for extra, message in ((("--seq-len", "64,128"), "--seq-len has 2 lengths, expected one"),):
         arguments = ("export", model, "--precision", "int4", *extra, "--output", tmp_path / "d")
         code, _, err = run(capsys, *arguments)
         assert code == 2 and message in err and err.count("no nnapi variant") == 1
-    code, _, err = run(capsys, "tune", model, "--target", "cpu", "--budget", "size<=1MB")
-    assert code == 1 and "is a language model; tune searches for encoders" in err
+    code, _, err = run(capsys, "tune", model, "--target", "gguf", "--budget", "size<=1MB")
+    assert code == 1 and "has no variant with mixed weight formats that runs here" in err
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("against", [(), ("--against", "whatever")])
-def test_explain_is_for_encoders(bundle, capsys, against):
-    code, _, err = run(capsys, "explain", bundle.path, *against)
-    assert code == 1 and "is a language model; explain measures the layers of encoders" in err
-    assert "hint: plan.json of the bundle" in err
+def test_explain_says_what_the_plan_knows_and_measures_against_the_original(model, bundle, capsys):
+    code, out, err = run(capsys, "explain", bundle.path, "--json")
+    assert code == 0 and "--against MODEL measures it" in " ".join(err.split())
+    planned = json.loads(out)["layers"]
+    assert {"int4 weights"} <= {layer["format"] for layer in planned}
+    code, out, _ = run(capsys, "explain", bundle.path, "--against", model, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["source"].startswith("measured on")
+    assert {layer["name"] for layer in found["layers"]} == {
+        layer["name"] for layer in planned if layer["format"] != "float"
+    }
+    assert all(layer["kl"] == layer["loss"] for layer in found["layers"])
+
+
+def test_sensitivity_is_stored_in_the_bundle(model, tmp_path, capsys):
+    arguments = ("--precision", "int4", "--sensitivity", "--target", "cpu", "--output", tmp_path / "b")
+    assert run(capsys, "export", model, *arguments, "--gate", "top1_agreement>=0")[0] == 0
+    code, out, _ = run(capsys, "explain", tmp_path / "b", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["source"] == "measured at export"
+    assert found["layers"] and found["layers"][0]["kl"] > 0
 
 
 def test_another_model_is_no_original(bundle, tiny_decoder, capsys):

@@ -239,3 +239,25 @@ def test_explain_without_a_measurement_says_how_to_get_one(model, texts, tmp_pat
     assert run(["explain", str(bundle)]) == 0
     printed = capsys.readouterr()
     assert "--against" in printed.out + printed.err
+
+
+def test_a_language_model_is_searched_by_its_own_metrics(tiny_decoder, texts, tmp_path, capsys):
+    model = tiny_decoder("llama", tie_word_embeddings=True)
+    common = [model, "--target", "cpu", "--calib", texts, "--calib-samples", 60]
+    recipe = tmp_path / "tuned.yaml"
+    code, found, errors = tune(capsys, *common, "--budget", "perplexity_ratio<=1.2", "--output", recipe)
+    assert code == 0, errors
+    assert found["metric"] == "perplexity_ratio"
+    assert found["chosen"]["estimate"]["high"] <= 1.2
+    assert {"recipe int4", "recipe w4a8", "recipe q4_k_m"} >= {
+        p["label"] for p in found["curve"] if p["label"]
+    }
+    bundle = tmp_path / "bundle"
+    export = ["export", model, "--target", "cpu", "--calib", texts, "--recipe", recipe, "-o", bundle]
+    assert run([*map(str, export), "--gate", "top1_agreement>=0", "--quiet"]) == 0
+    files = (bundle / "model" / "cpu-tuned").glob("model.onnx*")
+    # The export's own calibration is divided in other parts, and decides no size.
+    assert sum(file.stat().st_size for file in files) == found["chosen"]["size_bytes"]
+    for budget in ("cosine_p01>=0.9", "spearman_drop<=1"):
+        refused = [*common, "--budget", budget, "--output", tmp_path / "x.yaml"]
+        assert tune(capsys, *refused)[0] == 2

@@ -25,8 +25,8 @@ EXTRAS = {
 LIGHT = {
     "edgeq.pipeline.export",
     "edgeq.pipeline.request",
-    "edgeq.pipeline.validation",
-    "edgeq.pipeline.bench",
+    "edgeq.pipeline.validation.run",
+    "edgeq.pipeline.bench.run",
 }
 """What commands import that work without any extra, or that refuse by naming one."""
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
+from tests.support.imports import imports_in, modules
 
 import edgeq
-
-ROOT = Path(__file__).parents[2]
-SOURCES = {
-    "edgeq": ROOT / "toolkit" / "edgeq",
-    "edgeq.targets": ROOT / "targets",
-    "edgeq.exporters": ROOT / "exporters",
-}
 
 # A module may import from its own layer and from those to the right of it.
 LAYERS = (
@@ -42,6 +35,7 @@ LAYERS = (
         "caches",
         "progress",
         "allocator",
+        "memory",
     ),
     ("types", "errors", "version"),
 )
@@ -49,43 +43,13 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FOREIGN = {"exporters": "targets", "targets": "exporters"}
 
 
-def modules() -> list[tuple[str, Path]]:
-    found = []
-    for package, folder in SOURCES.items():
-        for path in folder.rglob("*.py"):
-            relative = path.relative_to(folder)
-            if package == "edgeq" and relative.parts[0] in ("targets", "exporters"):
-                continue  # links for editors
-            name = ".".join((package, *relative.with_suffix("").parts)).removesuffix(".__init__")
-            found.append((name, path))
-    return found
-
-
 def part_of(module: str) -> str | None:
     pieces = module.split(".")
     return pieces[1] if len(pieces) > 1 else None
 
 
-def imports(path: Path) -> list[tuple[str, bool]]:
-    """Imported edgeq modules, and whether only for type checking."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(child)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for child in ast.walk(node)
-    }
-    found = []
-    for node in ast.walk(tree):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module == "edgeq":
-            names = [f"edgeq.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        found += [(name, id(node) in typing_only) for name in names]
-    return found
+def names_in(path: Path) -> list[str]:
+    return [item.module for item in imports_in(path)]
 
 
 def violations(name: str, path: Path) -> list[str]:
@@ -93,7 +57,7 @@ def violations(name: str, path: Path) -> list[str]:
     if mine is None:
         return []
     problems = []
-    for imported, _typing_only in imports(path):
+    for imported in names_in(path):
         theirs = part_of(imported) if imported.startswith("edgeq.") else None
         if theirs not in RANK or theirs == mine:
             continue
@@ -103,17 +67,17 @@ def violations(name: str, path: Path) -> list[str]:
 
 
 def test_every_part_has_a_layer() -> None:
-    assert {part_of(name) for name, _ in modules()} - {None} == set(RANK)
+    assert {part_of(name) for name in modules()} - {None} == set(RANK)
 
 
 def test_imports_point_one_way() -> None:
-    assert [problem for name, path in modules() for problem in violations(name, path)] == []
+    assert [problem for name, path in modules().items() for problem in violations(name, path)] == []
 
 
 def test_nothing_imports_the_front_door() -> None:
     """`edgeq` imports the verbs and they the rest: an import of it from below would close a circle."""
     verbs = {"edgeq", *(f"edgeq.{name}" for name in edgeq.__all__)}
-    users = {name for name, path in modules() for imported, _ in imports(path) if imported in verbs}
+    users = {name for name, path in modules().items() for imported in names_in(path) if imported in verbs}
     assert users == set()
 
 
@@ -126,6 +90,9 @@ def test_the_check_can_fail(tmp_path: Path) -> None:
 @pytest.mark.parametrize("heavy", ["torch", "transformers"])
 def test_only_exporters_import_the_framework(heavy: str) -> None:
     users = {
-        name for name, path in modules() for imported, _ in imports(path) if imported.split(".")[0] == heavy
+        name
+        for name, path in modules().items()
+        for imported in names_in(path)
+        if imported.split(".")[0] == heavy
     }
     assert users and all(part_of(name) == "exporters" for name in users)

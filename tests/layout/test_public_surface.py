@@ -57,7 +57,6 @@ SHOWN: dict[str, dict[str, str]] = {
     "edgeq.quantize.coverage": {"coverage": "samples preprocessor statistics ranges"},
     "edgeq.quantize.observers": {"ranges": ""},
     "edgeq.quantize.streaming": {"Checkpoint": "path tensors"},
-    "edgeq.quantize.streaming": {"Checkpoint": "path tensors"},
     "edgeq.targets.coreml.interpreter.machine": {"MilInterpreter": "path rounding seed"},
     "edgeq.targets.coreml.lowering": {
         "lower_to_mil": "model output precision ios seq_lens weights activations fp32_nodes info"

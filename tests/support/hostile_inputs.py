@@ -270,7 +270,8 @@ class Kinds:
         import shutil
 
         from edgeq.bundle.integrity import SUMS_FILE, measure, sums_text
-        from edgeq.pipeline.validation import ValidationRequest, run_validation
+        from edgeq.pipeline.validation.request import ValidationRequest
+        from edgeq.pipeline.validation.run import run_validation
         from edgeq.runtime.runtime import load
 
         names = [entry["path"] for entry in self.manifest["integrity"]["files"]]

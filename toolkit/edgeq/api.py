@@ -11,7 +11,7 @@ from edgeq.pipeline.options import ExportOptions
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
-    from edgeq.pipeline.validation import ValidationReport
+    from edgeq.pipeline.validation.report import ValidationReport
     from edgeq.progress import Progress
     from edgeq.runtime.model import LoadedModel
 
@@ -107,7 +107,8 @@ def validate(
         EdgeqError: the bundle, the model or the data cannot be used. A gate that does not hold is no error here:
             look at `report.passed`.
     """
-    from edgeq.pipeline.validation import ValidationRequest, run_validation
+    from edgeq.pipeline.validation.request import ValidationRequest
+    from edgeq.pipeline.validation.run import run_validation
 
     return run_validation(
         ValidationRequest(

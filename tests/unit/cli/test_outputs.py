@@ -23,7 +23,12 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("the work began")
 
     monkeypatch.setattr("edgeq.files.tempfile.mkdtemp", refuse)
-    for name in ("bench.run_bench", "tune.run_tune", "validation.run_validation", "explain.run_explain"):
+    for name in (
+        "bench.run.run_bench",
+        "tune.run_tune",
+        "validation.run.run_validation",
+        "explain.run_explain",
+    ):
         monkeypatch.setattr(f"edgeq.pipeline.{name}", work)
     monkeypatch.setattr("edgeq.pipeline.export.run_export", work)
     monkeypatch.setattr("edgeq.runtime.runtime.load", work)

@@ -278,11 +278,11 @@ def test_an_error_beyond_the_usual_long_text_is_found(tiny_model, monkeypatch):
 def test_the_longest_text_follows_the_free_memory(monkeypatch):
     from edgeq.exporters import equivalence
 
-    monkeypatch.setattr(equivalence, "_free_memory", lambda: 1 << 30)
+    monkeypatch.setattr(equivalence, "free_memory", lambda: 1 << 30)
     assert 512 < longest_that_fits(8192, 12) < 8192
-    monkeypatch.setattr(equivalence, "_free_memory", lambda: 1 << 20)
+    monkeypatch.setattr(equivalence, "free_memory", lambda: 1 << 20)
     assert longest_that_fits(8192, 12) == 512
-    monkeypatch.setattr(equivalence, "_free_memory", lambda: None)
+    monkeypatch.setattr(equivalence, "free_memory", lambda: None)
     assert longest_that_fits(8192, 12) == 8192
 
 

@@ -9,8 +9,11 @@ import pytest
 
 from edgeq.bundle.archive import write_archive
 from edgeq.errors import DataError, UsageError
-from edgeq.pipeline import bench, saturating
-from edgeq.pipeline.bench import BenchRequest, run_bench
+from edgeq.pipeline import saturating
+from edgeq.pipeline.bench.request import BenchRequest
+from edgeq.pipeline.bench.run import TIMERS, run_bench
+from edgeq.pipeline.forward import bench
+from edgeq.tasks import Mode
 
 
 @pytest.fixture(autouse=True)
@@ -18,10 +21,15 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "ROUNDS", 3)
 
 
+def test_every_mode_has_a_timer() -> None:
+    assert set(TIMERS) == set(Mode)
+
+
 def test_an_archive_is_there_until_everything_is_measured(tiny_bundle: Path) -> None:
     archive = write_archive(tiny_bundle)
-    baseline, found = run_bench(BenchRequest(tiny_bundle, archive, threads=1))
-    assert baseline == "bundle.edgeq/cpu-fp32"
+    report = run_bench(BenchRequest(tiny_bundle, archive, threads=1))
+    found = report.contenders
+    assert report.baseline == "bundle.edgeq/cpu-fp32"
     assert [item.id for item in found] == [
         "bundle.edgeq/cpu-fp32",
         "bundle.edgeq/nnapi-fp32",
@@ -35,8 +43,8 @@ def test_an_archive_is_there_until_everything_is_measured(tiny_bundle: Path) -> 
 
 def test_no_more_tokens_than_the_model_has_positions(tiny_bundle: Path) -> None:
     model = tiny_bundle / "model/cpu-fp32/model.onnx"
-    baseline, found = run_bench(BenchRequest(tiny_bundle, model, threads=1))
-    assert baseline == "model.onnx" and found[0].cases[0].timing.ratio == 1
+    report = run_bench(BenchRequest(tiny_bundle, model, threads=1))
+    assert report.baseline == "model.onnx" and report.contenders[0].cases[0].timing.ratio == 1
 
 
 def test_something_else_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -79,14 +87,14 @@ def test_layers_that_saturate_here_are_named(
     tiny.write_graph(model, static=False)
     add_integer_layer(model, code)
     monkeypatch.setattr(saturating, "kernels_saturate", lambda: True)
-    _, found = run_bench(BenchRequest(tiny_bundle, model, threads=1))
+    found = run_bench(BenchRequest(tiny_bundle, model, threads=1)).contenders
     assert {item.id: item.saturates for item in found} == {
         "other.onnx": saturates,
         "cpu-fp32": (),
         "nnapi-fp32": (),
     }
     monkeypatch.setattr(saturating, "kernels_saturate", lambda: False)
-    _, found = run_bench(BenchRequest(tiny_bundle, model, threads=1))
+    found = run_bench(BenchRequest(tiny_bundle, model, threads=1)).contenders
     assert not any(item.saturates for item in found)
 
 

@@ -24,6 +24,8 @@ from edgeq.tasks.labelled import read_pairs
         ("size<=900kB", Budget("size", "<=", 9e5)),
         ("cosine=0.995", Budget("cosine_mean", ">=", 0.995)),
         ("spearman_drop=0.2", Budget("spearman_drop", "<=", 0.2)),
+        ("perplexity_ratio=1.02", Budget("perplexity_ratio", "<=", 1.02)),
+        ("perplexity_ratio<=1.02", Budget("perplexity_ratio", "<=", 1.02)),
         ("size=12MB", Budget("size", "<=", 12e6)),
     ],
 )
@@ -43,6 +45,8 @@ def test_budgets(text, expected):
         "size<=12XB",
         "size<=0MB",
         "spearman_drop>=0.2",
+        "perplexity_ratio>=1.02",
+        "perplexity=20",
         "spearman>=80",
         "speed>=2",
         "max_abs<=0.1",

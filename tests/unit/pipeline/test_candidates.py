@@ -34,7 +34,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def _memo(store: CandidateStore, name: str, value: float) -> float:
-    return float(store.memo({"name": name}, lambda: np.asarray(value)))
+    return float(store.cache.array({"name": name}, lambda: np.asarray(value)))
 
 
 def test_a_cache_that_cannot_be_written_is_read(
@@ -43,12 +43,12 @@ def test_a_cache_that_cannot_be_written_is_read(
     monkeypatch.setenv("EDGEQ_CACHE", str(tmp_path))
     assert _memo(make()[0], "old", 1.0) == 1.0
     store, log = make()
-    monkeypatch.setattr("edgeq.pipeline.candidates.atomic_write_bytes", _only_outside(tmp_path))
+    monkeypatch.setattr("edgeq.pipeline.candidate_cache.atomic_write_bytes", _only_outside(tmp_path))
     for name, value in (("old", 1.0), ("new", 3.0), ("newer", 4.0)):
         assert _memo(store, name, value) == value
         assert _memo(store, name, 5.0) == value
     assert len(log) == 1 and "EDGEQ_CACHE" in log[0] and str(tmp_path) in log[0]
-    temporary = store.folder
+    temporary = store.cache.folder
     assert temporary.is_dir() and not temporary.is_relative_to(tmp_path / "tune")
     del store
     assert not temporary.exists()

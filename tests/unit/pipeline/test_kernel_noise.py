@@ -14,6 +14,7 @@ from edgeq.bundle.golden import GoldenCase
 from edgeq.comparison import judge
 from edgeq.errors import ModelError
 from edgeq.pipeline.drift import case_drifts, worst
+from edgeq.pipeline.golden_metrics import is_golden
 from edgeq.pipeline.kernel_noise import (
     FLOAT32_FLOOR,
     MARGIN,
@@ -25,7 +26,6 @@ from edgeq.pipeline.kernel_noise import (
     Noise,
     case_tolerances,
     float16_step,
-    is_golden,
     measure_noise,
     noise_gates,
 )

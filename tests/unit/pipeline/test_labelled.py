@@ -12,7 +12,8 @@ import pytest
 
 from edgeq.comparison import Run
 from edgeq.errors import DataError, EdgeqError, ModelError, UnsupportedError, UsageError
-from edgeq.pipeline.labelled import Labelled, LabelledResult, read_labelled
+from edgeq.pipeline.labelled import Labelled, read_labelled
+from edgeq.pipeline.labelled_result import LabelledResult
 from edgeq.tasks import Head, head_of
 from edgeq.types import Array, Feeds, Outputs, ProblemType, Role, Sample, SourceInfo, Task, TensorSpec
 

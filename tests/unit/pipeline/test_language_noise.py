@@ -22,7 +22,8 @@ from edgeq.pipeline.generation.noise import (
     decoder_bounds,
     own_error_bounds,
 )
-from edgeq.pipeline.kernel_noise import CaseNoise, Noise, golden_metrics
+from edgeq.pipeline.golden_metrics import golden_metrics
+from edgeq.pipeline.kernel_noise import CaseNoise, Noise
 from edgeq.progress import SilentStage
 from edgeq.targets import kernels
 

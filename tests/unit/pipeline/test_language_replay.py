@@ -20,8 +20,8 @@ from edgeq.bundle.language_golden import (
 )
 from edgeq.bundle.manifest import Variant
 from edgeq.errors import IntegrityError
+from edgeq.pipeline.generation.language_report import LanguageReport
 from edgeq.pipeline.generation.replay import (
-    LanguageReport,
     _with_chats,
     answer_sequences,
     language_golden_of,

@@ -21,9 +21,12 @@ from edgeq.pipeline.pages import write_export_pages
 from edgeq.pipeline.plan import TargetResult
 from edgeq.pipeline.request import ExportRequest
 from edgeq.pipeline.sensitivity import FILE_NAME
-from edgeq.pipeline.validation import ValidationRequest, _require_comparands, run_validation
+from edgeq.pipeline.validation.request import ValidationRequest
+from edgeq.pipeline.validation.run import _require_comparands, run_validation
+from edgeq.pipeline.validation.table import JUDGING
 from edgeq.report.html import REPORT_FILE, write_report
 from edgeq.report.model_card import CARD_FILE, write_model_card
+from edgeq.tasks import mode_of
 from edgeq.types import Task, Verification
 
 PLAN_TEXT = '{"equalizations": [], "linears": [], "embeddings": [], "settings": {}}'
@@ -207,9 +210,8 @@ def test_a_slim_export_still_writes_the_report_that_was_asked_for(rich: Path, tm
 @pytest.mark.parametrize(("task", "can_be_live"), [("sentence-embedding", True), ("text-generation", False)])
 def test_what_can_be_done_without_golden_cases(tmp_path: Path, task: str, can_be_live: bool) -> None:
     """The original alone is no comparand of a language model: its steps start from golden caches."""
-    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(source=SimpleNamespace(task=Task(task))))
     with pytest.raises(DataError) as refusal:
-        _require_comparands(bundle, [], ValidationRequest(tmp_path))
+        _require_comparands([], JUDGING[mode_of(Task(task))], ValidationRequest(tmp_path))
     assert refusal.value.hint is not None
     assert ("--against" in refusal.value.hint) is can_be_live
     assert refusal.value.hint.endswith("validate the bundle it was packed from")

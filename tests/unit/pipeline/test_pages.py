@@ -50,7 +50,7 @@ def test_accuracy_needs_labels(tmp_path: Path) -> None:
 
 
 def test_bench_writes_it(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeq.pipeline.bench.ROUNDS", 3)
+    monkeypatch.setattr("edgeq.pipeline.forward.bench.ROUNDS", 3)
     before = (tiny_bundle / "SHA256SUMS").read_bytes()
     page = tmp_path / "page.html"
     assert run(["bench", str(tiny_bundle), "--threads", "1", "--report", str(page), "--quiet"]) == ExitCode.OK

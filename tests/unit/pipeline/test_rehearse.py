@@ -33,17 +33,12 @@ def test_counts_are_those_of_the_parts(calib_samples: int, few: int) -> None:
 @pytest.mark.parametrize("calib_samples", [8, 256])
 def test_counts_of_texts_for_a_language_model(calib_samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
     made = plan(wanted_samples(calib_samples), calib_samples, Task.TEXT_GENERATION)
-    judged = []
-    monkeypatch.setattr(
-        language_data, "PromptTokenizer", lambda _: SimpleNamespace(encode=lambda text: list(text.encode()))
-    )
-    monkeypatch.setattr(language_data, "judged_windows", lambda _, texts, *__: judged.append(texts) or ())
-    monkeypatch.setattr(language_data, "_joined", lambda *_: None)
-    monkeypatch.setattr(language_data, "calibration_windows", lambda *_: None)
+    tokenizer = SimpleNamespace(encode=lambda text: list(text.encode()), require_embeddings=lambda *_: None)
+    monkeypatch.setattr(language_data, "PromptTokenizer", lambda _: tokenizer)
     monkeypatch.setattr(language_data, "window_feeds", lambda *_: ())
     model: Any = SimpleNamespace(
         preprocessor=SimpleNamespace(tokenizer_json=""),
         settings=SimpleNamespace(context_length=64, vocabulary=256, cache=None),
     )
     found = divide_language(made.data, model, calib_samples)
-    assert sample_counts(made) == (len(judged[0]), found.texts)
+    assert sample_counts(made) == (len(found.prompts), found.texts)

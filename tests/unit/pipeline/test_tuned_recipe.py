@@ -10,6 +10,7 @@ import pytest
 from edgeq.errors import DataError
 from edgeq.pipeline.candidates import FORMATS, UnitWeight, format_of
 from edgeq.pipeline.judges import LabelledPairs
+from edgeq.pipeline.originals import Texts
 from edgeq.pipeline.tune_data import divide_pairs, divide_texts
 from edgeq.pipeline.tuned_recipe import recipe_of
 from edgeq.quantize.recipes import LayerSpec, layer_refs, parse_recipe
@@ -68,9 +69,12 @@ class Words:
         return [1 for _ in samples]
 
 
+FEEDER = Texts(Words(), None, 4)
+
+
 @pytest.mark.parametrize("count", [16, 100, 900])
 def test_parts_do_not_overlap(count):
-    found = divide_texts(data(count), Words(), 400)
+    found = divide_texts(data(count), FEEDER, 400)
     parts = [
         {int(i) for feeds in part for i in feeds["input_ids"].ravel()}
         for part in (found.report, found.decision, found.sets.search)
@@ -83,7 +87,7 @@ def test_parts_do_not_overlap(count):
 
 def test_ready_tensors_are_refused():
     with pytest.raises(DataError, match="needs texts"):
-        divide_texts(SimpleNamespace(feeds={"input_ids": np.zeros((4, 4))}, samples=()), Words(), 8)
+        divide_texts(SimpleNamespace(feeds={"input_ids": np.zeros((4, 4))}, samples=()), FEEDER, 8)
 
 
 def test_pairs_are_halved_by_the_seed():

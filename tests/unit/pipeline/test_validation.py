@@ -19,7 +19,11 @@ from edgeq.pipeline.executions import Execution
 from edgeq.pipeline.explain import ExplainRequest, run_explain
 from edgeq.pipeline.request import parse_gates
 from edgeq.pipeline.tokenization import replay_prompts
-from edgeq.pipeline.validation import ValidationReport, ValidationRequest, run_validation
+from edgeq.pipeline.validation.report import ValidationReport
+from edgeq.pipeline.validation.request import ValidationRequest
+from edgeq.pipeline.validation.run import run_validation
+from edgeq.pipeline.validation.table import JUDGING
+from edgeq.tasks import Mode
 from edgeq.types import Feeds, Outputs, Sample, Verification
 
 Sign: TypeAlias = Callable[..., None]
@@ -129,6 +133,18 @@ def test_a_gate_this_task_does_not_have_is_refused(tiny_bundle: Path) -> None:
         validate(tiny_bundle, gates=parse_gates(["top1_agreement>=0.5"]))
 
 
+def test_a_gate_that_language_models_do_not_have_is_refused_before_anything_runs(
+    tiny_bundle: Path, sign: Sign
+) -> None:
+    sign(tiny_bundle, lambda document: document["source"].update(task="text-generation"))
+    with pytest.raises(UsageError, match="does not have"):
+        validate(tiny_bundle, gates=parse_gates(["score_error_mean<=0.1"]))
+
+
+def test_every_mode_has_a_judge() -> None:
+    assert set(JUDGING) == set(Mode)
+
+
 @pytest.mark.parametrize("content", [b"{}", b"\xff", b"[" * 100_000, b'{"version": 1, "layers": [{}]}'])
 @pytest.mark.parametrize("name", ["plan.json", "sensitivity.json"])
 def test_explain_refuses_malformed_files(tiny_bundle: Path, name: str, content: bytes, sign: Sign) -> None:
@@ -215,7 +231,7 @@ def test_labelled_texts_decide_where_they_can_and_leave_it_to_the_floors_elsewhe
         return {"sentence_embedding": -tiny.expected_embedding(feeds["input_ids"], feeds["attention_mask"])}
 
     original = TextReference("a stand-in, from text", turned)
-    monkeypatch.setattr("edgeq.exporters.original.open_original", lambda *_: original)
+    monkeypatch.setattr("edgeq.pipeline.forward.live.open_original", lambda *_: original)
     path = tmp_path / "pairs.tsv"
     path.write_text("\n".join(f"{i % 5}\tthe cat\t{'a dog ' * (i % 5 + 1)}" for i in range(lines)))
     report = validate(tiny_bundle, against="original", labels=path)
@@ -306,7 +322,7 @@ def test_a_failure_says_where_other_kernels_may_have_recorded(
     sign: Sign,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edgeq.pipeline.validation.saturating_in", lambda model: ["query", "key"])
+    monkeypatch.setattr("edgeq.pipeline.validation.notices.saturating_in", lambda model: ["query", "key"])
     change_npz(tiny_bundle / "golden/case-000.npz", lambda a: a.update({OUTPUT: a[OUTPUT] + shift}))
     sign(tiny_bundle, lambda document: document["variants"][0].update(placement=placement))
     report = validate(tiny_bundle)

@@ -12,8 +12,7 @@ from edgeq.cli.options import Force, Json, Quiet
 from edgeq.cli.output import Out
 
 if TYPE_CHECKING:
-    from edgeq.pipeline.bench import VariantBench
-    from edgeq.pipeline.generation.bench import EngineBench
+    from edgeq.pipeline.bench.timer import Timed
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +54,8 @@ def bench(
     Encoders: latency by batch and length. Language models: time to the first token, tokens per second, growth of the
     cache, each contender in a process of its own.
     """
-    from edgeq.pipeline.bench import BenchRequest, run_bench
+    from edgeq.pipeline.bench.request import BenchRequest
+    from edgeq.pipeline.bench.run import run_bench
     from edgeq.pipeline.pages import check_page, write_bench_page
 
     out = Out(json_mode=json, quiet=quiet)
@@ -63,39 +63,15 @@ def bench(
     if report is not None:
         check_page(report, [bundle])
     with out.progress() as progress:
-        baseline, found = run_bench(request, progress)
+        found = run_bench(request, progress)
     if report is not None:
-        write_bench_page(bundle, report, baseline, found, threads=threads, force=force)
-    _report(out, baseline, found)
-    out.result({"baseline": baseline, "variants": [item.to_json() for item in found]})
+        write_bench_page(bundle, report, found, threads=threads, force=force)
+    out.report(found.title, found.columns, found.rows)
+    _warn_of_saturation(out, found.contenders)
+    out.result({"baseline": found.baseline, "variants": [item.to_json() for item in found.contenders]})
 
 
-def _report(out: Out, baseline: str, found: Sequence[VariantBench] | Sequence[EngineBench]) -> None:
-    from edgeq.pipeline.bench import VariantBench
-    from edgeq.pipeline.generation.bench import EngineBench, columns_of, row_of
-
-    engines = [item for item in found if isinstance(item, EngineBench)]
-    if engines:
-        title = f"medians, and ratio to {baseline} in the same rounds: above 1 is faster"
-        out.report(title, columns_of(engines), [row_of(item) for item in engines])
-        _warn_of_saturation(out, engines)
-        return
-    variants = [item for item in found if isinstance(item, VariantBench)]
-    columns = ("", *(f"{case.batch}x{case.tokens} ms" for case in variants[0].cases), "load ms", "RSS MiB")
-    rows = [
-        (
-            item.id,
-            *(f"{case.timing.p50_ms:.1f} ({case.timing.ratio:.2f}x)" for case in item.cases),
-            f"{item.load_ms:.0f}",
-            f"{item.rss_mb:.0f}",
-        )
-        for item in variants
-    ]
-    out.report(f"median latency, and ratio to {baseline} in the same rounds", columns, rows)
-    _warn_of_saturation(out, variants)
-
-
-def _warn_of_saturation(out: Out, found: Sequence[VariantBench] | Sequence[EngineBench]) -> None:
+def _warn_of_saturation(out: Out, found: Sequence[Timed]) -> None:
     """Times are those an app gets; here are the contenders whose results are then not exact."""
     from edgeq.report.words import saturated_text
 

@@ -49,7 +49,7 @@ def explain(
     """Show the layers of a bundle that lose most when only they are quantized, and why.
 
     Losses are measured with --against, or were by `export --sensitivity`; without either, what the plan says is shown.
-    Core ML bundles are measured by the export alone, and the layers of language models not at all.
+    Core ML bundles are measured by the export alone. GGUF files have no plan of layers.
     """
     from edgeq.pipeline.explain import ExplainRequest, run_explain
     from edgeq.report.plots import bar_plot, check_plot_path

@@ -14,7 +14,7 @@ from edgeq.errors import OutputError
 from edgeq.files import atomic_write_text, check_output, check_output_file
 
 if TYPE_CHECKING:
-    from edgeq.pipeline.tune import Evaluated, TuneResult
+    from edgeq.pipeline.tune_result import Evaluated, TuneResult
 
 EXAMPLES = """
 Examples:
@@ -22,6 +22,7 @@ Examples:
 - `edgeq tune ./my-model --target android --budget cosine=0.995`
 - `edgeq tune ./my-model --target cpu --budget size=12MB --output small.yaml --plot small.svg`
 - `edgeq tune ./my-model --target cpu --budget spearman_drop=0.2 --data labelled.tsv --output out/small`
+- `edgeq tune ./my-language-model --target cpu --budget perplexity_ratio=1.02`
 """
 SHOWN_UNITS = 10
 
@@ -35,7 +36,8 @@ def tune(
     budget: Annotated[
         str,
         typer.Option(
-            help='cosine=0.995, spearman_drop=0.2, kl=0.01, size=12MB; or in quotes, as "size<=12MB".',
+            help="cosine=0.995, spearman_drop=0.2, kl=0.01, perplexity_ratio=1.02, size=12MB; or in quotes, as "
+            '"size<=12MB".',
             show_default=False,
         ),
     ],
@@ -68,7 +70,8 @@ def tune(
 ) -> None:
     """Search formats layer by layer, guided by sensitivity, for the smallest model inside a budget."""
     from edgeq.pipeline.budget import parse_budget
-    from edgeq.pipeline.tune import TuneRequest, run_tune
+    from edgeq.pipeline.tune import run_tune
+    from edgeq.pipeline.tune_result import TuneRequest
     from edgeq.report.plots import check_plot_path
 
     out = Out(json_mode=json, quiet=quiet)

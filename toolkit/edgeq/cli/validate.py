@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgeq.pipeline.drift import Drift
-    from edgeq.pipeline.generation.replay import LanguageReport
-    from edgeq.pipeline.labelled import LabelledResult
-    from edgeq.pipeline.validation import ValidationReport
+    from edgeq.pipeline.generation.language_report import LanguageReport
+    from edgeq.pipeline.labelled_result import LabelledResult
+    from edgeq.pipeline.validation.report import ValidationReport
     from edgeq.quantize.bootstrap import Estimate
 
 
@@ -37,8 +37,9 @@ def validate(
         Path | None,
         typer.Option(
             help="Labelled lines by tabs, for the task's own metric: score, text, text, or label (or its index), "
-            "text, or labels by commas, text. With --against it decides where there are enough lines, unless --data "
-            "names texts too."
+            "text, or labels by commas, text, or right choice (or its index), prompt, choice, choice. With --against "
+            "it decides where there are enough lines, unless --data names texts too; for language models running text "
+            "judges as well."
         ),
     ] = None,
     on: Annotated[str, typer.Option(help="Where to execute: native, arm64 or adb.")] = "native",
@@ -68,7 +69,8 @@ def validate(
     """Replay the golden vectors and hold every variant to its gates; exit 3 when one does not hold."""
     from edgeq.pipeline.pages import check_accuracy_page, write_accuracy_page
     from edgeq.pipeline.request import parse_gates
-    from edgeq.pipeline.validation import ValidationRequest, run_validation
+    from edgeq.pipeline.validation.request import ValidationRequest
+    from edgeq.pipeline.validation.run import run_validation
     from edgeq.runtime.adb import AdbOptions
 
     out = Out(json_mode=json, quiet=quiet)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeq.graph.block_weight import BlockWeight
+from edgeq.graph.lazy_weights import LazyWeights
 from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
 ARITHMETIC = {"Add": np.add, "Mul": np.multiply}
 
 
-def read_block_weights(path: Path) -> dict[str, FloatArray]:
+def read_block_weights(path: Path) -> LazyWeights:
     """Weights `[in, out]` (tables `[columns, rows]`) by node name, in the order of the layer's own inputs.
 
     Offsets of blocks are added and AWQ's input factors multiplied back in.
@@ -26,11 +28,13 @@ def read_block_weights(path: Path) -> dict[str, FloatArray]:
     import onnx
 
     graph = _Graph(onnx.load(str(path)).graph)
-    return {
-        node.name: graph.weight(node)
-        for node in graph.proto.node
-        if node.domain == DOMAIN and node.op_type in OPERATORS
-    }
+    return LazyWeights(
+        {
+            node.name: partial(graph.weight, node)
+            for node in graph.proto.node
+            if node.domain == DOMAIN and node.op_type in OPERATORS
+        }
+    )
 
 
 class _Graph:

@@ -11,15 +11,16 @@ from edgeq.quantize.bootstrap import Estimate
 
 SIZE = "size"
 SPEARMAN_DROP = "spearman_drop"
+PERPLEXITY_RATIO = "perplexity_ratio"
 ROW_METRICS = ("cosine_mean", "cosine_p01", "kl_mean", "relative_error_mean", "top1_agreement")
 """Metrics with a value per row, so that their sampling error can be told."""
 UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-HINT = "write --budget cosine=0.995, spearman_drop=0.2, kl=0.01 or size=12MB"
+HINT = "write --budget cosine=0.995, spearman_drop=0.2, kl=0.01, perplexity_ratio=1.02 or size=12MB"
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A bound on one metric; size is in bytes, `spearman_drop` in points of 100."""
+    """A bound on one metric; size is in bytes, `spearman_drop` in points of 100, `perplexity_ratio` a multiple."""
 
     metric: str
     op: str
@@ -52,11 +53,13 @@ def parse_budget(text: str) -> Budget:
     """
     if re.match(r"\s*size\b", text):
         return Budget(SIZE, "<=", _bytes(text))
-    found = re.fullmatch(r"\s*spearman_drop\s*<?=\s*([0-9.]+)\s*", text)
+    found = re.fullmatch(rf"\s*({SPEARMAN_DROP}|{PERPLEXITY_RATIO})\s*<?=\s*([0-9.]+)\s*", text)
     if found is not None:
-        return Budget(SPEARMAN_DROP, "<=", _number(found[1], text))
+        return Budget(found[1], "<=", _number(found[2], text))
     if "spearman" in text:
         raise UsageError(f"`{text}` is not a budget", hint="write spearman_drop=0.2, in points of 100")
+    if "perplexity" in text:
+        raise UsageError(f"`{text}` is not a budget", hint="write perplexity_ratio=1.02, of the original's")
     try:
         gate = parse_gate(text)
     except UsageError as error:

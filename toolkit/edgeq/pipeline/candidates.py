@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import os
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeq.caches import cache_folder, notice_unusable
-from edgeq.errors import OutputError
-from edgeq.files import atomic_write_bytes
+from edgeq.pipeline.candidate_cache import CandidateCache
 from edgeq.pipeline.drive_weights import stats_of
+from edgeq.pipeline.sensitivity import require_memory
 from edgeq.pipeline.weight_jobs import WeightJob, inputs_of, spec_for
 from edgeq.pipeline.weight_only import QuantizedLayer, quantize_layer
 from edgeq.quantize.cache import CalibrationCache, feeds_digest, model_digest
 from edgeq.quantize.formats import Blocks, Float16
 from edgeq.quantize.layers import ModelLayers, find_layers, layer_weight
 from edgeq.quantize.methods import Needs
-from edgeq.quantize.plan import WeightDecision
 from edgeq.quantize.recipes import LayerSpec
 from edgeq.quantize.search import Option, Unit
 from edgeq.quantize.sensitivity import Candidate, Prober
 from edgeq.quantize.shell import Shell
 from edgeq.quantize.sites import EmbeddingSite, LinearSite
-from edgeq.quantize.streaming.weight_store import HeldCodes
-from edgeq.quantize.weight_only import LayerStats, QuantizedWeight
-from edgeq.scratch import ScratchFolder
+from edgeq.quantize.weight_only import LayerStats
 from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
@@ -51,7 +42,6 @@ FORMATS: tuple[LayerSpec, ...] = (
     LayerSpec(Float16.name),
 )
 """What a search chooses from: forms with fast kernels, then float storage."""
-CACHE_VERSION = 2
 MIN_ELEMENTS = 4096
 """Smaller weights stay as they are: their codes would save less than a kilobyte or two."""
 
@@ -133,15 +123,13 @@ class CandidateStore:
         self.progress = progress
         self.layers = find_layers(canonical.model)
         self.units = {unit.name: unit for unit in units_of(self.layers)}
-        self._key = {
+        key = {
             "model": model_digest(canonical.model),
             "data": feeds_digest(data.calibration),
             "onnxruntime": version("onnxruntime"),
         }
+        self.cache = CandidateCache(key, progress, folder)
         self._search_key = feeds_digest((feeds, 0) for feeds in data.search)
-        self._scratch: ScratchFolder | None = None
-        self.folder = (folder or self._default()) / _hash(self._key)[:32]
-        self._cached = self.folder
         self._statistics: Statistics | None = None
         self._prober: Prober | None = None
         self._latest: tuple[tuple[str, ...], LayerStats] | None = None
@@ -152,16 +140,19 @@ class CandidateStore:
 
     def layer(self, unit: UnitWeight, spec: LayerSpec) -> QuantizedLayer:
         """A unit in a weight-only format."""
-        path = self._path(unit, spec, ".npz")
-        found = _load_layer(path)
-        if found is None:
-            job = WeightJob(unit.name, unit.initializer, spec, unit.site, unit.inputs)
-            found = quantize_layer(job, self.weight(unit), self._stats(job))
-            self._store(path.name, _layer_bytes(found))
-        return found
+        job = WeightJob(unit.name, unit.initializer, spec, unit.site, unit.inputs)
+        return self.cache.layer(
+            {"unit": unit.initializer, "spec": asdict(spec)},
+            lambda: quantize_layer(job, self.weight(unit), self._stats(job)),
+        )
 
     def search_units(self) -> list[Unit]:
-        """Every unit with the size and the loss of each format."""
+        """Every unit with the size and the loss of each format.
+
+        Raises:
+            UnsupportedError: the model takes more memory than is free.
+        """
+        require_memory(self.layers, is_gram=True)
         table = [(unit, name, spec) for unit in self.units.values() for name, spec in unit.formats().items()]
         options: dict[str, list[Option]] = {}
         with self.progress.stage("quantizing and measuring each unit in each format", len(table)) as stage:
@@ -172,55 +163,17 @@ class CandidateStore:
             stage.note = f"{len(self.units)} units, {len(table)} candidates"
         return [Unit(name, tuple(found)) for name, found in options.items()]
 
-    def memo(self, key: Mapping[str, Any], compute: Callable[[], Array]) -> Array:
-        """An array under a key, computed once."""
-        path = self._place(f"{_hash({**key, 'version': CACHE_VERSION})}.npy")
-        try:
-            return np.asarray(np.load(path, allow_pickle=False))
-        except (OSError, ValueError, EOFError):
-            value = compute()
-            self._store(path.name, _bytes_of(lambda stream: np.save(stream, value)))
-            return value
-
-    def _default(self) -> Path:
-        try:
-            return cache_folder() / "tune"
-        except OutputError as error:
-            notice_unusable(error, self.progress.notice)
-            return self._temporary()
-
-    def _temporary(self) -> Path:
-        """A search reads what it stored many times: without a cache it keeps that until its end."""
-        self._scratch = ScratchFolder("tune")
-        return self._scratch.path
-
-    def _place(self, name: str) -> Path:
-        """Where an entry is, or is to be; a cache that cannot be written may still be read."""
-        own, cached = self.folder / name, self._cached / name
-        return cached if os.path.isfile(cached) and not os.path.isfile(own) else own
-
-    def _store(self, name: str, data: bytes) -> None:
-        """Write an entry; where the cache takes none, this and the next go to a temporary folder."""
-        try:
-            _write(self.folder / name, data)
-        except OSError as error:
-            if self._scratch is not None:
-                raise
-            notice_unusable(error, self.progress.notice)
-            self.folder = self._temporary()
-            _write(self.folder / name, data)
-
     def _option(self, unit: UnitWeight, name: str, spec: LayerSpec) -> Option:
         size = round(spec.bits_per_weight(unit.columns) * unit.elements / 8)
         kind = str(self.head.entry.kind)
         key = {"unit": unit.initializer, "spec": asdict(spec), "search": self._search_key, "kind": kind}
-        loss = self.memo({"loss": key}, lambda: np.asarray(self._loss(unit, name, spec)))
+        loss = self.cache.array({"loss": key}, lambda: np.asarray(self._loss(unit, name, spec)))
         # Losses below the noise of float32 outputs can come out negative.
         return Option(name, size, max(float(loss), 0.0))
 
     def _loss(self, unit: UnitWeight, name: str, spec: LayerSpec) -> float:
         if self._prober is None:
-            shell = Shell(self.canonical.model, self.layers, [spec.name for spec in self.canonical.outputs])
+            shell = Shell(self.canonical.model, self.layers, [spec.name for spec in self.head.outputs])
             self._prober = Prober(shell, self.head, self.data.search)
         return self._prober.loss([Candidate(unit.name, name, self._rounded(unit, spec))])
 
@@ -250,50 +203,3 @@ class CandidateStore:
                 self.canonical.model, inputs, self.data.calibration, cache=cache, gram=True
             )
         return self._statistics
-
-    def _path(self, unit: UnitWeight, spec: LayerSpec, suffix: str) -> Path:
-        key = {"unit": unit.initializer, "spec": asdict(spec), "version": CACHE_VERSION}
-        return self._place(f"{_hash(key)}{suffix}")
-
-
-def _hash(key: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-
-
-def _layer_bytes(layer: QuantizedLayer) -> bytes:
-    facts = {
-        "decision": asdict(layer.decision),
-        "spec": asdict(layer.weight.spec),
-        "in_features": layer.weight.in_features,
-    }
-    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-    arrays: dict[str, Any] = {"facts": text, "q": layer.weight.q, "scales": layer.weight.scales}
-    if layer.weight.zero_points is not None:
-        arrays["zero_points"] = layer.weight.zero_points
-    return _bytes_of(lambda stream: np.savez(stream, **arrays))
-
-
-def _load_layer(path: Path) -> QuantizedLayer | None:
-    """A damaged or missing entry counts as none."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            facts = json.loads(archive["facts"].tobytes())
-            zeros = archive.get("zero_points")
-            decision = WeightDecision(**{**facts["decision"], "notes": tuple(facts["decision"]["notes"])})
-            spec = Blocks(**facts["spec"])
-            q, scales = archive["q"], archive["scales"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return None
-    weight = QuantizedWeight(q, scales, zeros, spec, facts["in_features"], decision.method, decision.notes)
-    return QuantizedLayer(decision, HeldCodes(weight))
-
-
-def _bytes_of(write: Callable[[io.BytesIO], None]) -> bytes:
-    buffer = io.BytesIO()
-    write(buffer)
-    return buffer.getvalue()
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path, data)

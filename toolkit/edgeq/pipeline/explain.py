@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.errors import IntegrityError, ModelError, UnsupportedError
-from edgeq.pipeline.choices import require_encoder
-from edgeq.pipeline.forward.data import divide, wanted_samples
+from edgeq.pipeline.forward.data import wanted_samples
+from edgeq.pipeline.originals import take_in
 from edgeq.pipeline.sensitivity import FILE_NAME, effects_from, sensitivity
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.plan import QuantizationPlan
@@ -21,9 +21,9 @@ from edgeq.types import ONNX_RUNTIME
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
-    from edgeq.exporters.exported_model import ExportedModel
+    from edgeq.graph.lazy_weights import LazyWeights
+    from edgeq.pipeline.originals import Original
     from edgeq.quantize.sensitivity import LayerEffect
-    from edgeq.types import FloatArray
 
 PLAN = "plan.json"
 CALIBRATION_SAMPLES = 128
@@ -82,12 +82,6 @@ def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Ex
 
     progress = progress or SilentProgress()
     with open_bundle(request.bundle, force=request.force) as bundle:
-        require_encoder(
-            bundle.manifest.source.task,
-            bundle.manifest.name,
-            "explain measures the layers of encoders",
-            _language_hint(bundle),
-        )
         plan = _plan(bundle)
         variant = bundle.variants[0].id
         if request.against is None and (bundle.folder / FILE_NAME).is_file():
@@ -120,16 +114,14 @@ def decisions(plan: QuantizationPlan) -> Iterator[Decision]:
             yield Decision(table.name, "int8 rows" if table.quantized else "float", table.reason)
 
 
-def _language_hint(bundle: Bundle) -> str | None:
-    if (bundle.folder / PLAN).is_file():
-        return f"{PLAN} of the bundle has the error of each weight"
-    if _lacks_plan(bundle) and _is_readable(bundle):
-        return f"{PLAN} of the bundle this one was packed from has the error of each weight"
-    return None
-
-
 def _plan(bundle: Bundle) -> QuantizationPlan:
     found = read_plan(bundle)
+    if found is None and not _has_graphs(bundle):
+        raise UnsupportedError(
+            f"the files of target `{bundle.manifest.target}` are made of the checkpoint by a type that has a fixed "
+            "format for each layer: there is no plan to explain",
+            hint="edgeq export --target cpu --sensitivity measures the layers of the same model",
+        )
     if found is None and _lacks_plan(bundle):
         raise UnsupportedError(
             f"{PLAN} was left out of this bundle, and it alone says what became of each layer",
@@ -145,6 +137,14 @@ def _lacks_plan(bundle: Bundle) -> bool:
     quantization = bundle.manifest.quantization
     is_quantized = quantization is not None and quantization.precision not in FLOATS
     return is_quantized and not (bundle.folder / PLAN).is_file()
+
+
+def _has_graphs(bundle: Bundle) -> bool:
+    """Whether the bundle was made from a graph, layer by layer."""
+    from edgeq.targets import TARGETS, get_target
+
+    target = bundle.manifest.target
+    return target not in TARGETS or get_target(target).made_from == "graph"
 
 
 def _is_readable(bundle: Bundle) -> bool:
@@ -187,7 +187,6 @@ def _measure(
     bundle: Bundle, plan: QuantizationPlan, request: ExplainRequest, progress: Progress
 ) -> Explanation:
     from edgeq.calibration import load_samples
-    from edgeq.exporters import load_model
     from edgeq.graph.passes.equalize import equalize
     from edgeq.graph.passes.sequence import edited
 
@@ -196,22 +195,15 @@ def _measure(
     count = wanted_samples(CALIBRATION_SAMPLES)
     samples = load_samples(request.data, column=request.data_column, count=count, seed=request.seed)
     with progress.stage("loading the original"):
-        exported = load_model(str(request.against), task=str(bundle.manifest.source.task))
-    _require_same(plan, exported)
-    data = divide(
-        samples,
-        exported.preprocessor,
-        calibration_samples=CALIBRATION_SAMPLES,
-        entry=exported.head.entry,
-        max_length=exported.canonical.max_length,
-    )
-    graph = edited(exported.canonical.model, equalize(plan.equalizations))
-    head = exported.head
-    effects = sensitivity(exported.canonical, head, graph, plan, weights, data, progress)
+        original = take_in(str(request.against), bundle.manifest.source.task)
+    _require_same(plan, original)
+    data = original.feeder.divide(samples, CALIBRATION_SAMPLES)
+    graph = edited(original.canonical.model, equalize(plan.equalizations))
+    effects = sensitivity(original.head, graph, plan, weights, data, progress)
     return Explanation(bundle.variants[0].id, effects, f"measured on {samples.source}")
 
 
-def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> dict[str, FloatArray]:
+def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> LazyWeights:
     """Quantized layers as the first variant that holds them has them."""
     from edgeq.graph.read_blocks import read_block_weights
     from edgeq.graph.read_static import read_static_weights
@@ -222,7 +214,7 @@ def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> dict[str, FloatAr
             path = bundle.model_path(variant)
             found = read_static_weights(path) | read_block_weights(path)
             if names <= set(found):
-                return {name: found[name] for name in names}
+                return found.only(sorted(names))
     runtimes = ", ".join(dict.fromkeys(variant.runtime for variant in bundle.variants))
     raise UnsupportedError(
         f"no variant of this bundle ({runtimes}) holds its quantized layers in a form that can be read here",
@@ -230,14 +222,14 @@ def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> dict[str, FloatAr
     )
 
 
-def _require_same(plan: QuantizationPlan, exported: ExportedModel) -> None:
+def _require_same(plan: QuantizationPlan, original: Original) -> None:
     from edgeq.quantize.layers import find_layers
 
-    known = {ref.name for ref in find_layers(exported.canonical.model).refs}
+    known = {ref.name for ref in find_layers(original.canonical.model).refs}
     planned = [item.name for item in plan.linears] + [item.name for item in plan.weights]
     unknown = [name for name in planned if name not in known]
     if unknown:
         raise ModelError(
-            f"`{exported.source.model}` has no layer `{unknown[0]}`, which the bundle's plan quantizes",
+            f"`{original.source.model}` has no layer `{unknown[0]}`, which the bundle's plan quantizes",
             hint="--against takes the model the bundle was made from (edgeq inspect names it)",
         )

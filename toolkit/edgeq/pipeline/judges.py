@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -10,14 +12,20 @@ import numpy as np
 from edgeq.comparison import Run
 from edgeq.errors import UsageError
 from edgeq.metrics import Float64Array, OutputComparison, cosines, spearman
+from edgeq.pipeline.budget import PERPLEXITY_RATIO, SIZE, SPEARMAN_DROP, Budget
+from edgeq.pipeline.tune_data import TuneData, divide_pairs
 from edgeq.quantize.batches import Batches
 from edgeq.quantize.bootstrap import Estimate, Indices, bootstrap
 from edgeq.quantize.cache import feeds_digest
-from edgeq.tasks.labelled import LabelledPairs
-from edgeq.types import Array, Feeds, Outputs, Role
+from edgeq.quantize.segmented.values import ValueStore
+from edgeq.quantize.sensitivity import EXPECTED_BYTES
+from edgeq.runtime.perplexity import negative_log_likelihood
+from edgeq.tasks.labelled import LabelledPairs, Notify, ignore, read_pairs
+from edgeq.types import Array, Feeds, Role
 
 if TYPE_CHECKING:
     from edgeq.graph.component import Component
+    from edgeq.pipeline.originals import Original
     from edgeq.processors.base import Processor
     from edgeq.tasks import Head
     from edgeq.types import Sample
@@ -51,19 +59,19 @@ class FidelityJudge:
     head: Head
     reference: Run
     batches: tuple[Feeds, ...]
-    expected: list[Outputs] = field(default_factory=list)
+    expected: ValueStore = field(default_factory=lambda: ValueStore(EXPECTED_BYTES))
 
     def rows(self, run: Run) -> Array:
-        """`[rows]`."""
-        if not self.expected:
-            self.expected.extend(self.reference(feeds) for feeds in self.batches)
-        comparisons = self.head.compare_each()
+        """`[rows]`; of a language model `[batches]`, whose tokens share their context and err together."""
+        if not len(self.expected):
+            for feeds in self.batches:
+                self.expected.append(dict(self.reference(feeds)))
+        comparisons, ends = self.head.compare_each(), []
         for feeds, expected in zip(self.batches, self.expected, strict=True):
-            found = run(feeds)
-            for comparison in comparisons:
-                name = comparison.spec.name
-                comparison.add(expected[name], found[name], feeds.get("attention_mask"))
-        return np.concatenate([self._values(comparison) for comparison in comparisons])
+            self.head.compare_batch(comparisons, expected, run(feeds), feeds.get("attention_mask"))
+            ends.append(len(comparisons[0].cosine))
+        values = np.concatenate([self._values(comparison) for comparison in comparisons])
+        return means_between(values, ends) if self.head.entry.is_autoregressive else values
 
     def estimate(self, rows: Array, seed: int) -> Estimate:
         """The mean, or the first percentile for `cosine_p01`."""
@@ -85,6 +93,50 @@ class FidelityJudge:
                 return np.asarray(comparison.agreed, np.float64)
             case _:
                 return np.asarray(comparison.cosine, np.float64)
+
+
+def means_between(values: Float64Array, ends: Sequence[int]) -> Float64Array:
+    """The mean of each stretch of values, `[stretches]`, by where it ends."""
+    counts = np.diff([0, *ends])
+    means: Float64Array = np.add.reduceat(values, [0, *ends[:-1]]) / counts
+    return means
+
+
+@dataclass(slots=True)
+class PerplexityJudge:
+    """How many times the original's perplexity a language model has on the same windows.
+
+    Args:
+        reference: the original.
+        batches: windows `input_ids` `[1, tokens]` with an empty cache.
+        expected: mean negative log likelihood of each window, of the original.
+    """
+
+    reference: Run
+    batches: tuple[Feeds, ...]
+    expected: Float64Array | None = None
+
+    def rows(self, run: Run) -> Array:
+        """`[windows]`: what the mean negative log likelihood rises by, in nats."""
+        if self.expected is None:
+            self.expected = self._surprise(self.reference)
+        return self._surprise(run) - self.expected
+
+    def estimate(self, rows: Array, seed: int) -> Estimate:
+        """The ratio."""
+        return bootstrap(lambda picked: float(np.exp(rows[picked].mean())), len(rows), seed)
+
+    def digest(self) -> str:
+        """SHA-256 of the feeds."""
+        return feeds_digest((feeds, 0) for feeds in self.batches)
+
+    def _surprise(self, run: Run) -> Float64Array:
+        """Mean negative log likelihood of each window, `[windows]`, in nats."""
+        means = [
+            negative_log_likelihood(run(feeds)["logits"][0, :-1], feeds["input_ids"][0, 1:]).mean()
+            for feeds in self.batches
+        ]
+        return np.asarray(means, np.float64)
 
 
 class SpearmanJudge:
@@ -149,3 +201,73 @@ def embedding_output(canonical: Component) -> str:
         if spec.role is Role.SENTENCE_EMBEDDING:
             return spec.name
     raise UsageError("spearman_drop needs a sentence embedding model", hint="use cosine=0.995 instead")
+
+
+def metric_of(budget: Budget, head: Head) -> str:
+    """What is measured; within a size KL divergence of choices, the error of numbers read one by one, else the cosine.
+
+    Raises:
+        UsageError: the budget is on what the outputs of this kind of model do not have, so that it would judge nothing.
+    """
+    has_direction = any(head.has_direction(spec) for spec in head.outputs)
+    usual = "cosine_mean" if has_direction else "relative_error_mean"
+    missing = _missing(budget.metric, head, has_direction=has_direction)
+    if missing is not None:
+        raise UsageError(
+            f"{budget.metric} needs {missing}, and this model's kind is {head.entry.kind}",
+            hint=_hint(head, has_direction=has_direction),
+        )
+    if budget.metric != SIZE:
+        return budget.metric
+    return "kl_mean" if head.has_choices else usual
+
+
+def _missing(metric: str, head: Head, *, has_direction: bool) -> str | None:
+    """What a metric looks at and a head does not have."""
+    if metric in ("kl_mean", "top1_agreement") and not head.has_choices:
+        return "a choice of one out of several"
+    if metric in ("cosine_mean", "cosine_p01") and not has_direction:
+        return "vectors"
+    if metric == PERPLEXITY_RATIO and not head.entry.is_autoregressive:
+        return "a model that predicts the next token"
+    if head.entry.is_autoregressive and metric == "cosine_p01":
+        return "rows that do not share their context"
+    return "sentence embeddings" if head.entry.is_autoregressive and metric == SPEARMAN_DROP else None
+
+
+def _hint(head: Head, *, has_direction: bool) -> str:
+    if head.entry.is_autoregressive:
+        return "use kl=0.05 or perplexity_ratio=1.02"
+    return "use cosine=0.995" if has_direction else "use relative_error_mean=0.05"
+
+
+def judges_of(
+    metric: str,
+    original: Original,
+    data: TuneData,
+    labelled: Path | None,
+    seed: int,
+    notify: Notify = ignore,
+) -> tuple[Judge, Judge]:
+    """Who decides, and who reports on data that decided nothing.
+
+    Args:
+        metric: from `metric_of`.
+        original: the model.
+        data: its texts.
+        labelled: pairs, for `spearman_drop`.
+        seed: of their division.
+        notify: told that a line of them was taken as a header.
+    """
+    if labelled is not None:
+        first, second = (
+            SpearmanJudge(original.canonical, original.preprocessor, original.run, part)
+            for part in divide_pairs(read_pairs(labelled, notify), seed)
+        )
+        return first, second
+    if metric == PERPLEXITY_RATIO:
+        return PerplexityJudge(original.run, data.decision), PerplexityJudge(original.run, data.report)
+    return (
+        FidelityJudge(metric, original.head, original.run, data.decision),
+        FidelityJudge(metric, original.head, original.run, data.report),
+    )

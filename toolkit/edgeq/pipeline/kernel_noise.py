@@ -18,9 +18,8 @@ from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.manifest import Gate
 from edgeq.errors import ModelError
 from edgeq.metrics import LOWER_IS_BETTER, largest
-from edgeq.pipeline.drift import COSINE, MAX_ABS, MEAN, RMS, Drift, case_drifts, require_shape, worst
-from edgeq.tasks.comparison import compare_all
-from edgeq.tasks.tokens import Tokens
+from edgeq.pipeline.drift import COSINE, MAX_ABS, MEAN, RMS, Drift, case_drifts, worst
+from edgeq.pipeline.golden_metrics import GOLDEN, golden_metrics, kept_of
 from edgeq.types import Array, Outputs, TensorSpec
 
 if TYPE_CHECKING:
@@ -43,10 +42,6 @@ LOUDER = (16, 64)
 """Times a last bit: in a small model a last bit moves a code now and then only, and what one code does is not seen."""
 FLOAT32_FLOOR = 1e-5
 """Share of the output scale that float32 sums in another order may differ by; x86-64 and ARM64 differ by 3e-7."""
-
-
-GOLDEN = "golden_"
-"""Before the name of a metric that is measured on the golden cases, not on held-out samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,11 +263,6 @@ class _Runs:
         )
 
 
-def is_golden(gate: Gate) -> bool:
-    """Whether a gate of the manifest bounds the golden cases, not held-out samples."""
-    return gate.metric in (RMS, MEAN) or gate.metric.startswith(GOLDEN)
-
-
 def noise_gates(noise: Mapping[str, Mapping[str, Noise]]) -> list[Gate]:
     """The gates on all golden cases together, of every variant and output."""
     return [
@@ -291,24 +281,6 @@ def case_tolerances(case: GoldenCase, noise: Mapping[str, Mapping[str, Noise]]) 
         for output, item in noise[variant].items()
         for gate in item.tolerances(variant, output, case.id)
     ]
-
-
-def golden_metrics(
-    head: Head, cases: Sequence[GoldenCase], recorded: Sequence[Outputs]
-) -> dict[str, dict[str, float]]:
-    """Metrics by output of some outputs, as cases record them, against the original's."""
-    for case, outputs in zip(cases, recorded, strict=True):
-        for spec in head.outputs:
-            require_shape(spec, case, case.reference[spec.name], outputs[spec.name])
-    batches = zip(cases, recorded, strict=True)
-    return compare_all(
-        head.compare(), ((case.reference, outputs, Tokens.of_case(case)) for case, outputs in batches)
-    )
-
-
-def kept_of(case: GoldenCase, specs: Sequence[TensorSpec], outputs: Outputs) -> Outputs:
-    """The part of some outputs that a case records."""
-    return {spec.name: case.kept(spec, outputs[spec.name]) for spec in specs}
 
 
 def _counted(sources: Sequence[str]) -> list[str]:

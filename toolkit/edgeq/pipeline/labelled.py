@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from edgeq.bundle.manifest import Gate
 from edgeq.errors import ModelError, UnsupportedError, UsageError
 from edgeq.pipeline.forward.data import EVALUATION_BATCH
+from edgeq.pipeline.labelled_result import LabelledResult
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.bootstrap import Estimate, bootstrap
-from edgeq.tasks.labelled import ignore
+from edgeq.tasks.labelled import Question, ignore
 from edgeq.types import Array, Feeds, Outputs, Sample
 
 if TYPE_CHECKING:
@@ -25,118 +24,8 @@ if TYPE_CHECKING:
     from edgeq.tasks.labelled import LabelledMetric, Notify
     from edgeq.types import Sample
 
-MATERIAL = 1.0
-"""Points of a hundred; a smaller loss is not held against a variant, however certain it is."""
-
-EXCLUDED = 5.0
-"""Points of a hundred; where so large a loss cannot be excluded, labelled texts say nothing in a variant's favour."""
-UNSEEN = 3.0
-"""What no one of n samples shows may still befall 3 in n of all texts (95 %, rule of three)."""
-
-
-class Verdict(StrEnum):
-    """What labelled texts say of a variant beside its original."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    UNDECIDED = "undecided"
-
-
 Runs: TypeAlias = Callable[[Iterable[Feeds]], Iterable[Outputs]]
 """Runs batches and gives their outputs in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledResult:
-    """The metric of one variant.
-
-    Attributes:
-        name: of the metric.
-        value: with its bounds.
-        original: the original's; None where there is none to compare with.
-        drop: points of a hundred that the variant loses, sample by sample; None without an original.
-    """
-
-    name: str
-    value: Estimate
-    original: Estimate | None = None
-    drop: Estimate | None = None
-
-    def metrics(self) -> dict[str, float]:
-        """By name, as `validate` prints them."""
-        found = {
-            self.name: self.value.value,
-            f"{self.name}_low": self.value.low,
-            f"{self.name}_high": self.value.high,
-        }
-        if self.original is not None and self.drop is not None:
-            found |= {
-                f"{self.name}_original": self.original.value,
-                f"{self.name}_drop": self.drop.value,
-                f"{self.name}_drop_low": self.drop.low,
-                f"{self.name}_drop_high": self.drop.high,
-            }
-        return found
-
-    @property
-    def possible(self) -> float | None:
-        """Points that may be lost: the upper 95 % bound, and at least what so few samples cannot show."""
-        return None if self.drop is None else max(self.drop.high, 100 * UNSEEN / self.drop.n)
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """Failed where the loss is both certain and material, undecided where a large one is possible."""
-        if self.drop is None or self.possible is None:
-            return None
-        # Asked so that a NaN is worse.
-        if not (self.drop.low <= 0 or self.drop.value <= MATERIAL):
-            return Verdict.FAILED
-        return Verdict.PASSED if self.possible <= EXCLUDED else Verdict.UNDECIDED
-
-    @property
-    def decides(self) -> bool:
-        """Whether they say something, for or against the variant."""
-        return self.verdict in (Verdict.PASSED, Verdict.FAILED)
-
-    @property
-    def undecided(self) -> str | None:
-        """Why they say nothing, for people; None where they decide or there is nothing to decide."""
-        if self.verdict is not Verdict.UNDECIDED or self.drop is None:
-            return None
-        return (
-            f"{self.drop.n} labelled texts do not decide: {self.name} may have lost {self.possible:.1f} points (95 %), "
-            f"and {EXCLUDED:g} have to be excluded"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """As `validate --json` prints it."""
-        found = {
-            "metric": self.name,
-            "n": self.value.n,
-            "verdict": self.verdict,
-            "possible_drop": self.possible,
-        }
-        return found | self.metrics()
-
-    def gate(self, variant: str, output: str) -> Gate | None:
-        """The verdict as a gate; None where there is none."""
-        if self.drop is None or not self.decides:
-            return None
-        drop = self.drop
-        rule = (
-            f"{drop.n} labelled samples, paired bootstrap: fails where the drop is above {MATERIAL:g} point and its "
-            f"95 % lower bound ({drop.low:.2f}) above 0"
-        )
-        return Gate(
-            variant,
-            output,
-            f"{self.name}_drop",
-            "<=",
-            MATERIAL,
-            rule,
-            drop.value,
-            self.verdict is Verdict.PASSED,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,21 +97,34 @@ class Labelled:
 
     def result(self, predictions: Array, original: Array | None, seed: int) -> LabelledResult:
         """The metric, and where there is an original what is lost against it on the same samples."""
+        return labelled_result(self.metric, self.gold, predictions, original, seed)
 
-        def estimate(answers: Array) -> Estimate:
-            return bootstrap(lambda rows: self._score(answers, rows), len(self.gold), seed)
 
-        if original is None:
-            return LabelledResult(self.metric.name, estimate(predictions))
+def labelled_result(
+    metric: LabelledMetric, gold: Array, predictions: Array, original: Array | None, seed: int
+) -> LabelledResult:
+    """A model's answers scored, with what chance leaves open.
 
-        def lost(rows: Array) -> float:
-            return self.metric.to_points * (self._score(original, rows) - self._score(predictions, rows))
+    Args:
+        metric: scores.
+        gold: what is right.
+        predictions: one per gold value.
+        original: the original's on the same samples; None where there is none.
+        seed: of the bootstrap.
+    """
 
-        drop = bootstrap(lost, len(self.gold), seed)
-        return LabelledResult(self.metric.name, estimate(predictions), estimate(original), drop)
+    def estimate(answers: Array) -> Estimate:
+        return bootstrap(lambda rows: metric.score(answers[rows], gold[rows]), len(gold), seed)
 
-    def _score(self, predictions: Array, rows: Array) -> float:
-        return self.metric.score(predictions[rows], self.gold[rows])
+    if original is None:
+        return LabelledResult(metric.name, estimate(predictions))
+
+    def lost(rows: Array) -> float:
+        before, after = (metric.score(answers[rows], gold[rows]) for answers in (original, predictions))
+        return metric.to_points * (before - after)
+
+    drop = bootstrap(lost, len(gold), seed)
+    return LabelledResult(metric.name, estimate(predictions), estimate(original), drop)
 
 
 def labelled_metric(entry: TaskEntry) -> LabelledMetric:
@@ -258,5 +160,6 @@ def read_labelled(path: Path, head: Head, notify: Notify = ignore) -> Labelled:
         raise UnsupportedError(
             f"labelled data judge one row per text; `{spec.name}` has the shape {list(spec.shape)}"
         )
-    samples, gold = metric.read(path, head.labels, width, notify)
+    found, gold = metric.read(path, head.labels, width, notify)
+    samples = tuple(sample for sample in found if not isinstance(sample, Question))
     return Labelled(metric, spec.name, samples, gold)

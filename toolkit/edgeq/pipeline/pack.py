@@ -18,7 +18,7 @@ from edgeq.bundle.writer import BundleWriter
 from edgeq.errors import GateError, UsageError
 from edgeq.files import ARCHIVE_SUFFIX, check_output
 from edgeq.pipeline.explain import PLAN, read_plan
-from edgeq.pipeline.kernel_noise import is_golden
+from edgeq.pipeline.golden_metrics import is_golden
 from edgeq.pipeline.sensitivity import FILE_NAME as SENSITIVITY
 from edgeq.progress import Progress, SilentProgress
 from edgeq.report.html import REPORT_FILE, write_report

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 from edgeq.errors import UsageError
 from edgeq.files import atomic_write_text, check_output_file
-from edgeq.pipeline.bench import VariantBench
 from edgeq.pipeline.forward.measure import BENCH_TOKENS, ORIGINAL_FP32
-from edgeq.pipeline.generation.bench import EngineBench, columns_of, row_of
 from edgeq.report.html import REPORT_FILE, report
 from edgeq.report.measured import Accuracy, EncoderTime, Times, encoder_times, with_accuracy, with_times
 
 if TYPE_CHECKING:
+    from edgeq.pipeline.bench.timer import BenchReport
     from edgeq.pipeline.plan import TargetResult
-    from edgeq.pipeline.validation import ValidationReport
+    from edgeq.pipeline.validation.report import ValidationReport
 
 SUFFIXES = (".html", ".htm")
 
@@ -99,32 +98,11 @@ def _timed_tokens(result: TargetResult) -> int:
 
 
 def write_bench_page(
-    bundle: Path,
-    page: Path,
-    baseline: str,
-    found: Sequence[VariantBench] | Sequence[EngineBench],
-    *,
-    threads: int | None,
-    force: bool,
+    bundle: Path, page: Path, found: BenchReport, *, threads: int | None, force: bool
 ) -> None:
     """The report of a bundle, with what `edgeq bench` measured."""
     text, preferred = _report_of(bundle, force=force)
-    machine = _machine(threads)
-    engines = [item for item in found if isinstance(item, EngineBench)]
-    if engines:
-        note = f"Medians; in brackets the ratio to {baseline} in the same rounds, where above 1 is faster."
-        times = Times(machine, note, columns_of(engines), [row_of(item) for item in engines])
-    else:
-        rows = [
-            EncoderTime(
-                item.id, case.batch, case.tokens, case.timing.p50_ms, case.timing.p95_ms, case.timing.ratio
-            )
-            for item in found
-            if isinstance(item, VariantBench)
-            for case in item.cases
-        ]
-        times = encoder_times(machine, baseline, rows, preferred)
-    atomic_write_text(page, with_times(text, times))
+    atomic_write_text(page, with_times(text, found.times(_machine(threads), preferred)))
 
 
 def write_accuracy_page(bundle: Path, page: Path, found: ValidationReport, *, force: bool) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeq.errors import UnsupportedError
+from edgeq.graph.lazy_weights import LazyWeights
 from edgeq.pipeline.int8 import quantize_int8
 from edgeq.pipeline.palettes import palettize_weights
 from edgeq.pipeline.stored import take_over
@@ -90,19 +92,21 @@ class Quantized:
             self.static,
         )
 
-    def rounded_weights(self) -> dict[str, FloatArray]:
+    def rounded_weights(self) -> LazyWeights:
         """Linear layers as their codes stand for, `[in, out]`, by layer name; no tables of int8 rows."""
         assert self.plan is not None
-        found = {
-            item.name: self.palettes[item.initializer].dense().T
-            if item.initializer in self.palettes
-            else self.weights[item.initializer].dequantize()
-            for item in self.plan.weights
+        found: dict[str, Callable[[], FloatArray]] = {
+            item.name: partial(self._rounded, item.initializer) for item in self.plan.weights
         }
         for site in find_sites(self.graph).linears:
             if site.weight in self.static and site.name not in found:
-                found[site.name] = self.static[site.weight].dequantize()
-        return found
+                found[site.name] = self.static[site.weight].dequantize
+        return LazyWeights(found)
+
+    def _rounded(self, initializer: str) -> FloatArray:
+        if initializer in self.palettes:
+            return self.palettes[initializer].dense().T
+        return self.weights[initializer].dequantize()
 
 
 def quantize_model(

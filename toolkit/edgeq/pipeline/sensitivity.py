@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from edgeq.caches import cache_folder, notice_unusable
 from edgeq.errors import OutputError, UnsupportedError
 from edgeq.files import atomic_write_text
+from edgeq.memory import free_memory
 from edgeq.quantize.cache import CalibrationCache, feeds_digest, model_digest
 from edgeq.quantize.formats import block_label
 from edgeq.quantize.layers import ModelLayers, find_layers, layer_weight
@@ -25,51 +26,65 @@ from edgeq.types import FloatArray
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgeq.graph.component import Component
     from edgeq.pipeline.forward.data import DataSets
+    from edgeq.pipeline.quantizing import Quantized
     from edgeq.progress import Progress
     from edgeq.tasks import Head
 
 SENSITIVITY_VERSION = 2
 FILE_NAME = "sensitivity.json"
+FLOAT_BYTES, GRAM_BYTES = 4, 8
+
+
+def sensitivity_of(head: Head, quantized: Quantized, data: DataSets, progress: Progress) -> list[LayerEffect]:
+    """`sensitivity` of what a recipe came to; nothing where everything stays in float.
+
+    Args:
+        head: how the model's outputs are read.
+        quantized: the recipe applied to it.
+        data: its parts; see `sensitivity`.
+        progress: one stage.
+    """
+    if quantized.plan is None:
+        return []
+    return sensitivity(head, quantized.graph, quantized.plan, quantized.rounded_weights(), data, progress)
 
 
 def sensitivity(
-    canonical: Component,
     head: Head,
-    equalized: ir.Model,
+    graph: ir.Model,
     plan: QuantizationPlan,
     weights: Mapping[str, FloatArray],
     data: DataSets,
     progress: Progress,
 ) -> list[LayerEffect]:
-    """Every quantized layer of a plan alone, most harmful first.
+    """Every quantized layer of a plan alone, most harmful first: of an encoder, or of a decoder with an empty cache.
 
     Args:
-        canonical: the original.
-        head: how its outputs are read.
-        equalized: the graph the plan refers to.
+        head: how the model's outputs are read.
+        graph: the original's, equalized where the plan says so.
         plan: the decisions.
-        weights: linear layers as their codes stand for, by layer name, `[in, out]`.
+        weights: linear layers as their codes stand for, by layer name, `[in, out]`; asked for one at a time.
         data: the search part is run; the calibration part says what the inputs look like.
         progress: one stage.
+
+    Raises:
+        UnsupportedError: nothing is quantized, or the model takes more memory than is free.
     """
-    layers = find_layers(equalized)
-    candidates = candidates_of(equalized, layers, plan, weights)
-    if not candidates:
+    layers = find_layers(graph)
+    names = quantized_names(layers, plan)
+    if not names:
         raise UnsupportedError("this bundle has no quantized layer, so there is no loss to explain")
-    key = _cache_key(head, equalized, plan, weights, data)
+    require_memory(layers)
+    key = _cache_key(head, graph, plan, weights, data)
     cached = _load(key)
     if cached is not None:
         return cached
-    causes = _causes(equalized, layers, candidates, data, progress)
-    with progress.stage("layer by layer", len(candidates)) as stage:
-        prober = Prober(
-            Shell(equalized, layers, [spec.name for spec in canonical.outputs]),
-            head,
-            data.search,
-        )
-        effects = measure(prober, candidates, lambda item: causes[item.name], stage.advance)
+    causes = _Causes(graph, layers, names, data, progress)
+    with progress.stage("layer by layer", len(names)) as stage:
+        prober = Prober(Shell(graph, layers, [spec.name for spec in head.outputs]), head, data.search)
+        candidates = candidates_of(graph, layers, plan, weights)
+        effects = measure(prober, candidates, causes.of, stage.advance)
     try:
         _store(key, effects)
     except (OSError, OutputError) as error:
@@ -77,25 +92,58 @@ def sensitivity(
     return effects
 
 
+def require_memory(layers: ModelLayers, *, is_gram: bool = False) -> None:
+    """Refuse a model whose weights do not fit in memory twice: here, and in the session that observes inputs.
+
+    Args:
+        layers: of the model.
+        is_gram: whether Gram matrices of all inputs are held too.
+
+    Raises:
+        UnsupportedError: they do not.
+    """
+    shapes = {layers.initializers[site.name]: site.shape for site in _sites(layers)}
+    needed = 2 * FLOAT_BYTES * sum(rows * columns for rows, columns in shapes.values())
+    if is_gram:
+        inputs = {site.input: site.shape[0] for site in layers.sites.linears}
+        needed += GRAM_BYTES * sum(channels**2 for channels in inputs.values())
+    free = free_memory()
+    if free is not None and needed > free:
+        raise UnsupportedError(
+            f"layers are measured one by one with all weights in memory as float32, which takes {needed / 1e9:.1f} GB "
+            f"for this model; {free / 1e9:.1f} GB are free",
+            hint="plan.json of a bundle has the error of each weight",
+        )
+
+
+def quantized_names(layers: ModelLayers, plan: QuantizationPlan) -> tuple[str, ...]:
+    """The quantized layers of a plan, in graph order."""
+    planned = {item.name for item in plan.weights}
+    planned |= {item.name for item in plan.linears if item.quantized}
+    planned |= {item.name for item in plan.embeddings if item.quantized}
+    return tuple(site.name for site in _sites(layers) if site.name in planned)
+
+
 def candidates_of(
     graph: ir.Model, layers: ModelLayers, plan: QuantizationPlan, weights: Mapping[str, FloatArray]
-) -> list[Candidate]:
+) -> Iterator[Candidate]:
     """The quantized layers of a plan, one each, in graph order."""
     static = {item.name: item for item in plan.linears if item.quantized}
     blocks = {item.name: item for item in plan.weights}
     tables = {item.name for item in plan.embeddings if item.quantized}
-    sites: list[LinearSite | EmbeddingSite] = [*layers.sites.linears, *layers.sites.embeddings]
-    found = []
-    for site in sites:
+    for site in _sites(layers):
         if site.name in blocks:
             item = blocks[site.name]
             form = block_label(item.bits, item.block_size, item.symmetric)
-            found.append(Candidate(site.name, form, weights[site.name]))
+            yield Candidate(site.name, form, weights[site.name])
         elif site.name in static:
-            found.append(Candidate(site.name, "static int8", weights[site.name], static[site.name]))
+            yield Candidate(site.name, "static int8", weights[site.name], static[site.name])
         elif site.name in tables:
-            found.append(Candidate(site.name, "int8 rows", int8_rows(layer_weight(graph, site))))
-    return found
+            yield Candidate(site.name, "int8 rows", int8_rows(layer_weight(graph, site)))
+
+
+def _sites(layers: ModelLayers) -> list[LinearSite | EmbeddingSite]:
+    return [*layers.sites.linears, *layers.sites.embeddings]
 
 
 def int8_rows(table: FloatArray) -> FloatArray:
@@ -106,25 +154,36 @@ def int8_rows(table: FloatArray) -> FloatArray:
     return np.asarray((codes * scale[:, None]).T, np.float32)
 
 
-def _causes(
-    graph: ir.Model, layers: ModelLayers, candidates: Sequence[Candidate], data: DataSets, progress: Progress
-) -> dict[str, LayerCauses]:
-    from edgeq.quantize.calibrate import calibrate
+class _Causes:
+    """What about each layer explains its loss; the inputs of all are observed at once.
 
-    sites = {site.name: site for site in layers.sites.linears}
-    tables = {site.name: site for site in layers.sites.embeddings}
-    inputs = tuple(dict.fromkeys(sites[item.name].input for item in candidates if item.name in sites))
-    statistics: Mapping[str, Any] = {}
-    if inputs:
-        statistics = calibrate(
-            graph, inputs, data.calibration, cache=CalibrationCache(notify=progress.notice)
+    Args:
+        graph: the original's.
+        layers: its layers.
+        names: those that are quantized.
+        data: its calibration part is run.
+        progress: told what cannot be cached.
+    """
+
+    def __init__(
+        self, graph: ir.Model, layers: ModelLayers, names: Sequence[str], data: DataSets, progress: Progress
+    ) -> None:
+        from edgeq.quantize.calibrate import calibrate
+
+        self._graph = graph
+        self._sites = {site.name: site for site in _sites(layers)}
+        sites = [self._sites[name] for name in names]
+        inputs = tuple(dict.fromkeys(site.input for site in sites if isinstance(site, LinearSite)))
+        cache = CalibrationCache(notify=progress.notice)
+        self._seen: Mapping[str, Any] = (
+            calibrate(graph, inputs, data.calibration, cache=cache) if inputs else {}
         )
-    found = {}
-    for item in candidates:
-        site = sites.get(item.name) or tables[item.name]
-        seen = statistics[site.input] if isinstance(site, LinearSite) else None
-        found[item.name] = causes_of(layer_weight(graph, site), item, seen)
-    return found
+
+    def of(self, candidate: Candidate) -> LayerCauses:
+        """Of one layer."""
+        site = self._sites[candidate.name]
+        seen = self._seen[site.input] if isinstance(site, LinearSite) else None
+        return causes_of(layer_weight(self._graph, site), candidate, seen)
 
 
 def _cache_key(
@@ -140,7 +199,7 @@ def _cache_key(
     digest.update(json.dumps(facts, sort_keys=True).encode())
     digest.update(feeds_digest((feeds, 0) for feeds in data.search).encode())
     digest.update(feeds_digest(data.calibration).encode())
-    for name, weight in weights.items():
+    for name, weight in weights.items():  # One at a time: they may be computed when asked for.
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()

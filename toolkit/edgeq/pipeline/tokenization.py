@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.errors import ConfigError, IntegrityError
+from edgeq.tasks.tokens import Tokens
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -34,7 +35,7 @@ def replay_tokenization(
     preprocessor: TextPreprocessor, cases: Sequence[GoldenCase]
 ) -> TokenizationReport | None:
     """Tokenize the golden texts with the bundle's tokenizer; None when the cases hold no texts."""
-    with_texts = [case for case in cases if case.samples and "input_ids" in case.feeds]
+    with_texts = [case for case in cases if case.samples and Tokens.of_case(case).ids is not None]
     if not with_texts:
         return None
     different = tuple(case.id for case in with_texts if not _is_same(preprocessor, case))
@@ -53,7 +54,7 @@ def replay_prompts(tokenizer: PromptTokenizer, cases: Sequence[GoldenCase]) -> T
 
 
 def _is_same_prompt(tokenizer: PromptTokenizer, case: GoldenCase) -> bool:
-    recorded = case.feeds.get("input_ids")
+    recorded = Tokens.of_case(case).ids
     if recorded is None:
         raise IntegrityError(f"the golden case `{case.id}` holds texts, and no `input_ids` of them")
     return bool([tokenizer.encode(_joined(sample)) for sample in case.samples] == recorded.tolist())
@@ -64,12 +65,14 @@ def _joined(sample: Sample) -> str:
 
 
 def _is_same(preprocessor: TextPreprocessor, case: GoldenCase) -> bool:
-    recorded = case.feeds["input_ids"]
     found = preprocessor(case.samples)
-    if found["input_ids"].shape[1] > recorded.shape[1]:
+    ids, recorded = Tokens.of_feeds(found).ids, Tokens.of_case(case).ids
+    assert ids is not None and recorded is not None
+    length = recorded.shape[1]
+    if ids.shape[1] > length:
         # Recorded for a variant with a static length, which cuts texts.
         try:
-            found = preprocessor.fit(recorded.shape[1])(case.samples)
+            found = preprocessor.fit(length)(case.samples)
         except ConfigError:
             return False
     return all(np.array_equal(array, case.feeds.get(name, ())) for name, array in found.items())

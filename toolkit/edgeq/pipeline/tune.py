@@ -3,112 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from edgeq.errors import GateError, UnsupportedError, UsageError
-from edgeq.pipeline.budget import SIZE, SPEARMAN_DROP, Budget
+from edgeq.metrics import LOWER_IS_BETTER
+from edgeq.pipeline.budget import SIZE, SPEARMAN_DROP
 from edgeq.pipeline.candidates import CandidateStore, format_of
-from edgeq.pipeline.choices import require_encoder
-from edgeq.pipeline.judges import FidelityJudge, Judge, SpearmanJudge
+from edgeq.pipeline.judges import Judge, judges_of, metric_of
+from edgeq.pipeline.originals import Original, take_in
 from edgeq.pipeline.quantizing import quantize_model
-from edgeq.pipeline.request import DEFAULT_GRAM_SAMPLES
-from edgeq.pipeline.tune_data import TuneData, divide_pairs, divide_texts, wanted_texts
+from edgeq.pipeline.tune_data import TuneData, divide_texts, wanted_texts
+from edgeq.pipeline.tune_result import Evaluated, TuneRequest, TuneResult
 from edgeq.pipeline.tuned_recipe import recipe_of
 from edgeq.progress import Progress, SilentProgress
-from edgeq.quantize.bootstrap import Estimate, rows_needed
+from edgeq.quantize.bootstrap import rows_needed
 from edgeq.quantize.formats import Float32
 from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.quantize.search import Point, Unit, best_within, demotions, first_accepted, front
 from edgeq.scratch import scratch_folder
-from edgeq.tasks import Head
-from edgeq.tasks.labelled import Notify, ignore, read_pairs
+from edgeq.tasks.entry import Mode
 from edgeq.types import ONNX_RUNTIME, Array
 
 if TYPE_CHECKING:
-    from edgeq.exporters.exported_model import ExportedModel
     from edgeq.targets.base import GraphTarget, Target, VariantSpec
 
-DEFAULT_CALIB_SAMPLES = DEFAULT_GRAM_SAMPLES
 REPAIRS = 3
 """Demotions tried in vain before the search stops."""
 CURVE = 4
 """Points of the front that are measured for the table, beside those the search looked at."""
-REFERENCES = ("int4", "w4a8")
+REFERENCES: Mapping[Mode, tuple[str, ...]] = {
+    Mode.FORWARD: ("int4", "w4a8"),
+    Mode.AUTOREGRESSIVE: ("int4", "w4a8", "q4_k_m"),
+}
 """Fixed recipes that are measured beside the front, and chosen where they are better."""
 SIZE_SLACK = 4096
 """Bytes a predicted size may be off: names and node attributes differ between choices."""
-
-
-@dataclass(frozen=True, slots=True)
-class TuneRequest:
-    """What to search.
-
-    Attributes:
-        model: folder or Hub id; None takes the sample model.
-        target: its CPU variant is tuned.
-        budget: see `Budget`.
-        calib: texts to calibrate, rank, decide and report on (four parts).
-        data: labelled pairs, for `spearman_drop`; half decide, half report.
-        seed: of sampling and resampling.
-    """
-
-    target: str
-    budget: Budget
-    model: str | None = None
-    calib: str | None = None
-    calib_column: str | None = None
-    calib_samples: int = DEFAULT_CALIB_SAMPLES
-    data: Path | None = None
-    task: str | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """A choice of formats as the file that an export makes of it, judged on the decision data.
-
-    Attributes:
-        label: a fixed recipe's name; empty for what was searched.
-        point: formats by unit, with the predicted loss (NaN for a fixed recipe).
-        specs: the same by layer, as a recipe says it.
-        size_bytes: of the file.
-        estimate: of the metric.
-    """
-
-    label: str
-    point: Point
-    specs: Mapping[str, LayerSpec]
-    size_bytes: int
-    estimate: Estimate
-
-
-@dataclass(frozen=True, slots=True)
-class TuneResult:
-    """What was found.
-
-    Attributes:
-        recipe: re-runnable with `edgeq export --recipe`.
-        chosen: the point it stands for.
-        report: the chosen point on data that decided nothing.
-        curve: everything that was measured, smallest first.
-        metric: what the estimates are of.
-        notes: what the user should know: a sample too small to tell.
-        losses: predicted loss by unit of the chosen point, most first.
-    """
-
-    recipe: Recipe
-    chosen: Evaluated
-    report: Estimate
-    curve: tuple[Evaluated, ...]
-    metric: str
-    budget: Budget
-    notes: tuple[str, ...] = ()
-    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 def run_tune(request: TuneRequest, progress: Progress | None = None) -> TuneResult:
@@ -119,7 +52,7 @@ def run_tune(request: TuneRequest, progress: Progress | None = None) -> TuneResu
         EdgeqError: model, data or target cannot be used.
     """
     from edgeq.calibration import load_samples
-    from edgeq.exporters import inspect_model, load_model, sample_model_path
+    from edgeq.exporters import inspect_model, sample_model_path
     from edgeq.targets import get_target
 
     progress = progress or SilentProgress()
@@ -128,7 +61,6 @@ def run_tune(request: TuneRequest, progress: Progress | None = None) -> TuneResu
     spec = _tunable(target)
     model = request.model or str(sample_model_path())
     facts = inspect_model(model, task=request.task).require_supported()
-    require_encoder(facts.task, model, "tune searches for encoders", f"edgeq advise {model} --ram 4GB")
     texts = load_samples(
         request.calib,
         column=request.calib_column,
@@ -138,9 +70,9 @@ def run_tune(request: TuneRequest, progress: Progress | None = None) -> TuneResu
     for notice in texts.notices:
         progress.notice(notice)
     with progress.stage("exporting the model"):
-        exported = load_model(model, task=request.task)
-    data = divide_texts(texts, exported.preprocessor, request.calib_samples)
-    return _Tuner(request, exported, data, target, spec, progress).run()
+        original = take_in(model, facts.task)
+    data = divide_texts(texts, original.feeder, request.calib_samples)
+    return _Tuner(request, original, data, target, spec, progress).run()
 
 
 def _check(request: TuneRequest) -> None:
@@ -169,18 +101,19 @@ class _Tuner:
     def __init__(
         self,
         request: TuneRequest,
-        exported: ExportedModel,
+        original: Original,
         data: TuneData,
         target: Target,
         spec: VariantSpec,
         progress: Progress,
     ) -> None:
         self.request, self.budget, self.progress = request, request.budget, progress
-        self.exported, self.target, self.spec = exported, target, spec
-        head = exported.head
-        self.metric = _metric(request.budget, head)
-        self.store = CandidateStore(exported.canonical, head, data.sets, progress)
-        self.judge, self.reporter = _judges(request, exported, head, data, self.metric, progress.notice)
+        self.original, self.target, self.spec = original, target, spec
+        self.metric = metric_of(request.budget, original.head)
+        self.store = CandidateStore(original.canonical, original.head, data.sets, progress)
+        self.judge, self.reporter = judges_of(
+            self.metric, original, data, request.data, request.seed, progress.notice
+        )
         self.data = data
         self.done: dict[tuple[tuple[str, LayerSpec], ...], Evaluated] = {}
         self.fixed: list[Evaluated] = []
@@ -240,8 +173,7 @@ class _Tuner:
 
     def _better(self, tried: Sequence[Evaluated]) -> Evaluated:
         kept = [item for item in tried if item.size_bytes <= self.budget.threshold]
-        lower = self.metric in ("kl_mean", "relative_error_mean")
-        return (min if lower else max)(kept, key=lambda item: item.estimate.value)
+        return (min if self.metric in LOWER_IS_BETTER else max)(kept, key=lambda item: item.estimate.value)
 
     def _smallest_that_keeps(self, points: Sequence[Point]) -> Evaluated:
         index = first_accepted(points, lambda point: self.budget.is_certain(self.evaluate(point).estimate))
@@ -306,7 +238,7 @@ class _Tuner:
 
     def _references(self) -> None:
         """Measure fixed recipes as they ship."""
-        for name in REFERENCES:
+        for name in REFERENCES[self.original.head.entry.mode]:
             specs = load_recipe(name).resolve(self.store.layers.refs)
             formats = {unit.name: format_of(specs[unit.layers[0]]) for unit in self.store.units.values()}
             quantized = {
@@ -330,7 +262,7 @@ class _Tuner:
             first = np.full((1, *rows.shape[1:]), size, np.float64)
             return np.concatenate([first, rows])
 
-        rows = self.store.memo(key, compute)
+        rows = self.store.cache.array(key, compute)
         return rows if part == "decision" else rows[1:]
 
     def _run(self, judge: Judge, specs: Mapping[str, LayerSpec]) -> tuple[int, Array]:
@@ -338,15 +270,17 @@ class _Tuner:
         from edgeq.runtime.session import Signature, VariantSession
         from edgeq.targets.base import LoweringOptions
 
-        canonical = self.exported.canonical
+        canonical = self.original.canonical
         found = quantize_model(canonical, self.data.sets, self._recipe(specs, ""), SilentProgress())
         source = found.lowering_input(canonical)
         with scratch_folder("tune") as folder:
             lowered = cast("GraphTarget", self.target).lower(self.spec, source, LoweringOptions(), folder)
             signature = Signature(lowered.inputs, lowered.outputs)
-            pad_id, level = self.exported.preprocessor.pad_id, self.spec.level
+            pad_id, level = self.original.preprocessor.pad_id, self.spec.level
             session = VariantSession(lowered.model, signature, pad_id=pad_id, level=level)
-            return lowered.model.stat().st_size, np.asarray(judge.rows(session.run), np.float64)
+            files = lowered.model.parent.glob(f"{lowered.model.name}*")  # With weights beside a large graph.
+            size = sum(file.stat().st_size for file in files)
+            return size, np.asarray(judge.rows(session.run), np.float64)
 
     def _summary(self, chosen: Evaluated) -> str:
         value = chosen.estimate.value
@@ -367,47 +301,3 @@ class _Tuner:
             if option.format == point.formats[unit.name]
         }
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _metric(budget: Budget, head: Head) -> str:
-    """What is measured; within a size KL divergence of choices, the error of numbers read one by one, else the cosine.
-
-    Raises:
-        UsageError: the budget is on what the outputs of this kind of model do not have, so that it would judge nothing.
-    """
-    has_direction = any(head.has_direction(spec) for spec in head.outputs)
-    usual = "cosine_mean" if has_direction else "relative_error_mean"
-    lacks_choices = budget.metric in ("kl_mean", "top1_agreement") and not head.has_choices
-    if lacks_choices or (budget.metric in ("cosine_mean", "cosine_p01") and not has_direction):
-        missing = "a choice of one out of several" if lacks_choices else "vectors"
-        raise UsageError(
-            f"{budget.metric} needs {missing}, and this model's kind is {head.entry.kind}",
-            hint="use cosine=0.995" if has_direction else "use relative_error_mean=0.05",
-        )
-    if budget.metric != SIZE:
-        return budget.metric
-    return "kl_mean" if head.has_choices else usual
-
-
-def _judges(
-    request: TuneRequest,
-    exported: ExportedModel,
-    head: Head,
-    data: TuneData,
-    metric: str,
-    notify: Notify = ignore,
-) -> tuple[Judge, Judge]:
-    if request.data is not None:
-        pairs = divide_pairs(read_pairs(request.data, notify), request.seed)
-        first, second = (
-            SpearmanJudge(exported.canonical, exported.preprocessor, exported.reference, part)
-            for part in pairs
-        )
-        return first, second
-    return (
-        FidelityJudge(metric, head, exported.reference, data.decision),
-        FidelityJudge(metric, head, exported.reference, data.report),
-    )
-
-
-__all__ = ["Evaluated", "TuneRequest", "TuneResult", "run_tune"]

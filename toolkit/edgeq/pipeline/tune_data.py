@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.errors import DataError
-from edgeq.pipeline.forward.data import EVALUATION_BATCH, DataSets
-from edgeq.quantize.batches import batches_of
+from edgeq.pipeline.forward.data import DataSets
 from edgeq.types import Feeds
 
 if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData
-    from edgeq.processors.text import TextPreprocessor
+    from edgeq.pipeline.originals import Feeder
     from edgeq.tasks.labelled import LabelledPairs
-    from edgeq.types import Sample
 
 REPORT_SAMPLES = 128
 DECISION_SAMPLES = 256
@@ -43,7 +41,7 @@ def wanted_texts(calibration_samples: int) -> int:
     return calibration_samples + REPORT_SAMPLES + DECISION_SAMPLES + RANKING_SAMPLES
 
 
-def divide_texts(data: CalibrationData, preprocessor: TextPreprocessor, calibration_samples: int) -> TuneData:
+def divide_texts(data: CalibrationData, feeder: Feeder, calibration_samples: int) -> TuneData:
     """Report and decision texts first: they stay the same when more calibrate.
 
     Raises:
@@ -57,14 +55,14 @@ def divide_texts(data: CalibrationData, preprocessor: TextPreprocessor, calibrat
     parts = [samples[start:end] for start, end in zip([0, *cuts], [*cuts, len(samples)], strict=True)]
     rest = parts[3][:calibration_samples]
     sets = DataSets(
-        calibration=batches_of(rest, preprocessor),
+        calibration=feeder.calibration(rest),
         calibration_samples=len(rest),
-        search=_feeds(parts[2], preprocessor),
+        search=feeder.judged(parts[2]),
         held_out=(),
         golden=(),
         texts=rest,
     )
-    return TuneData(sets, _feeds(parts[1], preprocessor), _feeds(parts[0], preprocessor))
+    return TuneData(sets, feeder.judged(parts[1]), feeder.judged(parts[0]))
 
 
 def divide_pairs(pairs: LabelledPairs, seed: int) -> tuple[LabelledPairs, LabelledPairs]:
@@ -81,7 +79,3 @@ def _sizes(count: int) -> tuple[int, int, int]:
         min(DECISION_SAMPLES, max(2, count // 4)),
         min(RANKING_SAMPLES, max(2, count // 8)),
     )
-
-
-def _feeds(samples: tuple[Sample, ...], preprocessor: TextPreprocessor) -> tuple[Feeds, ...]:
-    return tuple(feeds for feeds, _ in batches_of(samples, preprocessor, EVALUATION_BATCH))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,17 @@ from edgeq.metrics import EXACT_DB, sqnr_db
 from edgeq.processors.text_inputs import TEXT_PADDING
 from edgeq.quantize.observers.ranges import clipped_share
 from edgeq.quantize.plan import LinearDecision
+from edgeq.quantize.segmented.values import ValueStore
 from edgeq.quantize.shell import Shell
 from edgeq.tasks import Head
-from edgeq.types import Array, Feeds, FloatArray, Outputs, TensorSpec
+from edgeq.types import Array, Feeds, FloatArray, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.quantize.observers.histogram import Histogram
     from edgeq.quantize.observers.tensor import TensorStatistics
 
+EXPECTED_BYTES = 1 << 28
+"""The original's outputs held in memory; the rest lies in a temporary file."""
 WIDE_CHANNELS = 20.0
 """Channels this many times wider than the median one decide a tensor's range and starve the others."""
 HEAVY_TAIL = 30.0
@@ -121,7 +124,7 @@ class Prober:
     Args:
         shell: the graph.
         head: what to compare, and how its numbers are read.
-        batches: feeds, held in memory together with the original's outputs for them.
+        batches: feeds, held in memory; the original's outputs for them are too, up to `EXPECTED_BYTES`.
         padding: says which positions are not compared.
     """
 
@@ -136,7 +139,9 @@ class Prober:
         self.shell, self.head, self.padding = shell, head, padding
         self.batches = tuple(batches)
         self._session = shell.session()
-        self.expected: list[Outputs] = [shell.run(self._session, feeds) for feeds in self.batches]
+        self.expected = ValueStore(EXPECTED_BYTES)
+        for feeds in self.batches:
+            self.expected.append(shell.run(self._session, feeds))
 
     def compare(self, candidates: Sequence[Candidate]) -> list[dict[str, float]]:
         """Metrics per output with these layers quantized together."""
@@ -147,9 +152,7 @@ class Prober:
         for feeds, expected in zip(self.batches, self.expected, strict=True):
             found = self.shell.run(session, feeds, changed)
             mask = None if self.padding is None else self.padding.mask(feeds)
-            for comparison in comparisons:
-                name = comparison.spec.name
-                comparison.add(expected[name], found[name], mask)
+            self.head.compare_batch(comparisons, expected, found, mask)
         return [comparison.metrics() for comparison in comparisons]
 
     def loss(self, candidates: Sequence[Candidate]) -> float:
@@ -264,11 +267,11 @@ def rank(effects: Sequence[LayerEffect]) -> list[LayerEffect]:
 
 def measure(
     prober: Prober,
-    candidates: Sequence[Candidate],
+    candidates: Iterable[Candidate],
     causes: Callable[[Candidate], LayerCauses],
     on_layer: Callable[[], None] = lambda: None,
 ) -> list[LayerEffect]:
-    """Every candidate alone, ranked."""
+    """Every candidate alone, ranked; each is let go before the next is asked for."""
     effects = []
     for candidate in candidates:
         effects.append(prober.effect(candidate, causes(candidate)))

@@ -10,14 +10,12 @@ import numpy.typing as npt
 
 from edgeq.errors import DataError
 from edgeq.metrics import OutputComparison
+from edgeq.tasks.entry import COMPARED_VALUES
 from edgeq.tasks.measures import Distributions
 from edgeq.types import Array, FloatArray, Role, TensorSpec
 
 Logits = Callable[[Array], FloatArray]
 """Token ids `[tokens]` to logits `[tokens, vocabulary]`."""
-
-COMPARED_VALUES = 1 << 20
-"""Logits compared at once: 8 MB in each of the float64 arrays that metrics make."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeAlias
@@ -11,7 +11,7 @@ from edgeq.bundle.manifest import PostprocessStep
 from edgeq.metrics import LOWER_IS_BETTER, OutputComparison, has_choices
 from edgeq.tasks.compared import TaskComparison
 from edgeq.tasks.labelled import LabelledMetric
-from edgeq.types import Precision, Role, Sample, TensorSpec
+from edgeq.types import Array, Outputs, Precision, Role, Sample, TensorSpec
 
 
 class Kind(StrEnum):
@@ -138,6 +138,10 @@ class TaskEntry:
         return "kl_mean" in self.metrics
 
 
+COMPARED_VALUES = 1 << 20
+"""Logits of a language model compared at once: 8 MB in each of the float64 arrays that metrics make."""
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """One model's.
@@ -161,6 +165,35 @@ class Head:
     def compare_each(self) -> list[OutputComparison]:
         """An empty comparison of each output by itself, in general terms."""
         return [OutputComparison(spec, self.entry.has_softmax) for spec in self.outputs]
+
+    def compare_batch(
+        self,
+        comparisons: Sequence[OutputComparison],
+        expected: Outputs,
+        found: Outputs,
+        mask: Array | None,
+    ) -> None:
+        """Add one batch to what `compare_each` gave.
+
+        Args:
+            comparisons: of the outputs, in their order.
+            expected: of the original.
+            found: of the other.
+            mask: `[batch, sequence]`, nonzero at real tokens; None where nothing is padded.
+        """
+        for comparison in comparisons:
+            name = comparison.spec.name
+            for part in self._parts(expected[name]):
+                kept = None if mask is None else mask[:, part]
+                comparison.add(expected[name][:, part], found[name][:, part], kept)
+
+    def _parts(self, output: Array) -> Iterator[slice]:
+        """Positions compared at once: all, but of a vocabulary's logits so many as float64 arrays are small of."""
+        if not self.entry.is_autoregressive:
+            yield slice(None)
+            return
+        step = max(1, COMPARED_VALUES // (output.shape[0] * output.shape[2]))
+        yield from (slice(start, start + step) for start in range(0, output.shape[1], step))
 
     @property
     def has_choices(self) -> bool:

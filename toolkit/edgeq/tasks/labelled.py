@@ -17,7 +17,21 @@ from edgeq.types import Array, Sample
 
 MIN_LABELLED = 20
 
-Samples: TypeAlias = tuple[tuple[Sample, ...], Array]
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt and what may come after it.
+
+    Attributes:
+        prompt: is followed by a space.
+        choices: two or more.
+    """
+
+    prompt: str
+    choices: tuple[str, ...]
+
+
+Samples: TypeAlias = tuple[tuple[Sample | Question, ...], Array]
 """Samples, and the gold value of each (or of each pair)."""
 Cell: TypeAlias = Callable[[str], object]
 """Reads the first cell of a line; raises ValueError where it cannot."""

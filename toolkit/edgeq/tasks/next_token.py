@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeq.tasks.choices import CHOICES
 from edgeq.tasks.comparison import Rows
 from edgeq.tasks.distributions import DISTRIBUTION_METRICS
 from edgeq.tasks.entry import Floor, Kind, Mode, TaskEntry
@@ -34,7 +35,7 @@ NEXT_TOKEN = TaskEntry(
     derived=(),
     compare=lambda head: Rows(head, Distributions),
     postprocess=no_steps,
-    no_labels="language models are judged on running text: --data",
+    labelled=CHOICES,
     mode=Mode.AUTOREGRESSIVE,
     rows="tokens",
     example='--prompt "Once upon a time"',

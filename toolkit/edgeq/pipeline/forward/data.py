@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeq.errors import DataError
 from edgeq.pipeline.forward.golden_samples import GoldenSample, golden_feeds, golden_samples
-from edgeq.pipeline.forward.ready_feeds import ready_feeds
+from edgeq.pipeline.ready_feeds import ready_feeds, require_names
 from edgeq.quantize.batches import Batches, FeedBatches, batches_of
 from edgeq.tasks.question_answering import paired
 from edgeq.types import Array, Feeds, Sample
@@ -123,12 +122,7 @@ def part_sizes(count: int, calibration_samples: int) -> tuple[int, int, int]:
 def _divide_feeds(
     feeds: Feeds, preprocessor: TextPreprocessor, calibration_samples: int, max_length: int
 ) -> DataSets:
-    missing = [name for name in preprocessor.input_names if name not in feeds]
-    unknown = [name for name in feeds if name not in preprocessor.input_names]
-    if missing or unknown:
-        raise DataError(
-            f"the .npz has arrays {', '.join(feeds)}; the model's inputs are {', '.join(preprocessor.input_names)}"
-        )
+    require_names(feeds, preprocessor.input_names)
     whole = ready_feeds(feeds, max_length, preprocessor.vocabulary_size)
     indices = tuple(str(index) for index in range(len(next(iter(whole.values())))))
     held_out, search, rest = (

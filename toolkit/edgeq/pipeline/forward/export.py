@@ -19,7 +19,7 @@ from edgeq.pipeline.kernel_noise import measure_noise
 from edgeq.pipeline.make import Way, coverage_of, lower_variants, quantizing_of
 from edgeq.pipeline.plan import model_name
 from edgeq.pipeline.quantizing import quantize_model
-from edgeq.pipeline.sensitivity import sensitivity
+from edgeq.pipeline.sensitivity import sensitivity_of
 from edgeq.pipeline.write import BundleParts, MadeVariant
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.targets import get_target
@@ -97,12 +97,7 @@ def open_model(plan: ExportPlan, progress: Progress) -> Iterator[tuple[str, Make
         max_length=judged_length(plan, seq_len, exported),
     )
     quantized = quantize_model(exported.canonical, data, request.recipe, progress)
-    effects: Sequence[LayerEffect] = ()
-    if request.sensitivity and quantized.plan is not None:
-        weights = quantized.rounded_weights()
-        effects = sensitivity(
-            exported.canonical, head, quantized.graph, quantized.plan, weights, data, progress
-        )
+    effects = sensitivity_of(head, quantized, data, progress) if request.sensitivity else ()
     maker = ForwardMaker(plan, exported, head, data, quantized, options, progress, effects)
     yield from ((name, maker) for name in onnx_first(plan.destinations))
 

@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeq.calibration import load_samples
 from edgeq.errors import DataError, ModelError
+from edgeq.exporters.original import open_original
 from edgeq.graph.component import SEQUENCE
 from edgeq.pipeline.forward.data import EVALUATION_BATCH
-from edgeq.pipeline.labelled import Labelled, LabelledResult, read_labelled
+from edgeq.pipeline.labelled import Labelled, read_labelled
+from edgeq.pipeline.validation.judge import Compared, Examined
+from edgeq.pipeline.validation.request import LIVE_SAMPLES
 from edgeq.progress import Progress
+from edgeq.quantize.batches import batches_of
+from edgeq.runtime.runtime import load_preprocessor
 from edgeq.tasks.tokens import Tokens
 from edgeq.types import Array, Feeds, Outputs, Sample, TensorSpec
 
@@ -21,11 +27,9 @@ if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
     from edgeq.exporters.library import TextReference
     from edgeq.pipeline.executions import Execution
-    from edgeq.pipeline.validation import ValidationRequest
+    from edgeq.pipeline.validation.request import ValidationRequest
     from edgeq.processors.text import TextPreprocessor
     from edgeq.tasks import Head, TaskEntry
-
-LIVE_SAMPLES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,8 @@ class Live:
         if theirs is not None and theirs < self.max_length:
             yield f"the original cuts texts to {theirs} tokens, the bundle to {self.max_length}: longer texts differ"
 
-    def compare(
-        self, execution: Execution, head: Head, advance: Callable[[int], None]
-    ) -> dict[str, dict[str, float]]:
-        """Metrics by output, all of them of this execution.
+    def compare(self, execution: Execution, head: Head, advance: Callable[[int], None]) -> Compared:
+        """An execution beside the original.
 
         Raises:
             ModelError: the original's outputs have other shapes.
@@ -73,14 +75,16 @@ class Live:
             expected = self._expected(head.outputs, texts, feeds, found)
             comparison.add(expected, found, Tokens.of_feeds(feeds))
             advance(len(texts))
-        return comparison.metrics()
+        return Compared(comparison.metrics(), self.source)
 
     def _expected(
         self, specs: Sequence[TensorSpec], texts: Sequence[Sample], feeds: Feeds, found: Outputs
     ) -> Outputs:
         """The original's outputs of a batch, in the shapes of the bundle's; nothing where there is padding."""
         rows = self.original.run(texts)
-        used = feeds["attention_mask"].sum(axis=1)
+        mask = Tokens.of_feeds(feeds).mask
+        assert mask is not None, "a tokenizer's feeds have a mask"
+        used = mask.sum(axis=1)
         expected = {}
         for spec in specs:
             whole = np.zeros(found[spec.name].shape, np.float32)
@@ -126,10 +130,10 @@ class Examination:
         """Samples that `examine` runs, for a progress bar."""
         return len(self.labelled.samples)
 
-    def examine(self, execution: Execution, advance: Callable[[int], None]) -> LabelledResult:
+    def examine(self, execution: Execution, advance: Callable[[int], None]) -> Examined:
         """The metric of one execution."""
         answers = self.labelled.predictions(execution.outputs, self.preprocessor, advance)
-        return self.labelled.result(answers, self.original, self.seed)
+        return Examined(self.labelled.output, self.labelled.result(answers, self.original, self.seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +156,6 @@ def open_comparands(bundle: Bundle, head: Head, request: ValidationRequest, prog
         DataError: the bundle has no tokenizer, or the data cannot be used.
         EdgeqError: the original cannot be loaded.
     """
-    from edgeq.exporters.original import open_original
-    from edgeq.runtime.runtime import load_preprocessor
-
     if request.against is None and request.labels is None:
         return Comparands()
     preprocessor = load_preprocessor(bundle)
@@ -182,9 +183,6 @@ def _batches(
     request: ValidationRequest, entry: TaskEntry, labelled: Labelled | None, judge: TextPreprocessor
 ) -> tuple[tuple[tuple[tuple[Sample, ...], Feeds], ...], str]:
     """Texts to compare outputs on: the user's, else the labelled ones, else the built-in ones."""
-    from edgeq.calibration import load_samples
-    from edgeq.quantize.batches import batches_of
-
     samples: tuple[Sample, ...]
     if labelled is not None and request.data is None:
         samples, source = labelled.samples[:LIVE_SAMPLES], str(request.labels)

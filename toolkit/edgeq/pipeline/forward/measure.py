@@ -14,7 +14,7 @@ from edgeq.comparison import Run, batch_invariance, compare_outputs
 from edgeq.errors import ModelError
 from edgeq.pipeline.forward.data import DataSets
 from edgeq.pipeline.forward.parity import ParityProbe
-from edgeq.pipeline.kernel_noise import kept_of
+from edgeq.pipeline.golden_metrics import kept_of
 from edgeq.pipeline.measured import INVARIANCE_SAMPLES, Measured, describe_environment
 from edgeq.progress import Progress
 from edgeq.runtime.footprint import measure_ram_bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgeq.errors import DataError, UnsupportedError
 from edgeq.onnx_runtime import ordered_level
 from edgeq.pipeline.saturating import saturated_here, saturating_in
+from edgeq.report.measured import Times
 from edgeq.runtime.generation.bench import GenerationSpeed, check_lengths, prompt_of, race
 from edgeq.runtime.generation.engine_process import (
     GENAI,
@@ -22,9 +23,11 @@ from edgeq.runtime.generation.engine_process import (
     EngineSpec,
 )
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
+from edgeq.runtime.model import require_language_model
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
+    from edgeq.pipeline.bench.request import BenchRequest
     from edgeq.progress import Progress
 
 GENAI_CONFIG = "genai_config.json"
@@ -78,39 +81,128 @@ class EngineBench:
         }
         return {"id": self.id, "engine": self.engine, **asdict(self.speed), **rest}
 
+    @property
+    def row(self) -> tuple[str, ...]:
+        """Of the table."""
+        speed = self.speed
+        return (
+            self.id,
+            self.engine,
+            f"{speed.first_token_ms:.1f} ({speed.prompt_ratio:.2f}x)",
+            f"{speed.prompt_tokens_per_second:.0f}",
+            f"{speed.tokens_per_second:.1f} ({speed.ratio:.2f}x)",
+            f"{speed.cpu_ms_per_token:.2f} ({speed.cpu_ratio:.2f}x)",
+            f"{self.load_ms:.0f}",
+            f"{self.rss_mb:.0f}",
+            f"{self.kv_bytes_per_token}",
+        )
 
-def bench_language_model(
-    bundle: Bundle,
-    others: Mapping[str, EngineSpec],
-    lengths: Lengths,
-    progress: Progress,
-    *,
-    threads: int | None = None,
-    llama_python: Path | None = None,
-) -> tuple[str, list[EngineBench]]:
-    """Time a bundle's variants and others; ratios are to the returned baseline: the first of the others, if any.
 
-    Raises:
-        UnsupportedError: nothing in the bundle runs here.
-        UsageError: prompt and answer do not fit the context.
-        EdgeqError: an engine cannot be started or fails.
+@dataclass(frozen=True, slots=True)
+class SpeedReport:
+    """What all contenders took."""
+
+    baseline: str
+    contenders: tuple[EngineBench, ...]
+
+    @property
+    def title(self) -> str:
+        """Of the table."""
+        return f"medians, and ratio to {self.baseline} in the same rounds: above 1 is faster"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Headings of the table."""
+        speed = self.contenders[0].speed
+        return (
+            "",
+            "engine",
+            f"first token of {speed.prompt_tokens} ms",
+            "prompt tok/s",
+            f"tok/s over {speed.generated_tokens}",
+            "CPU ms/tok",
+            "load ms",
+            "RSS MiB",
+            "KV B/token",
+        )
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """Of the table."""
+        return [item.row for item in self.contenders]
+
+    def times(self, machine: str, preferred: str) -> Times:
+        """For a bundle's page.
+
+        Args:
+            machine: its processor, and how many threads ran.
+            preferred: the bundle's first variant; no one number stands for it.
+        """
+        note = (
+            f"Medians; in brackets the ratio to {self.baseline} in the same rounds, where above 1 is faster."
+        )
+        return Times(machine, note, self.columns, self.rows)
+
+
+class GenerationTimer:
+    """Times engines, each in a process of its own.
+
+    Args:
+        bundle: of a language model.
+        request: what is asked for.
     """
-    mine = variant_specs(bundle, "", threads, llama_python)
-    if not mine:
-        raise UnsupportedError(
+
+    def __init__(self, bundle: Bundle, request: BenchRequest) -> None:
+        self._threads, self._python = request.threads, request.llama_python
+        self._lengths = Lengths(request.prompt_tokens or PROMPT_TOKENS, request.new_tokens or NEW_TOKENS)
+
+    def nothing(self) -> UnsupportedError:
+        """Why none of the bundle's variants can be timed here."""
+        return UnsupportedError(
             "none of the bundle's variants runs on ONNX Runtime or llama.cpp; there is nothing to time here",
             hint="export the same model with --target cpu or gguf, and bench that",
         )
-    if any(spec.engine == GENAI for spec in others.values()):
-        mine |= _on_genai(mine)
-    # A folder may be named like a variant.
-    theirs = {f"{name} (against)" if name in mine else name: spec for name, spec in others.items()}
-    return time_engines({**theirs, **mine}, lengths, progress)
+
+    def variants(self, bundle: Bundle, prefix: str) -> dict[str, EngineSpec]:
+        """Those variants of a bundle that an engine here runs, by id behind a prefix.
+
+        Raises:
+            UnsupportedError: it is a bundle of another task.
+        """
+        require_language_model(bundle.manifest)
+        return variant_specs(bundle, prefix, self._threads, self._python)
+
+    def file(self, path: Path, mine: Mapping[str, EngineSpec]) -> dict[str, EngineSpec]:
+        """A folder of GenAI or a `.gguf` file.
+
+        Raises:
+            DataError: it is neither.
+        """
+        if (path / GENAI_CONFIG).is_file():
+            return {path.name: EngineSpec(GENAI, path, self._threads)}
+        if path.suffix == ".gguf" and path.is_file():
+            return {path.name: EngineSpec(LLAMA_CPP, path, self._threads, python=self._python)}
+        if not path.exists():
+            raise DataError(f"there is no `{path}` to compare with")
+        raise DataError(
+            f"`{path}` is nothing a language model can be compared with, expected a bundle, a folder with "
+            f"{GENAI_CONFIG} or a .gguf file"
+        )
+
+    def time(
+        self, mine: Mapping[str, EngineSpec], theirs: Mapping[str, EngineSpec], progress: Progress
+    ) -> SpeedReport:
+        """Time all in turn; ratios are to the first of the others, or else to the first variant.
+
+        Raises:
+            UsageError: prompt and answer do not fit the context.
+            EdgeqError: an engine cannot be started or fails.
+        """
+        twins = _on_genai(mine) if any(spec.engine == GENAI for spec in theirs.values()) else {}
+        return time_engines({**theirs, **mine, **twins}, self._lengths, progress)
 
 
-def time_engines(
-    specs: Mapping[str, EngineSpec], lengths: Lengths, progress: Progress
-) -> tuple[str, list[EngineBench]]:
+def time_engines(specs: Mapping[str, EngineSpec], lengths: Lengths, progress: Progress) -> SpeedReport:
     """Time engines in turn, each in a process of its own, on the same token ids; the first is the baseline.
 
     Raises:
@@ -137,7 +229,8 @@ def time_engines(
                 baseline=baseline,
                 on_round=stage.advance,
             )
-        return baseline, [_found(name, item, speed[name], last[name]) for name, item in running.items()]
+        found = (_found(name, item, speed[name], last[name]) for name, item in running.items())
+        return SpeedReport(baseline, tuple(found))
 
 
 def _found(name: str, process: EngineProcess, speed: GenerationSpeed, last: Answer) -> EngineBench:
@@ -176,35 +269,6 @@ def variant_specs(
     return found
 
 
-def peer_specs(
-    path: Path, threads: int | None, python: Path | None, stack: ExitStack, *, force: bool
-) -> dict[str, EngineSpec]:
-    """What `--against` names; an archive stays unpacked until the stack is closed.
-
-    Raises:
-        DataError: it is no bundle, no folder of GenAI and no `.gguf` file.
-        UnsupportedError: it is a bundle of another task.
-        EdgeqError: a bundle cannot be opened.
-    """
-    from edgeq.bundle.reader import looks_like_bundle, open_bundle
-    from edgeq.runtime.model import require_language_model
-
-    if looks_like_bundle(path):
-        other = stack.enter_context(open_bundle(path, force=force))
-        require_language_model(other.manifest)
-        return variant_specs(other, f"{path.name}/", threads, python)
-    if (path / GENAI_CONFIG).is_file():
-        return {path.name: EngineSpec(GENAI, path, threads)}
-    if path.suffix == ".gguf" and path.is_file():
-        return {path.name: EngineSpec(LLAMA_CPP, path, threads, python=python)}
-    if not path.exists():
-        raise DataError(f"there is no `{path}` to compare with")
-    raise DataError(
-        f"`{path}` is nothing a language model can be compared with, expected a bundle, a folder with {GENAI_CONFIG} "
-        "or a .gguf file"
-    )
-
-
 def _on_genai(variants: Mapping[str, EngineSpec]) -> dict[str, EngineSpec]:
     """The same files on GenAI, so that graph and runtime can be told apart."""
     return {
@@ -212,35 +276,3 @@ def _on_genai(variants: Mapping[str, EngineSpec]) -> dict[str, EngineSpec]:
         for name, spec in variants.items()
         if spec.engine == ONNX_RUNTIME and (spec.model.parent / GENAI_CONFIG).is_file()
     }
-
-
-def columns_of(found: Sequence[EngineBench]) -> tuple[str, ...]:
-    """Headings of `row_of`."""
-    speed = found[0].speed
-    return (
-        "",
-        "engine",
-        f"first token of {speed.prompt_tokens} ms",
-        "prompt tok/s",
-        f"tok/s over {speed.generated_tokens}",
-        "CPU ms/tok",
-        "load ms",
-        "RSS MiB",
-        "KV B/token",
-    )
-
-
-def row_of(item: EngineBench) -> tuple[str, ...]:
-    """A row of the table."""
-    speed = item.speed
-    return (
-        item.id,
-        item.engine,
-        f"{speed.first_token_ms:.1f} ({speed.prompt_ratio:.2f}x)",
-        f"{speed.prompt_tokens_per_second:.0f}",
-        f"{speed.tokens_per_second:.1f} ({speed.ratio:.2f}x)",
-        f"{speed.cpu_ms_per_token:.2f} ({speed.cpu_ratio:.2f}x)",
-        f"{item.load_ms:.0f}",
-        f"{item.rss_mb:.0f}",
-        f"{item.kv_bytes_per_token}",
-    )

@@ -18,12 +18,12 @@ from edgeq.pipeline.generation.record import record_answers
 from edgeq.pipeline.make import coverage_of, lower_variants, quantizing_of
 from edgeq.pipeline.plan import model_name
 from edgeq.pipeline.quantizing import quantize_model
+from edgeq.pipeline.sensitivity import sensitivity_of
 from edgeq.pipeline.write import BundleParts, MadeVariant, min_ram_mb
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.targets.base import LoweringOptions
-from edgeq.tasks import head_of
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from edgeq.pipeline.quantizing import Quantized
     from edgeq.progress import Progress
     from edgeq.quantize.recipes import Recipe
+    from edgeq.quantize.sensitivity import LayerEffect
     from edgeq.targets.base import VariantSpec
-    from edgeq.tasks import Head
 
 
 def open_graph(plan: ExportPlan, progress: Progress) -> GraphMaker:
@@ -67,7 +67,8 @@ def open_graph(plan: ExportPlan, progress: Progress) -> GraphMaker:
         exported.packed,
         request.requantize and bool(plan.facts.lost),
     )
-    return GraphMaker(plan, exported, data, quantized, progress)
+    effects = sensitivity_of(exported.head, quantized, data.sets, progress) if request.sensitivity else ()
+    return GraphMaker(plan, exported, data, quantized, progress, effects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +80,7 @@ class GraphMaker:
     data: LanguageData
     quantized: Quantized
     progress: Progress
-
-    @property
-    def head(self) -> Head:
-        """The logits, and how they are judged."""
-        return head_of(self.exported.source, self.exported.canonical.outputs)
+    effects: Sequence[LayerEffect] = ()
 
     def make(
         self, target: str, writer: BundleWriter, scratch: Path, done: Sequence[TargetResult]
@@ -106,13 +103,13 @@ class GraphMaker:
             spec, lowered, (measured,), self._requirements(measured), self._streaming_notes(measured)
         )
         coverage = coverage_of(self.quantized, self.data.sets.texts, preprocessor)
-        asked = self.plan.request.gates, len(self.data.windows), self.head.entry
+        asked = self.plan.request.gates, len(self.data.windows), self.exported.head.entry
         return BundleParts(
             name=model_name(self.plan.request),
             target=target,
             facts=self.plan.facts,
             source=self.exported.source,
-            head=self.head,
+            head=self.exported.head,
             preprocessor=preprocessor,
             variants=(made,),
             golden=golden,
@@ -122,7 +119,7 @@ class GraphMaker:
             fp32_bytes=fp32_bytes,
             tokenizer=f"model/{spec.id}",
             inputs=("input_ids", "attention_mask"),
-            quantizing=quantizing_of(self.plan, self.quantized, self.data.texts, coverage),
+            quantizing=quantizing_of(self.plan, self.quantized, self.data.texts, coverage, self.effects),
             language=record_answers(writer, preprocessor, lowered.model, greedy, self.progress),
         )
 

@@ -170,7 +170,7 @@ def golden_prompts(
     pairs = sorted(
         zip(data.prompts, data.prompt_texts, strict=True), key=lambda item: (-len(item[0]), item[1])
     )
-    whole = [(ids, (text,)) for ids, text in pairs if 2 <= len(ids) <= limit]
+    whole = [(ids, (text,) if text else ()) for ids, text in pairs if 2 <= len(ids) <= limit]
     cut: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
         (ids[:limit], ()) for ids, _ in pairs if len(ids) > limit
     ]

@@ -18,12 +18,8 @@ from edgeq.numerics import FP16_STEP
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.pipeline.bounds import Bounds, measured_bounds
 from edgeq.pipeline.drift import COSINE, MAX_ABS, MEAN, RMS, Drift, drift_of, worst
-from edgeq.pipeline.kernel_noise import (
-    GOLDEN,
-    four_digits,
-    golden_metrics,
-    measure_noise,
-)
+from edgeq.pipeline.golden_metrics import GOLDEN, golden_metrics
+from edgeq.pipeline.kernel_noise import four_digits, measure_noise
 from edgeq.targets.kernels import is_held_whole
 from edgeq.targets.onnx_twins import DecoderTwins, SegmentTwins
 from edgeq.tasks import Head

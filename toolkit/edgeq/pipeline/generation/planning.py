@@ -48,9 +48,9 @@ def plan_language_model(
         UsageError: options that mean nothing to a language model.
         UnsupportedError: a target, a variant or a recipe that cannot be made.
     """
-    _check_options(request)
     recipe = request.recipe
     graphs = {name: target for name, target in targets.items() if target.made_from == "graph"}
+    _check_options(request, graphs)
     for target in targets.values():
         check_file_type(target, recipe)
     lowered = language_recipe(recipe, progress) if graphs else recipe
@@ -61,11 +61,11 @@ def plan_language_model(
     return lowered, {name: found[name] for name in targets}
 
 
-def _check_options(request: ExportRequest) -> None:
-    if request.sensitivity:
+def _check_options(request: ExportRequest, graphs: Mapping[str, Target]) -> None:
+    if request.sensitivity and not graphs:
         raise UsageError(
-            "--sensitivity runs a model layer by layer, which is built for encoders, not for language models",
-            hint="leave it out: plan.json of the bundle has the error of each weight",
+            f"--sensitivity runs an ONNX graph layer by layer, and {', '.join(request.target)} has none",
+            hint="leave it out, or --target cpu or android",
         )
     if len(request.seq_lens) > 1:
         raise UsageError(

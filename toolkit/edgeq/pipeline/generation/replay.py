@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from edgeq.bundle.language_golden import LANGUAGE_FILE, LanguageGolden, RenderedChat, read_language_golden
 from edgeq.errors import IntegrityError, MissingExtraError
 from edgeq.pipeline.generation.golden import margin_of, rendered, tokenized, vocabulary_of
+from edgeq.pipeline.generation.language_report import LanguageReport
 from edgeq.pipeline.generation.settings import read_settings, settings_files
 from edgeq.runtime.generation.generator import bundle_tokenizer
 from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
@@ -22,62 +23,9 @@ if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
     from edgeq.processors.prompts import PromptTokenizer
 
-SHOWN = 3
-"""Differences of a kind that one line names."""
 NO_RECORD = (
     f"the bundle has no {LANGUAGE_FILE}: token ids, chats, settings and answers are not compared with any"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Something that is not as it was recorded: of what kind, and what."""
-
-    kind: str
-    what: str
-
-
-@dataclass(frozen=True, slots=True)
-class LanguageReport:
-    """What was repeated.
-
-    Attributes:
-        repeated: how many by kind.
-        differences: what is another now.
-        notices: what was not repeated, and why.
-    """
-
-    repeated: Mapping[str, int] = field(default_factory=dict)
-    differences: tuple[Difference, ...] = ()
-    notices: tuple[str, ...] = ()
-
-    @property
-    def failures(self) -> list[str]:
-        """The differences, of each kind some and the number of the rest."""
-        by_kind: dict[str, list[str]] = {}
-        for item in self.differences:
-            by_kind.setdefault(item.kind, []).append(item.what)
-        return [text for kind, found in by_kind.items() for text in _shortened(kind, found)]
-
-    def to_json(self) -> dict[str, Any]:
-        """As `validate --json` prints it."""
-        return {
-            "repeated": dict(self.repeated),
-            "different": [{"kind": item.kind, "what": item.what} for item in self.differences],
-            "notices": list(self.notices),
-        }
-
-    def extended(self, kind: str, count: int, differences: Sequence[str]) -> LanguageReport:
-        """With more that was repeated."""
-        repeated = {**self.repeated, kind: self.repeated.get(kind, 0) + count}
-        more = tuple(Difference(kind, what) for what in differences)
-        return replace(self, repeated=repeated, differences=(*self.differences, *more))
-
-
-def _shortened(kind: str, found: Sequence[str]) -> Iterator[str]:
-    yield from found[:SHOWN]
-    if len(found) > SHOWN:
-        yield f"{len(found) - SHOWN} more {kind}"
 
 
 def replay_language(bundle: Bundle, variants: Sequence[Variant]) -> LanguageReport:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from edgeq.errors import DataError
@@ -11,12 +13,35 @@ IDS = "input_ids"
 MASK = "attention_mask"
 
 
-def ready_feeds(feeds: Feeds, max_length: int, vocabulary_size: int) -> dict[str, Array]:
+def require_names(feeds: Feeds, names: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """Compare the names of arrays with those of a model's inputs.
+
+    Raises:
+        DataError: one is missing, or is none of them.
+    """
+    known = (*names, *optional)
+    if any(name not in feeds for name in names) or any(name not in known for name in feeds):
+        raise DataError(f"the .npz has arrays {', '.join(feeds)}; the model's inputs are {', '.join(known)}")
+
+
+def ready_rows(feeds: Feeds, vocabulary_size: int) -> list[Array]:
+    """The real token ids of each sample, `[tokens]`: what of a language model is cut into windows.
+
+    Raises:
+        DataError: see `require_names` and `ready_feeds`; the mask may be missing where nothing is padded.
+    """
+    require_names(feeds, (IDS,), (MASK,))
+    found = ready_feeds(feeds, None, vocabulary_size)
+    used = found[MASK].sum(axis=1) if MASK in found else np.full(len(found[IDS]), found[IDS].shape[1])
+    return [row[:count] for row, count in zip(found[IDS], used, strict=True)]
+
+
+def ready_feeds(feeds: Feeds, max_length: int | None, vocabulary_size: int) -> dict[str, Array]:
     """Int64 inputs `[samples, tokens]`, columns of padding alone cut off.
 
     Args:
         feeds: arrays by input name, all inputs of the model.
-        max_length: tokens that every variant takes.
+        max_length: tokens that every variant takes; None where samples are cut to them.
         vocabulary_size: token ids are below it.
 
     Raises:
@@ -36,7 +61,7 @@ def ready_feeds(feeds: Feeds, max_length: int, vocabulary_size: int) -> dict[str
     if MASK in found:
         _check_mask(found[MASK])
         used = int(found[MASK].sum(axis=1).max())
-    if used > max_length:
+    if max_length is not None and used > max_length:
         raise DataError(
             f"a sample of the .npz has {used} tokens; the variants take {max_length}",
             hint="shorter samples, or a longer --seq-len where the model has the positions",

@@ -1,0 +1,153 @@
+"""A model loaded to be measured: its graph, the original on the same feeds, and what makes feeds of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from edgeq.comparison import Run
+from edgeq.pipeline.forward.data import EVALUATION_BATCH, DataSets, divide
+from edgeq.pipeline.generation.data import (
+    divide_language,
+    measured_feeds,
+    text_windows,
+    texts_of,
+    window_batches,
+)
+from edgeq.quantize.batches import Batches, FeedBatches, batches_of
+from edgeq.tasks import Head, is_autoregressive
+from edgeq.types import Feeds, Sample, SourceInfo, Task
+
+if TYPE_CHECKING:
+    from edgeq.calibration import CalibrationData
+    from edgeq.exporters.causal_lm import ExportedLanguageModel
+    from edgeq.graph.component import Component
+    from edgeq.processors.text import TextPreprocessor
+    from edgeq.tasks import TaskEntry
+
+
+class Feeder(Protocol):
+    """Makes feeds of samples, as one mode of running a model wants them."""
+
+    def divide(self, data: CalibrationData, calibration_samples: int) -> DataSets:
+        """The parts that an export has."""
+
+    def calibration(self, samples: Sequence[Sample]) -> Batches | FeedBatches:
+        """Batches to calibrate on."""
+
+    def judged(self, samples: Sequence[Sample]) -> tuple[Feeds, ...]:
+        """Batches to compare outputs on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Original:
+    """A model of any kind.
+
+    Attributes:
+        canonical: its graph.
+        head: how its outputs are read.
+        run: the original on the graph's own feeds.
+        source: provenance.
+        preprocessor: tokenizes.
+        feeder: makes feeds of its texts.
+        notices: what the user should know about its files.
+    """
+
+    canonical: Component
+    head: Head
+    run: Run
+    source: SourceInfo
+    preprocessor: TextPreprocessor
+    feeder: Feeder
+    notices: tuple[str, ...] = ()
+
+
+def take_in(model: str, task: Task | None) -> Original:
+    """Load a model, as its task's models are run.
+
+    Args:
+        model: folder or Hub id.
+        task: of it.
+
+    Raises:
+        EdgeqError: it cannot be exported.
+    """
+    if is_autoregressive(task):
+        from edgeq.exporters.causal_lm import load_language_model
+
+        decoder = load_language_model(model)
+        return Original(
+            decoder.canonical,
+            decoder.head,
+            decoder.run,
+            decoder.source,
+            decoder.preprocessor,
+            Windows(decoder),
+            decoder.notices,
+        )
+    from edgeq.exporters import load_model
+
+    encoder = load_model(model, task=task)
+    return Original(
+        encoder.canonical,
+        encoder.head,
+        encoder.reference,
+        encoder.source,
+        encoder.preprocessor,
+        Texts(encoder.preprocessor, encoder.head.entry, encoder.canonical.max_length),
+        encoder.notices,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Texts:
+    """Each text for itself, padded to the longest of its batch.
+
+    Attributes:
+        preprocessor: the model's.
+        entry: of its kind, which reads samples of some form.
+        max_length: tokens that it takes.
+    """
+
+    preprocessor: TextPreprocessor
+    entry: TaskEntry
+    max_length: int
+
+    def divide(self, data: CalibrationData, calibration_samples: int) -> DataSets:
+        """Held-out, search, calibration and golden parts."""
+        return divide(
+            data,
+            self.preprocessor,
+            calibration_samples=calibration_samples,
+            entry=self.entry,
+            max_length=self.max_length,
+        )
+
+    def calibration(self, samples: Sequence[Sample]) -> Batches:
+        """Many texts at a time."""
+        return batches_of(samples, self.preprocessor)
+
+    def judged(self, samples: Sequence[Sample]) -> tuple[Feeds, ...]:
+        """Fewer at a time."""
+        batches = batches_of(samples, self.preprocessor, EVALUATION_BATCH)
+        return tuple(feeds for feeds, _ in batches)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Windows:
+    """Texts joined and cut into windows of tokens, each with an empty cache."""
+
+    exported: ExportedLanguageModel
+
+    def divide(self, data: CalibrationData, calibration_samples: int) -> DataSets:
+        """Calibration windows, and held-out ones to measure layers on."""
+        return divide_language(data, self.exported, calibration_samples).sets
+
+    def calibration(self, samples: Sequence[Sample]) -> FeedBatches:
+        """Full windows."""
+        return window_batches(texts_of(samples), self.exported)
+
+    def judged(self, samples: Sequence[Sample]) -> tuple[Feeds, ...]:
+        """One window at a time."""
+        return measured_feeds(text_windows(texts_of(samples), self.exported), self.exported.settings.cache)
