@@ -12,6 +12,7 @@ import numpy as np
 from edgeq.exporters.naming import name_constants, name_nodes
 from edgeq.graph.component import BATCH, SEQUENCE
 from edgeq.graph.passes.in_place import in_place
+from edgeq.graph.passes.sequence import run_passes
 from edgeq.graph.streamed_tensor import streamed
 from edgeq.types import Array
 
@@ -28,8 +29,6 @@ def canonicalize(model: ir.Model, prefixes: Sequence[str]) -> None:
         model: traced with `batch` and `sequence` free; weights may still be torch tensors.
         prefixes: module paths that hold the model itself (`model`, `model.bert`), left out of names.
     """
-    from edgeq.graph.passes.sequence import run_passes
-
     run_passes(
         model,
         *lift_constants(),

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgeq.graph.streamed_tensor import StreamedTensor
+from edgeq.quantize.streaming.save import save_beside
 from edgeq.types import Dim, TensorSpec
 
 EXTERNAL_DATA_BYTES = 1_900_000_000
@@ -28,8 +29,6 @@ def save_onnx(model: ir.Model, path: Path) -> None:
     size = sum(tensor.nbytes for tensor in tensors)
     by_reference = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, StreamedTensor))
     if size > EXTERNAL_DATA_BYTES or by_reference > STREAMED_BYTES:
-        from edgeq.quantize.streaming.save import save_beside
-
         save_beside(model, path)
     else:
         ir.save(model, path)

@@ -8,6 +8,8 @@ from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm.exported_language_model import Logits
 from edgeq.graph.component import Component
 from edgeq.graph.streamed_tensor import is_too_large
+from edgeq.quantize.segmented import run_sequences
+from edgeq.quantize.segmented.sequences import Chunk, in_chunks
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GenerationSettings
 from edgeq.scratch import scratch_folder
@@ -61,9 +63,6 @@ def _in_segments(
     canonical: Component, settings: GenerationSettings, ids: Array
 ) -> tuple[FloatArray, FloatArray]:
     """The same of a graph too large for a session: some nodes at a time, all chunks through each."""
-    from edgeq.quantize.segmented import run_sequences
-    from edgeq.quantize.segmented.sequences import Chunk, in_chunks
-
     chunks = [Chunk(ids), *in_chunks(ids, [*CHUNKS, *[1] * len(ids)])]
     whole, *pieces = (values["logits"][0] for values in run_sequences(canonical.model, chunks))
     return whole, np.concatenate(pieces)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from edgeq.exporters.causal_lm.facts import inspect_language_model, read_lm_facts
 from edgeq.exporters.causal_lm.text_part import unpack_text_part
 from edgeq.exporters.exported_model import Progress
-from edgeq.exporters.gguf import inspect_gguf, unpack
-from edgeq.exporters.gptq_awq.folder import UnpackedFolder, open_checkpoint
-from edgeq.exporters.gptq_awq.folder import unpack as unpack_quantized
+from edgeq.exporters.gguf import inspect_gguf
+from edgeq.exporters.gguf import unpack as unpack_gguf
+from edgeq.exporters.gptq_awq.folder import open_checkpoint, unpack
 from edgeq.exporters.language_model_facts import LanguageModelFacts
 from edgeq.exporters.provenance import hub_revision, read_license, source_files
 from edgeq.exporters.source import fetch, is_gguf_file, local_folder
@@ -27,6 +27,7 @@ from edgeq.scratch import ScratchFolder
 from edgeq.types import SourceFile, SourceInfo
 
 if TYPE_CHECKING:
+    from edgeq.exporters.gptq_awq.folder import UnpackedFolder
     from edgeq.quantize.checkpoint_codes import PackedWeights
 
 
@@ -90,7 +91,7 @@ def _of_gguf(path: Path, say: Progress) -> Iterator[OrdinaryFolder]:
     inspect_gguf(path).require_supported()
     say("unpacking the GGUF file")
     with ScratchFolder("gguf") as scratch:
-        unpacked = unpack(path, scratch.path)
+        unpacked = unpack_gguf(path, scratch.path)
         facts = read_lm_facts(str(path), unpacked.folder).require_supported()
         yield OrdinaryFolder(facts, partial(_gguf_source, path=path), unpacked.packed, scratch=scratch)
 
@@ -115,7 +116,7 @@ def _unpack_checkpoint(facts: LanguageModelFacts, folder: Path) -> UnpackedFolde
     Raises:
         EdgeqError: see `gptq_awq.folder.unpack` and `text_part.unpack_text_part`.
     """
-    return (unpack_text_part if facts.is_text_part else unpack_quantized)(facts.folder, folder)
+    return (unpack_text_part if facts.is_text_part else unpack)(facts.folder, folder)
 
 
 def _gguf_source(source: SourceInfo, path: Path) -> SourceInfo:

@@ -20,6 +20,8 @@ from edgeq.allocator import return_freed_memory
 from edgeq.errors import EdgeqError, ModelError
 from edgeq.exporters.causal_lm.export import export_folder
 from edgeq.exporters.causal_lm.exported_language_model import ExportedLanguageModel
+from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
+from edgeq.exporters.causal_lm.without_matrices import decoder_without_matrices
 from edgeq.exporters.language_model_facts import LanguageModelFacts
 from edgeq.quantize.streaming.transport import PackedGraph, pack_graph
 
@@ -73,9 +75,6 @@ class RunRequest:
 
     def serve(self, channel: Channel) -> None:
         """In the child."""
-        from edgeq.exporters.causal_lm.streamed_forward import streamed_logits
-        from edgeq.exporters.causal_lm.without_matrices import decoder_without_matrices
-
         model, weights = decoder_without_matrices(self.weights.folder, self.weights)
         run = streamed_logits(model, weights)
         while True:

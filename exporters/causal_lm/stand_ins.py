@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from edgeq.exporters.causal_lm.weights import DecoderWeights
+from edgeq.graph.edit import remove_unused
 from edgeq.graph.streamed_tensor import streamed
 from edgeq.quantize.streaming.stacked_rows import StackedRows
 
@@ -61,8 +62,6 @@ def matrices_as_inputs(model: ir.Model, weights: DecoderWeights) -> Iterator[Non
 
 def fold_transposes(model: ir.Model) -> None:
     """Store weights as the products read them, `[in, out]`, where nobody reads them otherwise."""
-    from edgeq.graph.edit import remove_unused
-
     for value in list(model.graph.initializers.values()):
         readers, tensor = value.consumers(), streamed(value)
         if tensor is None or len(readers) != 1 or readers[0].op_type != "Transpose" or len(tensor.shape) != 2:

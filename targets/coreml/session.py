@@ -15,6 +15,7 @@ from edgeq.runtime.host import cpu_name, host_architecture
 from edgeq.targets.base import Twin
 from edgeq.targets.coreml.interpreter.machine import MilInterpreter
 from edgeq.targets.coreml.interpreter.program import Operation, Package, read_package
+from edgeq.targets.coreml.predict import CoreMLRunner
 from edgeq.types import Feeds, Outputs, TensorSpec, Verification
 from edgeq.version import __version__
 
@@ -140,8 +141,6 @@ def is_constant(operation: Operation) -> bool:
 
 def _runner(path: Path, units: Units) -> MilInterpreter | CoreMLRunner:
     if sys.platform == "darwin":
-        from edgeq.targets.coreml.predict import CoreMLRunner
-
         return CoreMLRunner(path, units)
     return MilInterpreter(path)
 

@@ -18,8 +18,10 @@ from edgeq.runtime.generation.llama_cpp import is_installed
 from edgeq.targets.base import CheckpointInput, Lowered, LoweringOptions, Session, VariantSpec
 from edgeq.targets.gguf.activations import roundings
 from edgeq.targets.gguf.file_types import FILE_TYPES, RECIPES, FileType
+from edgeq.targets.gguf.read_back import StoredParameters
 from edgeq.targets.gguf.session import GgufSession
 from edgeq.targets.gguf.tensors import family_of, ignored_window, place_tensors, plan_tensors
+from edgeq.targets.gguf.writer import write_gguf
 from edgeq.types import FloatArray, Precision, Role, TensorSpec
 
 if TYPE_CHECKING:
@@ -78,8 +80,6 @@ class GgufTarget:
 
     def write(self, spec: VariantSpec, source: CheckpointInput, folder: Path) -> Lowered:
         """Write the file, `NAME-TYPE.gguf`."""
-        from edgeq.targets.gguf.writer import write_gguf
-
         name = spec.id.removeprefix("gguf-")
         path = folder / f"{source.name}-{FILE_TYPES[name].label}.gguf"
         notes = write_gguf(source, name, path)
@@ -101,8 +101,6 @@ class GgufTarget:
         self, model: Path, config: Mapping[str, Any], parameters: Mapping[str, tuple[int, ...]]
     ) -> Mapping[str, FloatArray]:
         """The parameters that a file stands for."""
-        from edgeq.targets.gguf.read_back import StoredParameters
-
         return StoredParameters(model, config, plan_tensors(parameters, config, "f32"))
 
     def is_calibrated(self, spec: VariantSpec) -> bool:

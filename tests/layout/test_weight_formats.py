@@ -43,7 +43,7 @@ def comparisons(source: str, *, is_foreign: bool = False) -> list[str]:
 def test_names_are_compared_at_home_only() -> None:
     found = [
         f"{name}: {text}"
-        for name, path in modules()
+        for name, path in modules().items()
         if name not in HOMES
         for text in comparisons(path.read_text("utf-8"), is_foreign=name.startswith(FOREIGN))
     ]

@@ -122,7 +122,7 @@ def comes_with(module: str) -> frozenset[str]:
     """Outside packages that importing a module imports, directly or through other modules of edgeq."""
     seen: set[str] = set()
     outside: set[str] = set()
-    waiting = [module]
+    waiting = _with_parents(module)
     while waiting:
         name = waiting.pop()
         if name in seen:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeq.pipeline.flags import flag, with_keywords
 from edgeq.pipeline.options import ExportOptions
+from edgeq.pipeline.verdict import require_passed
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
@@ -41,7 +42,6 @@ def export(asked: ExportKeywords) -> Bundle:
     """
     from edgeq.pipeline.export import run_export
     from edgeq.pipeline.request import request_from
-    from edgeq.pipeline.verdict import require_passed
 
     [result] = run_export(request_from(asked), asked.progress)
     require_passed([result])

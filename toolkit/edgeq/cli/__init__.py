@@ -8,7 +8,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from edgeq.cli.app import build_app
 from edgeq.cli.output import Out, print_error
+from edgeq.cli.streams import exit_on_termination, point_at_nothing, prepare_streams
 from edgeq.errors import EXTRA_OF, EdgeqError, ExitCode, MissingExtraError
 
 INTERRUPTED = 130
@@ -17,8 +19,6 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line and exit with the code of `edgeq.errors.ExitCode` (130 after Ctrl-C)."""
-    from edgeq.cli.streams import exit_on_termination, prepare_streams
-
     prepare_streams()
     exit_on_termination()
     sys.exit(run_command_line(sys.argv[1:]))
@@ -74,7 +74,6 @@ class _Failures:
 
 
 def _run(argv: Sequence[str]) -> int:
-    from edgeq.cli.app import build_app
 
     result = build_app()(list(argv), standalone_mode=False)
     return result if isinstance(result, int) else ExitCode.OK
@@ -82,8 +81,6 @@ def _run(argv: Sequence[str]) -> int:
 
 def _abandon_stdout() -> None:
     """A stdout that failed once fails again when Python flushes it at exit."""
-    from edgeq.cli.streams import point_at_nothing
-
     try:
         sys.stdout.flush()
     except OSError:

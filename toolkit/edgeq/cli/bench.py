@@ -10,6 +10,7 @@ import typer
 
 from edgeq.cli.options import Force, Json, Quiet
 from edgeq.cli.output import Out
+from edgeq.pipeline.bench.request import BenchRequest
 
 if TYPE_CHECKING:
     from edgeq.pipeline.bench.timer import Timed
@@ -54,7 +55,6 @@ def bench(
     Encoders: latency by batch and length. Language models: time to the first token, tokens per second, growth of the
     cache, each contender in a process of its own.
     """
-    from edgeq.pipeline.bench.request import BenchRequest
     from edgeq.pipeline.bench.run import run_bench
     from edgeq.pipeline.pages import check_page, write_bench_page
 

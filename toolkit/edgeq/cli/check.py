@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeq.bundle.foreign import refuse_foreign
 from edgeq.cli.output import Out
 from edgeq.errors import ConfigError, GateError, UsageError
 
@@ -133,7 +134,6 @@ def parse_dims(entries: Sequence[str]) -> dict[str, int]:
 
 @contextmanager
 def _subjects(path: Path, target: str, out: Out) -> Iterator[tuple[list[_Subject], bool]]:
-    from edgeq.bundle.foreign import refuse_foreign
     from edgeq.bundle.manifest import Status
     from edgeq.bundle.reader import looks_like_bundle, open_bundle
 

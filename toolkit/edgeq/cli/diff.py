@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeq.bundle.codec import encode
 from edgeq.cli.output import Out
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ def diff(
 
     The exit code is 0 whether they differ or not.
     """
-    from edgeq.bundle.codec import encode
     from edgeq.bundle.compare import compare
     from edgeq.bundle.reader import open_bundle
 

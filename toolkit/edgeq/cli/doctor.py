@@ -9,6 +9,7 @@ import typer
 
 from edgeq.cli.output import Out
 from edgeq.errors import UsageError
+from edgeq.runtime.host import CPU_FEATURES, host_architecture
 
 if TYPE_CHECKING:
     from edgeq.runtime.diagnosis import Diagnosis, Package
@@ -66,7 +67,6 @@ def _set_up(out: Out, name: str, cache: Path | None, apt_sources: Path | None) -
     if name not in _LANES:
         raise UsageError(f"unknown --setup: got `{name}`, expected {', '.join(_LANES)}")
     from edgeq.runtime.arm64.lane_setup import set_up_lane
-    from edgeq.runtime.host import host_architecture
 
     if host_architecture() == "arm64":
         out.notice("this machine is ARM64: its own ONNX Runtime is the lane, nothing to set up")
@@ -131,7 +131,6 @@ def _yes(has: bool | None) -> str:
 
 
 def _why(feature: str) -> str:
-    from edgeq.runtime.host import CPU_FEATURES
 
     return next(features[feature] for features in CPU_FEATURES.values() if feature in features)
 

@@ -10,6 +10,7 @@ import typer
 from edgeq.cli.options import Force, Json, Quiet, Seed
 from edgeq.cli.output import Out
 from edgeq.errors import UsageError
+from edgeq.report.plots import bar_plot, check_plot_path
 
 if TYPE_CHECKING:
     from edgeq.pipeline.explain import Explanation
@@ -52,7 +53,6 @@ def explain(
     Core ML bundles are measured by the export alone. GGUF files have no plan of layers.
     """
     from edgeq.pipeline.explain import ExplainRequest, run_explain
-    from edgeq.report.plots import bar_plot, check_plot_path
 
     out = Out(json_mode=json, quiet=quiet)
     if plot is not None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from edgeq.bundle.codec import finite
 from edgeq.cli.heartbeat import Heartbeat
 from edgeq.cli.tables import PIPE_WIDTH, print_table, width_of
 
@@ -71,8 +72,6 @@ class Out:
     def result(self, document: Any, text: str | None = None) -> None:
         """The command's data on stdout: the JSON document (null for NaN and infinities), or `text` for people."""
         if self.json_mode:
-            from edgeq.bundle.codec import finite
-
             print(json.dumps(finite(document), indent=2, allow_nan=False))
             Out.documents += 1
         elif text is not None:

@@ -6,6 +6,7 @@ import typer
 
 from edgeq.cli.options import Json
 from edgeq.cli.output import Out
+from edgeq.targets import TARGETS, get_target
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +17,6 @@ def register(app: typer.Typer) -> None:
 def targets(json: Json = False) -> None:
     """List the targets, their precisions and their variants."""
     from edgeq.quantize.recipes import load_recipe
-    from edgeq.targets import TARGETS, get_target
 
     out = Out(json_mode=json)
     found = [get_target(name) for name in TARGETS]

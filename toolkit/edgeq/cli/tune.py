@@ -12,6 +12,7 @@ from edgeq.cli.options import Json, Quiet, Seed
 from edgeq.cli.output import Out
 from edgeq.errors import OutputError
 from edgeq.files import atomic_write_text, check_output, check_output_file
+from edgeq.report.plots import Point, Series, check_plot_path, trade_off_plot
 
 if TYPE_CHECKING:
     from edgeq.pipeline.tune_result import Evaluated, TuneResult
@@ -72,7 +73,6 @@ def tune(
     from edgeq.pipeline.budget import parse_budget
     from edgeq.pipeline.tune import run_tune
     from edgeq.pipeline.tune_result import TuneRequest
-    from edgeq.report.plots import check_plot_path
 
     out = Out(json_mode=json, quiet=quiet)
     request = TuneRequest(
@@ -194,7 +194,6 @@ def _estimate(estimate: Any) -> dict[str, float]:
 
 
 def _plot(path: Path, result: TuneResult) -> None:
-    from edgeq.report.plots import Point, Series, trade_off_plot
 
     def point(item: Evaluated, label: str = "") -> Point:
         estimate = item.estimate

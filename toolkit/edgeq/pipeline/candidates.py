@@ -15,6 +15,7 @@ from edgeq.pipeline.sensitivity import require_memory
 from edgeq.pipeline.weight_jobs import WeightJob, inputs_of, spec_for
 from edgeq.pipeline.weight_only import QuantizedLayer, quantize_layer
 from edgeq.quantize.cache import CalibrationCache, feeds_digest, model_digest
+from edgeq.quantize.calibrate import calibrate
 from edgeq.quantize.formats import Blocks, Float16
 from edgeq.quantize.layers import ModelLayers, find_layers, layer_weight
 from edgeq.quantize.methods import Needs
@@ -194,8 +195,6 @@ class CandidateStore:
 
     def _observed(self) -> Statistics:
         """Statistics of every linear input, with Gram matrices, read once."""
-        from edgeq.quantize.calibrate import calibrate
-
         if self._statistics is None:
             inputs = tuple(dict.fromkeys(name for unit in self.units.values() for name in unit.inputs))
             cache = CalibrationCache(notify=self.progress.notice)

@@ -11,6 +11,7 @@ from edgeq.graph.streamed_tensor import is_too_large
 from edgeq.pipeline.sequential import Layer, is_sequential, observe_in_turn, quantize_in_turn
 from edgeq.pipeline.weight_jobs import WeightJob
 from edgeq.quantize.cache import CalibrationCache
+from edgeq.quantize.calibrate import calibrate
 from edgeq.quantize.gram_parts import in_parts
 from edgeq.quantize.methods import Needs
 from edgeq.quantize.plan import WeightDecision
@@ -98,8 +99,6 @@ def observe_inputs(
     graph: ir.Model, jobs: Sequence[WeightJob], data: DataSets, progress: Progress
 ) -> Statistics | None:
     """Statistics of the inputs that a method looks at; None when no method does."""
-    from edgeq.quantize.calibrate import calibrate
-
     wanted = [name for job in jobs if job.method.needs > Needs.NOTHING for name in job.inputs]
     if not wanted:
         return None

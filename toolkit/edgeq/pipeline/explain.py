@@ -10,13 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeq.bundle.reader import open_bundle
+from edgeq.calibration import load_samples
 from edgeq.errors import IntegrityError, ModelError, UnsupportedError
+from edgeq.graph.passes.equalize import equalize
+from edgeq.graph.passes.sequence import edited
+from edgeq.graph.read_blocks import read_block_weights
+from edgeq.graph.read_static import read_static_weights
 from edgeq.pipeline.forward.data import wanted_samples
 from edgeq.pipeline.originals import take_in
 from edgeq.pipeline.sensitivity import FILE_NAME, effects_from, sensitivity
 from edgeq.progress import Progress, SilentProgress
+from edgeq.quantize.layers import find_layers
 from edgeq.quantize.plan import QuantizationPlan
 from edgeq.report.words import FLOATS
+from edgeq.targets import TARGETS, get_target
 from edgeq.types import ONNX_RUNTIME
 
 if TYPE_CHECKING:
@@ -78,8 +86,6 @@ def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Ex
         IntegrityError: the bundle's plan or measurement is malformed.
         EdgeqError: bundle, model or data cannot be used.
     """
-    from edgeq.bundle.reader import open_bundle
-
     progress = progress or SilentProgress()
     with open_bundle(request.bundle, force=request.force) as bundle:
         plan = _plan(bundle)
@@ -141,8 +147,6 @@ def _lacks_plan(bundle: Bundle) -> bool:
 
 def _has_graphs(bundle: Bundle) -> bool:
     """Whether the bundle was made from a graph, layer by layer."""
-    from edgeq.targets import TARGETS, get_target
-
     target = bundle.manifest.target
     return target not in TARGETS or get_target(target).made_from == "graph"
 
@@ -186,9 +190,6 @@ def _reading(bundle: Bundle, name: str) -> Iterator[None]:
 def _measure(
     bundle: Bundle, plan: QuantizationPlan, request: ExplainRequest, progress: Progress
 ) -> Explanation:
-    from edgeq.calibration import load_samples
-    from edgeq.graph.passes.equalize import equalize
-    from edgeq.graph.passes.sequence import edited
 
     # First: what cannot be read is refused before the original is loaded.
     weights = _stored_weights(bundle, plan)
@@ -205,9 +206,6 @@ def _measure(
 
 def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> LazyWeights:
     """Quantized layers as the first variant that holds them has them."""
-    from edgeq.graph.read_blocks import read_block_weights
-    from edgeq.graph.read_static import read_static_weights
-
     names = {item.name for item in plan.weights} | {item.name for item in plan.linears if item.quantized}
     for variant in bundle.variants:
         if variant.runtime == ONNX_RUNTIME:
@@ -223,7 +221,6 @@ def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> LazyWeights:
 
 
 def _require_same(plan: QuantizationPlan, original: Original) -> None:
-    from edgeq.quantize.layers import find_layers
 
     known = {ref.name for ref in find_layers(original.canonical.model).refs}
     planned = [item.name for item in plan.linears] + [item.name for item in plan.weights]

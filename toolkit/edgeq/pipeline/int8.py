@@ -14,6 +14,7 @@ from edgeq.metrics import OutputComparison
 from edgeq.pipeline.forward.data import DataSets
 from edgeq.progress import Progress, Stage
 from edgeq.quantize.cache import CalibrationCache
+from edgeq.quantize.calibrate import calibrate
 from edgeq.quantize.plan import QuantizationPlan
 from edgeq.quantize.simulate import simulate
 from edgeq.quantize.static_int8 import StaticInt8Quantizer, StaticInt8Result, StaticInt8Settings, Trial
@@ -79,7 +80,6 @@ class _Observer:
         self.passes = 0
 
     def __call__(self, model: ir.Model, tensors: Sequence[str], *, gram: bool = False) -> Statistics:
-        from edgeq.quantize.calibrate import calibrate
 
         self.passes += 1
         moves = self.passes == 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from edgeq.bundle.manifest import Calibration
 from edgeq.pipeline.write import Quantizing
+from edgeq.quantize.coverage import coverage
 from edgeq.targets import get_target
 from edgeq.targets.base import GraphTarget, Lowered, LoweringInput, LoweringOptions, VariantSpec
 
@@ -126,8 +127,6 @@ def coverage_of(
     quantized: Quantized, texts: Sequence[Sample], preprocessor: TextPreprocessor
 ) -> Coverage | None:
     """Of the texts that calibrated; None for floating point and for ready tensors."""
-    from edgeq.quantize.coverage import coverage
-
     if not quantized.is_calibrated or not texts:
         return None
     return replace(coverage(texts, preprocessor), clipping=quantized.clipping)

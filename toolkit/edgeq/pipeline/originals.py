@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from edgeq.comparison import Run
+from edgeq.exporters import load_model
+from edgeq.exporters.causal_lm import load_language_model
 from edgeq.pipeline.forward.data import EVALUATION_BATCH, DataSets, divide
 from edgeq.pipeline.generation.data import (
     divide_language,
@@ -74,8 +76,6 @@ def take_in(model: str, task: Task | None) -> Original:
         EdgeqError: it cannot be exported.
     """
     if is_autoregressive(task):
-        from edgeq.exporters.causal_lm import load_language_model
-
         decoder = load_language_model(model)
         return Original(
             decoder.canonical,
@@ -86,7 +86,6 @@ def take_in(model: str, task: Task | None) -> Original:
             Windows(decoder),
             decoder.notices,
         )
-    from edgeq.exporters import load_model
 
     encoder = load_model(model, task=task)
     return Original(

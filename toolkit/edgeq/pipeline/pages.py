@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeq.bundle.reader import open_bundle
 from edgeq.errors import UsageError
 from edgeq.files import atomic_write_text, check_output_file
 from edgeq.pipeline.forward.measure import BENCH_TOKENS, ORIGINAL_FP32
 from edgeq.report.html import REPORT_FILE, report
 from edgeq.report.measured import Accuracy, EncoderTime, Times, encoder_times, with_accuracy, with_times
+from edgeq.runtime.host import cpu_name, host_architecture
 
 if TYPE_CHECKING:
     from edgeq.pipeline.bench.timer import BenchReport
@@ -129,8 +131,6 @@ def write_accuracy_page(bundle: Path, page: Path, found: ValidationReport, *, fo
 
 def _report_of(path: Path, *, force: bool) -> tuple[str, str]:
     """A bundle's own page, and its preferred variant; of bundles of before that have none, what their manifest says."""
-    from edgeq.bundle.reader import open_bundle
-
     with open_bundle(path, force=force) as bundle:
         own = bundle.folder / REPORT_FILE
         text = own.read_text(encoding="utf-8") if own.is_file() else report(bundle.manifest)
@@ -138,7 +138,6 @@ def _report_of(path: Path, *, force: bool) -> tuple[str, str]:
 
 
 def _machine(threads: int | None) -> str:
-    from edgeq.runtime.host import cpu_name, host_architecture
 
     ran = "" if threads is None else f", {threads} thread" + ("s" if threads > 1 else "")
     return f"{cpu_name()} ({host_architecture()}{ran})"

@@ -24,6 +24,7 @@ from edgeq.quantize.recipes import LayerSpec, Recipe
 from edgeq.quantize.recipes.schema import StaticOptions
 from edgeq.quantize.sites import find_sites
 from edgeq.quantize.streaming.weight_store import QuantizedWeights
+from edgeq.targets.base import LoweringInput
 from edgeq.types import Feeds, FloatArray, Precision, SourceInfo
 
 if TYPE_CHECKING:
@@ -78,8 +79,6 @@ class Quantized:
             calibration: feeds that show which values it reaches.
             about: where it comes from.
         """
-        from edgeq.targets.base import LoweringInput
-
         return LoweringInput(
             canonical,
             self.plan,

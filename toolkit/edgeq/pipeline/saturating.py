@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.errors import ModelError
+from edgeq.graph.overflow import find_saturating, integer_layers
 from edgeq.onnx_runtime import (
     DEFAULT_LEVEL,
     OptimizationLevel,
@@ -61,7 +62,6 @@ def saturating_in(model: Path, level: OptimizationLevel = DEFAULT_LEVEL) -> list
     """Of an ONNX file; None for one that cannot be read, and in a light install, which reads no graphs."""
     if find_spec("onnx_ir") is None:
         return None
-    from edgeq.graph.overflow import find_saturating
 
     try:
         return [layer.node for layer in find_saturating(model, level)]
@@ -89,8 +89,6 @@ def saturated_layers(
     """
     import onnx
     import onnxruntime
-
-    from edgeq.graph.overflow import integer_layers
 
     layers = [layer for layer in integer_layers(model) if layer.weights]
     names = list(dict.fromkeys(layer.activations for layer in layers))

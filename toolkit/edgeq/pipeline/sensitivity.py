@@ -13,8 +13,10 @@ import numpy as np
 from edgeq.caches import cache_folder, notice_unusable
 from edgeq.errors import OutputError, UnsupportedError
 from edgeq.files import atomic_write_text
+from edgeq.graph.passes.static_qdq import quantize_rows
 from edgeq.memory import free_memory
 from edgeq.quantize.cache import CalibrationCache, feeds_digest, model_digest
+from edgeq.quantize.calibrate import calibrate
 from edgeq.quantize.formats import block_label
 from edgeq.quantize.layers import ModelLayers, find_layers, layer_weight
 from edgeq.quantize.plan import QuantizationPlan
@@ -148,8 +150,6 @@ def _sites(layers: ModelLayers) -> list[LinearSite | EmbeddingSite]:
 
 def int8_rows(table: FloatArray) -> FloatArray:
     """A table `[columns, rows]` rounded to int8 with one scale per row."""
-    from edgeq.graph.passes.static_qdq import quantize_rows
-
     codes, scale = quantize_rows(table.T)
     return np.asarray((codes * scale[:, None]).T, np.float32)
 
@@ -168,7 +168,6 @@ class _Causes:
     def __init__(
         self, graph: ir.Model, layers: ModelLayers, names: Sequence[str], data: DataSets, progress: Progress
     ) -> None:
-        from edgeq.quantize.calibrate import calibrate
 
         self._graph = graph
         self._sites = {site.name: site for site in _sites(layers)}

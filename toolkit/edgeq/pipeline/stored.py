@@ -17,6 +17,7 @@ from edgeq.quantize.layers import ModelLayers, layer_weight
 from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
 from edgeq.quantize.streaming.weight_store import HeldCodes
 from edgeq.quantize.weight_errors import energy_of
+from edgeq.targets import get_target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -113,8 +114,6 @@ def checkpoint_bytes(path: Path) -> int:
 
 def is_calibrated(plan: ExportPlan) -> bool:
     """Whether any variant of an export looks at calibration texts: those of floats and of stored codes do not."""
-    from edgeq.targets import get_target
-
     specs = plan.request.recipe.possible_specs()
     rounds = any(spec.storage.is_rounded_here for spec in specs)
     for name, variants in plan.variants.items():

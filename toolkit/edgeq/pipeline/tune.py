@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from edgeq.calibration import load_samples
 from edgeq.errors import GateError, UnsupportedError, UsageError
+from edgeq.exporters import inspect_model, sample_model_path
 from edgeq.metrics import LOWER_IS_BETTER
 from edgeq.pipeline.budget import SIZE, SPEARMAN_DROP
 from edgeq.pipeline.candidates import CandidateStore, format_of
@@ -24,7 +26,10 @@ from edgeq.quantize.formats import Float32
 from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.quantize.search import Point, Unit, best_within, demotions, first_accepted, front
+from edgeq.runtime.session import Signature, VariantSession
 from edgeq.scratch import scratch_folder
+from edgeq.targets import get_target
+from edgeq.targets.base import LoweringOptions
 from edgeq.tasks.entry import Mode
 from edgeq.types import ONNX_RUNTIME, Array
 
@@ -51,10 +56,6 @@ def run_tune(request: TuneRequest, progress: Progress | None = None) -> TuneResu
         GateError: no choice meets the budget; the message has the best one and its distance.
         EdgeqError: model, data or target cannot be used.
     """
-    from edgeq.calibration import load_samples
-    from edgeq.exporters import inspect_model, sample_model_path
-    from edgeq.targets import get_target
-
     progress = progress or SilentProgress()
     _check(request)
     target = get_target(request.target)
@@ -267,9 +268,6 @@ class _Tuner:
 
     def _run(self, judge: Judge, specs: Mapping[str, LayerSpec]) -> tuple[int, Array]:
         """Quantize as an export would, layer after layer, and run the file."""
-        from edgeq.runtime.session import Signature, VariantSession
-        from edgeq.targets.base import LoweringOptions
-
         canonical = self.original.canonical
         found = quantize_model(canonical, self.data.sets, self._recipe(specs, ""), SilentProgress())
         source = found.lowering_input(canonical)

@@ -24,12 +24,14 @@ from edgeq.bundle.manifest import (
     TextProcessorInfo,
     Variant,
 )
+from edgeq.exporters.provenance import legal_texts
 from edgeq.files import atomic_write_text
 from edgeq.pipeline.measured import Measured, metrics_of
 from edgeq.pipeline.sensitivity import FILE_NAME, to_document
 from edgeq.report.examples import Recorded
 from edgeq.report.html import write_report
 from edgeq.report.model_card import write_model_card
+from edgeq.runtime.host import cpu_name, host_architecture
 from edgeq.types import COMPONENT
 from edgeq.version import __version__
 
@@ -198,8 +200,6 @@ def carry_legal_texts(writer: BundleWriter, facts: ModelFacts) -> None:
 
     A GGUF file names its licence inside; what lies beside it in a folder of downloads belongs to something else.
     """
-    from edgeq.exporters.provenance import legal_texts
-
     if facts.folder.is_dir():
         for name, text in legal_texts(facts.folder).items():
             atomic_write_text(writer.path(name), text)
@@ -218,8 +218,6 @@ def tool_versions() -> dict[str, str]:
 
 def environment() -> str:
     """Where numbers were measured, unless they say otherwise."""
-    from edgeq.runtime.host import cpu_name, host_architecture
-
     return f"onnxruntime {version('onnxruntime')}, CPUExecutionProvider, {host_architecture()}, {cpu_name()}"
 
 

@@ -11,6 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeq.caches import cache_folder
+from edgeq.onnx_runtime import kernels_saturate
+from edgeq.runtime.adb import attached_devices
+from edgeq.runtime.arm64.lane import SETUP_COMMAND, describe_progress, lane_folder, read_lane
 from edgeq.runtime.host import cpu_features, cpu_name, host_architecture
 
 if TYPE_CHECKING:
@@ -77,10 +81,6 @@ class Diagnosis:
 
 def diagnose(cache: Path | None = None) -> Diagnosis:
     """Look at this machine."""
-    from edgeq.caches import cache_folder
-    from edgeq.onnx_runtime import kernels_saturate
-    from edgeq.runtime.adb import attached_devices
-
     folder = cache_folder(cache)
     packages = tuple(_packages())
     return Diagnosis(
@@ -100,7 +100,6 @@ def diagnose(cache: Path | None = None) -> Diagnosis:
 
 
 def _lane_state(cache: Path | None) -> LaneState:
-    from edgeq.runtime.arm64.lane import SETUP_COMMAND, describe_progress, lane_folder, read_lane
 
     if host_architecture() == "arm64":
         return LaneState("native", "", "this machine runs the ARM64 kernels itself")

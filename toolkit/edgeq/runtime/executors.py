@@ -18,6 +18,10 @@ from edgeq.onnx_runtime import (
     ordered_level,
     session_options,
 )
+from edgeq.runtime.adb import open_adb
+from edgeq.runtime.arm64.cores import emulator_model, find_core
+from edgeq.runtime.arm64.executor import EmulatedArm64Executor
+from edgeq.runtime.arm64.lane import load_lane
 from edgeq.runtime.host import cpu_name, host_architecture
 from edgeq.types import Feeds, Outputs, Verification
 
@@ -84,8 +88,6 @@ def open_executor(
     if name == "arm64":
         return _open_arm64(cpu, cache)
     if name == "adb":
-        from edgeq.runtime.adb import open_adb
-
         return open_adb(adb)
     raise UnsupportedError(f"unknown place to run: got `{name}`, expected one of {', '.join(PLACES)}")
 
@@ -159,9 +161,6 @@ def require_emulation_host() -> None:
 
 
 def _open_arm64(cpu: str, cache: Path | None) -> Executor:
-    from edgeq.runtime.arm64.cores import emulator_model, find_core
-    from edgeq.runtime.arm64.executor import EmulatedArm64Executor
-    from edgeq.runtime.arm64.lane import load_lane
 
     core = find_core(cpu)
     if host_architecture() == "arm64":

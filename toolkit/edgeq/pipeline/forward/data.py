@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgeq.calibration import BUILT_IN, load_samples
 from edgeq.pipeline.forward.golden_samples import GoldenSample, golden_feeds, golden_samples
 from edgeq.pipeline.ready_feeds import ready_feeds, require_names
 from edgeq.quantize.batches import Batches, FeedBatches, batches_of
@@ -91,8 +92,6 @@ def divide(
 
 def _general(source: str, samples: Sequence[Sample], judge: TextPreprocessor) -> tuple[Feeds, ...]:
     """Batches of built-in texts in the form of the user's; none where those are the user's."""
-    from edgeq.calibration import BUILT_IN, load_samples
-
     if source == BUILT_IN:
         return ()
     texts = load_samples(None, count=SEARCH_SAMPLES).samples

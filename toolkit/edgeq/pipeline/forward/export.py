@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.comparison import check_gate_metrics, gates_for
+from edgeq.exporters import load_model
+from edgeq.exporters.source import is_onnx_file
 from edgeq.pipeline.bounds import Bounds, measured_bounds
 from edgeq.pipeline.choices import all_lengths, judged_length, require_language_model, static_length
 from edgeq.pipeline.forward.data import DataSets, divide, part_sizes
@@ -70,9 +72,6 @@ def open_model(plan: ExportPlan, progress: Progress) -> Iterator[tuple[str, Make
     Raises:
         EdgeqError: see `edgeq.pipeline.export.run_export`.
     """
-    from edgeq.exporters import load_model
-    from edgeq.exporters.source import is_onnx_file
-
     request = plan.request
     with progress.stage("exporting the model") as stage:
         exported = load_model(

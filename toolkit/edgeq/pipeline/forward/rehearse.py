@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
+from edgeq.exporters import load_model
+from edgeq.exporters.source import is_onnx_file
 from edgeq.pipeline.choices import all_lengths, static_length
 from edgeq.scratch import scratch_folder
 from edgeq.targets import get_target
@@ -24,9 +26,6 @@ def rehearse(plan: ExportPlan, progress: Progress) -> None:
     Raises:
         EdgeqError: what the export would stop at.
     """
-    from edgeq.exporters import load_model
-    from edgeq.exporters.source import is_onnx_file
-
     request = plan.request
     if not is_onnx_file(plan.facts.model):
         return

@@ -13,6 +13,7 @@ from edgeq.bundle.golden import GoldenCase
 from edgeq.bundle.language_golden import GreedyGolden
 from edgeq.comparison import gates_for
 from edgeq.errors import ModelError
+from edgeq.exporters.causal_lm import open_original
 from edgeq.pipeline.generation.data import LanguageData, divide_language
 from edgeq.pipeline.generation.file_runs import Run, runs_of
 from edgeq.pipeline.generation.golden import Answering, greedy_golden
@@ -47,8 +48,6 @@ def open_checkpoint(plan: ExportPlan, progress: Progress) -> FileMaker:
     Raises:
         EdgeqError: see `edgeq.pipeline.export.run_export`.
     """
-    from edgeq.exporters.causal_lm import open_original
-
     request = plan.request
     with progress.stage("loading the model") as stage:
         original = open_original(str(request.model), revision=request.revision, context=request.seq_len)

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.comparison import gates_for
+from edgeq.exporters.causal_lm import load_language_model
+from edgeq.exporters.shapes import read_shape
 from edgeq.files import atomic_write_text
 from edgeq.graph.streamed_tensor import is_too_large
+from edgeq.pipeline.advise.memory import estimate
 from edgeq.pipeline.generation.data import LanguageData, divide_language
 from edgeq.pipeline.generation.measure import graph_answers, language_golden, measure_language
 from edgeq.pipeline.generation.noise import decoder_bounds
@@ -20,8 +23,10 @@ from edgeq.pipeline.plan import model_name
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.pipeline.sensitivity import sensitivity_of
 from edgeq.pipeline.write import BundleParts, MadeVariant, min_ram_mb
+from edgeq.quantize.layers import find_layers
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.executors import CAN_SATURATE
+from edgeq.runtime.generation.footprint import PROBE_ANSWER, PROBE_PROMPT
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.targets.base import LoweringOptions
 
@@ -45,8 +50,6 @@ def open_graph(plan: ExportPlan, progress: Progress) -> GraphMaker:
     Raises:
         EdgeqError: see `edgeq.pipeline.export.run_export`.
     """
-    from edgeq.exporters.causal_lm import load_language_model
-
     request = plan.request
     with progress.stage("exporting the model") as stage:
         exported = load_language_model(str(request.model), revision=request.revision, context=request.seq_len)
@@ -186,11 +189,6 @@ class GraphMaker:
 
     def _estimated_bytes(self) -> int:
         """Memory to run a model that was not loaded whole, by the estimate of `edgeq advise`."""
-        from edgeq.exporters.shapes import read_shape
-        from edgeq.pipeline.advise.memory import estimate
-        from edgeq.quantize.layers import find_layers
-        from edgeq.runtime.generation.footprint import PROBE_ANSWER, PROBE_PROMPT
-
         shape, _ = read_shape(str(self.exported.weights.folder), None)
         layers = find_layers(self.exported.canonical.model).refs
         tokens = min(PROBE_PROMPT + PROBE_ANSWER, self.exported.settings.context_length)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgeq.errors import IntegrityError
+from edgeq.exporters.gguf.reader import open_gguf
 from edgeq.files import contained_path
 from edgeq.runtime.generation.settings import GENERATION_FILE
 
@@ -44,8 +45,6 @@ def read_settings(folder: Path, name: str) -> Mapping[str, Any]:
     """
     path = contained_path(folder, name)
     if name.endswith(GGUF_SUFFIX):
-        from edgeq.exporters.gguf.reader import open_gguf
-
         return {key: _short(value) for key, value in open_gguf(path).metadata.items()}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

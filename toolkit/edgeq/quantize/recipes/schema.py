@@ -13,6 +13,7 @@ from edgeq.quantize.formats import Blocks, FileType, StaticInt8, WeightFormat, f
 from edgeq.quantize.methods import methods_for
 from edgeq.quantize.recipes.layers import selects
 from edgeq.quantize.recipes.roles import KNOWN_ROLES, layer_index_of, role_of
+from edgeq.quantize.static_int8 import StaticInt8Settings
 
 if TYPE_CHECKING:
     from edgeq.quantize.static_int8 import StaticInt8Settings
@@ -257,8 +258,6 @@ class Recipe:
 
     def static_settings(self, specs: dict[str, LayerSpec], layers: Sequence[LayerRef]) -> StaticInt8Settings:
         """The settings of `quantize.static_int8` that these specs amount to: other layers are excluded."""
-        from edgeq.quantize.static_int8 import StaticInt8Settings
-
         tables = {layer.name for layer in layers if layer.role.startswith("embedding")}
         linears = [name for name in specs if name not in tables]
         return StaticInt8Settings(

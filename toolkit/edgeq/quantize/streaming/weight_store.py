@@ -12,6 +12,7 @@ import numpy as np
 
 from edgeq.graph.block_weight import BlockWeight
 from edgeq.graph.passes.in_place import in_place
+from edgeq.graph.passes.weight_only import lower_weight_only
 from edgeq.graph.streamed_tensor import StreamedTensor
 from edgeq.numerics import unpack_int4
 from edgeq.quantize.formats import Blocks
@@ -255,8 +256,6 @@ class QuantizedWeights(Mapping[str, QuantizedWeight]):
 @in_place
 def lower_weights(model: ir.Model, weights: Mapping[str, QuantizedWeight]) -> bool:
     """`matmul_nbits.lower`; weights in a store become references to it."""
-    from edgeq.graph.passes.weight_only import lower_weight_only
-
     if not isinstance(weights, QuantizedWeights):
         return lower(weights)(model).modified
     result = lower_weight_only({name: codes.block() for name, codes in weights.codes.items()})(model)

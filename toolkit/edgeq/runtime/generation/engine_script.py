@@ -14,6 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from edgeq.onnx_runtime import session_options
+from edgeq.runtime.generation.genai import GenaiTokens
+from edgeq.runtime.generation.generator import OnnxTokens
+from edgeq.runtime.generation.llama_cpp import LlamaCppTokens, load_library, package_version
+from edgeq.runtime.generation.sampling import Sampling
+from edgeq.runtime.generation.session import DecoderSession
+from edgeq.runtime.generation.settings import CacheShape
+
 
 def main() -> None:
     """Answer requests on stdin until it ends; argument: the engine as JSON."""
@@ -100,16 +108,11 @@ class _OnnxRuntime(_Engine):
     def __init__(self, request: dict[str, Any]) -> None:
         import onnxruntime
 
-        from edgeq.runtime.generation.settings import CacheShape
-
         self.version = onnxruntime.__version__
         self._request = request
         self._cache = CacheShape(**request["cache"])
 
     def load(self) -> None:
-        from edgeq.onnx_runtime import session_options
-        from edgeq.runtime.generation.generator import OnnxTokens
-        from edgeq.runtime.generation.session import DecoderSession
 
         request = self._request
         # What an app runs is timed: the kernels that it gets, at the level that the variant orders.
@@ -121,7 +124,6 @@ class _OnnxRuntime(_Engine):
         return {"context": self._request["context"], "vocabulary": self._request["vocabulary"]}
 
     def stream(self, prompt: list[int], count: int) -> Iterator[int]:
-        from edgeq.runtime.generation.sampling import Sampling
 
         return self._tokens(prompt, Sampling(), len(prompt) + count)
 
@@ -138,7 +140,6 @@ class _Genai(_Engine):
         self._config = json.loads((Path(request["model"]) / "genai_config.json").read_text("utf-8"))["model"]
 
     def load(self) -> None:
-        from edgeq.runtime.generation.genai import GenaiTokens
 
         request = self._request
         self._tokens = GenaiTokens(Path(request["model"]), threads=request["threads"], level=request["level"])
@@ -147,7 +148,6 @@ class _Genai(_Engine):
         return {"context": self._config["context_length"], "vocabulary": self._config["vocab_size"]}
 
     def stream(self, prompt: list[int], count: int) -> Iterator[int]:
-        from edgeq.runtime.generation.sampling import Sampling
 
         tokens = self._tokens(prompt, Sampling(), len(prompt) + count, may_stop=False)
         return (token for token, _ in zip(tokens, range(count), strict=False))
@@ -161,7 +161,6 @@ class _Genai(_Engine):
 
 class _LlamaCpp(_Engine):
     def __init__(self, request: dict[str, Any]) -> None:
-        from edgeq.runtime.generation.llama_cpp import LlamaCppTokens, load_library, package_version
 
         load_library()
         self.version = package_version()
@@ -176,7 +175,6 @@ class _LlamaCpp(_Engine):
         return {"context": model.context_length, "vocabulary": model.vocabulary}
 
     def stream(self, prompt: list[int], count: int) -> Iterator[int]:
-        from edgeq.runtime.generation.sampling import Sampling
 
         tokens = self._tokens(prompt, Sampling(), len(prompt) + count)
         yield next(tokens)

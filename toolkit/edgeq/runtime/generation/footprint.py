@@ -12,6 +12,8 @@ from typing import Any
 from edgeq.errors import ModelError
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel
 from edgeq.runtime.generation.engine_script import peak_bytes
+from edgeq.runtime.generation.llama_cpp import LlamaCppModel
+from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import CacheShape
 
 PROBE_TIMEOUT_S = 600
@@ -65,8 +67,6 @@ def _probe(request: dict[str, Any]) -> int:
 def _probe_gguf(request: dict[str, object]) -> int:
     import llama_cpp  # noqa: F401  (part of the floor that is subtracted)
 
-    from edgeq.runtime.generation.llama_cpp import LlamaCppModel
-
     before = peak_bytes()
     context = int(str(request["context"]))
     model = LlamaCppModel(Path(str(request["model"])))
@@ -81,8 +81,6 @@ def _probe_gguf(request: dict[str, object]) -> int:
 
 def _probe_onnx(request: dict[str, Any]) -> int:
     import onnxruntime  # noqa: F401  (part of the floor that is subtracted)
-
-    from edgeq.runtime.generation.session import DecoderSession
 
     before = peak_bytes()
     context, cache = int(request["context"]), CacheShape(**request["cache"])

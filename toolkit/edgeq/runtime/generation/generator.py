@@ -15,6 +15,8 @@ from edgeq.processors.text import TOKENIZER_FILE
 from edgeq.runtime.generation.answer import DEFAULT_MAX_TOKENS, Generation, StopReason
 from edgeq.runtime.generation.chat import render_chat
 from edgeq.runtime.generation.decoding import StreamDecoder
+from edgeq.runtime.generation.genai import GenaiTokens
+from edgeq.runtime.generation.llama_cpp import LlamaCppTokens
 from edgeq.runtime.generation.sampling import Sampler, Sampling
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.generation.settings import GenerationSettings
@@ -208,12 +210,8 @@ def open_tokens(
             hint=f"--engine {' or '.join(offered)}",
         )
     if chosen == "genai":
-        from edgeq.runtime.generation.genai import GenaiTokens
-
         return GenaiTokens(model.parent, threads=threads, level=level)
     if chosen == "llama.cpp":
-        from edgeq.runtime.generation.llama_cpp import LlamaCppTokens
-
         return LlamaCppTokens(model, threads=threads)
     session = DecoderSession(model, settings.cache, settings.context_length, level=level, threads=threads)
     return OnnxTokens(session)
