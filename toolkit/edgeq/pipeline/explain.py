@@ -227,6 +227,6 @@ def _require_same(plan: QuantizationPlan, original: Original) -> None:
     unknown = [name for name in planned if name not in known]
     if unknown:
         raise ModelError(
-            f"`{original.source.model}` has no layer `{unknown[0]}`, which the bundle's plan quantizes",
+            f"`{original.exported.source.model}` has no layer `{unknown[0]}`, which the bundle's plan quantizes",
             hint="--against takes the model the bundle was made from (edgeq inspect names it)",
         )

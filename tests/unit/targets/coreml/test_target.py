@@ -115,7 +115,7 @@ def test_what_float16_would_overflow_stays_float32(exported: Any, tmp_path: Path
     weight.const_value = ir.tensor(
         weight.const_value.numpy() + np.float32(1000) * np.eye(1, 32)[0].astype("f4")
     )
-    found = lowered(replace(model, canonical=grown), tmp_path / "grown")
+    found = lowered(replace(model, components=(grown,)), tmp_path / "grown")
     nodes = found.placement["float32_nodes"]
     assert any("encoder.layer.0.output.LayerNorm" in node for node in nodes)
     assert any("compute in float32, where float16 could overflow" in detail for detail in found.details)
