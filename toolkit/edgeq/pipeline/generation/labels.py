@@ -11,11 +11,16 @@ import numpy as np
 
 from edgeq.errors import DataError, ModelError
 from edgeq.pipeline.labelled import LabelledResult, labelled_metric, labelled_result
+from edgeq.runtime.generation.generator import bundle_tokenizer
+from edgeq.runtime.generation.settings import GENERATION_FILE, GenerationSettings
 from edgeq.runtime.perplexity import Logits, negative_log_likelihood
+from edgeq.tasks import head_in
 from edgeq.tasks.labelled import Question, ignore
 from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
+    from edgeq.bundle.reader import Bundle
+    from edgeq.progress import Progress
     from edgeq.runtime.generation.tokenizer import PromptTokenizer
     from edgeq.tasks import Head
     from edgeq.tasks.labelled import LabelledMetric, Notify
@@ -83,6 +88,43 @@ class Continuation:
         """Of the choice, in nats."""
         found = logits(self.ids[:-1])[self.first - 1 :]
         return -float(negative_log_likelihood(found, self.ids[self.first :]).sum())
+
+
+def examine(
+    bundle: Bundle,
+    labels: Path,
+    logits: Logits,
+    reference: Logits | None,
+    seed: int,
+    progress: Progress,
+) -> LabelledResult:
+    """Ask a bundle's model, and the original where there is one, the questions of a file.
+
+    Args:
+        bundle: its tokenizer and settings hold.
+        labels: the file.
+        logits: the bundle's model.
+        reference: the original.
+        seed: of the bootstrap.
+        progress: one stage.
+
+    Raises:
+        DataError: see `read_questions`.
+        ModelError: likelihoods are NaN or infinite.
+    """
+    settings = GenerationSettings.load(bundle.file(GENERATION_FILE))
+    questions = read_questions(
+        labels,
+        head_in(bundle.manifest),
+        bundle_tokenizer(bundle),
+        settings.context_length,
+        settings.vocabulary,
+        progress.notice,
+    )
+    models = [model for model in (logits, reference) if model is not None]
+    with progress.stage("answering questions", len(models) * len(questions.gold)) as stage:
+        found, *original = (questions.predictions(model, stage.advance) for model in models)
+    return questions.result(found, original[0] if original else None, seed)
 
 
 def read_questions(

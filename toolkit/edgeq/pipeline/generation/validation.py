@@ -15,7 +15,7 @@ from edgeq.errors import IntegrityError, ModelError, UnsupportedError
 from edgeq.onnx_runtime import ordered_level
 from edgeq.pipeline.drift import Drift, case_drifts, not_finite, worst
 from edgeq.pipeline.generation.data import judged_windows, texts_of
-from edgeq.pipeline.generation.labels import read_questions
+from edgeq.pipeline.generation.labels import examine
 from edgeq.pipeline.generation.replay import (
     LanguageReport,
     answer_sequences,
@@ -153,19 +153,7 @@ class _Validation:
         """What the questions say that were given; None where none were."""
         if self.request.labels is None:
             return None
-        settings = GenerationSettings.load(self.bundle.file(GENERATION_FILE))
-        questions = read_questions(
-            self.request.labels,
-            head_in(self.bundle.manifest),
-            bundle_tokenizer(self.bundle),
-            settings.context_length,
-            settings.vocabulary,
-            self.progress.notice,
-        )
-        models = [model for model in (logits, reference) if model is not None]
-        with self.progress.stage("answering questions", len(models) * len(questions.gold)) as stage:
-            found, *original = (questions.predictions(model, stage.advance) for model in models)
-        return questions.result(found, original[0] if original else None, self.request.seed)
+        return examine(self.bundle, self.request.labels, logits, reference, self.request.seed, self.progress)
 
     def _file(self, variant: Variant, cases: Sequence[GoldenCase]) -> VariantReport:
         """A variant that its target's runtime runs, or, where that is not installed, the original with its weights."""
