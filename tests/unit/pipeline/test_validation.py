@@ -186,7 +186,6 @@ def test_labels_without_an_original_are_reported_with_bounds(tiny_bundle: Path, 
         ("token-classification", "labels belong to words"),
         ("question-answering", "judged by its text"),
         ("fill-mask", "--against on texts with masks"),
-        ("text-generation", "judged on running text"),
     ],
 )
 def test_labels_for_a_kind_that_has_no_metric_of_them_are_refused_first(

@@ -210,7 +210,7 @@ def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> LazyWeights:
     for variant in bundle.variants:
         if variant.runtime == ONNX_RUNTIME:
             path = bundle.model_path(variant)
-            found = read_static_weights(path) | read_block_weights(path)
+            found = read_static_weights(path) | read_block_weights(path, [item.name for item in plan.weights])
             if names <= set(found):
                 return found.only(sorted(names))
     runtimes = ", ".join(dict.fromkeys(variant.runtime for variant in bundle.variants))
