@@ -34,7 +34,7 @@ from edgeq.errors import EdgeqError
 from edgeq.exporters import load_model, sample_model_path
 from edgeq.metrics import cosines, spearman
 from edgeq.pipeline.sessions import open_variant
-from edgeq.processors.base import Processor
+from edgeq.processors.processor import Processor
 from edgeq.processors.text_padding import full_batch
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.recipes import load_recipe

@@ -42,7 +42,7 @@ from edgeq.runtime.adapter import FeedAdapter, Signature
 from edgeq.runtime.host import cpu_name
 from edgeq.runtime.session import VariantSession
 from edgeq.targets import get_target
-from edgeq.targets.base import LoweringOptions
+from edgeq.targets.target import LoweringOptions
 
 CALIBRATION = 256
 FEW = (24, 64, 256)

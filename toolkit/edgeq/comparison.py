@@ -25,7 +25,7 @@ DEFAULT = "default floor"
 """How the origin of a floor begins that no user asked for."""
 GATE_MARGIN = 2.0
 """Measured error may double (other texts, another CPU) before a derived gate fails."""
-PARITY = "relative_error_to_onnx"
+ONNX_DIFFERENCE = "relative_error_to_onnx"
 """Mean relative difference between a variant and the ONNX variant that the same plan made, in one export."""
 GATE_NOISE = {"cosine_mean": 1e-6, "cosine_min": 1e-5}
 """Float32 noise between runtimes, below which an error cannot be asked to stay."""

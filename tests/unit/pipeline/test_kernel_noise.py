@@ -30,7 +30,7 @@ from edgeq.pipeline.kernel_noise import (
     noise_gates,
 )
 from edgeq.progress import SilentStage
-from edgeq.targets.base import Twin
+from edgeq.targets.target import Twin
 from edgeq.tasks import TASKS, Head, Kind
 from edgeq.types import Feeds, Outputs, Role, TensorSpec
 

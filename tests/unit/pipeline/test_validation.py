@@ -230,7 +230,7 @@ def test_labelled_texts_decide_where_they_can_and_leave_it_to_the_floors_elsewhe
         return {"sentence_embedding": -tiny.expected_embedding(feeds["input_ids"], feeds["attention_mask"])}
 
     original = TextReference("a stand-in, from text", turned)
-    monkeypatch.setattr("edgeq.pipeline.forward.live.open_original", lambda *_: original)
+    monkeypatch.setattr("edgeq.pipeline.forward.against_original.open_original", lambda *_: original)
     path = tmp_path / "pairs.tsv"
     path.write_text("\n".join(f"{i % 5}\tthe cat\t{'a dog ' * (i % 5 + 1)}" for i in range(lines)))
     report = validate(tiny_bundle, against="original", labels=path)

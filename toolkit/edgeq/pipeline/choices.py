@@ -10,7 +10,7 @@ from edgeq.progress import Progress
 from edgeq.quantize.formats import FileType
 from edgeq.quantize.recipes import Recipe
 from edgeq.targets import TARGETS, get_target
-from edgeq.targets.base import LoweringOptions, Target, VariantSpec
+from edgeq.targets.target import LoweringOptions, Target, VariantSpec
 from edgeq.types import ONNX_RUNTIME
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from edgeq.exporters.equivalence import run_graph
 from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.adapter import Signature
 from edgeq.targets import get_target
-from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session
 from edgeq.targets.coreml.session import UNIT_ROUNDOFF, rounded_values
+from edgeq.targets.target import Lowered, LoweringInput, LoweringOptions, Session
 from edgeq.types import Feeds, Outputs, Precision, Task, Verification
 
 TARGET = get_target("coreml")

@@ -25,7 +25,7 @@ from edgeq.targets import get_target
 from edgeq.tasks import is_autoregressive
 
 if TYPE_CHECKING:
-    from edgeq.targets.base import CheckpointTarget, Target, VariantSpec
+    from edgeq.targets.target import CheckpointTarget, Target, VariantSpec
 
 ENGINE = "cpu"
 """Of the variants that run language models."""

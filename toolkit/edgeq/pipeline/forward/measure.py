@@ -12,8 +12,8 @@ import numpy as np
 from edgeq.bundle.golden import GoldenCase, is_per_token_vector
 from edgeq.comparison import Run, batch_invariance, compare_outputs
 from edgeq.errors import ModelError
+from edgeq.pipeline.forward.against_onnx import OnnxProbe
 from edgeq.pipeline.forward.data import DataSets
-from edgeq.pipeline.forward.parity import ParityProbe
 from edgeq.pipeline.golden_metrics import kept_of
 from edgeq.pipeline.measured import INVARIANCE_SAMPLES, Measured, describe_environment
 from edgeq.processors.text_padding import full_batch
@@ -26,8 +26,8 @@ from edgeq.types import ONNX_RUNTIME, Array, Feeds, Role, Verification
 
 if TYPE_CHECKING:
     from edgeq.graph.component import Component
-    from edgeq.pipeline.forward.parity import Peer
-    from edgeq.targets.base import Lowered, Session, Target, VariantSpec
+    from edgeq.pipeline.forward.against_onnx import OnnxVariant
+    from edgeq.targets.target import Lowered, Session, Target, VariantSpec
     from edgeq.tasks import Head
 
 ORIGINAL_FP32 = "fp32"
@@ -54,12 +54,12 @@ def measure_variants(
     sessions: Mapping[str, Session],
     data: DataSets,
     progress: Progress,
-    peer: Peer | None = None,
+    peer: OnnxVariant | None = None,
 ) -> dict[str, Measured]:
     """Measure every variant of a bundle, side by side; those that are not ONNX also against `peer` of the same plan."""
     with progress.stage("comparing with the original", data.held_out_samples) as stage:
         probes = {
-            name: ParityProbe(sessions[name], peer, canonical.outputs)
+            name: OnnxProbe(sessions[name], peer, canonical.outputs)
             for name, (spec, _) in written.items()
             if peer is not None and spec.runtime != ONNX_RUNTIME
         }

@@ -28,8 +28,8 @@ from edgeq.quantize.coverage import coverage
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.perplexity import compare_on
 from edgeq.targets import get_target
-from edgeq.targets.base import CheckpointInput, CheckpointTarget, Lowered, VariantSpec
 from edgeq.targets.kernels import HELD_BYTES
+from edgeq.targets.target import CheckpointInput, CheckpointTarget, Lowered, VariantSpec
 from edgeq.tasks import head_of
 from edgeq.text_inputs import INPUT_IDS
 from edgeq.types import FloatArray, Verification

@@ -15,7 +15,7 @@ from edgeq.types import Array, FloatArray, Verification
 if TYPE_CHECKING:
     from edgeq.exporters.causal_lm.original import OriginalLanguageModel
     from edgeq.runtime.perplexity import Logits
-    from edgeq.targets.base import CheckpointTarget, Session, VariantSpec
+    from edgeq.targets.target import CheckpointTarget, Session, VariantSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgeq.pipeline.generation.data import LanguageData
     from edgeq.progress import Progress
     from edgeq.runtime.generation.settings import GenerationSettings
-    from edgeq.targets.base import VariantSpec
+    from edgeq.targets.target import VariantSpec
 
 FEWEST_PROMPTS, MOST_PROMPTS = 2, 6
 GOLDEN_TOKENS = 24

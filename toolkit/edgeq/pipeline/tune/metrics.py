@@ -12,8 +12,8 @@ import numpy as np
 from edgeq.comparison import Run
 from edgeq.errors import UsageError
 from edgeq.metrics import Float64Array, OutputComparison, cosines, spearman
-from edgeq.pipeline.budget import PERPLEXITY_RATIO, SIZE, SPEARMAN_DROP, Budget
-from edgeq.pipeline.tune_data import TuneData, divide_pairs
+from edgeq.pipeline.tune.budget import PERPLEXITY_RATIO, SIZE, SPEARMAN_DROP, Budget
+from edgeq.pipeline.tune.data import TuneData, divide_pairs
 from edgeq.quantize.batches import Batches
 from edgeq.quantize.bootstrap import Estimate, Indices, bootstrap
 from edgeq.quantize.cache import feeds_digest
@@ -28,7 +28,7 @@ from edgeq.types import Array, Feeds, Role
 if TYPE_CHECKING:
     from edgeq.graph.component import Component
     from edgeq.pipeline.originals import Original
-    from edgeq.processors.base import Processor
+    from edgeq.processors.processor import Processor
     from edgeq.tasks import Head
     from edgeq.types import Sample
 

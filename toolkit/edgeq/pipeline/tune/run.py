@@ -12,14 +12,14 @@ from edgeq.calibration import load_samples
 from edgeq.errors import GateError, UnsupportedError, UsageError
 from edgeq.exporters import inspect_model, sample_model_path
 from edgeq.metrics import LOWER_IS_BETTER
-from edgeq.pipeline.budget import SIZE, SPEARMAN_DROP
-from edgeq.pipeline.candidates import CandidateStore, format_of
-from edgeq.pipeline.judges import Judge, judges_of, metric_of
 from edgeq.pipeline.originals import Original, take_in
 from edgeq.pipeline.quantizing import quantize_model
-from edgeq.pipeline.tune_data import TuneData, divide_texts, wanted_texts
-from edgeq.pipeline.tune_result import Evaluated, TuneRequest, TuneResult
-from edgeq.pipeline.tuned_recipe import recipe_of
+from edgeq.pipeline.tune.budget import SIZE, SPEARMAN_DROP
+from edgeq.pipeline.tune.candidates import CandidateStore, format_of
+from edgeq.pipeline.tune.data import TuneData, divide_texts, wanted_texts
+from edgeq.pipeline.tune.metrics import Judge, judges_of, metric_of
+from edgeq.pipeline.tune.recipe import recipe_of
+from edgeq.pipeline.tune.result import Evaluated, TuneRequest, TuneResult
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.bootstrap import rows_needed
 from edgeq.quantize.formats import Float32
@@ -29,12 +29,12 @@ from edgeq.quantize.search import Point, Unit, best_within, demotions, first_acc
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.scratch import scratch_folder
 from edgeq.targets import get_target
-from edgeq.targets.base import LoweringOptions
+from edgeq.targets.target import LoweringOptions
 from edgeq.tasks.entry import Mode
 from edgeq.types import ONNX_RUNTIME, Array
 
 if TYPE_CHECKING:
-    from edgeq.targets.base import GraphTarget, Target, VariantSpec
+    from edgeq.targets.target import GraphTarget, Target, VariantSpec
 
 REPAIRS = 3
 """Demotions tried in vain before the search stops."""
