@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgeq.runtime.generation.tokenizer import PromptTokenizer
 
 from edgeq.calibration import CalibrationData, load_samples
 from edgeq.errors import DataError, UnsupportedError
@@ -21,6 +20,7 @@ from edgeq.pipeline.generation.measure import golden_prompts
 from edgeq.pipeline.originals import Windows, take_in
 from edgeq.pipeline.quantizing import Quantized, quantize_model
 from edgeq.pipeline.sensitivity import sensitivity_of
+from edgeq.processors.prompts import PromptTokenizer
 from edgeq.progress import SilentProgress
 from edgeq.quantize.layers import find_layers
 from edgeq.quantize.recipes import load_recipe
