@@ -135,6 +135,15 @@ def test_an_interpreter_without_llama_cpp(tmp_path: Path) -> None:
     assert "--llama-python" in str(caught.value.hint)
 
 
+def test_an_interpreter_without_edgeq(tmp_path: Path) -> None:
+    """edgeq is found beside the script; what is missed of other packages is what llama.cpp needs."""
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n', encoding="utf-8")
+    bare.chmod(0o755)
+    with pytest.raises(ModelError, match="No module named 'numpy'"):
+        EngineProcess(EngineSpec(LLAMA_CPP, tmp_path / "m.gguf", python=bare))
+
+
 def test_no_interpreter(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be started"):
         EngineProcess(EngineSpec(LLAMA_CPP, tmp_path / "m.gguf", python=tmp_path / "none"))

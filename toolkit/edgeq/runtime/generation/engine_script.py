@@ -1,7 +1,8 @@
 """One engine in a process of its own: loads a language model and times prompts, which come as lines of JSON.
 
 Run by its path, also under an interpreter (3.11 or later) that has llama-cpp-python and not edgeq: edgeq is then found
-beside this file, after the interpreter's own packages.
+beside this file, after the interpreter's own packages. So edgeq is imported in functions alone, and by each engine no
+more of it than that engine needs.
 """
 
 from __future__ import annotations
@@ -13,14 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
-
-from edgeq.onnx_runtime import session_options
-from edgeq.runtime.generation.genai import GenaiTokens
-from edgeq.runtime.generation.generator import OnnxTokens
-from edgeq.runtime.generation.llama_cpp import LlamaCppTokens, load_library, package_version
-from edgeq.runtime.generation.sampling import Sampling
-from edgeq.runtime.generation.session import DecoderSession
-from edgeq.runtime.generation.settings import CacheShape
 
 
 def main() -> None:
@@ -108,11 +101,16 @@ class _OnnxRuntime(_Engine):
     def __init__(self, request: dict[str, Any]) -> None:
         import onnxruntime
 
+        from edgeq.runtime.generation.settings import CacheShape
+
         self.version = onnxruntime.__version__
         self._request = request
         self._cache = CacheShape(**request["cache"])
 
     def load(self) -> None:
+        from edgeq.onnx_runtime import session_options
+        from edgeq.runtime.generation.generator import OnnxTokens
+        from edgeq.runtime.generation.session import DecoderSession
 
         request = self._request
         # What an app runs is timed: the kernels that it gets, at the level that the variant orders.
@@ -124,6 +122,7 @@ class _OnnxRuntime(_Engine):
         return {"context": self._request["context"], "vocabulary": self._request["vocabulary"]}
 
     def stream(self, prompt: list[int], count: int) -> Iterator[int]:
+        from edgeq.runtime.generation.sampling import Sampling
 
         return self._tokens(prompt, Sampling(), len(prompt) + count)
 
@@ -140,6 +139,7 @@ class _Genai(_Engine):
         self._config = json.loads((Path(request["model"]) / "genai_config.json").read_text("utf-8"))["model"]
 
     def load(self) -> None:
+        from edgeq.runtime.generation.genai import GenaiTokens
 
         request = self._request
         self._tokens = GenaiTokens(Path(request["model"]), threads=request["threads"], level=request["level"])
@@ -148,6 +148,7 @@ class _Genai(_Engine):
         return {"context": self._config["context_length"], "vocabulary": self._config["vocab_size"]}
 
     def stream(self, prompt: list[int], count: int) -> Iterator[int]:
+        from edgeq.runtime.generation.sampling import Sampling
 
         tokens = self._tokens(prompt, Sampling(), len(prompt) + count, may_stop=False)
         return (token for token, _ in zip(tokens, range(count), strict=False))
@@ -161,6 +162,7 @@ class _Genai(_Engine):
 
 class _LlamaCpp(_Engine):
     def __init__(self, request: dict[str, Any]) -> None:
+        from edgeq.runtime.generation.llama_cpp import LlamaCppTokens, load_library, package_version
 
         load_library()
         self.version = package_version()
@@ -175,6 +177,7 @@ class _LlamaCpp(_Engine):
         return {"context": model.context_length, "vocabulary": model.vocabulary}
 
     def stream(self, prompt: list[int], count: int) -> Iterator[int]:
+        from edgeq.runtime.generation.sampling import Sampling
 
         tokens = self._tokens(prompt, Sampling(), len(prompt) + count)
         yield next(tokens)
