@@ -20,7 +20,7 @@ from edgeq.types import Feeds, Outputs, TensorSpec, Verification
 from edgeq.version import __version__
 
 if TYPE_CHECKING:
-    from edgeq.targets.coreml.predict import CoreMLRunner, Units
+    from edgeq.targets.coreml.predict import Units
 
 UNITS = {"all": "all compute units", "cpu": "CPU only"}
 """What may run a package on a Mac, as reports name it."""

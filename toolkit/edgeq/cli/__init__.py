@@ -74,7 +74,6 @@ class _Failures:
 
 
 def _run(argv: Sequence[str]) -> int:
-
     result = build_app()(list(argv), standalone_mode=False)
     return result if isinstance(result, int) else ExitCode.OK
 

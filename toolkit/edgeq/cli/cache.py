@@ -60,7 +60,6 @@ def cache(
 
 
 def _named(entries: Sequence[CacheEntry], names: Sequence[str]) -> list[CacheEntry]:
-
     known = [entry.name for entry in entries]
     for name in names:
         if name not in known:

@@ -131,7 +131,6 @@ def _yes(has: bool | None) -> str:
 
 
 def _why(feature: str) -> str:
-
     return next(features[feature] for features in CPU_FEATURES.values() if feature in features)
 
 

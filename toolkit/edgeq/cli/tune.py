@@ -91,7 +91,6 @@ def tune(
 
 
 def _check_output(output: Path, force: bool) -> None:
-
     if output.suffix not in (".yaml", ".yml"):
         check_output(output, force)
     elif output.exists() and not force:
@@ -194,7 +193,6 @@ def _estimate(estimate: Any) -> dict[str, float]:
 
 
 def _plot(path: Path, result: TuneResult) -> None:
-
     def point(item: Evaluated, label: str = "") -> Point:
         estimate = item.estimate
         return Point(label, item.size_bytes / 1e6, estimate.value, estimate.low, estimate.high)

@@ -81,7 +81,6 @@ class _Observer:
         self.passes = 0
 
     def __call__(self, model: ir.Model, tensors: Sequence[str], *, gram: bool = False) -> Statistics:
-
         self.passes += 1
         moves = self.passes == 1
         done = 0

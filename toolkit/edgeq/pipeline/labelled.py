@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgeq.tasks import Head
     from edgeq.tasks.entry import TaskEntry
     from edgeq.tasks.labelled import LabelledMetric, Notify
-    from edgeq.types import Sample
+
 
 Runs: TypeAlias = Callable[[Iterable[Feeds]], Iterable[Outputs]]
 """Runs batches and gives their outputs in order."""

@@ -85,13 +85,11 @@ def take_in(model: str, task: Task | None) -> Original:
 
 
 def _take_in_decoder(model: str, _task: Task | None) -> Original:
-
     decoder = load_language_model(model)
     return Original(decoder, Windows(decoder))
 
 
 def _take_in_encoder(model: str, task: Task | None) -> Original:
-
     encoder = load_model(model, task=task)
     texts = Texts(encoder.preprocessor, encoder.head.entry, encoder.canonical.max_length)
     return Original(encoder, texts)

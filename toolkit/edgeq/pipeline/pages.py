@@ -138,6 +138,5 @@ def _report_of(path: Path, *, force: bool) -> tuple[str, str]:
 
 
 def _machine(threads: int | None) -> str:
-
     ran = "" if threads is None else f", {threads} thread" + ("s" if threads > 1 else "")
     return f"{cpu_name()} ({host_architecture()}{ran})"

@@ -169,7 +169,6 @@ class _Causes:
     def __init__(
         self, graph: ir.Model, layers: ModelLayers, names: Sequence[str], data: DataSets, progress: Progress
     ) -> None:
-
         self._graph = graph
         self._sites = {site.name: site for site in _sites(layers)}
         sites = [self._sites[name] for name in names]

@@ -1,7 +1,7 @@
 """What the weights of a layer are stored as: one class per format, with what follows from it.
 
 Recipes, plans and caches spell a format by its name, which is read once; everything else asks the class. A new format
-is a class here and its place in `FORMATS`. Imports no numpy: `edgeq recipes` reads it.
+is a class here and its place in `FORMATS`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The methods that choose quantized weights: what each makes, what it looks at, and where it is.
 
-A new method is a module of `quantize.weight_only` and a line in the table. Imports no numpy: `edgeq recipes` reads it.
+A new method is a module of `quantize.weight_only` and a line in the table.
 """
 
 from __future__ import annotations

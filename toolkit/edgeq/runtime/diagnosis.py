@@ -100,7 +100,6 @@ def diagnose(cache: Path | None = None) -> Diagnosis:
 
 
 def _lane_state(cache: Path | None) -> LaneState:
-
     if host_architecture() == "arm64":
         return LaneState("native", "", "this machine runs the ARM64 kernels itself")
     if sys.platform != "linux" or host_architecture() != "x86-64":

@@ -161,7 +161,6 @@ def require_emulation_host() -> None:
 
 
 def _open_arm64(cpu: str, cache: Path | None) -> Executor:
-
     core = find_core(cpu)
     if host_architecture() == "arm64":
         return NativeExecutor("arm64")

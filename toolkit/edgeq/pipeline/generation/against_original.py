@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeq.calibration import load_samples
-from edgeq.errors import ModelError
+from edgeq.errors import DataError, ModelError
 from edgeq.exporters.causal_lm import load_original, open_original
 from edgeq.pipeline.generation.data import judged_windows, texts_of
 from edgeq.pipeline.validation.request import LIVE_SAMPLES
@@ -88,6 +88,8 @@ def open_live(
     if request.against is None:
         return None
     data = load_samples(request.data, column=request.data_column, count=LIVE_SAMPLES, seed=request.seed)
+    if data.feeds is not None:
+        raise DataError(f"`{request.data}` holds tensors, expected texts to compare on")
     texts = texts_of(data.samples)
     windows = judged_windows(tokenizer, texts, settings.context_length, settings.vocabulary)
     most = min(GREEDY_PROMPT_TOKENS, settings.context_length // 2)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgeq.errors import ConfigError
 from edgeq.quantize.formats import Blocks, FileType, StaticInt8, WeightFormat, format_class
@@ -14,9 +14,6 @@ from edgeq.quantize.methods import methods_for
 from edgeq.quantize.recipes.layers import selects
 from edgeq.quantize.recipes.roles import KNOWN_ROLES, layer_index_of, role_of
 from edgeq.quantize.static_int8 import StaticInt8Settings
-
-if TYPE_CHECKING:
-    from edgeq.quantize.static_int8 import StaticInt8Settings
 
 
 @dataclass(frozen=True, slots=True)
