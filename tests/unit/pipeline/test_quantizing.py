@@ -19,6 +19,7 @@ from edgeq.quantize.plan import QuantizationPlan
 from edgeq.quantize.recipes import LayerSpec, load_recipe, parse_recipe
 from edgeq.quantize.weight_errors import energy_of
 from edgeq.quantize.weight_only import LayerStats
+from edgeq.samples import Text
 from edgeq.targets.base import LoweringInput, LoweringOptions
 from edgeq.targets.cpu import TARGET as CPU
 from edgeq.types import Precision, Task
@@ -36,7 +37,7 @@ class Notices(SilentProgress):
 
 def texts(count=64):
     rng = np.random.default_rng(3)
-    return tuple(" ".join(rng.choice(WORDS, size=rng.integers(2, 8))) + f" {i}" for i in range(count))
+    return tuple(Text(" ".join(rng.choice(WORDS, size=rng.integers(2, 8))) + f" {i}") for i in range(count))
 
 
 @pytest.fixture(scope="module")

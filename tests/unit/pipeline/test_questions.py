@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeq.runtime.generation.tokenizer import PromptTokenizer
 
 from edgeq.errors import DataError, ModelError
 from edgeq.exporters.causal_lm import ExportedLanguageModel, load_language_model
 from edgeq.pipeline.generation.labels import Questions, read_questions
+from edgeq.processors.prompts import PromptTokenizer
 from edgeq.tasks import TASKS, Head, Kind
 from edgeq.tasks.labelled import Question
 from edgeq.types import Array, FloatArray

@@ -18,8 +18,9 @@ from edgeq.pipeline.generation.data import (
     window_batches,
 )
 from edgeq.quantize.batches import Batches, FeedBatches, batches_of
+from edgeq.samples import Sample
 from edgeq.tasks import Head, is_autoregressive
-from edgeq.types import Feeds, Sample, SourceInfo, Task
+from edgeq.types import Feeds, SourceInfo, Task
 
 if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData
