@@ -289,9 +289,9 @@ def write(model, recipe_name: str, path: Path) -> None:
     from edgeq.pipeline.quantizing import family
     from edgeq.quantize.layers import find_layers
     from edgeq.quantize.recipes import load_recipe
-    from edgeq.targets.base import LoweringInput
     from edgeq.targets.cpu import lower_for_cpu
     from edgeq.targets.onnx_file import save_onnx
+    from edgeq.targets.target import LoweringInput
     from edgeq.types import Precision
 
     layers = find_layers(model)

@@ -33,9 +33,9 @@ from edgeq.bundle.reader import Bundle, open_bundle
 from edgeq.errors import EdgeqError
 from edgeq.exporters import load_model, sample_model_path
 from edgeq.metrics import cosines, spearman
-from edgeq.pipeline.forward.measure import bench_feeds
 from edgeq.pipeline.sessions import open_variant
-from edgeq.processors.base import Processor
+from edgeq.processors.processor import Processor
+from edgeq.processors.text_padding import full_batch
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.host import cpu_name
@@ -148,7 +148,7 @@ def timings(bundle_path: Path, goldens: int, preprocessor: Processor, texts: lis
     with open_bundle(bundle_path, force=True) as bundle:
         variant = bundle.variants[0]
         session = open_variant(bundle, variant, bundle.model_path(variant), 0)
-        feeds: Any = bench_feeds(preprocessor(as_samples(texts[:16])), 128)
+        feeds: Any = full_batch(preprocessor(as_samples(texts[:16])), 128)
         session.run(feeds)
         taken = []
         for _ in range(5):

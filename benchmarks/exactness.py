@@ -43,7 +43,7 @@ from edgeq.runtime.host import cpu_name
 from edgeq.runtime.session import VariantSession
 from edgeq.samples import as_samples
 from edgeq.targets import get_target
-from edgeq.targets.base import LoweringOptions
+from edgeq.targets.target import LoweringOptions
 
 CALIBRATION = 256
 FEW = (24, 64, 256)

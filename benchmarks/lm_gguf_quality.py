@@ -40,11 +40,11 @@ from edgeq.quantize.recipes import load_recipe
 from edgeq.quantize.streaming.stacked_rows import values_of
 from edgeq.quantize.weight_only import LayerStats
 from edgeq.runtime.generation import llama_cpp
-from edgeq.targets.base import CheckpointInput
 from edgeq.targets.gguf.file_types import FILE_TYPES
 from edgeq.targets.gguf.read_back import StoredParameters
 from edgeq.targets.gguf.tensors import PlannedTensor, plan_tensors
 from edgeq.targets.gguf.writer import write_gguf
+from edgeq.targets.target import CheckpointInput
 
 Array = np.ndarray
 

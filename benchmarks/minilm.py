@@ -30,8 +30,8 @@ from edgeq.calibration import load_samples
 from edgeq.comparison import batch_invariance
 from edgeq.metrics import cosines, spearman
 from edgeq.onnx_runtime import kernels_saturate, ordered_level
-from edgeq.pipeline.forward.measure import bench_feeds
 from edgeq.processors.text import TextPreprocessor
+from edgeq.processors.text_padding import full_batch
 from edgeq.quantize.batches import batches_of
 from edgeq.runtime.adapter import HasSignature, Signature
 from edgeq.runtime.host import cpu_name
@@ -245,7 +245,7 @@ def speed(
     feeds = preprocessor(as_samples(texts))
     found: dict[str, dict[str, tuple[float, float]]] = {item.name: {} for item in contenders}
     for batch, tokens in CASES:
-        case = bench_feeds(feeds, tokens, batch)
+        case = full_batch(feeds, tokens, batch)
         runs = {item.name: runner(item.session, case) for item in contenders}
         for name, timing in interleave(
             runs, baseline=contenders[0].name, rounds=60, budget_s=budget_s

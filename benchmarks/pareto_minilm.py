@@ -35,18 +35,18 @@ from weight_only_minilm import quantize_with_peer
 from edgeq.calibration import load_samples
 from edgeq.exporters import load_model, sample_model_path
 from edgeq.metrics import cosines, spearman
-from edgeq.pipeline.budget import parse_budget
 from edgeq.pipeline.forward.data import DataSets, divide, wanted_samples
 from edgeq.pipeline.quantizing import quantize_model
-from edgeq.pipeline.tune import run_tune
-from edgeq.pipeline.tune_result import TuneRequest
+from edgeq.pipeline.tune.budget import parse_budget
+from edgeq.pipeline.tune.result import TuneRequest
+from edgeq.pipeline.tune.run import run_tune
 from edgeq.progress import SilentProgress
 from edgeq.quantize.batches import Batches
 from edgeq.quantize.recipes import BUILT_IN, Recipe, load_recipe
 from edgeq.report.plots import Point, Series, check_plot_path, trade_off_plot
 from edgeq.runtime.session import VariantSession
-from edgeq.targets.base import LoweringOptions
 from edgeq.targets.cpu import TARGET
+from edgeq.targets.target import LoweringOptions
 from edgeq.types import Array
 
 PEERS = ("ort dynamic", "ort static", "ort rtn sym", "ort rtn asym", "ort k_quant", "ort hqq")

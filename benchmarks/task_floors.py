@@ -26,13 +26,13 @@ from edgeq.exporters import load_model, sample_model_path
 from edgeq.exporters.exported_model import ExportedModel
 from edgeq.pipeline.forward.data import DataSets, divide
 from edgeq.pipeline.forward.measure import open_session
-from edgeq.pipeline.forward.peers import CalibrationFeeds
+from edgeq.pipeline.forward.onnx_variant import CalibrationFeeds
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.progress import SilentProgress
 from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.session import VariantSession
 from edgeq.targets import get_target
-from edgeq.targets.base import GraphTarget, LoweringOptions
+from edgeq.targets.target import GraphTarget, LoweringOptions
 from edgeq.tasks import TASKS, Head, Kind, head_of
 from edgeq.types import Precision, Role, TensorSpec
 

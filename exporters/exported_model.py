@@ -7,42 +7,78 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, UnsupportedError
+from edgeq.graph.component import Component, Wire, check_wires
 from edgeq.tasks import Head, head_of
 from edgeq.types import Feeds, Outputs, SourceInfo, Task
 
 if TYPE_CHECKING:
-    from edgeq.graph.component import Component
     from edgeq.processors.text import TextPreprocessor
 
 Progress: TypeAlias = Callable[[str], None]
 """Told what is being done, one short phrase per stage."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExportedModel:
-    """A model taken in from the Hugging Face world.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Exported:
+    """A model of any task, taken in from the Hugging Face world.
 
     Attributes:
-        canonical: the graph every target lowers.
+        components: its graphs, which every target lowers.
+        wires: what they give each other; none where there is one.
         source: provenance, with a SHA-256 of every file that was read.
-        preprocessor: tokenization as the bundle will do it, without torch or transformers.
-        reference: runs the original model on the same feeds as the canonical graph's inputs
-            (`input_ids`, `attention_mask`, ... int64 `[batch, sequence]`) and returns outputs by the same
-            names.
+        preprocessor: makes feeds as the bundle will, without torch or transformers.
         notices: what the user should know about its files.
+
+    Raises:
+        ValueError: components or wires do not fit together.
     """
 
-    canonical: Component
+    components: tuple[Component, ...]
     source: SourceInfo
     preprocessor: TextPreprocessor
-    reference: Callable[[Feeds], Outputs]
+    wires: tuple[Wire, ...] = ()
     notices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that the components are one model."""
+        check_wires(self.components, self.wires)
+
+    @property
+    def canonical(self) -> Component:
+        """The graph of a model that has one.
+
+        Raises:
+            UnsupportedError: it has several.
+        """
+        if len(self.components) > 1:
+            names = ", ".join(component.name for component in self.components)
+            raise UnsupportedError(f"`{self.source.model}` has {len(self.components)} graphs ({names})")
+        return self.components[0]
 
     @property
     def head(self) -> Head:
         """Its outputs, and how they are read and judged."""
         return head_of(self.source, self.canonical.outputs, self.preprocessor.special_token_ids)
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """The original model on feeds of the graph's inputs; outputs by the same names."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExportedModel(Exported):
+    """A model that is run once per input.
+
+    Attributes:
+        reference: runs the original model on the feeds of the graph's inputs.
+    """
+
+    reference: Callable[[Feeds], Outputs]
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """The original model's outputs."""
+        return self.reference(feeds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,13 @@ def _load_folder(facts: ModelFacts, seq_len: int | None, say: Progress) -> Expor
         *unchecked_lengths(longest, length),
         *read,
     )
-    return ExportedModel(canonical, source, preprocessor, reference, tuple(notices))
+    return ExportedModel(
+        components=(canonical,),
+        source=source,
+        preprocessor=preprocessor,
+        reference=reference,
+        notices=tuple(notices),
+    )
 
 
 def _loaded_task(sentence: SentenceModel | None, task: Task) -> Task:

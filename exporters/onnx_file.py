@@ -263,7 +263,13 @@ def load_onnx(path: Path, task: str | None, seq_len: int | None, say: Progress) 
     )
     source = _source(facts, prepared.files, companion_folder(path), model)
     notices = (*tokenizer_notices(prepared.tokenizer), *unchecked_lengths(longest, prepared.length))
-    return ExportedModel(canonical, source, preprocessor, reference, notices)
+    return ExportedModel(
+        components=(canonical,),
+        source=source,
+        preprocessor=preprocessor,
+        reference=reference,
+        notices=notices,
+    )
 
 
 def _positions(folder: Path, tokenizer: Any) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from edgeq.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeq.targets.base import Target
+    from edgeq.targets.target import Target
 
 TARGETS: dict[str, str] = {
     "android": "edgeq.targets.android.target",

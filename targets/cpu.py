@@ -13,9 +13,9 @@ from edgeq.onnx_runtime import OptimizationLevel, ordered_options
 from edgeq.quantize.formats import Palette
 from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.runtime.host import host_architecture
-from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.targets.kernels import count_kernels
 from edgeq.targets.onnx_session import OnnxSession
+from edgeq.targets.target import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.types import ONNX_RUNTIME, Precision
 
 if TYPE_CHECKING:

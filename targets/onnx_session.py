@@ -11,14 +11,14 @@ from edgeq.graph.overflow import find_saturating
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, kernels_saturate
 from edgeq.runtime.executors import Executor, NativeExecutor, native_environment
 from edgeq.runtime.session import VariantSession, execute_through
-from edgeq.targets.base import Twin
 from edgeq.targets.onnx_twins import ARM64_CASES, RunAll, emulated_arm64, louder_twins, native_twins
+from edgeq.targets.target import Twin
 from edgeq.types import Verification
 
 if TYPE_CHECKING:
     from edgeq.graph.overflow import SaturatingLayer
     from edgeq.runtime.adapter import HasSignature
-    from edgeq.targets.base import VariantSpec
+    from edgeq.targets.target import VariantSpec
 
 
 class OnnxSession(VariantSession):

@@ -11,7 +11,7 @@ from edgeq.errors import EdgeqError
 from edgeq.onnx_runtime import DEFAULT_LEVEL, LEVELS, OptimizationLevel
 from edgeq.runtime.executors import Executor, NativeExecutor, open_executor
 from edgeq.scratch import scratch_folder
-from edgeq.targets.base import Twin
+from edgeq.targets.target import Twin
 from edgeq.types import Feeds, Outputs, Verification
 
 if TYPE_CHECKING:

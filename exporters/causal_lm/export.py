@@ -69,7 +69,7 @@ def export_folder(
     check_reference(facts.folder, weights, reference, is_small=float_bytes(facts.folder) <= HELD_BYTES)
     check_decoder(canonical, settings, reference, facts.architecture)
     return ExportedLanguageModel(
-        canonical=canonical,
+        components=(canonical,),
         source=source_of(facts, model),
         preprocessor=text_preprocessor(tokenizer, max_length=length, input_names=(INPUT_IDS, ATTENTION_MASK)),
         settings=settings,

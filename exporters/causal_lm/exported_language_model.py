@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from edgeq.tasks import Head, head_of
-from edgeq.types import Array, Feeds, FloatArray, Outputs, SourceInfo
+from edgeq.exporters.exported_model import Exported
+from edgeq.text_inputs import INPUT_IDS
+from edgeq.types import Array, Feeds, FloatArray, Outputs
 
 if TYPE_CHECKING:
     from edgeq.exporters.causal_lm.weights import DecoderWeights
-    from edgeq.graph.component import Component
-    from edgeq.processors.text import TextPreprocessor
     from edgeq.quantize.checkpoint_codes import PackedWeights
     from edgeq.runtime.generation.settings import GenerationSettings
 
@@ -24,15 +23,14 @@ def _nothing() -> None:
     """The original in this process is held as long as it is wanted."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ExportedLanguageModel:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExportedLanguageModel(Exported):
     """A causal language model taken in.
 
+    Its graph has the inputs `input_ids [batch, sequence]`, `attention_mask [batch, total]` and
+    `past_key_values.N.key/value [batch, heads, past, size]`, and the outputs `logits` and `present.N.key/value`.
+
     Attributes:
-        canonical: inputs `input_ids [batch, sequence]`, `attention_mask [batch, total]` and
-            `past_key_values.N.key/value [batch, heads, past, size]`; outputs `logits` and `present.N.key/value`.
-        source: provenance, with a SHA-256 of every file that was read.
-        preprocessor: tokenization as the bundle will do it.
         settings: context length, stop tokens, defaults, chat template, cache.
         reference: the original's logits.
         genai_config: `genai_config.json` of ONNX Runtime GenAI for this graph.
@@ -41,12 +39,8 @@ class ExportedLanguageModel:
         weights: what the graph refers to. Files made for this export go when it does.
         packed: weights that came quantized with the checkpoint; None for a float checkpoint.
         rest: gives back what the original holds in memory; the next run of `reference` gets it again.
-        notices: what the user should know about its files.
     """
 
-    canonical: Component
-    source: SourceInfo
-    preprocessor: TextPreprocessor
     settings: GenerationSettings
     reference: Logits
     genai_config: Mapping[str, Any]
@@ -55,13 +49,7 @@ class ExportedLanguageModel:
     weights: DecoderWeights
     packed: PackedWeights | None = None
     rest: Callable[[], None] = _nothing
-    notices: tuple[str, ...] = ()
-
-    @property
-    def head(self) -> Head:
-        """Its logits, and how they are read and judged."""
-        return head_of(self.source, self.canonical.outputs, self.preprocessor.special_token_ids)
 
     def run(self, feeds: Feeds) -> Outputs:
         """The original's logits for inputs with an empty cache."""
-        return {"logits": self.reference(feeds["input_ids"])}
+        return {"logits": self.reference(feeds[INPUT_IDS])}

@@ -44,7 +44,7 @@ class LoadRequest:
         """In the child."""
         exported = export_folder(self.facts, self.context, self.road)
         canonical: Any = replace(exported.canonical, model=None)  # type: ignore[arg-type]
-        bare = replace(exported, canonical=canonical, reference=_unreachable)
+        bare = replace(exported, components=(canonical,), reference=_unreachable)
         channel.send(Loaded(pack_graph(exported.canonical.model), bare))
 
 
@@ -64,7 +64,7 @@ class Loaded:
         """The model, its original in a process that is started when it is run."""
         canonical = replace(self.exported.canonical, model=self.graph.unpack())
         original = OriginalInOwnProcess(self.exported.weights)
-        return replace(self.exported, canonical=canonical, reference=original, rest=original.rest)
+        return replace(self.exported, components=(canonical,), reference=original, rest=original.rest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from edgeq.errors import ModelError
 from edgeq.exporters.checkpoint import describe, quiet_transformers
@@ -13,9 +13,6 @@ from edgeq.exporters.dense_file import DenseFile
 from edgeq.exporters.gptq_awq.folder import UnpackedFolder, copy_the_rest, kind_of
 from edgeq.families import FAMILIES
 from edgeq.quantize.streaming import Checkpoint
-
-if TYPE_CHECKING:
-    from edgeq.exporters.gptq_awq.folder import UnpackedFolder
 
 
 class TextPart(NamedTuple):

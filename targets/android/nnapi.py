@@ -9,8 +9,8 @@ from edgeq.errors import UnsupportedError
 from edgeq.graph.overflow import find_saturating
 from edgeq.onnx_runtime import ordered_options
 from edgeq.runtime.executors import CAN_SATURATE
-from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, VariantSpec
 from edgeq.targets.placement.predict import predict
+from edgeq.targets.target import Lowered, LoweringInput, LoweringOptions, VariantSpec
 from edgeq.types import Precision, TensorSpec
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from edgeq.quantize.formats import Blocks
 from edgeq.targets.android.nnapi import write_nnapi_variant
-from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.targets.cpu import cpu_refusal, write_cpu_variant
 from edgeq.targets.onnx_session import OnnxSession
+from edgeq.targets.target import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.types import ONNX_RUNTIME, Precision
 
 if TYPE_CHECKING:

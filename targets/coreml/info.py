@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edgeq.targets.base import LoweringInput, VariantSpec
 from edgeq.targets.coreml.decisions import PackageInfo
 from edgeq.targets.coreml.package import swift_class_name
+from edgeq.targets.target import LoweringInput, VariantSpec
 from edgeq.types import Role, TensorSpec
 from edgeq.version import __version__
 

@@ -12,7 +12,7 @@ from edgeq.errors import UnsupportedError
 from edgeq.graph.static_weight import StaticWeight
 from edgeq.quantize.plan import LinearDecision, QuantizationPlan
 from edgeq.quantize.sites import find_sites
-from edgeq.quantize.weight_only.base import QuantizedWeight
+from edgeq.quantize.weight_only.quantized_weight import QuantizedWeight
 from edgeq.targets.coreml.decisions import ActivationQuant, Codes, Int4Weight, Int8Weight, WeightDecision
 
 if TYPE_CHECKING:

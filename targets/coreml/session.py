@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from edgeq.runtime.adapter import FeedAdapter, HasSignature, Signature
 from edgeq.runtime.host import cpu_name, host_architecture
-from edgeq.targets.base import Twin
 from edgeq.targets.coreml.interpreter.machine import MilInterpreter
 from edgeq.targets.coreml.interpreter.program import Operation, Package, read_package
 from edgeq.targets.coreml.predict import CoreMLRunner
+from edgeq.targets.target import Twin
 from edgeq.types import Feeds, Outputs, TensorSpec, Verification
 from edgeq.version import __version__
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 from edgeq.errors import MissingExtraError, UnsupportedError
 from edgeq.graph.component import SEQUENCE
-from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.targets.coreml.decisions import ComputeDtype, PaletteWeight, check_platform
 from edgeq.targets.coreml.info import package_info
 from edgeq.targets.coreml.interpreter.program import read_package
 from edgeq.targets.coreml.needs import TOKEN_INPUTS, oldest_ios, recipe_decisions
 from edgeq.targets.coreml.plan import PlannedGraph, from_quantized_weight, from_static_plan
 from edgeq.targets.coreml.session import PackageSession, is_constant
+from edgeq.targets.target import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec
 from edgeq.types import Precision, TensorSpec
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from edgeq.targets.gguf.file_types import FileType
 from edgeq.targets.gguf.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from edgeq.targets.base import CheckpointInput
+    from edgeq.targets.target import CheckpointInput
 
 QUANTIZATION_VERSION = 2
 """Of ggml's block layouts."""

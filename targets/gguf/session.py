@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from edgeq.numerics import FP16_STEP
-from edgeq.processors.text_inputs import INPUT_IDS
 from edgeq.runtime.generation.llama_cpp import PACKAGE, LlamaCppModel, package_version
 from edgeq.runtime.host import cpu_name, host_architecture
-from edgeq.targets.base import Twin
+from edgeq.targets.target import Twin
+from edgeq.text_inputs import INPUT_IDS
 from edgeq.types import Feeds, Outputs, Verification
 
 

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgeq.families.rope import check_rope
 from edgeq.graph.component import BATCH, SEQUENCE
-from edgeq.processors.text_inputs import INPUT_IDS
 from edgeq.quantize import formats
 from edgeq.quantize.recipes import BUILT_IN, load_recipe
 from edgeq.quantize.recipes.schema import ExportOptions, StaticOptions, file_type_recipe
 from edgeq.runtime.generation.footprint import measure_gguf_bytes
 from edgeq.runtime.generation.llama_cpp import is_installed
-from edgeq.targets.base import CheckpointInput, Lowered, LoweringOptions, Session, VariantSpec
 from edgeq.targets.gguf.activations import roundings
 from edgeq.targets.gguf.file_types import FILE_TYPES, RECIPES, FileType
 from edgeq.targets.gguf.read_back import StoredParameters
 from edgeq.targets.gguf.session import GgufSession
 from edgeq.targets.gguf.tensors import family_of, ignored_window, place_tensors, plan_tensors
 from edgeq.targets.gguf.writer import write_gguf
+from edgeq.targets.target import CheckpointInput, Lowered, LoweringOptions, Session, VariantSpec
+from edgeq.text_inputs import INPUT_IDS
 from edgeq.types import FloatArray, Precision, Role, TensorSpec
 
 if TYPE_CHECKING:

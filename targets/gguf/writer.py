@@ -14,8 +14,8 @@ from edgeq.numerics import FP16_MAX
 from edgeq.quantize.ggml import BLOCK_TYPES, Evidence, quantize_rows
 from edgeq.quantize.gram_parts import in_parts
 from edgeq.quantize.streaming.external_data import full_disk_as_error
-from edgeq.quantize.weight_only.base import LayerStats, checked_importance
 from edgeq.quantize.weight_only.gptq import MIN_TOKENS_PER_CHANNEL, factorize
+from edgeq.quantize.weight_only.quantized_weight import LayerStats, checked_importance
 from edgeq.targets.gguf.file_types import FILE_TYPES
 from edgeq.targets.gguf.metadata import add_metadata, add_tokenizer
 from edgeq.targets.gguf.tensors import TABLE, PlannedTensor, architecture_of, plan_tensors
@@ -23,7 +23,7 @@ from edgeq.targets.gguf.vocabulary import read_vocabulary
 from edgeq.types import Array
 
 if TYPE_CHECKING:
-    from edgeq.targets.base import CheckpointInput
+    from edgeq.targets.target import CheckpointInput
 
 
 def write_gguf(source: CheckpointInput, file_type: str, path: Path) -> list[str]:

@@ -271,13 +271,22 @@ def test_explain_says_what_the_plan_knows_and_measures_against_the_original(mode
     assert all(layer["kl"] == layer["loss"] for layer in found["layers"])
 
 
-def test_sensitivity_is_stored_in_the_bundle(model, tmp_path, capsys):
-    arguments = ("--precision", "int4", "--sensitivity", "--target", "cpu", "--output", tmp_path / "b")
+def test_sensitivity_is_stored_in_the_bundle_and_read_back_from_its_weights(model, tmp_path, capsys):
+    bundle = tmp_path / "b"
+    arguments = ("--precision", "int4", "--sensitivity", "--target", "cpu", "--output", bundle)
     assert run(capsys, "export", model, *arguments, "--gate", "top1_agreement>=0")[0] == 0
-    code, out, _ = run(capsys, "explain", tmp_path / "b", "--json")
-    found = json.loads(out)
-    assert code == 0 and found["source"] == "measured at export"
-    assert found["layers"] and found["layers"][0]["kl"] > 0
+    code, out, _ = run(capsys, "explain", bundle, "--json")
+    stored = json.loads(out)
+    assert code == 0 and stored["source"] == "measured at export"
+    assert stored["layers"] and stored["layers"][0]["kl"] > 0
+    # The file has query, key and value in one; what each lost is the same out of it.
+    code, out, _ = run(capsys, "explain", bundle, "--against", model, "--json")
+    fidelity = [
+        {layer["name"]: layer["causes"]["weight_sqnr_db"] for layer in found["layers"]}
+        for found in (stored, json.loads(out))
+    ]
+    assert code == 0 and any("k_proj" in name for name in fidelity[0])
+    assert fidelity[1] == pytest.approx(fidelity[0])
 
 
 def test_another_model_is_no_original(bundle, tiny_decoder, capsys):

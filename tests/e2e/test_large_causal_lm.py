@@ -178,7 +178,7 @@ from edgeq.pipeline.forward.data import DataSets
 from edgeq.progress import SilentProgress
 from edgeq.quantize.recipes import load_recipe
 from edgeq.targets import onnx_file
-from edgeq.targets.base import LoweringInput
+from edgeq.targets.target import LoweringInput
 from edgeq.targets.cpu import lower_for_cpu
 from edgeq.targets.onnx_file import save_onnx
 

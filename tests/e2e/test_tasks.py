@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from edgeq.cli import run_command_line as run
-from edgeq.comparison import PARITY
+from edgeq.comparison import ONNX_DIFFERENCE
 from edgeq.errors import ExitCode
 
 FAST = ["--target", "android", "--variants", "cpu", "--seq-len", "32", "--calib-samples", "32", "--quiet"]
@@ -121,7 +121,7 @@ def test_a_second_runtime_is_held_to_the_first_whatever_the_head(
     options += ["-o", str(tmp_path / "b")]
     assert run(["export", str(trained_model(kind)), *options]) == ExitCode.OK
     [manifest] = [json.loads(path.read_text()) for path in tmp_path.glob("b/*-coreml/edgeq.json")]
-    [parity] = [gate for gate in manifest["gates"] if gate["metric"] == PARITY]
+    [parity] = [gate for gate in manifest["gates"] if gate["metric"] == ONNX_DIFFERENCE]
     assert 0 < parity["value"] <= parity["threshold"] < 0.05
 
 

@@ -31,6 +31,7 @@ LAYERS = (
         "files",
         "zips",
         "onnx_references",
+        "text_inputs",
         "arrays",
         "scratch",
         "caches",

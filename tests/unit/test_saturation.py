@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edgeq.graph.static_weight import nearest_codes
 from edgeq.numerics import quantize_affine, symmetric_scale
 from edgeq.quantize.error_feedback import FEEDBACK, feedback_codes
-from edgeq.quantize.weight_only.base import LayerStats
+from edgeq.quantize.weight_only.quantized_weight import LayerStats
 from edgeq.saturation import (
     PAIR_LIMIT,
     can_saturate,

@@ -12,7 +12,7 @@ from edgeq.bundle.manifest import Gate
 from edgeq.errors import UsageError
 from edgeq.graph.component import Padding
 from edgeq.metrics import KNOWN_METRICS, LOWER_IS_BETTER, SHARES, cosines
-from edgeq.processors.text_inputs import TEXT_PADDING
+from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.tasks import Head, TaskEntry
 from edgeq.tasks.compared import TaskComparison
 from edgeq.tasks.tokens import Tokens
@@ -25,7 +25,7 @@ DEFAULT = "default floor"
 """How the origin of a floor begins that no user asked for."""
 GATE_MARGIN = 2.0
 """Measured error may double (other texts, another CPU) before a derived gate fails."""
-PARITY = "relative_error_to_onnx"
+ONNX_DIFFERENCE = "relative_error_to_onnx"
 """Mean relative difference between a variant and the ONNX variant that the same plan made, in one export."""
 GATE_NOISE = {"cosine_mean": 1e-6, "cosine_min": 1e-5}
 """Float32 noise between runtimes, below which an error cannot be asked to stay."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgeq.graph.component import Axis, Component, Padding, State, text_component
+from edgeq.graph.component import Axis, Component, Padding, State, Wire, check_wires, text_component
 from edgeq.types import Role, TensorSpec
 
 EMPTY = ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
@@ -43,3 +45,43 @@ def test_the_mask_is_none_where_feeds_lack_it() -> None:
     padding = Padding("sequence", "mask")
     mask = np.array([[1, 0]])
     assert padding.mask({"mask": mask}) is mask and padding.mask({"ids": mask}) is None
+
+
+def part(name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Component:
+    return Component(name, EMPTY, inputs, outputs)
+
+
+STATES = TensorSpec("last_hidden_state", "float32", ("batch", "frames", 8))
+ENCODER = part("encoder", (TensorSpec("features", "float32", ("batch", 80, "time")),), (STATES,))
+DECODER = part(
+    "decoder",
+    (TensorSpec("ids", "int64", ("batch", "tokens")), TensorSpec("states", "float32", ("batch", "total", 8))),
+    (TensorSpec("logits", "float32", ("batch", "tokens", 50)),),
+)
+WIRE = Wire("encoder", "last_hidden_state", "decoder", "states")
+
+
+def test_wires_that_fit() -> None:
+    check_wires([ENCODER, DECODER], [WIRE])
+    check_wires([ENCODER], [])
+
+
+@pytest.mark.parametrize(
+    ("components", "wires", "message"),
+    [
+        ([ENCODER, ENCODER], [], "one name"),
+        ([ENCODER, DECODER], [WIRE, WIRE], "two wires end"),
+        ([DECODER], [WIRE], "`encoder`, which has none"),
+        ([ENCODER, DECODER], [replace(WIRE, output="states")], "`states` of the outputs of `encoder`"),
+        ([ENCODER, DECODER], [replace(WIRE, input="logits")], "`logits` of the inputs of `decoder`"),
+        ([ENCODER, DECODER], [replace(WIRE, input="ids")], "carries float32"),
+        (
+            [ENCODER, replace(DECODER, inputs=(replace(STATES, name="states", shape=("b", "t", 9)),))],
+            [WIRE],
+            "9",
+        ),
+    ],
+)
+def test_wires_that_do_not(components: list[Component], wires: list[Wire], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_wires(components, wires)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from edgeq.errors import DataError, UsageError
-from edgeq.pipeline.budget import Budget, parse_budget
-from edgeq.pipeline.judges import spearman_drop
+from edgeq.pipeline.tune.budget import Budget, parse_budget
+from edgeq.pipeline.tune.metrics import spearman_drop
 from edgeq.quantize.bootstrap import Estimate
 from edgeq.tasks.labelled import read_pairs
 

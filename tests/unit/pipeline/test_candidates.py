@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeq.pipeline.candidates import CandidateStore
+from edgeq.pipeline.tune.candidates import CandidateStore
 
 
 class _Log(list[str]):
@@ -20,10 +20,10 @@ class _Log(list[str]):
 def make(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a store of no model, with what it said."""
     monkeypatch.setattr("edgeq.caches._said", set())
-    monkeypatch.setattr("edgeq.pipeline.candidates.find_layers", lambda _: None)
-    monkeypatch.setattr("edgeq.pipeline.candidates.units_of", lambda _: ())
-    monkeypatch.setattr("edgeq.pipeline.candidates.model_digest", lambda _: "model")
-    monkeypatch.setattr("edgeq.pipeline.candidates.feeds_digest", lambda _: "feeds")
+    monkeypatch.setattr("edgeq.pipeline.tune.candidates.find_layers", lambda _: None)
+    monkeypatch.setattr("edgeq.pipeline.tune.candidates.units_of", lambda _: ())
+    monkeypatch.setattr("edgeq.pipeline.tune.candidates.model_digest", lambda _: "model")
+    monkeypatch.setattr("edgeq.pipeline.tune.candidates.feeds_digest", lambda _: "feeds")
 
     def make() -> tuple[CandidateStore, _Log]:
         anything: Any = type("Anything", (), {"model": None, "calibration": (), "search": ()})()
@@ -43,7 +43,7 @@ def test_a_cache_that_cannot_be_written_is_read(
     monkeypatch.setenv("EDGEQ_CACHE", str(tmp_path))
     assert _memo(make()[0], "old", 1.0) == 1.0
     store, log = make()
-    monkeypatch.setattr("edgeq.pipeline.candidate_cache.atomic_write_bytes", _only_outside(tmp_path))
+    monkeypatch.setattr("edgeq.pipeline.tune.candidate_cache.atomic_write_bytes", _only_outside(tmp_path))
     for name, value in (("old", 1.0), ("new", 3.0), ("newer", 4.0)):
         assert _memo(store, name, value) == value
         assert _memo(store, name, 5.0) == value

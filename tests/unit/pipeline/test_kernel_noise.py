@@ -31,7 +31,7 @@ from edgeq.pipeline.kernel_noise import (
 )
 from edgeq.progress import SilentStage
 from edgeq.samples import as_samples
-from edgeq.targets.base import Twin
+from edgeq.targets.target import Twin
 from edgeq.tasks import TASKS, Head, Kind
 from edgeq.types import Feeds, Outputs, Role, TensorSpec
 

@@ -19,7 +19,7 @@ from edgeq.quantize.recipes.schema import LayerSpec
 from edgeq.runtime.adapter import Signature
 from edgeq.samples import Text
 from edgeq.targets import get_target
-from edgeq.targets.base import LoweringInput, LoweringOptions
+from edgeq.targets.target import LoweringInput, LoweringOptions
 from edgeq.types import Precision, Task
 
 pytest.importorskip("coremltools")

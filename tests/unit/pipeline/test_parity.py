@@ -8,8 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from edgeq.pipeline.forward.against_onnx import (
+    FLOAT32_NOISE,
+    OnnxProbe,
+    OnnxVariant,
+    difference_bound,
+    difference_gates,
+)
 from edgeq.pipeline.forward.measure import describe_environment, is_timed
-from edgeq.pipeline.forward.parity import FLOAT32_NOISE, ParityProbe, Peer, parity_bound, parity_gates
 from edgeq.types import Feeds, Outputs, Role, TensorSpec, Verification
 
 OUTPUT = TensorSpec("sentence_embedding", "float32", ("batch", 8), Role.SENTENCE_EMBEDDING)
@@ -35,19 +41,19 @@ def exact(feeds: Feeds) -> Outputs:
 
 @pytest.mark.parametrize(("factor", "passed"), [(1.005, True), (1.02, False), (-1.0, False)])
 def test_a_difference_beyond_rounding_fails(factor: float, passed: bool) -> None:
-    probe = ParityProbe(Scaled(factor), Peer("cpu-fp16", exact, {OUTPUT.name: 0.0}), [OUTPUT])  # type: ignore[arg-type]
+    probe = OnnxProbe(Scaled(factor), OnnxVariant("cpu-fp16", exact, {OUTPUT.name: 0.0}), [OUTPUT])  # type: ignore[arg-type]
     found = probe(FEEDS)
     np.testing.assert_array_equal(found[OUTPUT.name], Scaled(factor).run(FEEDS)[OUTPUT.name])
-    (gate,) = parity_gates("coreml-fp16", probe.parities())
+    (gate,) = difference_gates("coreml-fp16", probe.parities())
     assert (gate.passed, gate.op, gate.threshold) == (passed, "<=", 0.01)
     # Every row is off by |factor - 1|, in float32.
     assert gate.value == pytest.approx(abs(factor - 1), rel=1e-4)
 
 
 def test_the_bound_has_both_parts() -> None:
-    assert parity_bound(0.0, 0.0)[0] == FLOAT32_NOISE
-    assert parity_bound(0.003, 0.0) == (0.003, "rounding noise 0.003")
-    bound, reason = parity_bound(0.003, 0.04)
+    assert difference_bound(0.0, 0.0)[0] == FLOAT32_NOISE
+    assert difference_bound(0.003, 0.0) == (0.003, "rounding noise 0.003")
+    bound, reason = difference_bound(0.003, 0.04)
     assert bound == pytest.approx(math.hypot(0.003, 0.04), rel=1e-2)
     assert "codes it flips" in reason
 

@@ -20,8 +20,8 @@ from edgeq.quantize.recipes import LayerSpec, load_recipe, parse_recipe
 from edgeq.quantize.weight_errors import energy_of
 from edgeq.quantize.weight_only import LayerStats
 from edgeq.samples import Text
-from edgeq.targets.base import LoweringInput, LoweringOptions
 from edgeq.targets.cpu import TARGET as CPU
+from edgeq.targets.target import LoweringInput, LoweringOptions
 from edgeq.types import Precision, Task
 
 WORDS = ("apple", "boat", "cloud", "door", "east", "fog", "green", "hill", "iron", "juice")

@@ -11,10 +11,10 @@ import pytest
 
 from edgeq.errors import UsageError
 from edgeq.metrics import kl_divergences
-from edgeq.pipeline import judges, tune
-from edgeq.pipeline.budget import parse_budget
-from edgeq.pipeline.judges import FidelityJudge, PerplexityJudge, judges_of, metric_of
-from edgeq.runtime import session
+from edgeq.pipeline.tune import metrics as judges
+from edgeq.pipeline.tune import run as tune
+from edgeq.pipeline.tune.budget import parse_budget
+from edgeq.pipeline.tune.metrics import FidelityJudge, PerplexityJudge, judges_of, metric_of
 from edgeq.runtime.perplexity import negative_log_likelihood
 from edgeq.tasks import TASKS, Head, Kind
 from edgeq.types import Role, TensorSpec
@@ -33,7 +33,7 @@ def test_candidates_are_opened_at_the_level_of_their_variant(monkeypatch: pytest
         return SimpleNamespace(model=path, inputs=(), outputs=())
 
     monkeypatch.setattr(tune, "quantize_model", lambda *_: SimpleNamespace(lowering_input=lambda _: None))
-    monkeypatch.setattr(session, "VariantSession", open_it)
+    monkeypatch.setattr(tune, "VariantSession", open_it)
     tuner: Any = SimpleNamespace(
         original=SimpleNamespace(canonical=None, preprocessor=SimpleNamespace(pad_id=0)),
         data=SimpleNamespace(sets=None),

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from edgeq.errors import DataError
-from edgeq.pipeline.candidates import FORMATS, UnitWeight, format_of
-from edgeq.pipeline.judges import LabelledPairs
 from edgeq.pipeline.originals import Texts
-from edgeq.pipeline.tune_data import divide_pairs, divide_texts
-from edgeq.pipeline.tuned_recipe import recipe_of
+from edgeq.pipeline.tune.candidates import FORMATS, UnitWeight, format_of
+from edgeq.pipeline.tune.data import divide_pairs, divide_texts
+from edgeq.pipeline.tune.metrics import LabelledPairs
+from edgeq.pipeline.tune.recipe import recipe_of
 from edgeq.quantize.recipes import LayerSpec, layer_refs, parse_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.quantize.sites import EmbeddingSite, LinearSite

@@ -187,7 +187,6 @@ def test_labels_without_an_original_are_reported_with_bounds(tiny_bundle: Path, 
         ("token-classification", "labels belong to words"),
         ("question-answering", "judged by its text"),
         ("fill-mask", "--against on texts with masks"),
-        ("text-generation", "judged on running text"),
     ],
 )
 def test_labels_for_a_kind_that_has_no_metric_of_them_are_refused_first(
@@ -232,7 +231,7 @@ def test_labelled_texts_decide_where_they_can_and_leave_it_to_the_floors_elsewhe
         return {"sentence_embedding": -tiny.expected_embedding(feeds["input_ids"], feeds["attention_mask"])}
 
     original = TextReference("a stand-in, from text", turned)
-    monkeypatch.setattr("edgeq.pipeline.forward.live.open_original", lambda *_: original)
+    monkeypatch.setattr("edgeq.pipeline.forward.against_original.open_original", lambda *_: original)
     path = tmp_path / "pairs.tsv"
     path.write_text("\n".join(f"{i % 5}\tthe cat\t{'a dog ' * (i % 5 + 1)}" for i in range(lines)))
     report = validate(tiny_bundle, against="original", labels=path)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from edgeq.errors import ModelError
-from edgeq.processors.text_inputs import TEXT_PADDING
+from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.instrument import run, session_of
 from edgeq.quantize.layers import find_layers

@@ -19,6 +19,7 @@ import numpy as np
 from edgeq.bundle.manifest import Gate, GoldenEntry
 from edgeq.files import atomic_write_text, contained_path, reproducible_zip_info
 from edgeq.samples import Sample
+from edgeq.text_inputs import ATTENTION_MASK, INPUT_IDS
 from edgeq.types import Array, Feeds, Outputs, TensorSpec
 
 GOLDEN_FOLDER = "golden"
@@ -58,7 +59,7 @@ class GoldenCase:
 
         The mask of a decoding step covers the past too and pads nothing.
         """
-        mask, ids = self.feeds.get("attention_mask"), self.feeds.get("input_ids")
+        mask, ids = self.feeds.get(ATTENTION_MASK), self.feeds.get(INPUT_IDS)
         if mask is None or (ids is not None and ids.shape != mask.shape):
             return None
         return self.kept(spec, mask)
@@ -69,7 +70,7 @@ class GoldenCase:
 
         The mask of a decoding step covers the past too and pads nothing.
         """
-        ids, mask = self.feeds.get("input_ids"), self.feeds.get("attention_mask")
+        ids, mask = self.feeds.get(INPUT_IDS), self.feeds.get(ATTENTION_MASK)
         if ids is None or mask is None:
             return []
         if ids.shape != mask.shape:

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgeq.bundle.golden import GoldenCase
 from edgeq.errors import IntegrityError
+from edgeq.text_inputs import ATTENTION_MASK, INPUT_IDS, KNOWN_INPUTS
 
 if TYPE_CHECKING:
     from edgeq.bundle.manifest import Gate
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 NUMBERS, INTEGERS = "biuf", "iu"
 """Kinds of numpy types."""
-TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def check_case(case: GoldenCase, tolerances: Sequence[Gate]) -> None:
@@ -50,7 +50,7 @@ def _wrong_types(case: GoldenCase) -> Iterator[str]:
 
 
 def _wrong_tokens(case: GoldenCase) -> Iterator[str]:
-    for name in TOKEN_INPUTS:
+    for name in KNOWN_INPUTS:
         array = case.feeds.get(name)
         if array is not None and (array.ndim != 2 or array.dtype.kind not in INTEGERS):
             yield f"`{name}` is {array.dtype} {list(array.shape)}, expected integers [batch, sequence]"
@@ -77,7 +77,7 @@ def _wrong_positions(case: GoldenCase, positions: Array) -> Iterator[str]:
 
 def _nothing_real(case: GoldenCase) -> Iterator[str]:
     """All that is padding is compared nowhere."""
-    ids, mask = case.feeds.get("input_ids"), case.feeds.get("attention_mask")
+    ids, mask = case.feeds.get(INPUT_IDS), case.feeds.get(ATTENTION_MASK)
     if ids is None or mask is None or ids.shape != mask.shape:
         return
     kept = mask if case.positions is None else mask[:, case.positions]
@@ -86,7 +86,7 @@ def _nothing_real(case: GoldenCase) -> Iterator[str]:
 
 
 def _length(case: GoldenCase) -> int | None:
-    ids = case.feeds.get("input_ids")
+    ids = case.feeds.get(INPUT_IDS)
     inputs = [*([] if ids is None else [ids]), *case.feeds.values()]
     return next((int(array.shape[1]) for array in inputs if array.ndim > 1), None)
 

@@ -15,7 +15,7 @@ from edgeq.files import atomic_write_text, check_output, check_output_file
 from edgeq.report.plots import Point, Series, check_plot_path, trade_off_plot
 
 if TYPE_CHECKING:
-    from edgeq.pipeline.tune_result import Evaluated, TuneResult
+    from edgeq.pipeline.tune.result import Evaluated, TuneResult
 
 EXAMPLES = """
 Examples:
@@ -70,9 +70,9 @@ def tune(
     quiet: Quiet = False,
 ) -> None:
     """Search formats layer by layer, guided by sensitivity, for the smallest model inside a budget."""
-    from edgeq.pipeline.budget import parse_budget
-    from edgeq.pipeline.tune import run_tune
-    from edgeq.pipeline.tune_result import TuneRequest
+    from edgeq.pipeline.tune.budget import parse_budget
+    from edgeq.pipeline.tune.result import TuneRequest
+    from edgeq.pipeline.tune.run import run_tune
 
     out = Out(json_mode=json, quiet=quiet)
     request = TuneRequest(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,23 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Wire:
+    """What one component of a model gives another: an encoder's states that a decoder attends to, say.
+
+    Attributes:
+        source: name of the component that computes it.
+        output: its output.
+        target: name of the component that reads it.
+        input: its input.
+    """
+
+    source: str
+    output: str
+    target: str
+    input: str
+
+
+@dataclass(frozen=True, slots=True)
 class Component:
     """One graph of a model, with named inputs, roles and axes.
 
@@ -109,6 +126,42 @@ class Component:
         """A size for every axis: `length` for the one that is padded, its default for any other."""
         padded = None if self.padding is None else self.padding.axis
         return {axis.name: length if axis.name == padded else axis.default for axis in self.axes}
+
+
+def check_wires(components: Sequence[Component], wires: Sequence[Wire]) -> None:
+    """Whether the components of a model have names of their own, and every wire fits at both ends.
+
+    Raises:
+        ValueError: two have one name; or a wire starts or ends at nothing, carries another type or shape than its
+            end takes, or ends where another does.
+    """
+    named = {component.name: component for component in components}
+    if len(named) < len(components):
+        raise ValueError(f"two components have one name: {[component.name for component in components]}")
+    ends = [(wire.target, wire.input) for wire in wires]
+    for wire in wires:
+        given = _spec(named, wire.source, wire.output, "outputs")
+        taken = _spec(named, wire.target, wire.input, "inputs")
+        if given.dtype != taken.dtype or len(given.shape) != len(taken.shape) or not _fits(given, taken):
+            raise ValueError(f"{wire} carries {given.dtype} {given.shape} to {taken.dtype} {taken.shape}")
+        if ends.count((wire.target, wire.input)) > 1:
+            raise ValueError(f"two wires end at `{wire.input}` of `{wire.target}`")
+
+
+def _spec(named: Mapping[str, Component], component: str, name: str, side: str) -> TensorSpec:
+    specs: Sequence[TensorSpec] = getattr(named[component], side) if component in named else ()
+    for spec in specs:
+        if spec.name == name:
+            return spec
+    raise ValueError(
+        f"a wire is tied to `{name}` of the {side} of `{component}`, which has none of that name"
+    )
+
+
+def _fits(given: TensorSpec, taken: TensorSpec) -> bool:
+    """Free dimensions take any size."""
+    pairs = zip(given.shape, taken.shape, strict=True)
+    return all(isinstance(a, str) or isinstance(b, str) or a == b for a, b in pairs)
 
 
 def text_component(

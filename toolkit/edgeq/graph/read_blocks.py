@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,21 +21,23 @@ OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
 ARITHMETIC = {"Add": np.add, "Mul": np.multiply}
 
 
-def read_block_weights(path: Path) -> LazyWeights:
+def read_block_weights(path: Path, planned: Sequence[str] = ()) -> LazyWeights:
     """Weights `[in, out]` (tables `[columns, rows]`) by node name, in the order of the layer's own inputs.
 
     Offsets of blocks are added and AWQ's input factors multiplied back in.
+
+    Args:
+        path: a `.onnx` file.
+        planned: names of layers; those that were fused into one (`fuse_projections`) are taken apart again.
     """
     import onnx
 
     graph = _Graph(onnx.load(str(path)).graph)
-    return LazyWeights(
-        {
-            node.name: partial(graph.weight, node)
-            for node in graph.proto.node
-            if node.domain == DOMAIN and node.op_type in OPERATORS
-        }
-    )
+    found: dict[str, Callable[[], FloatArray]] = {}
+    for node in graph.proto.node:
+        if node.domain == DOMAIN and node.op_type in OPERATORS:
+            found |= graph.layers(node, planned)
+    return LazyWeights(found)
 
 
 class _Graph:
@@ -43,6 +46,35 @@ class _Graph:
         self.tensors = {tensor.name: tensor for tensor in proto.initializer}
         self.producers = {name: node for node in proto.node for name in node.output}
         self.nodes = {node.name: node for node in proto.node}
+
+    def layers(self, node: onnx.NodeProto, planned: Sequence[str]) -> dict[str, Callable[[], FloatArray]]:
+        """What reads a node's weight, or parts of it, by layer name."""
+        stem = _stem(node.name)
+        names = [name for name in planned if _stem(name) == stem and name not in self.nodes]
+        shares = self.packed_heads(node)
+        if not shares or len(names) != len(shares):
+            return {node.name: partial(self.weight, node)}
+        ends = np.cumsum(shares)
+        return {
+            name: partial(self.columns, node, (end - share) / ends[-1], end / ends[-1])
+            for name, share, end in zip(names, shares, ends, strict=True)
+        }
+
+    def packed_heads(self, node: onnx.NodeProto) -> tuple[int, ...]:
+        """Heads of query, key and value where attention reads all three out of this product; else nothing."""
+        users = [user for user in self.proto.node if node.output[0] in user.input]
+        if len(users) == 1 and users[0].op_type == "Add":
+            return self.packed_heads(users[0])
+        if len(users) != 1 or users[0].op_type != "GroupQueryAttention" or any(users[0].input[1:3]):
+            return ()
+        heads = {item.name: int(item.i) for item in users[0].attribute}
+        return heads["num_heads"], heads["kv_num_heads"], heads["kv_num_heads"]
+
+    def columns(self, node: onnx.NodeProto, start: float, end: float) -> FloatArray:
+        """A share of the outputs of a node's weight."""
+        weight = self.weight(node)
+        first, last = (round(share * weight.shape[1]) for share in (start, end))
+        return np.ascontiguousarray(weight[:, first:last])
 
     def weight(self, node: onnx.NodeProto) -> FloatArray:
         """What a node's codes stand for."""
@@ -107,6 +139,10 @@ class _Graph:
             return None
         tensor = self.tensors.get(producer.input[1])
         return None if tensor is None else np.asarray(onnx.numpy_helper.to_array(tensor), np.float32)
+
+
+def _stem(name: str) -> str:
+    return name.rsplit(".", 1)[0]
 
 
 def _blocked(data: Array, scales: Array, bits: int, block_size: int) -> Array:

@@ -20,6 +20,7 @@ from edgeq.errors import DataError, OutputError, UsageError
 from edgeq.files import check_output_file
 from edgeq.progress import Progress, SilentProgress
 from edgeq.samples import Sample, Text, TextPair
+from edgeq.tasks.tokens import Tokens
 from edgeq.types import Outputs, Role
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def run_texts(
         for batch in _batches(read_samples(source)):
             feeds = runtime.prepare(batch, role=role)
             outputs = runtime.run(feeds=feeds)
-            lengths = feeds["attention_mask"].sum(axis=1).tolist()
+            lengths = Tokens.of_feeds(feeds).lengths.tolist()
             full = [sample for sample, length in zip(batch, lengths, strict=True) if length == limit]
             counts["cut"] += sum(map(preprocessor.is_longer, full))
             counts["not_finite"] += sum(int((~np.isfinite(array)).sum()) for array in outputs.values())

@@ -10,9 +10,8 @@ from edgeq.progress import Progress
 from edgeq.quantize.formats import FileType
 from edgeq.quantize.recipes import Recipe
 from edgeq.targets import TARGETS, get_target
-from edgeq.targets.base import LoweringOptions, Target, VariantSpec
-from edgeq.tasks import is_autoregressive
-from edgeq.types import ONNX_RUNTIME, Task
+from edgeq.targets.target import LoweringOptions, Target, VariantSpec
+from edgeq.types import ONNX_RUNTIME
 
 if TYPE_CHECKING:
     from edgeq.exporters.exported_model import ExportedModel, ModelFacts
@@ -73,22 +72,6 @@ def target_hint(names: Iterable[str]) -> str:
     """`--target android, cpu or gguf`."""
     *others, last = names
     return f"--target {', '.join(others)} or {last}" if others else f"--target {last}"
-
-
-def require_encoder(task: Task | None, name: str, does: str, hint: str | None = None) -> None:
-    """Refuse language models.
-
-    Args:
-        task: of the model.
-        name: of the model.
-        does: what is done to encoders alone.
-        hint: what can be done instead.
-
-    Raises:
-        UnsupportedError: it is a language model.
-    """
-    if is_autoregressive(task):
-        raise UnsupportedError(f"`{name}` is a language model; {does}", hint=hint)
 
 
 def _check_variant_names(target: Target, request: ExportRequest, specs: Sequence[VariantSpec]) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
     from edgeq.runtime.adb import AdbOptions
     from edgeq.runtime.executors import Place
-    from edgeq.targets.base import Session
+    from edgeq.targets.target import Session
 
 BATCHES_PER_START = 16
 """An emulated core or a phone starts a process for every run: batches go there in groups."""

@@ -210,7 +210,7 @@ def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> LazyWeights:
     for variant in bundle.variants:
         if variant.runtime == ONNX_RUNTIME:
             path = bundle.model_path(variant)
-            found = read_static_weights(path) | read_block_weights(path)
+            found = read_static_weights(path) | read_block_weights(path, [item.name for item in plan.weights])
             if names <= set(found):
                 return found.only(sorted(names))
     runtimes = ", ".join(dict.fromkeys(variant.runtime for variant in bundle.variants))
@@ -227,6 +227,6 @@ def _require_same(plan: QuantizationPlan, original: Original) -> None:
     unknown = [name for name in planned if name not in known]
     if unknown:
         raise ModelError(
-            f"`{original.source.model}` has no layer `{unknown[0]}`, which the bundle's plan quantizes",
+            f"`{original.exported.source.model}` has no layer `{unknown[0]}`, which the bundle's plan quantizes",
             hint="--against takes the model the bundle was made from (edgeq inspect names it)",
         )

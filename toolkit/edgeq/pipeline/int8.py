@@ -20,6 +20,7 @@ from edgeq.quantize.simulate import simulate
 from edgeq.quantize.static_int8 import StaticInt8Quantizer, StaticInt8Result, StaticInt8Settings, Trial
 from edgeq.runtime.session import VariantSession
 from edgeq.scratch import scratch_folder
+from edgeq.tasks.tokens import Tokens
 from edgeq.types import Feeds, Outputs
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class _Scorer:
             found = session.run(feeds)
             for comparison in comparisons:
                 name = comparison.spec.name
-                comparison.add(expected[name], found[name], feeds.get("attention_mask"))
+                comparison.add(expected[name], found[name], Tokens.of_feeds(feeds).mask)
         scores = [comparison.metrics() for comparison in comparisons]
         return float(
             np.mean([score["relative_error_mean"] + score["relative_error_p95"] for score in scores])

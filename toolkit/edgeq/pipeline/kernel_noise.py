@@ -24,7 +24,7 @@ from edgeq.types import Array, Outputs, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.progress import Stage
-    from edgeq.targets.base import HasTwins
+    from edgeq.targets.target import HasTwins
     from edgeq.tasks import Head
 
 SEEDS = 4

@@ -19,7 +19,7 @@ from edgeq.tasks.labelled import Question, ignore
 from edgeq.types import Array, Feeds, Outputs
 
 if TYPE_CHECKING:
-    from edgeq.processors.base import Processor
+    from edgeq.processors.processor import Processor
     from edgeq.tasks import Head
     from edgeq.tasks.entry import TaskEntry
     from edgeq.tasks.labelled import LabelledMetric, Notify

@@ -11,7 +11,7 @@ from edgeq.bundle.manifest import Calibration
 from edgeq.pipeline.write import Quantizing
 from edgeq.quantize.coverage import coverage
 from edgeq.targets import get_target
-from edgeq.targets.base import GraphTarget, Lowered, LoweringInput, LoweringOptions, VariantSpec
+from edgeq.targets.target import GraphTarget, Lowered, LoweringInput, LoweringOptions, VariantSpec
 
 if TYPE_CHECKING:
     from edgeq.bundle.writer import BundleWriter
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgeq.quantize.recipes import Recipe
     from edgeq.quantize.sensitivity import LayerEffect
     from edgeq.samples import Sample
-    from edgeq.targets.base import Target
+    from edgeq.targets.target import Target
 
 
 class Maker(Protocol):

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgeq.bundle.manifest import Metric
-from edgeq.comparison import PARITY
+from edgeq.comparison import ONNX_DIFFERENCE
 from edgeq.types import Verification
 
 if TYPE_CHECKING:
-    from edgeq.pipeline.forward.parity import Parity
+    from edgeq.pipeline.forward.against_onnx import OnnxDifference
     from edgeq.runtime.timing import Timing
 
 INVARIANCE_SAMPLES = 16
@@ -42,7 +42,7 @@ class Measured:
     relative_errors: Mapping[str, float] = field(default_factory=dict)
     cosines: Mapping[str, Sequence[float]] = field(default_factory=dict)
     environment: str | None = None
-    parity: Mapping[str, Parity] = field(default_factory=dict)
+    parity: Mapping[str, OnnxDifference] = field(default_factory=dict)
 
 
 def describe_environment(environment: Mapping[str, str]) -> str:
@@ -66,7 +66,7 @@ def metrics_of(measured: Mapping[str, Measured], environment: str) -> list[Metri
                 if name != "n"
             ]
         found += [
-            Metric(variant, PARITY, item.value, item.rows, where, values.verification, output)
+            Metric(variant, ONNX_DIFFERENCE, item.value, item.rows, where, values.verification, output)
             for output, item in values.parity.items()
         ]
         if values.batch_invariance is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,12 +19,13 @@ from edgeq.pipeline.generation.data import (
 )
 from edgeq.quantize.batches import Batches, FeedBatches, batches_of
 from edgeq.samples import Sample
-from edgeq.tasks import Head, is_autoregressive
-from edgeq.types import Feeds, SourceInfo, Task
+from edgeq.tasks import Head, Mode, mode_of
+from edgeq.types import Feeds, Task
 
 if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData
     from edgeq.exporters.causal_lm import ExportedLanguageModel
+    from edgeq.exporters.exported_model import Exported
     from edgeq.graph.component import Component
     from edgeq.processors.text import TextPreprocessor
     from edgeq.tasks import TaskEntry
@@ -45,25 +46,30 @@ class Feeder(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Original:
-    """A model of any kind.
+    """A model of any kind, and what makes feeds of its texts."""
 
-    Attributes:
-        canonical: its graph.
-        head: how its outputs are read.
-        run: the original on the graph's own feeds.
-        source: provenance.
-        preprocessor: tokenizes.
-        feeder: makes feeds of its texts.
-        notices: what the user should know about its files.
-    """
-
-    canonical: Component
-    head: Head
-    run: Run
-    source: SourceInfo
-    preprocessor: TextPreprocessor
+    exported: Exported
     feeder: Feeder
-    notices: tuple[str, ...] = ()
+
+    @property
+    def canonical(self) -> Component:
+        """Its graph."""
+        return self.exported.canonical
+
+    @property
+    def head(self) -> Head:
+        """How its outputs are read."""
+        return self.exported.head
+
+    @property
+    def preprocessor(self) -> TextPreprocessor:
+        """Makes feeds."""
+        return self.exported.preprocessor
+
+    @property
+    def run(self) -> Run:
+        """The original on the graph's own feeds."""
+        return self.exported.run
 
 
 def take_in(model: str, task: Task | None) -> Original:
@@ -76,28 +82,26 @@ def take_in(model: str, task: Task | None) -> Original:
     Raises:
         EdgeqError: it cannot be exported.
     """
-    if is_autoregressive(task):
-        decoder = load_language_model(model)
-        return Original(
-            decoder.canonical,
-            decoder.head,
-            decoder.run,
-            decoder.source,
-            decoder.preprocessor,
-            Windows(decoder),
-            decoder.notices,
-        )
+    return TAKERS[mode_of(task)](model, task)
+
+
+def _take_in_decoder(model: str, _task: Task | None) -> Original:
+
+    decoder = load_language_model(model)
+    return Original(decoder, Windows(decoder))
+
+
+def _take_in_encoder(model: str, task: Task | None) -> Original:
 
     encoder = load_model(model, task=task)
-    return Original(
-        encoder.canonical,
-        encoder.head,
-        encoder.reference,
-        encoder.source,
-        encoder.preprocessor,
-        Texts(encoder.preprocessor, encoder.head.entry, encoder.canonical.max_length),
-        encoder.notices,
-    )
+    texts = Texts(encoder.preprocessor, encoder.head.entry, encoder.canonical.max_length)
+    return Original(encoder, texts)
+
+
+TAKERS: Mapping[Mode, Callable[[str, Task | None], Original]] = {
+    Mode.FORWARD: _take_in_encoder,
+    Mode.AUTOREGRESSIVE: _take_in_decoder,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ from edgeq.bundle.manifest import Gate
 from edgeq.errors import MissingExtraError, UsageError
 from edgeq.exporters.samples import SAMPLE_MODEL, sample_model_path
 from edgeq.progress import Progress
-from edgeq.targets.base import VariantSpec
+from edgeq.targets.target import VariantSpec
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle

@@ -24,7 +24,7 @@ from edgeq.quantize.recipes import LayerSpec, Recipe
 from edgeq.quantize.recipes.schema import StaticOptions
 from edgeq.quantize.sites import find_sites
 from edgeq.quantize.streaming.weight_store import QuantizedWeights
-from edgeq.targets.base import LoweringInput
+from edgeq.targets.target import LoweringInput
 from edgeq.types import Feeds, FloatArray, Precision, SourceInfo
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from edgeq.quantize.checkpoint_codes import PackedWeights
     from edgeq.quantize.static_int8 import StaticInt8Result, Trial
     from edgeq.quantize.weight_only import QuantizedWeight, palette
-    from edgeq.targets.base import LoweringInput
+    from edgeq.targets.target import LoweringInput
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgeq.errors import DataError
+from edgeq.text_inputs import ATTENTION_MASK, INPUT_IDS
 from edgeq.types import Array, Feeds
-
-IDS = "input_ids"
-MASK = "attention_mask"
 
 
 def require_names(feeds: Feeds, names: Sequence[str], optional: Sequence[str] = ()) -> None:
@@ -30,10 +28,11 @@ def ready_rows(feeds: Feeds, vocabulary_size: int) -> list[Array]:
     Raises:
         DataError: see `require_names` and `ready_feeds`; the mask may be missing where nothing is padded.
     """
-    require_names(feeds, (IDS,), (MASK,))
+    require_names(feeds, (INPUT_IDS,), (ATTENTION_MASK,))
     found = ready_feeds(feeds, None, vocabulary_size)
-    used = found[MASK].sum(axis=1) if MASK in found else np.full(len(found[IDS]), found[IDS].shape[1])
-    return [row[:count] for row, count in zip(found[IDS], used, strict=True)]
+    ids, mask = found[INPUT_IDS], found.get(ATTENTION_MASK)
+    used = np.full(len(ids), ids.shape[1]) if mask is None else mask.sum(axis=1)
+    return [row[:count] for row, count in zip(ids, used, strict=True)]
 
 
 def ready_feeds(feeds: Feeds, max_length: int | None, vocabulary_size: int) -> dict[str, Array]:
@@ -52,15 +51,15 @@ def ready_feeds(feeds: Feeds, max_length: int | None, vocabulary_size: int) -> d
     shapes = {name: array.shape for name, array in found.items()}
     if len(set(shapes.values())) > 1:
         raise DataError(f"the arrays of the .npz have different shapes: {shapes}")
-    largest = int(found[IDS].max())
+    largest = int(found[INPUT_IDS].max())
     if largest >= vocabulary_size:
         raise DataError(
-            f"`{IDS}` of the .npz has the token id {largest}; the tokenizer's are below {vocabulary_size}"
+            f"`{INPUT_IDS}` of the .npz has the token id {largest}; the tokenizer's are below {vocabulary_size}"
         )
     used = next(iter(shapes.values()))[1]
-    if MASK in found:
-        _check_mask(found[MASK])
-        used = int(found[MASK].sum(axis=1).max())
+    if ATTENTION_MASK in found:
+        _check_mask(found[ATTENTION_MASK])
+        used = int(found[ATTENTION_MASK].sum(axis=1).max())
     if max_length is not None and used > max_length:
         raise DataError(
             f"a sample of the .npz has {used} tokens; the variants take {max_length}",
@@ -85,6 +84,6 @@ def _check_mask(mask: Array) -> None:
     """Padding is on the right: positions are counted from the left."""
     if not np.isin(mask, (0, 1)).all() or (np.diff(mask, axis=1) > 0).any() or not mask[:, 0].all():
         raise DataError(
-            f"`{MASK}` of the .npz is not ones followed by zeros in every row, with one at least",
+            f"`{ATTENTION_MASK}` of the .npz is not ones followed by zeros in every row, with one at least",
             hint="pad on the right",
         )

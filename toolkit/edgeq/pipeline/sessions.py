@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgeq.onnx_runtime import ordered_level
 from edgeq.targets import TARGETS, get_target
-from edgeq.targets.base import Session, VariantSpec
+from edgeq.targets.target import Session, VariantSpec
 from edgeq.types import ONNX_RUNTIME
 
 if TYPE_CHECKING:

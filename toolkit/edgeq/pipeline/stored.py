@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgeq.pipeline.plan import ExportPlan
     from edgeq.progress import Progress
     from edgeq.quantize.checkpoint_codes import PackedWeights
-    from edgeq.targets.base import CheckpointTarget
+    from edgeq.targets.target import CheckpointTarget
 
 REQUANTIZED = LayerSpec(Blocks.name, 8, 32, True, "rtn")
 """With --requantize, a tensor whose type ONNX cannot hold: the error of 8 bits is small beside its own."""

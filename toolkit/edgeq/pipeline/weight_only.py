@@ -23,8 +23,8 @@ from edgeq.quantize.streaming.stacked_rows import StackedRows
 from edgeq.quantize.streaming.weight_store import Codes, HeldCodes, WeightStore
 from edgeq.quantize.weight_errors import Energy, energy_of, is_known
 from edgeq.quantize.weight_only import LayerStats, QuantizedWeight, awq, quantize
-from edgeq.quantize.weight_only.base import stored_spec
 from edgeq.quantize.weight_only.matmul_nbits import to_block_weight
+from edgeq.quantize.weight_only.quantized_weight import stored_spec
 from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from edgeq.quantize.recipes import Recipe
     from edgeq.quantize.sensitivity import LayerEffect
     from edgeq.quantize.static_int8 import Trial
-    from edgeq.targets.base import Lowered, VariantSpec
+    from edgeq.targets.target import Lowered, VariantSpec
     from edgeq.tasks import Head
     from edgeq.types import SourceInfo
 

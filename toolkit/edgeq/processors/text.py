@@ -16,10 +16,11 @@ from edgeq.bundle.documents import read_document
 from edgeq.bundle.manifest import PreprocessKind, PreprocessStep
 from edgeq.errors import ConfigError, DataError, IntegrityError, UsageError
 from edgeq.files import atomic_write_text
-from edgeq.processors.base import require_kinds
 from edgeq.processors.bounded_tokenizer import SEGMENT_CHARACTERS, BoundedTokenizer
-from edgeq.processors.text_inputs import ATTENTION_MASK, INPUT_IDS, KNOWN_INPUTS, TEXT_PADDING, TOKEN_TYPE_IDS
+from edgeq.processors.processor import require_kinds
+from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.samples import Sample, Text, TextPair
+from edgeq.text_inputs import ATTENTION_MASK, INPUT_IDS, KNOWN_INPUTS, TOKEN_TYPE_IDS
 from edgeq.types import Array
 
 if TYPE_CHECKING:

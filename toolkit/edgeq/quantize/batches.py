@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import copy
 
-from edgeq.processors.base import Processor
+from edgeq.processors.processor import Processor
 from edgeq.samples import Sample
 from edgeq.types import Feeds
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeq.errors import DataError, ModelError
 from edgeq.graph.component import Padding
-from edgeq.processors.text_inputs import TEXT_PADDING
+from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.quantize.batches import Batches, FeedBatches, batches_of
 from edgeq.quantize.cache import CalibrationCache, cache_key, feeds_digest, model_digest
 from edgeq.quantize.instrument import run, session_of

@@ -16,7 +16,7 @@ import numpy as np
 from edgeq.errors import UnsupportedError
 from edgeq.graph.block_factors import BlockFactors, join_factors
 from edgeq.quantize.formats import Blocks
-from edgeq.quantize.weight_only.base import QuantizedWeight
+from edgeq.quantize.weight_only.quantized_weight import QuantizedWeight
 from edgeq.types import Array, FloatArray
 
 DIGEST_BYTES = 16

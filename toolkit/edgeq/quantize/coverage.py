@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeq.processors.base import Processor
+from edgeq.processors.processor import Processor
 from edgeq.quantize.observers.ranges import clipped_share
 from edgeq.quantize.statistics import Statistics
 from edgeq.samples import Sample

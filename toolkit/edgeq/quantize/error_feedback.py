@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from edgeq.graph.static_weight import StaticWeight, nearest_codes
-from edgeq.quantize.weight_only.base import LayerStats
 from edgeq.quantize.weight_only.gptq import Hessian, factor_of, round_channels, why_not
+from edgeq.quantize.weight_only.quantized_weight import LayerStats
 from edgeq.saturation import CODE_LIMIT, PAIR_LIMIT
 from edgeq.types import Array, FloatArray
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeq.graph.component import Padding
 from edgeq.metrics import EXACT_DB, sqnr_db
-from edgeq.processors.text_inputs import TEXT_PADDING
+from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.quantize.observers.ranges import clipped_share
 from edgeq.quantize.plan import LinearDecision
 from edgeq.quantize.segmented.values import ValueStore

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeq.errors import ModelError
 from edgeq.graph.component import Padding
-from edgeq.processors.text_inputs import TEXT_PADDING
+from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.quantize.observers.layout import Mask, layout_for, mask_of, rows_of
 from edgeq.quantize.segmented.values import ValueStore
 from edgeq.quantize.segmented.walk import SEGMENT_BYTES, Walk

@@ -17,7 +17,7 @@ from edgeq.quantize.observers import ranges
 from edgeq.quantize.observers.histogram import Histogram
 from edgeq.quantize.plan import EmbeddingDecision, Equalization, LinearDecision, QuantizationPlan
 from edgeq.quantize.sites import LinearSite, Sites, find_sites, weight_of
-from edgeq.quantize.weight_only.base import LayerStats
+from edgeq.quantize.weight_only.quantized_weight import LayerStats
 from edgeq.types import FloatArray
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeq.quantize.weight_only.base import LayerStats
+from edgeq.quantize.weight_only.quantized_weight import LayerStats
 from edgeq.types import Array
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgeq.errors import DataError
-from edgeq.processors.text_inputs import OPTIONAL_INPUTS
+from edgeq.text_inputs import OPTIONAL_INPUTS
 from edgeq.types import Array, Dim, Feeds, Outputs, Role, TensorSpec
 
 _SEQUENCE_ROLES = (Role.TOKEN_IDS, Role.ATTENTION_MASK, Role.TOKEN_TYPE_IDS, Role.POSITION_IDS)

@@ -11,7 +11,7 @@ import numpy as np
 from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
 from edgeq.errors import IntegrityError
 from edgeq.processors.text import TextPreprocessor
-from edgeq.processors.text_inputs import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
+from edgeq.text_inputs import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
 from edgeq.types import Array, Feeds, FloatArray, Outputs
 
 Answer: TypeAlias = dict[str, Any]

@@ -17,8 +17,8 @@ from edgeq.graph.passes.sequence import edited
 from edgeq.graph.passes.weight_only import lowered_nodes, verify_weight_only
 from edgeq.quantize import weight_only as wo
 from edgeq.quantize.formats import Blocks
-from edgeq.quantize.weight_only.base import QuantizedWeight
 from edgeq.quantize.weight_only.matmul_nbits import lower
+from edgeq.quantize.weight_only.quantized_weight import QuantizedWeight
 
 RNG = np.random.default_rng(0)
 K, N, VOCABULARY = 64, 24, 40

@@ -15,8 +15,8 @@ from edgeq.graph.passes.sequence import edited
 from edgeq.graph.passes.weight_only import lowered_nodes, verify_weight_only
 from edgeq.quantize import weight_only as wo
 from edgeq.quantize.formats import Blocks
-from edgeq.quantize.weight_only.base import LayerStats
 from edgeq.quantize.weight_only.matmul_nbits import lower, storage_block_size, to_block_weight
+from edgeq.quantize.weight_only.quantized_weight import LayerStats
 
 RNG = np.random.default_rng(0)
 # int8 inputs (accuracy level 4): each product is off by half a step of absmax/127, relative to the output's

@@ -8,8 +8,8 @@ import pytest
 from edgeq.errors import DataError
 from edgeq.quantize.formats import Blocks
 from edgeq.quantize.weight_only import gptq
-from edgeq.quantize.weight_only.base import LayerStats
 from edgeq.quantize.weight_only.candidate import nearest, output_errors
+from edgeq.quantize.weight_only.quantized_weight import LayerStats
 from edgeq.quantize.weight_only.refine import descend, refine, refit_scales
 
 

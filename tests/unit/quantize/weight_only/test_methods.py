@@ -12,7 +12,7 @@ from edgeq.numerics import block_count
 from edgeq.quantize import weight_only as wo
 from edgeq.quantize.formats import Blocks
 from edgeq.quantize.methods import methods_for
-from edgeq.quantize.weight_only.base import LayerStats
+from edgeq.quantize.weight_only.quantized_weight import LayerStats
 
 SPECS = [Blocks(bits, block, sym) for bits in (4, 8) for block in (16, 32, -1) for sym in (True, False)]
 ALL = methods_for(Blocks)

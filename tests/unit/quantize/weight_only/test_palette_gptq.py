@@ -8,10 +8,10 @@ import pytest
 from edgeq.errors import ConfigError, DataError
 from edgeq.quantize import formats
 from edgeq.quantize.weight_only import gptq
-from edgeq.quantize.weight_only.base import LayerStats
 from edgeq.quantize.weight_only.gptq import corrected_target, factorize
 from edgeq.quantize.weight_only.palette import Palette, palettize
 from edgeq.quantize.weight_only.palette_gptq import feed_back, output_errors, quantize
+from edgeq.quantize.weight_only.quantized_weight import LayerStats
 
 ONE_TABLE = formats.Palette(4, formats.PER_CHANNEL)
 

@@ -5,6 +5,7 @@ import pytest
 
 from edgeq.errors import DataError, IntegrityError, UsageError
 from edgeq.processors.prompts import PromptTokenizer
+from edgeq.runtime.generation import genai
 from edgeq.runtime.generation.answer import StopReason
 from edgeq.runtime.generation.generator import OnnxTokens, TextGenerator, open_tokens
 from edgeq.runtime.generation.sampling import Sampling
@@ -42,9 +43,10 @@ def test_greedy_generation(generator):
 
 @pytest.mark.parametrize("threads", [None, 2])
 def test_threads_and_level_reach_genai(threads, monkeypatch, tmp_path):
-    from edgeq.runtime.generation import genai
-
-    monkeypatch.setattr(genai, "GenaiTokens", lambda folder, *, threads, level: (folder, threads, level))
+    monkeypatch.setattr(
+        "edgeq.runtime.generation.generator.GenaiTokens",
+        lambda folder, *, threads, level: (folder, threads, level),
+    )
     settings = GenerationSettings(40, 12, (), SHAPE)
     model = tmp_path / "model.onnx"
     found = open_tokens(
@@ -62,8 +64,6 @@ def test_threads_and_level_reach_genai(threads, monkeypatch, tmp_path):
     ],
 )
 def test_genai_is_told_what_differs_from_its_folder(threads, level, ordered, monkeypatch, tmp_path):
-    from edgeq.runtime.generation import genai
-
     said = []
     config = SimpleNamespace(overlay=said.append)
     monkeypatch.setattr(genai, "_import_genai", lambda: SimpleNamespace(Config=lambda _: config, Model=str))

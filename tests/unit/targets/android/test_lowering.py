@@ -17,7 +17,7 @@ from edgeq.runtime.session import Signature, VariantSession
 from edgeq.samples import as_samples
 from edgeq.targets.android.nnapi import lower_for_nnapi, write_nnapi_variant
 from edgeq.targets.android.target import TARGET
-from edgeq.targets.base import LoweringInput, LoweringOptions, VariantSpec
+from edgeq.targets.target import LoweringInput, LoweringOptions, VariantSpec
 from edgeq.types import Precision, Role
 
 SEQ = 32

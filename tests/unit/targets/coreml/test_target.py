@@ -18,8 +18,8 @@ from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.adapter import Signature
 from edgeq.samples import as_samples
 from edgeq.targets import get_target
-from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session
 from edgeq.targets.coreml.session import UNIT_ROUNDOFF, rounded_values
+from edgeq.targets.target import Lowered, LoweringInput, LoweringOptions, Session
 from edgeq.types import Feeds, Outputs, Precision, Task, Verification
 
 TARGET = get_target("coreml")
@@ -119,7 +119,7 @@ def test_what_float16_would_overflow_stays_float32(exported: Any, tmp_path: Path
     weight.const_value = ir.tensor(
         weight.const_value.numpy() + np.float32(1000) * np.eye(1, 32)[0].astype("f4")
     )
-    found = lowered(replace(model, canonical=grown), tmp_path / "grown")
+    found = lowered(replace(model, components=(grown,)), tmp_path / "grown")
     nodes = found.placement["float32_nodes"]
     assert any("encoder.layer.0.output.LayerNorm" in node for node in nodes)
     assert any("compute in float32, where float16 could overflow" in detail for detail in found.details)

@@ -17,10 +17,10 @@ from edgeq.processors.prompts import PromptTokenizer
 from edgeq.runtime.generation.llama_cpp import LlamaCppModel, LlamaCppTokens
 from edgeq.runtime.generation.sampling import Sampling
 from edgeq.runtime.perplexity import greedy
-from edgeq.targets.base import CheckpointInput
 from edgeq.targets.gguf.session import GgufSession
 from edgeq.targets.gguf.target import TARGET
 from edgeq.targets.gguf.writer import write_gguf
+from edgeq.targets.target import CheckpointInput
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: pip install 'edgeq[llama]'")
 pytest.importorskip("gguf")

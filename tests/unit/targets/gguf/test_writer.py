@@ -12,10 +12,10 @@ import pytest
 from edgeq.errors import DataError, ModelError, UnsupportedError
 from edgeq.families.rope import rope_factors
 from edgeq.quantize.weight_only import LayerStats
-from edgeq.targets.base import VariantSpec
 from edgeq.targets.gguf.target import TARGET
 from edgeq.targets.gguf.tensors import architecture_of, family_of, ignored_window, plan_tensors
 from edgeq.targets.gguf.writer import evidence_of, write_gguf
+from edgeq.targets.target import VariantSpec
 
 gguf = pytest.importorskip("gguf")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgeq.pipeline.advise.decide import DEFAULT_SHARE, Advice, Option, Request, advise
+from edgeq.pipeline.advise.advice import DEFAULT_SHARE, Advice, Option, Request
+from edgeq.pipeline.advise.decide import advise
 from edgeq.pipeline.advise.quality import Quality, Tolerance, parse_tolerance
 from edgeq.pipeline.advise.sizes import megabytes, parse_size
 

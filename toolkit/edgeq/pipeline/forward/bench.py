@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import DataError, UnsupportedError, UsageError
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, ordered_level
-from edgeq.pipeline.forward.measure import bench_feeds
 from edgeq.pipeline.saturating import saturated_here, saturating_in, saturating_layers
+from edgeq.processors.text_padding import full_batch
 from edgeq.report.measured import EncoderTime, Times, encoder_times
 from edgeq.runtime.adapter import FeedAdapter, HasSignature, Signature
 from edgeq.runtime.footprint import measure_ram_bytes
@@ -243,7 +243,7 @@ class ForwardTimer:
         found: dict[str, list[Case]] = {name: [] for name in sessions}
         with progress.stage("timing", len(CASES)) as stage:
             for batch, tokens in CASES:
-                case = bench_feeds(feeds, min(tokens, limit), batch)
+                case = full_batch(feeds, min(tokens, limit), batch)
                 runs = {name: _runner(session, case) for name, session in sessions.items()}
                 timings = interleave(runs, baseline=baseline, rounds=ROUNDS, budget_s=CASE_BUDGET_S)
                 for name, timing in timings.items():

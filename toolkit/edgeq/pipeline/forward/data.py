@@ -52,7 +52,7 @@ class DataSets:
     @property
     def held_out_samples(self) -> int:
         """How many samples judge."""
-        return sum(len(feeds["input_ids"]) for feeds in self.held_out)
+        return sum(_length(feeds) for feeds in self.held_out)
 
 
 def wanted_samples(calibration_samples: int) -> int:

@@ -12,10 +12,10 @@ from edgeq.exporters import load_model
 from edgeq.exporters.source import is_onnx_file
 from edgeq.pipeline.bounds import Bounds, measured_bounds
 from edgeq.pipeline.choices import all_lengths, judged_length, require_language_model, static_length
+from edgeq.pipeline.forward.against_onnx import difference_gates
 from edgeq.pipeline.forward.data import DataSets, divide, part_sizes
 from edgeq.pipeline.forward.measure import golden_cases, measure_variants, open_session
-from edgeq.pipeline.forward.parity import parity_gates
-from edgeq.pipeline.forward.peers import CalibrationFeeds, find_peer, onnx_first
+from edgeq.pipeline.forward.onnx_variant import CalibrationFeeds, find_onnx_variant, onnx_first
 from edgeq.pipeline.forward.rehearse import refuse_partitions
 from edgeq.pipeline.kernel_noise import measure_noise
 from edgeq.pipeline.make import Way, coverage_of, lower_variants, quantizing_of
@@ -25,7 +25,7 @@ from edgeq.pipeline.sensitivity import sensitivity_of
 from edgeq.pipeline.write import BundleParts, MadeVariant
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.targets import get_target
-from edgeq.targets.base import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec, check_graph
+from edgeq.targets.target import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec, check_graph
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from edgeq.progress import Progress
     from edgeq.quantize.recipes import Recipe
     from edgeq.quantize.sensitivity import LayerEffect
-    from edgeq.targets.base import Target
+    from edgeq.targets.target import Target
     from edgeq.tasks import Head
 
 Written = Mapping[str, tuple[VariantSpec, Lowered]]
@@ -138,7 +138,7 @@ class ForwardMaker:
             sessions,
             self.data,
             self.progress,
-            find_peer(done, self.exported.preprocessor.pad_id, self.quantized.plan is not None),
+            find_onnx_variant(done, self.exported.preprocessor.pad_id, self.quantized.plan is not None),
         )
         golden, bounds = self._golden(sessions)
         self.exported.preprocessor.save(writer.path("tokenizer/tokenizer.json").parent, limits=True)
@@ -175,7 +175,7 @@ class ForwardMaker:
             for name, values in measured.items()
             for gate in (
                 *gates_for(name, self.quantized.precision, values.fidelity, *asked),
-                *parity_gates(name, values.parity),
+                *difference_gates(name, values.parity),
             )
         ]
 

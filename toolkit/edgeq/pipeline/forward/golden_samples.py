@@ -147,12 +147,9 @@ def _reached(ids: Iterable[int], count: int, special: set[int], preprocessor: Te
 
 def _word_of(token_id: int, preprocessor: TextPreprocessor) -> str | None:
     """A word that holds a token: itself, or behind a letter where it only continues words."""
+    token = preprocessor.id_to_token(token_id)
     return next(
-        (
-            form
-            for form in _forms(token_id, preprocessor)
-            if token_id in preprocessor([Text(form)])["input_ids"]
-        ),
+        (form for form in _forms(token_id, preprocessor) if token in preprocessor.tokens(Text(form))),
         None,
     )
 

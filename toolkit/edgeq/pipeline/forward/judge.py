@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeq.pipeline.executions import Execution, executions
-from edgeq.pipeline.forward.live import Comparands, open_comparands
+from edgeq.pipeline.forward.against_original import Comparands, open_comparands
 from edgeq.pipeline.tokenization import TokenizationReport, replay_tokenization
 from edgeq.pipeline.validation.report import RunBy
 from edgeq.runtime.runtime import load_preprocessor

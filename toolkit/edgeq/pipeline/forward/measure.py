@@ -12,20 +12,22 @@ import numpy as np
 from edgeq.bundle.golden import GoldenCase, is_per_token_vector
 from edgeq.comparison import Run, batch_invariance, compare_outputs
 from edgeq.errors import ModelError
+from edgeq.pipeline.forward.against_onnx import OnnxProbe
 from edgeq.pipeline.forward.data import DataSets
-from edgeq.pipeline.forward.parity import ParityProbe
 from edgeq.pipeline.golden_metrics import kept_of
 from edgeq.pipeline.measured import INVARIANCE_SAMPLES, Measured, describe_environment
+from edgeq.processors.text_padding import full_batch
 from edgeq.progress import Progress
 from edgeq.runtime.footprint import measure_ram_bytes
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.runtime.timing import Timing, interleave
+from edgeq.tasks.tokens import Tokens
 from edgeq.types import ONNX_RUNTIME, Array, Feeds, Role, Verification
 
 if TYPE_CHECKING:
     from edgeq.graph.component import Component
-    from edgeq.pipeline.forward.parity import Peer
-    from edgeq.targets.base import Lowered, Session, Target, VariantSpec
+    from edgeq.pipeline.forward.against_onnx import OnnxVariant
+    from edgeq.targets.target import Lowered, Session, Target, VariantSpec
     from edgeq.tasks import Head
 
 ORIGINAL_FP32 = "fp32"
@@ -33,6 +35,8 @@ BENCH_TOKENS = 128
 RAM_PROBES = 3
 GOLDEN_VALUES = 1 << 19
 """Values of one output that a golden case records, 2 MB; of more, those of some tokens."""
+
+_NOWHERE = np.zeros(0, np.int64)
 
 
 def open_session(target: Target, spec: VariantSpec, lowered: Lowered, pad_id: int) -> Session:
@@ -50,12 +54,12 @@ def measure_variants(
     sessions: Mapping[str, Session],
     data: DataSets,
     progress: Progress,
-    peer: Peer | None = None,
+    peer: OnnxVariant | None = None,
 ) -> dict[str, Measured]:
     """Measure every variant of a bundle, side by side; those that are not ONNX also against `peer` of the same plan."""
     with progress.stage("comparing with the original", data.held_out_samples) as stage:
         probes = {
-            name: ParityProbe(sessions[name], peer, canonical.outputs)
+            name: OnnxProbe(sessions[name], peer, canonical.outputs)
             for name, (spec, _) in written.items()
             if peer is not None and spec.runtime != ONNX_RUNTIME
         }
@@ -136,18 +140,11 @@ def _timings(
     fp32: VariantSession, sessions: Mapping[str, Session | VariantSession], data: DataSets, max_length: int
 ) -> dict[str, Timing]:
     static = [length for session in sessions.values() if (length := session.static_length) is not None]
-    feeds = bench_feeds(data.held_out[-1], min(BENCH_TOKENS, max_length, *static))
+    feeds = full_batch(data.held_out[-1], min(BENCH_TOKENS, max_length, *static))
     contenders = {ORIGINAL_FP32: lambda: fp32.run(feeds)}
     for name, session in sessions.items():
         contenders[name] = lambda session=session: session.run(feeds)  # type: ignore[misc]
     return interleave(contenders, baseline=ORIGINAL_FP32, rounds=21, budget_s=6.0)
-
-
-def bench_feeds(feeds: Feeds, tokens: int, batch: int = 1) -> dict[str, Array]:
-    """A full batch of real token ids, repeated or cut to `[batch, tokens]`, nothing padded."""
-    ids = np.resize(feeds["input_ids"][feeds["attention_mask"].astype(bool)], (batch, tokens))
-    filled = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    return {name: filled[name] for name in feeds}
 
 
 def _invariance(head: Head, session: Session, data: DataSets) -> float | None:
@@ -196,6 +193,7 @@ def _positions(head: Head, feeds: Feeds) -> Array | None:
     room = max(GOLDEN_VALUES // (batch * widest), 2)
     if not widths or tokens <= room:
         return None
-    masks = np.flatnonzero((feeds["input_ids"] == head.mask_id).any(axis=0))[: room // 2]
-    spread = np.linspace(0, tokens - 1, room - len(masks)).round().astype(np.int64)
-    return np.union1d(spread, masks)
+    ids = Tokens.of_feeds(feeds).ids
+    at_mask = _NOWHERE if ids is None else np.flatnonzero((ids == head.mask_id).any(axis=0))[: room // 2]
+    spread = np.linspace(0, tokens - 1, room - len(at_mask)).round().astype(np.int64)
+    return np.union1d(spread, at_mask)

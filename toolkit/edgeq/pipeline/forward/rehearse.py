@@ -10,7 +10,7 @@ from edgeq.exporters.source import is_onnx_file
 from edgeq.pipeline.choices import all_lengths, static_length
 from edgeq.scratch import scratch_folder
 from edgeq.targets import get_target
-from edgeq.targets.base import GraphTarget, LoweringInput, LoweringOptions, VariantSpec, check_graph
+from edgeq.targets.target import GraphTarget, LoweringInput, LoweringOptions, VariantSpec, check_graph
 
 if TYPE_CHECKING:
     from edgeq.exporters.exported_model import ExportedModel

@@ -15,6 +15,7 @@ from edgeq.processors.prompts import PromptTokenizer
 from edgeq.quantize.batches import FeedBatches
 from edgeq.runtime.perplexity import Window, sliding_windows
 from edgeq.samples import Sample, Text
+from edgeq.text_inputs import ATTENTION_MASK, INPUT_IDS
 from edgeq.types import Array, Feeds
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def calibration_windows(ids: Array, context: int) -> Array:
 def window_feeds(windows: Array, cache: CacheShape) -> FeedBatches:
     """Windows with an empty past."""
     count, length = windows.shape
-    feeds: dict[str, Array] = {"input_ids": windows, "attention_mask": np.ones_like(windows)}
+    feeds: dict[str, Array] = {INPUT_IDS: windows, ATTENTION_MASK: np.ones_like(windows)}
     empty = np.zeros((count, cache.heads, 0, cache.size), np.float32)
     feeds |= {
         f"past_key_values.{layer}.{part}": empty for layer in range(cache.layers) for part in ("key", "value")

@@ -28,9 +28,10 @@ from edgeq.quantize.coverage import coverage
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.perplexity import compare_on
 from edgeq.targets import get_target
-from edgeq.targets.base import CheckpointInput, CheckpointTarget, Lowered, VariantSpec
 from edgeq.targets.kernels import HELD_BYTES
+from edgeq.targets.target import CheckpointInput, CheckpointTarget, Lowered, VariantSpec
 from edgeq.tasks import head_of
+from edgeq.text_inputs import INPUT_IDS
 from edgeq.types import FloatArray, Verification
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class FileMaker:
             gates=gates_for(spec.id, taker.precision_of(spec), measured[0].fidelity, *asked),
             recipe=self._recipe(taker, spec),
             fp32_bytes=4 * source.parameters,
-            inputs=("input_ids",),
+            inputs=(INPUT_IDS,),
             quantizing=self._quantizing(taker, spec),
             language=record_answers(writer, preprocessor, lowered.model, greedy, self.progress),
         )
@@ -196,7 +197,7 @@ class FileMaker:
                 GoldenCase(
                     f"prefill-{index:02d}",
                     text,
-                    {"input_ids": ids[None]},
+                    {INPUT_IDS: ids[None]},
                     {"logits": self.original.reference(ids[None])},
                     {variant: {"logits": run.logits(ids)[None]}},
                 )

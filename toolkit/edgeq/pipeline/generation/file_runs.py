@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.runtime.adapter import Signature
+from edgeq.text_inputs import INPUT_IDS
 from edgeq.types import Array, FloatArray, Verification
 
 if TYPE_CHECKING:
     from edgeq.exporters.causal_lm.original import OriginalLanguageModel
     from edgeq.runtime.perplexity import Logits
-    from edgeq.targets.base import CheckpointTarget, Session, VariantSpec
+    from edgeq.targets.target import CheckpointTarget, Session, VariantSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +61,7 @@ def simulated_run(target: CheckpointTarget, model: Path, original: OriginalLangu
 
 def _of_session(session: Session) -> Logits:
     def run(ids: Array) -> FloatArray:
-        logits: FloatArray = session.run({"input_ids": ids[None]})["logits"][0]
+        logits: FloatArray = session.run({INPUT_IDS: ids[None]})["logits"][0]
         return logits
 
     return run

@@ -28,7 +28,7 @@ from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.runtime.generation.footprint import PROBE_ANSWER, PROBE_PROMPT
 from edgeq.runtime.generation.session import DecoderSession
-from edgeq.targets.base import LoweringOptions
+from edgeq.targets.target import LoweringOptions
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from edgeq.progress import Progress
     from edgeq.quantize.recipes import Recipe
     from edgeq.quantize.sensitivity import LayerEffect
-    from edgeq.targets.base import VariantSpec
+    from edgeq.targets.target import VariantSpec
 
 
 def open_graph(plan: ExportPlan, progress: Progress) -> GraphMaker:
@@ -121,7 +121,7 @@ class GraphMaker:
             recipe=self._recipe(),
             fp32_bytes=fp32_bytes,
             tokenizer=f"model/{spec.id}",
-            inputs=("input_ids", "attention_mask"),
+            inputs=preprocessor.input_names,
             quantizing=quantizing_of(self.plan, self.quantized, self.data.texts, coverage, self.effects),
             language=record_answers(writer, preprocessor, lowered.model, greedy, self.progress),
         )

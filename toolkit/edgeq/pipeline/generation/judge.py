@@ -13,10 +13,10 @@ from edgeq.bundle.decoder_cases import check_decoder_case
 from edgeq.errors import UnsupportedError
 from edgeq.onnx_runtime import ordered_level
 from edgeq.pipeline.executions import Execution
+from edgeq.pipeline.generation.against_original import LiveText, open_live
 from edgeq.pipeline.generation.file_runs import Run, executed_run, simulated_run
 from edgeq.pipeline.generation.labels import Questions, read_questions
 from edgeq.pipeline.generation.language_report import LanguageReport
-from edgeq.pipeline.generation.live import LiveText, open_live
 from edgeq.pipeline.generation.replay import (
     answer_sequences,
     language_golden_of,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from edgeq.progress import Progress
     from edgeq.runtime.executors import Place
     from edgeq.runtime.perplexity import Logits
-    from edgeq.targets.base import CheckpointTarget
+    from edgeq.targets.target import CheckpointTarget
     from edgeq.tasks import Head
 
 

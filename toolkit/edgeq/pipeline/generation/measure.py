@@ -21,6 +21,7 @@ from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.perplexity import Window, compare_scored, scored_logits
 from edgeq.runtime.timing import Timing, interleave
 from edgeq.samples import Sample, Text
+from edgeq.text_inputs import ATTENTION_MASK, INPUT_IDS
 from edgeq.types import Array, FloatArray
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from edgeq.pipeline.generation.data import LanguageData
     from edgeq.progress import Progress
     from edgeq.runtime.generation.settings import GenerationSettings
-    from edgeq.targets.base import VariantSpec
+    from edgeq.targets.target import VariantSpec
 
 FEWEST_PROMPTS, MOST_PROMPTS = 2, 6
 GOLDEN_TOKENS = 24
@@ -182,7 +183,7 @@ def golden_prompts(
 
 
 def _feeds(ids: Array, past: int) -> dict[str, Array]:
-    return {"input_ids": ids[None], "attention_mask": np.ones((1, past + len(ids)), np.int64)}
+    return {INPUT_IDS: ids[None], ATTENTION_MASK: np.ones((1, past + len(ids)), np.int64)}
 
 
 def graph_answers(

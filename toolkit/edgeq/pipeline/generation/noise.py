@@ -28,7 +28,7 @@ from edgeq.types import Role, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.progress import Stage
-    from edgeq.targets.base import HasTwins
+    from edgeq.targets.target import HasTwins
 
 LOGITS = TensorSpec("logits", "float32", ("batch", "sequence", "vocabulary"), Role.LOGITS)
 HEAD = Head(NEXT_TOKEN, (LOGITS,))

@@ -11,13 +11,13 @@ from edgeq.pipeline.generation.recipe import INT8_NOTICE, for_language_models, i
 from edgeq.pipeline.stored import is_stored
 from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.targets import TARGETS, get_target
-from edgeq.targets.base import VariantSpec
+from edgeq.targets.target import VariantSpec
 
 if TYPE_CHECKING:
     from edgeq.exporters.exported_model import ModelFacts
     from edgeq.pipeline.request import ExportRequest
     from edgeq.progress import Progress
-    from edgeq.targets.base import Target
+    from edgeq.targets.target import Target
 
 ENGINE = "cpu"
 

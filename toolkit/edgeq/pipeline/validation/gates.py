@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeq.bundle.manifest import Gate
-from edgeq.comparison import DEFAULT, PARITY, GateRequest, judge
+from edgeq.comparison import DEFAULT, ONNX_DIFFERENCE, GateRequest, judge
 from edgeq.errors import IntegrityError
 from edgeq.metrics import KNOWN_METRICS, TAIL_METRICS
 from edgeq.pipeline.drift import Drift, not_finite, worst
@@ -146,7 +146,11 @@ def _is_floor(gate: Gate) -> bool:
 
     The ONNX variant that the gate on parity compares with is in another bundle.
     """
-    return not is_golden(gate) and not gate.derived_from.startswith("measured") and gate.metric != PARITY
+    return (
+        not is_golden(gate)
+        and not gate.derived_from.startswith("measured")
+        and gate.metric != ONNX_DIFFERENCE
+    )
 
 
 def _together(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeq.processors.text_inputs import ATTENTION_MASK, INPUT_IDS
 from edgeq.quantize.segmented.values import Values, ValueStore
 from edgeq.quantize.segmented.walk import SEGMENT_BYTES, Chain, Walk, run_over
+from edgeq.text_inputs import ATTENTION_MASK, INPUT_IDS
 from edgeq.types import Array
 
 if TYPE_CHECKING:

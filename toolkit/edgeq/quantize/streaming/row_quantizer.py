@@ -16,9 +16,14 @@ from edgeq.quantize.formats import Blocks
 from edgeq.quantize.recipes import LayerSpec
 from edgeq.quantize.weight_errors import Energy
 from edgeq.quantize.weight_only import fit_of
-from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight, checked_importance, stored_spec
 from edgeq.quantize.weight_only.blocks import Fit, fit_parameters
 from edgeq.quantize.weight_only.matmul_nbits import to_block_weight
+from edgeq.quantize.weight_only.quantized_weight import (
+    LayerStats,
+    QuantizedWeight,
+    checked_importance,
+    stored_spec,
+)
 from edgeq.types import FloatArray
 
 _CACHED = 1 << 16

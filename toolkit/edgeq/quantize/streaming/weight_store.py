@@ -19,8 +19,8 @@ from edgeq.quantize.formats import Blocks
 from edgeq.quantize.streaming.external_data import ExternalDataWriter, Region
 from edgeq.quantize.streaming.stacked_rows import StackedRows
 from edgeq.quantize.streaming.stored_tensor import StoredTensor
-from edgeq.quantize.weight_only.base import QuantizedWeight
 from edgeq.quantize.weight_only.matmul_nbits import lower, to_block_weight
+from edgeq.quantize.weight_only.quantized_weight import QuantizedWeight
 from edgeq.scratch import ScratchFolder
 from edgeq.types import Array
 

@@ -13,9 +13,9 @@ from types import ModuleType
 from edgeq.errors import ConfigError
 from edgeq.quantize import formats
 from edgeq.quantize.methods import METHODS, methods_for
-from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight
 from edgeq.quantize.weight_only.blocks import Fit
 from edgeq.quantize.weight_only.palette import Palette
+from edgeq.quantize.weight_only.quantized_weight import LayerStats, QuantizedWeight
 from edgeq.types import Array
 
 __all__ = ["LayerStats", "QuantizedWeight", "fit_of", "palettize", "quantize"]

@@ -16,14 +16,14 @@ import numpy as np
 from edgeq.errors import DataError
 from edgeq.quantize.formats import Blocks
 from edgeq.quantize.weight_only import rtn
-from edgeq.quantize.weight_only.base import (
+from edgeq.quantize.weight_only.blocks import quantize_with
+from edgeq.quantize.weight_only.quantized_weight import (
     LayerStats,
     QuantizedWeight,
     checked_importance,
     checked_weight,
     round_scales,
 )
-from edgeq.quantize.weight_only.blocks import quantize_with
 from edgeq.quantize.weight_only.scale_search import weighted_error
 from edgeq.types import Array, FloatArray
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeq.errors import ModelError, UnsupportedError
-from edgeq.quantize.weight_only.base import QuantizedWeight
 from edgeq.quantize.weight_only.packed_words import Groups, from_groups, unpack_words
+from edgeq.quantize.weight_only.quantized_weight import QuantizedWeight
 from edgeq.types import Array
 
 AWQ_BITS = 4

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeq.numerics import block_count
 from edgeq.quantize.formats import PER_CHANNEL, Blocks
-from edgeq.quantize.weight_only.base import (
+from edgeq.quantize.weight_only.quantized_weight import (
     LayerStats,
     QuantizedWeight,
     block_importance,

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeq.numerics import split_blocks
 from edgeq.quantize.formats import PER_CHANNEL, Blocks
-from edgeq.quantize.weight_only.base import QuantizedWeight
+from edgeq.quantize.weight_only.quantized_weight import QuantizedWeight
 from edgeq.types import Array, FloatArray
 
 

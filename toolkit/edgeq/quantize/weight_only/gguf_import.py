@@ -18,7 +18,7 @@ from edgeq.errors import DataError, UnsupportedError
 from edgeq.graph.block_factors import BlockFactors, Product
 from edgeq.numerics import ByteArray
 from edgeq.quantize.formats import Blocks, ScaleDtype
-from edgeq.quantize.weight_only.base import QuantizedWeight
+from edgeq.quantize.weight_only.quantized_weight import QuantizedWeight
 from edgeq.types import Array, FloatArray
 
 SUPER_BLOCK = 256

@@ -23,15 +23,15 @@ from edgeq.errors import DataError
 from edgeq.numerics import block_count
 from edgeq.quantize.formats import Blocks
 from edgeq.quantize.weight_only import rtn, scale_search
-from edgeq.quantize.weight_only.base import (
+from edgeq.quantize.weight_only.blocks import fit_parameters
+from edgeq.quantize.weight_only.candidate import Candidate, assemble, keep_best, nearest
+from edgeq.quantize.weight_only.quantized_weight import (
     LayerStats,
     QuantizedWeight,
     checked_importance,
     checked_weight,
     stored_spec,
 )
-from edgeq.quantize.weight_only.blocks import fit_parameters
-from edgeq.quantize.weight_only.candidate import Candidate, assemble, keep_best, nearest
 from edgeq.quantize.weight_only.refine import refine
 from edgeq.types import Array, FloatArray
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeq.errors import ModelError, UnsupportedError
-from edgeq.quantize.weight_only.base import QuantizedWeight
 from edgeq.quantize.weight_only.packed_words import PACKED_BITS, WORD_BITS, Groups, from_groups, unpack_words
+from edgeq.quantize.weight_only.quantized_weight import QuantizedWeight
 from edgeq.types import Array
 
 ONE_LESS = {bits: sum(1 << at for at in range(0, WORD_BITS, bits)) for bits in PACKED_BITS}

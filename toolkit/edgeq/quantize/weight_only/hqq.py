@@ -12,8 +12,8 @@ import numpy as np
 
 from edgeq.quantize.formats import Blocks
 from edgeq.quantize.weight_only import rtn
-from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight, encode
 from edgeq.quantize.weight_only.blocks import quantize_with
+from edgeq.quantize.weight_only.quantized_weight import LayerStats, QuantizedWeight, encode
 from edgeq.quantize.weight_only.scale_search import refit
 from edgeq.types import Array, FloatArray
 

@@ -10,7 +10,7 @@ import numpy as np
 from edgeq.graph.block_weight import BlockWeight, pack_codes
 from edgeq.numerics import block_count, join_blocks, split_blocks
 from edgeq.quantize.formats import BLOCK_SIZES, PER_CHANNEL
-from edgeq.quantize.weight_only.base import QuantizedWeight
+from edgeq.quantize.weight_only.quantized_weight import QuantizedWeight
 
 if TYPE_CHECKING:
     from edgeq.graph.passes.sequence import EditPass

@@ -14,7 +14,7 @@ import numpy as np
 from edgeq.errors import ModelError, UnsupportedError
 from edgeq.numerics import ByteArray, block_count, split_blocks
 from edgeq.quantize.formats import BLOCK_SIZES, PER_CHANNEL, Blocks, ScaleDtype
-from edgeq.quantize.weight_only.base import QuantizedWeight
+from edgeq.quantize.weight_only.quantized_weight import QuantizedWeight
 from edgeq.types import Array, FloatArray
 
 WORD_BITS = 32

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edgeq.errors import ConfigError
 from edgeq.quantize import formats
-from edgeq.quantize.weight_only.base import LayerStats, checked_weight
+from edgeq.quantize.weight_only.quantized_weight import LayerStats, checked_weight
 from edgeq.types import Array, FloatArray
 
 METHOD = "kmeans"

@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from edgeq.quantize import formats
-from edgeq.quantize.weight_only.base import LayerStats, checked_weight
 from edgeq.quantize.weight_only.candidate import channel_errors
 from edgeq.quantize.weight_only.gptq import Hessian, corrected_target, factor_of, round_channels, why_not
 from edgeq.quantize.weight_only.palette import METHOD as KMEANS
 from edgeq.quantize.weight_only.palette import Palette, group_rows_of, nearest, palettize
+from edgeq.quantize.weight_only.quantized_weight import LayerStats, checked_weight
 from edgeq.types import Array, FloatArray
 
 METHOD = "gptq"

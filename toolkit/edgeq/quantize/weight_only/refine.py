@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from edgeq.quantize.formats import Blocks
-from edgeq.quantize.weight_only.base import round_scales
 from edgeq.quantize.weight_only.candidate import Candidate, output_errors
+from edgeq.quantize.weight_only.quantized_weight import round_scales
 from edgeq.types import FloatArray
 
 _COLUMNS = 128

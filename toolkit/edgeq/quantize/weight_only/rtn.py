@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from edgeq.quantize.formats import Blocks
-from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight, round_scales
 from edgeq.quantize.weight_only.blocks import quantize_with
+from edgeq.quantize.weight_only.quantized_weight import LayerStats, QuantizedWeight, round_scales
 from edgeq.types import Array, FloatArray
 
 

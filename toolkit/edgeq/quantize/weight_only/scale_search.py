@@ -12,8 +12,8 @@ import numpy as np
 
 from edgeq.quantize.formats import Blocks
 from edgeq.quantize.weight_only import rtn
-from edgeq.quantize.weight_only.base import LayerStats, QuantizedWeight, encode, round_scales
 from edgeq.quantize.weight_only.blocks import quantize_with
+from edgeq.quantize.weight_only.quantized_weight import LayerStats, QuantizedWeight, encode, round_scales
 from edgeq.types import Array, FloatArray
 
 # How many codes past the grid's end a block's peak lands: it is clipped there, or range is wasted.

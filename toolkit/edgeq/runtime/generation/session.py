@@ -11,8 +11,8 @@ import numpy as np
 
 from edgeq.errors import DataError, ModelError
 from edgeq.onnx_runtime import DEFAULT_LEVEL, OptimizationLevel, session_options
-from edgeq.processors.text_inputs import ATTENTION_MASK, INPUT_IDS
 from edgeq.runtime.generation.settings import CacheShape
+from edgeq.text_inputs import ATTENTION_MASK, INPUT_IDS
 from edgeq.types import Array, FloatArray
 
 PREFILL_CHUNK = 128

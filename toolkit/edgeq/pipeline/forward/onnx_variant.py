@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgeq.pipeline.forward.against_onnx import OnnxVariant
 from edgeq.pipeline.forward.data import DataSets
-from edgeq.pipeline.forward.parity import Peer
 from edgeq.runtime.session import VariantSession
 from edgeq.targets import get_target
 from edgeq.types import ONNX_RUNTIME, Feeds
@@ -39,7 +39,7 @@ def onnx_first(targets: Iterable[str]) -> list[str]:
     return sorted(targets, key=lambda name: bool(get_target(name).own_runtimes))
 
 
-def find_peer(done: Sequence[TargetResult], pad_id: int, is_quantized: bool) -> Peer | None:
+def find_onnx_variant(done: Sequence[TargetResult], pad_id: int, is_quantized: bool) -> OnnxVariant | None:
     """The first CPU variant among the bundles that are finished; None when there is none."""
     for result in done:
         for variant in result.bundle.variants:
@@ -47,5 +47,5 @@ def find_peer(done: Sequence[TargetResult], pad_id: int, is_quantized: bool) -> 
                 session = VariantSession(result.bundle.model_path(variant), variant, pad_id=pad_id)
                 errors = result.measured[variant.id].relative_errors
                 own = {output: error if is_quantized else 0.0 for output, error in errors.items()}
-                return Peer(f"{variant.id} for {result.target}", session.run, own)
+                return OnnxVariant(f"{variant.id} for {result.target}", session.run, own)
     return None

@@ -12,14 +12,14 @@ from edgeq.calibration import load_samples
 from edgeq.errors import GateError, UnsupportedError, UsageError
 from edgeq.exporters import inspect_model, sample_model_path
 from edgeq.metrics import LOWER_IS_BETTER
-from edgeq.pipeline.budget import SIZE, SPEARMAN_DROP
-from edgeq.pipeline.candidates import CandidateStore, format_of
-from edgeq.pipeline.judges import Judge, judges_of, metric_of
 from edgeq.pipeline.originals import Original, take_in
 from edgeq.pipeline.quantizing import quantize_model
-from edgeq.pipeline.tune_data import TuneData, divide_texts, wanted_texts
-from edgeq.pipeline.tune_result import Evaluated, TuneRequest, TuneResult
-from edgeq.pipeline.tuned_recipe import recipe_of
+from edgeq.pipeline.tune.budget import SIZE, SPEARMAN_DROP
+from edgeq.pipeline.tune.candidates import CandidateStore, format_of
+from edgeq.pipeline.tune.data import TuneData, divide_texts, wanted_texts
+from edgeq.pipeline.tune.metrics import Judge, judges_of, metric_of
+from edgeq.pipeline.tune.recipe import recipe_of
+from edgeq.pipeline.tune.result import Evaluated, TuneRequest, TuneResult
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.bootstrap import rows_needed
 from edgeq.quantize.formats import Float32
@@ -29,21 +29,18 @@ from edgeq.quantize.search import Point, Unit, best_within, demotions, first_acc
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.scratch import scratch_folder
 from edgeq.targets import get_target
-from edgeq.targets.base import LoweringOptions
+from edgeq.targets.target import LoweringOptions
 from edgeq.tasks.entry import Mode
 from edgeq.types import ONNX_RUNTIME, Array
 
 if TYPE_CHECKING:
-    from edgeq.targets.base import GraphTarget, Target, VariantSpec
+    from edgeq.targets.target import GraphTarget, Target, VariantSpec
 
 REPAIRS = 3
 """Demotions tried in vain before the search stops."""
 CURVE = 4
 """Points of the front that are measured for the table, beside those the search looked at."""
-REFERENCES: Mapping[Mode, tuple[str, ...]] = {
-    Mode.FORWARD: ("int4", "w4a8"),
-    Mode.AUTOREGRESSIVE: ("int4", "w4a8", "q4_k_m"),
-}
+REFERENCES = {Mode.FORWARD: ("int4", "w4a8"), Mode.AUTOREGRESSIVE: ("int4", "w4a8", "q4_k_m")}
 """Fixed recipes that are measured beside the front, and chosen where they are better."""
 SIZE_SLACK = 4096
 """Bytes a predicted size may be off: names and node attributes differ between choices."""
@@ -112,9 +109,8 @@ class _Tuner:
         self.original, self.target, self.spec = original, target, spec
         self.metric = metric_of(request.budget, original.head)
         self.store = CandidateStore(original.canonical, original.head, data.sets, progress)
-        self.judge, self.reporter = judges_of(
-            self.metric, original, data, request.data, request.seed, progress.notice
-        )
+        labelled = request.data, request.seed, progress.notice
+        self.judge, self.reporter = judges_of(self.metric, original, data, *labelled)
         self.data = data
         self.done: dict[tuple[tuple[str, LayerSpec], ...], Evaluated] = {}
         self.fixed: list[Evaluated] = []
@@ -276,8 +272,8 @@ class _Tuner:
             signature = Signature(lowered.inputs, lowered.outputs)
             pad_id, level = self.original.preprocessor.pad_id, self.spec.level
             session = VariantSession(lowered.model, signature, pad_id=pad_id, level=level)
-            files = lowered.model.parent.glob(f"{lowered.model.name}*")  # With weights beside a large graph.
-            size = sum(file.stat().st_size for file in files)
+            # A large graph has its weights in a file of their own.
+            size = sum(file.stat().st_size for file in folder.glob(f"{lowered.model.name}*"))
             return size, np.asarray(judge.rows(session.run), np.float64)
 
     def _summary(self, chosen: Evaluated) -> str:

@@ -12,19 +12,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgeq.bundle.manifest import Gate
-from edgeq.comparison import PARITY, Run, judge
+from edgeq.comparison import ONNX_DIFFERENCE, Run, judge
 from edgeq.metrics import OutputComparison
+from edgeq.tasks.tokens import Tokens
 from edgeq.types import Feeds, Outputs, TensorSpec
 
 if TYPE_CHECKING:
-    from edgeq.targets.base import Session
+    from edgeq.targets.target import Session
 
 FLOAT32_NOISE = 1e-4
 """Relative difference that float32 itself may show between two runtimes (the golden tolerances' floor)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class OnnxVariant:
     """The ONNX variant to compare with.
 
     Attributes:
@@ -39,7 +40,7 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
-class Parity:
+class OnnxDifference:
     """The difference on one output, and what it may be.
 
     Attributes:
@@ -56,11 +57,11 @@ class Parity:
 
 
 @dataclass(slots=True)
-class ParityProbe:
+class OnnxProbe:
     """Runs a session, and compares every batch with the peer on the way: nothing is run twice."""
 
     session: Session
-    peer: Peer
+    peer: OnnxVariant
     outputs: Sequence[TensorSpec]
     comparisons: list[OutputComparison] = field(init=False)
 
@@ -73,23 +74,23 @@ class ParityProbe:
         found, expected = self.session.run(feeds), self.peer.run(feeds)
         for comparison in self.comparisons:
             name = comparison.spec.name
-            comparison.add(expected[name], found[name], feeds.get("attention_mask"))
+            comparison.add(expected[name], found[name], Tokens.of_feeds(feeds).mask)
         return found
 
-    def parities(self) -> dict[str, Parity]:
+    def parities(self) -> dict[str, OnnxDifference]:
         """By output, over all batches so far."""
         return {comparison.spec.name: self._parity(comparison) for comparison in self.comparisons}
 
-    def _parity(self, comparison: OutputComparison) -> Parity:
+    def _parity(self, comparison: OutputComparison) -> OnnxDifference:
         metrics = comparison.metrics()
         own = self.peer.own_error[comparison.spec.name]
-        bound, reason = parity_bound(self.session.rounding_noise, own)
-        return Parity(
+        bound, reason = difference_bound(self.session.rounding_noise, own)
+        return OnnxDifference(
             metrics["relative_error_mean"], bound, f"{reason}; to {self.peer.name}", int(metrics["n"])
         )
 
 
-def parity_bound(rounding_noise: float, own_error: float) -> tuple[float, str]:
+def difference_bound(rounding_noise: float, own_error: float) -> tuple[float, str]:
     """The largest relative difference that rounding explains, and why.
 
     Float formats: the rounding noise of the format (`Session.rounding_noise`), or float32's own. With quantized
@@ -111,12 +112,12 @@ def parity_bound(rounding_noise: float, own_error: float) -> tuple[float, str]:
     )
 
 
-def parity_gates(variant: str, parities: Mapping[str, Parity]) -> list[Gate]:
+def difference_gates(variant: str, parities: Mapping[str, OnnxDifference]) -> list[Gate]:
     """One gate per output, with its verdict."""
     return [
         judge(
-            Gate(variant, output, PARITY, "<=", item.bound, item.derived_from),
-            {PARITY: item.value},
+            Gate(variant, output, ONNX_DIFFERENCE, "<=", item.bound, item.derived_from),
+            {ONNX_DIFFERENCE: item.value},
         )
         for output, item in parities.items()
     ]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeq.pipeline.budget import Budget
 from edgeq.pipeline.request import DEFAULT_GRAM_SAMPLES
+from edgeq.pipeline.tune.budget import Budget
 from edgeq.quantize.bootstrap import Estimate
 from edgeq.quantize.recipes import LayerSpec, Recipe
 from edgeq.quantize.search import Point

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeq.pipeline.candidate_cache import CandidateCache
 from edgeq.pipeline.drive_weights import stats_of
 from edgeq.pipeline.sensitivity import require_memory
+from edgeq.pipeline.tune.candidate_cache import CandidateCache
 from edgeq.pipeline.weight_jobs import WeightJob, inputs_of, spec_for
 from edgeq.pipeline.weight_only import QuantizedLayer, quantize_layer
 from edgeq.quantize.cache import CalibrationCache, feeds_digest, model_digest

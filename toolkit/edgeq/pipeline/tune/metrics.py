@@ -12,8 +12,8 @@ import numpy as np
 from edgeq.comparison import Run
 from edgeq.errors import UsageError
 from edgeq.metrics import Float64Array, OutputComparison, cosines, spearman
-from edgeq.pipeline.budget import PERPLEXITY_RATIO, SIZE, SPEARMAN_DROP, Budget
-from edgeq.pipeline.tune_data import TuneData, divide_pairs
+from edgeq.pipeline.tune.budget import PERPLEXITY_RATIO, SIZE, SPEARMAN_DROP, Budget
+from edgeq.pipeline.tune.data import TuneData, divide_pairs
 from edgeq.quantize.batches import Batches
 from edgeq.quantize.bootstrap import Estimate, Indices, bootstrap
 from edgeq.quantize.cache import feeds_digest
@@ -22,12 +22,14 @@ from edgeq.quantize.sensitivity import EXPECTED_BYTES
 from edgeq.runtime.perplexity import negative_log_likelihood
 from edgeq.samples import Text
 from edgeq.tasks.labelled import LabelledPairs, Notify, ignore, read_pairs
+from edgeq.tasks.tokens import Tokens
+from edgeq.text_inputs import INPUT_IDS
 from edgeq.types import Array, Feeds, Role
 
 if TYPE_CHECKING:
     from edgeq.graph.component import Component
     from edgeq.pipeline.originals import Original
-    from edgeq.processors.base import Processor
+    from edgeq.processors.processor import Processor
     from edgeq.tasks import Head
 
 
@@ -68,7 +70,7 @@ class FidelityJudge:
                 self.expected.append(dict(self.reference(feeds)))
         comparisons, ends = self.head.compare_each(), []
         for feeds, expected in zip(self.batches, self.expected, strict=True):
-            self.head.compare_batch(comparisons, expected, run(feeds), feeds.get("attention_mask"))
+            self.head.compare_batch(comparisons, expected, run(feeds), Tokens.of_feeds(feeds).mask)
             ends.append(len(comparisons[0].cosine))
         values = np.concatenate([self._values(comparison) for comparison in comparisons])
         return means_between(values, ends) if self.head.entry.is_autoregressive else values
@@ -133,7 +135,7 @@ class PerplexityJudge:
     def _surprise(self, run: Run) -> Float64Array:
         """Mean negative log likelihood of each window, `[windows]`, in nats."""
         means = [
-            negative_log_likelihood(run(feeds)["logits"][0, :-1], feeds["input_ids"][0, 1:]).mean()
+            negative_log_likelihood(run(feeds)["logits"][0, :-1], feeds[INPUT_IDS][0, 1:]).mean()
             for feeds in self.batches
         ]
         return np.asarray(means, np.float64)

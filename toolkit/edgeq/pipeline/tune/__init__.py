@@ -1,0 +1,1 @@
+"""`edgeq tune`: the smallest recipe within a budget, searched layer by layer."""
