@@ -23,7 +23,11 @@ EXTRAS = {
 }
 
 LIGHT = {
+    "edgeq.pipeline.advise",
+    "edgeq.pipeline.batch_run",
+    "edgeq.pipeline.explain",
     "edgeq.pipeline.export",
+    "edgeq.pipeline.pack",
     "edgeq.pipeline.request",
     "edgeq.pipeline.validation.run",
     "edgeq.pipeline.bench.run",
@@ -57,4 +61,5 @@ def main() -> None:
     print(f"light install: {len(names)} modules, help and refusal work")
 
 
-main()
+if __name__ == "__main__":
+    main()

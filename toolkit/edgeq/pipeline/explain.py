@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 from edgeq.bundle.reader import open_bundle
 from edgeq.calibration import load_samples
 from edgeq.errors import IntegrityError, ModelError, UnsupportedError
-from edgeq.graph.passes.equalize import equalize
-from edgeq.graph.passes.sequence import edited
 from edgeq.graph.read_blocks import read_block_weights
 from edgeq.graph.read_static import read_static_weights
 from edgeq.pipeline.forward.data import wanted_samples
@@ -190,6 +188,8 @@ def _reading(bundle: Bundle, name: str) -> Iterator[None]:
 def _measure(
     bundle: Bundle, plan: QuantizationPlan, request: ExplainRequest, progress: Progress
 ) -> Explanation:
+    from edgeq.graph.passes.equalize import equalize
+    from edgeq.graph.passes.sequence import edited
 
     # First: what cannot be read is refused before the original is loaded.
     weights = _stored_weights(bundle, plan)
@@ -221,7 +221,6 @@ def _stored_weights(bundle: Bundle, plan: QuantizationPlan) -> LazyWeights:
 
 
 def _require_same(plan: QuantizationPlan, original: Original) -> None:
-
     known = {ref.name for ref in find_layers(original.canonical.model).refs}
     planned = [item.name for item in plan.linears] + [item.name for item in plan.weights]
     unknown = [name for name in planned if name not in known]

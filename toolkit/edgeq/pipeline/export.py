@@ -12,7 +12,6 @@ from edgeq.pipeline.pack import Slimming, write_slim
 from edgeq.pipeline.plan import ExportPlan, TargetResult, archive_path
 from edgeq.pipeline.planning import plan_export
 from edgeq.pipeline.stored import compared_with, say_growth
-from edgeq.pipeline.ways import way_of
 from edgeq.pipeline.write import write_bundle
 from edgeq.progress import Progress, SilentProgress
 from edgeq.report.html import REPORT_FILE
@@ -34,6 +33,8 @@ def run_export(request: ExportRequest, progress: Progress | None = None) -> list
     """
     progress = progress or SilentProgress()
     plan = plan_export(request, progress)
+    from edgeq.pipeline.ways import way_of
+
     with scratch_beside(next(iter(plan.destinations.values()))):
         results: dict[str, TargetResult] = {}
         for name, maker in way_of(plan.facts.task).open(plan, progress):

@@ -17,7 +17,6 @@ from edgeq.pipeline.choices import check_target_options, chosen_variants
 from edgeq.pipeline.forward.data import wanted_samples
 from edgeq.pipeline.plan import ExportPlan, archive_path, bundle_folders, target_names
 from edgeq.pipeline.stored import stored_recipe
-from edgeq.pipeline.ways import way_of
 from edgeq.progress import Progress, SilentProgress
 from edgeq.targets import get_target
 from edgeq.tasks import possible_metrics
@@ -44,6 +43,8 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
         str(request.model), task=request.task, revision=request.revision
     ).require_supported()
     require_modules(GRAPHS)
+    from edgeq.pipeline.ways import way_of
+
     recipe = stored_recipe(
         request.recipe, facts, is_chosen=request.is_recipe_chosen, requantize=request.requantize
     )

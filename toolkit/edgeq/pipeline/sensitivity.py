@@ -13,7 +13,6 @@ import numpy as np
 from edgeq.caches import cache_folder, notice_unusable
 from edgeq.errors import OutputError, UnsupportedError
 from edgeq.files import atomic_write_text
-from edgeq.graph.passes.static_qdq import quantize_rows
 from edgeq.memory import free_memory
 from edgeq.quantize.cache import CalibrationCache, feeds_digest, model_digest
 from edgeq.quantize.calibrate import calibrate
@@ -150,6 +149,8 @@ def _sites(layers: ModelLayers) -> list[LinearSite | EmbeddingSite]:
 
 def int8_rows(table: FloatArray) -> FloatArray:
     """A table `[columns, rows]` rounded to int8 with one scale per row."""
+    from edgeq.graph.passes.static_qdq import quantize_rows
+
     codes, scale = quantize_rows(table.T)
     return np.asarray((codes * scale[:, None]).T, np.float32)
 

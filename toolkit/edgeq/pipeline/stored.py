@@ -11,11 +11,9 @@ import numpy as np
 
 from edgeq.errors import ConfigError, UnsupportedError
 from edgeq.pipeline.weight_jobs import WeightJob
-from edgeq.pipeline.weight_only import QuantizedLayer, decision_of, quantize_layer
 from edgeq.quantize.formats import Blocks, Float16, Float32, Stored
 from edgeq.quantize.layers import ModelLayers, layer_weight
 from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
-from edgeq.quantize.streaming.weight_store import HeldCodes
 from edgeq.quantize.weight_errors import energy_of
 from edgeq.targets import get_target
 
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
 
     from edgeq.exporters.exported_model import ModelFacts
     from edgeq.pipeline.plan import ExportPlan
+    from edgeq.pipeline.weight_only import QuantizedLayer
     from edgeq.progress import Progress
     from edgeq.quantize.checkpoint_codes import PackedWeights
     from edgeq.targets.target import CheckpointTarget
@@ -162,6 +161,9 @@ def take_over(
     Raises:
         UnsupportedError: a quantized weight of the checkpoint is not in the graph as it is.
     """
+    from edgeq.pipeline.weight_only import QuantizedLayer, decision_of, quantize_layer
+    from edgeq.quantize.streaming.weight_store import HeldCodes
+
     found: list[QuantizedLayer] = []
     floats: dict[str, LayerSpec] = {}
     again: list[QuantizedLayer] = []

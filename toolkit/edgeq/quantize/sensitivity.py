@@ -14,7 +14,6 @@ from edgeq.metrics import EXACT_DB, sqnr_db
 from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.quantize.observers.ranges import clipped_share
 from edgeq.quantize.plan import LinearDecision
-from edgeq.quantize.segmented.values import ValueStore
 from edgeq.quantize.shell import Shell
 from edgeq.tasks import Head
 from edgeq.types import Array, Feeds, FloatArray, TensorSpec
@@ -136,6 +135,8 @@ class Prober:
         *,
         padding: Padding | None = TEXT_PADDING,
     ) -> None:
+        from edgeq.quantize.segmented.values import ValueStore
+
         self.shell, self.head, self.padding = shell, head, padding
         self.batches = tuple(batches)
         self._session = shell.session()
