@@ -6,13 +6,15 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeq.calibration.sampling import rank
 from edgeq.errors import DataError
 from edgeq.samples import KINDS, Sample, Text, TextPair, as_sample, as_samples, kinds_in_words
 
+# The first text of a run waits for tables of all characters.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SAMPLES = st.one_of(st.builds(Text, st.text()), st.builds(TextPair, st.text(), st.text()))
 
 # Golden: other bytes would silently change every user's draw, and the hash of the data.
@@ -32,6 +34,7 @@ def test_the_bytes_that_are_ranked_and_hashed(sample: Sample, content: bytes, ra
     assert f"{rank(content, 0):032x}" == ranked
 
 
+@UNHURRIED
 @given(SAMPLES, SAMPLES)
 def test_samples_of_other_content_are_others(one: Sample, other: Sample) -> None:
     assert (one == other) is (one.content() == other.content())
@@ -43,6 +46,7 @@ def test_a_pair_is_no_text_that_looks_like_it() -> None:
     assert TextPair("a", "b") != TextPair("b", "a")
 
 
+@UNHURRIED
 @given(SAMPLES)
 def test_json_gives_a_sample_back(sample: Sample) -> None:
     assert as_sample(json.loads(json.dumps(sample.to_json()))) == sample
