@@ -26,7 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeq.types import Array, Sample
+from edgeq.samples import Sample, as_samples
+from edgeq.types import Array
 
 GRAPH = "model.onnx"
 TEXTS = "texts.json"
@@ -83,7 +84,7 @@ def prepare(model: str | None, texts: str | None, folder: Path, count: int) -> i
     ir.save(exported.canonical.model, folder / GRAPH, external_data="weights.bin")
     exported.preprocessor.save(folder)
     samples = load_samples(texts, count=count).samples
-    (folder / TEXTS).write_text(json.dumps(samples), encoding="utf-8")
+    (folder / TEXTS).write_text(json.dumps([sample.to_json() for sample in samples]), encoding="utf-8")
     return len(samples)
 
 
@@ -104,7 +105,7 @@ def run_case(folder: Path, who: str, count: str) -> dict[str, float]:
 
     preprocessor = TextPreprocessor.load(folder)
     document = json.loads((folder / TEXTS).read_text(encoding="utf-8"))[: int(count)]
-    samples: list[Sample] = [text if isinstance(text, str) else tuple(text) for text in document]
+    samples = as_samples(document)
     started = time.perf_counter()
     if who == "base":
         run_once(folder, samples, preprocessor)

@@ -39,8 +39,9 @@ from edgeq.processors.text_padding import full_batch
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.host import cpu_name
+from edgeq.samples import Text, as_samples
 from edgeq.targets import get_target
-from edgeq.types import Array, Sample
+from edgeq.types import Array
 
 LENGTHS = "16,32,64,128"
 OUTPUT = "sentence_embedding"
@@ -107,20 +108,18 @@ def export(model: str | None, precision: str, calib: str | None, folder: Path) -
     return {item["target"]: Path(item["path"]) for item in json.loads(done.stdout)["bundles"]}
 
 
-def encode(bundle: Bundle, texts: list[str], preprocessor: Processor[Sample], batch: int) -> Array:
+def encode(bundle: Bundle, texts: list[str], preprocessor: Processor, batch: int) -> Array:
     variant = bundle.variants[0]
     pad_id = bundle.manifest.text_processor.pad_id if bundle.manifest.text_processor else 0
     session = open_variant(bundle, variant, bundle.model_path(variant), pad_id)
-    batches = batches_of(texts, preprocessor, batch)
+    batches = batches_of(as_samples(texts), preprocessor, batch)
     rows = np.concatenate([session.run(feeds)[OUTPUT] for feeds, _ in batches])
     result = np.empty_like(rows)
     result[batches.order] = rows
     return result
 
 
-def row(
-    precision: str, made: dict[str, Path], pairs: Pairs, original: Array, preprocessor: Processor[Sample]
-) -> str:
+def row(precision: str, made: dict[str, Path], pairs: Pairs, original: Array, preprocessor: Processor) -> str:
     with open_bundle(made["coreml"], force=True) as bundle:
         started = time.perf_counter()
         found = encode(bundle, pairs.texts, preprocessor, 1)
@@ -144,12 +143,12 @@ def row(
     )
 
 
-def timings(bundle_path: Path, goldens: int, preprocessor: Processor[Sample], texts: list[str]) -> None:
+def timings(bundle_path: Path, goldens: int, preprocessor: Processor, texts: list[str]) -> None:
     """The interpreter at 128 tokens, and the replay of golden cases, repeated until there are enough of them."""
     with open_bundle(bundle_path, force=True) as bundle:
         variant = bundle.variants[0]
         session = open_variant(bundle, variant, bundle.model_path(variant), 0)
-        feeds: Any = full_batch(preprocessor(texts[:16]), 128)
+        feeds: Any = full_batch(preprocessor(as_samples(texts[:16])), 128)
         session.run(feeds)
         taken = []
         for _ in range(5):
@@ -165,7 +164,7 @@ def timings(bundle_path: Path, goldens: int, preprocessor: Processor[Sample], te
     print(f"edgeq validate, {cases} golden cases, whole process: {seconds:.1f} s")
     started = time.perf_counter()
     for index in range(goldens):
-        session.run(preprocessor([" ".join(texts[index : index + 12])]))
+        session.run(preprocessor([Text(" ".join(texts[index : index + 12]))]))
     print(f"{goldens} texts of up to 128 tokens: {time.perf_counter() - started:.1f} s")
 
 
@@ -185,7 +184,7 @@ def main() -> None:
     pairs = read_pairs(arguments.sts, arguments.pairs)
     exported = load_model(arguments.model or sample_model_path(), seq_len=128)
     preprocessor = exported.preprocessor
-    batches = batches_of(pairs.texts, preprocessor, 32)
+    batches = batches_of(as_samples(pairs.texts), preprocessor, 32)
     original = np.empty((len(pairs.texts), 384), np.float32)
     original[batches.order] = np.concatenate([exported.reference(feeds)[OUTPUT] for feeds, _ in batches])
     print(f"{len(pairs.scores)} pairs; {cpu_name()}, {platform.machine()}; level: simulated")

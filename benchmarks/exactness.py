@@ -41,6 +41,7 @@ from edgeq.quantize.sites import find_sites, weight_of
 from edgeq.runtime.adapter import FeedAdapter, Signature
 from edgeq.runtime.host import cpu_name
 from edgeq.runtime.session import VariantSession
+from edgeq.samples import as_samples
 from edgeq.targets import get_target
 from edgeq.targets.target import LoweringOptions
 
@@ -192,7 +193,7 @@ def rounding_table(bench: Bench, quantized: Quantized) -> dict[str, Any]:
     print("| codes of cpu-int8 | scales; saturating layers | this CPU's kernels | exact sums | bit-equal |")
     print("|---|---|---|---|---|")
     found = {}
-    feeds = bench.preprocessor(bench.texts[:8])
+    feeds = bench.preprocessor(as_samples(bench.texts[:8]))
     for name, rounding in ROUNDINGS.items():
         chosen = with_rounding(quantized, rounding)
         path, signature, level = bench.written("cpu", chosen)

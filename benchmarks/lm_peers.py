@@ -46,6 +46,7 @@ from edgeq.quantize.recipes import Recipe, load_recipe
 from edgeq.runtime.generation.engine_process import GENAI, LLAMA_CPP, ONNX_RUNTIME, EngineSpec
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.perplexity import Logits, compare_on
+from edgeq.samples import Text
 from edgeq.targets.cpu import lower_for_cpu
 from edgeq.targets.onnx_file import save_onnx
 
@@ -95,7 +96,7 @@ def main() -> None:
         exported = load_language_model(model)
         texts = texts_for(exported, folder / "fp32.onnx", arguments)
         data = divide_language(
-            CalibrationData(tuple(texts), "benchmark", "", len(texts)), exported, len(texts)
+            CalibrationData(tuple(map(Text, texts)), "benchmark", "", len(texts)), exported, len(texts)
         )
         print(
             f"{model.name}: {exported.source.parameters / 1e6:.1f} M parameters, {arguments.threads} thread, "
@@ -184,7 +185,7 @@ def texts_for(exported: ExportedLanguageModel, fp32: Path, arguments: argparse.N
     if arguments.model is None:
         from edgeq.calibration import load_samples
 
-        return [str(sample) for sample in load_samples(None, count=8, seed=0).samples]
+        return [text for sample in load_samples(None, count=8, seed=0).samples for text in sample.texts]
     save_onnx(exported.canonical.model.clone(), fp32)
     return read_texts(arguments, exported, PromptTokenizer(exported.preprocessor.tokenizer_json), fp32)
 

@@ -33,6 +33,7 @@ from edgeq.runtime.generation.generator import OnnxTokens
 from edgeq.runtime.generation.sampling import Sampling
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.perplexity import agreement_length, compare_on, greedy
+from edgeq.samples import Text
 from edgeq.targets.cpu import lower_for_cpu
 from edgeq.targets.onnx_file import save_onnx
 from edgeq.types import Array, FloatArray
@@ -64,7 +65,7 @@ def main() -> None:
         save_onnx(exported.canonical.model.clone(), fp32)
         texts = read_texts(arguments, exported, tokenizer, fp32)
         data = divide_language(
-            CalibrationData(tuple(texts), "benchmark", "", len(texts)), exported, len(texts)
+            CalibrationData(tuple(map(Text, texts)), "benchmark", "", len(texts)), exported, len(texts)
         )
         scored = sum(len(window.ids) - window.first_scored for window in data.windows)
         print(

@@ -38,6 +38,7 @@ from edgeq.runtime.host import cpu_name
 from edgeq.runtime.runtime import load, load_preprocessor
 from edgeq.runtime.session import VariantSession
 from edgeq.runtime.timing import interleave
+from edgeq.samples import as_samples
 from edgeq.types import Feeds
 
 CASES = ((1, 16), (1, 128), (8, 128))
@@ -164,7 +165,7 @@ def stock_models(
 
 def encode(session: VariantSession, texts: Sequence[str], preprocessor: TextPreprocessor) -> np.ndarray:
     """`[texts, hidden]`, in order."""
-    batches = batches_of(texts, preprocessor, 32)
+    batches = batches_of(as_samples(texts), preprocessor, 32)
     rows = np.concatenate([session.run(feeds)[OUTPUT] for feeds, _ in batches])
     result = np.empty_like(rows)
     result[batches.order] = rows
@@ -206,7 +207,7 @@ def fidelity(
     """One row per contender; the first is the original."""
     texts = [*pairs.first, *pairs.second]
     original = encode(contenders[0].session, texts, preprocessor)
-    probe = preprocessor(texts[:16])
+    probe = preprocessor(as_samples(texts[:16]))
     rows = []
     for item in contenders:
         own, exact = (encode(session, texts, preprocessor) for session in (item.session, item.exact))
@@ -241,7 +242,7 @@ def speed(
     contenders: Sequence[Contender], preprocessor: TextPreprocessor, texts: Sequence[str], budget_s: float
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """Latency ratio to the first contender and median milliseconds, per case."""
-    feeds = preprocessor(texts)
+    feeds = preprocessor(as_samples(texts))
     found: dict[str, dict[str, tuple[float, float]]] = {item.name: {} for item in contenders}
     for batch, tokens in CASES:
         case = full_batch(feeds, tokens, batch)

@@ -43,6 +43,7 @@ from edgeq.processors.text import TextPreprocessor
 from edgeq.runtime.executors import NativeExecutor
 from edgeq.runtime.host import cpu_name
 from edgeq.runtime.runtime import load_preprocessor
+from edgeq.samples import Sample, as_samples
 from edgeq.targets.onnx_twins import DecoderTwins
 from edgeq.types import Outputs, Task, Verification
 
@@ -126,6 +127,13 @@ def noise_limits(
     return {name: Limits.of(items) for name, items in found.items()}
 
 
+def built_in_texts(count: int) -> list[str]:
+    """The last ones of a draw of 400: those that nothing was calibrated with."""
+    return [
+        text for sample in load_samples(None, count=400, seed=3).samples[-count:] for text in sample.texts
+    ]
+
+
 class Probe:
     """Texts beside the goldens, and what the undamaged variant and its noise make of them."""
 
@@ -136,15 +144,15 @@ class Probe:
         self.ends = [special[name] for name in ("cls_token", "sep_token")]
         is_simulated = session.verification is Verification.SIMULATED
         count = SIMULATED_PROBES if is_simulated else PROBES
-        texts = load_samples(None, count=400, seed=3).samples[-count:]
+        texts = built_in_texts(count)
         long = " ".join(texts * 4)
-        groups = [texts[i : i + 8] for i in range(0, len(texts), 8)]
-        groups += [(long,), ((texts[3], texts[4]),), ((texts[0], long),)]
-        self.cases = [self._case(str(i), group) for i, group in enumerate(groups)]
+        groups: list[list[Any]] = [texts[i : i + 8] for i in range(0, len(texts), 8)]
+        groups += [[long], [(texts[3], texts[4])], [(texts[0], long)]]
+        self.cases = [self._case(str(i), as_samples(group)) for i, group in enumerate(groups)]
         self.clean = [self._recorded(session, case) for case in self.cases]
         self.limits = noise_limits(session, variant.outputs, self.cases, self.clean)
 
-    def _case(self, name: str, samples: Sequence[Any]) -> GoldenCase:
+    def _case(self, name: str, samples: Sequence[Sample]) -> GoldenCase:
         return GoldenCase(name, tuple(samples), self.preprocessor(samples), {}, {})
 
     def _recorded(self, session: Any, case: GoldenCase) -> Outputs:
@@ -249,10 +257,7 @@ def encoder(tally: Tally, path: Path) -> None:
             for damage in damages(variant.id, bundle.model_path(variant)):
                 again = partial(reopened, bundle, variant, probe, damage, pad)
                 try_damage(tally, path, damage, variant.id, again)
-        texts = [
-            *load_samples(None, count=400, seed=3).samples[-PROBES:],
-            "Ünïcode, CAPITALS and \uff5e\uff58",
-        ]
+        texts = [*built_in_texts(PROBES), "Ünïcode, CAPITALS and \uff5e\uff58"]
         for damage in tokenizer_damages():
             try_damage(tally, path, damage, bundle.variants[0].id, tokens_changed(bundle, texts))
 
@@ -266,7 +271,7 @@ class LanguageProbe:
         self.specs = [spec for spec in variant.outputs if spec.name == "logits"]
         empty = next(case for case in bundle.golden_cases() if case.id.startswith("prefill"))
         tokenizer = bundle_tokenizer(bundle)
-        texts = load_samples(None, count=400, seed=3).samples[-PROBES // 4 :]
+        texts = built_in_texts(PROBES // 4)
         self.cases = [
             GoldenCase(str(i), (), self._feeds(empty, tokenizer.encode(text)[:48]), {})
             for i, text in enumerate(texts)
@@ -314,7 +319,7 @@ def beside_changed(before: Path, after: Path) -> str:
 
     if (before / "generation.json").read_bytes() != (after / "generation.json").read_bytes():
         return "settings"
-    texts = [*load_samples(None, count=400, seed=3).samples[-PROBES:], "</s> and <s>, \u00fc\U0001f600"]
+    texts = [*built_in_texts(PROBES), "</s> and <s>, \u00fc\U0001f600"]
     found = []
     for folder in (before, after):
         tokenizer = Tokenizer.from_file(str(next(folder.rglob("tokenizer.json"))))
@@ -333,7 +338,8 @@ def reopened(bundle: Bundle, variant: Any, probe: Probe, damage: Damage, pad: in
 def tokens_changed(bundle: Bundle, texts: Sequence[str]) -> Callable[[Path], str]:
     """Whether some text, pair, batch or long text gives other inputs."""
     before = load_preprocessor(bundle)
-    groups = [list(texts), [(texts[0], texts[1])], [" ".join(texts * 4)], ["\uff5e"]]
+    plain = [list(texts), [(texts[0], texts[1])], [" ".join(texts * 4)], ["\uff5e"]]
+    groups = [as_samples(group) for group in plain]
 
     def changed(folder: Path) -> str:
         try:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgeq.families.model_shape import ModelShape, SizeConfig
 from edgeq.types import Task
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class TextArchitecture:
         model_type: Hugging Face `model_type`.
         heads: class name in transformers for each task; sentence embedding uses feature extraction's.
         forward: calls the model on `EncoderInputs` and returns its output object.
+        shape: sizes that a config stands for, without a head.
         positions: longest sequence in tokens, from the config.
         first_position: id of the first position, from the config.
         token_types: how many token types the model tells apart, from the config; an input when more than one.
@@ -57,6 +59,7 @@ class TextArchitecture:
     model_type: str
     heads: Mapping[Task, str]
     forward: Callable[[Any, EncoderInputs], Any]
+    shape: Callable[[SizeConfig], ModelShape]
     positions: Callable[[Any], int]
     config_class: str
     tiny_config: Mapping[str, Any]

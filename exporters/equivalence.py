@@ -12,6 +12,7 @@ from edgeq.errors import ModelError, OutputError
 from edgeq.graph.component import SEQUENCE
 from edgeq.memory import free_memory
 from edgeq.onnx_runtime import session_options
+from edgeq.samples import Text
 from edgeq.scratch import scratch_folder
 from edgeq.types import Array, Feeds, Outputs, TensorSpec
 
@@ -131,7 +132,7 @@ def check_equivalence(
     run = run_graph(canonical)
     worst: dict[str, Difference] = {}
     for length, texts in _texts(longest or preprocessor.max_length):
-        feeds = preprocessor.fit(min(preprocessor.max_length, length))(list(texts))
+        feeds = preprocessor.fit(min(preprocessor.max_length, length))([Text(text) for text in texts])
         for found in compare(canonical.outputs, reference(feeds), run(feeds), feeds["attention_mask"]):
             kept = worst.setdefault(found.output, found)
             if not found.relative <= kept.relative:

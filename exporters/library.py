@@ -39,7 +39,8 @@ from edgeq.exporters.tokenizer import (
     use_backend,
 )
 from edgeq.exporters.torch_onnx import quiet
-from edgeq.types import Array, Feeds, Outputs, Sample, Task, TensorSpec
+from edgeq.samples import Sample, Text, TextPair
+from edgeq.types import Array, Feeds, Outputs, Task, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.exporters.exported_model import ModelFacts
@@ -131,7 +132,7 @@ def open_library(facts: ModelFacts, limit: int | None = None) -> tuple[TextRefer
 
 def _reranker(folder: Path, found: TextReference) -> TextReference:
     """A model of one score is what `CrossEncoder` takes, on pairs; it has no `modules.json`, and needs none."""
-    one_score = found.run_one("a")
+    one_score = found.run_one(Text("a"))
     if (
         find_spec("sentence_transformers") is None
         or [*one_score] != ["logits"]
@@ -146,7 +147,7 @@ def _reranker(folder: Path, found: TextReference) -> TextReference:
         return _predicting(model, found.max_length).run_one
 
     def run_one(sample: Sample) -> Outputs:
-        return found.run_one(sample) if isinstance(sample, str) else predict()(sample)
+        return predict()(sample) if isinstance(sample, TextPair) else found.run_one(sample)
 
     return replace(found, name=f"{found.name}; pairs by {_by(CROSS_ENCODER)}", run_one=run_one)
 
@@ -193,15 +194,15 @@ def _predicting(model: Any, limit: int | None) -> TextReference:
     model.max_seq_length = min(model.max_seq_length, limit or model.max_seq_length)
 
     def predict(sample: Sample) -> Outputs:
-        if isinstance(sample, str):
+        if isinstance(sample, Text):
             # `predict` takes pairs only; what it does with one, without that check.
             with torch.inference_mode():
-                scores = model(model.preprocess([sample]))["scores"].numpy()
+                scores = model(model.preprocess([sample.text]))["scores"].numpy()
         else:
             # The function that only scales scores is left out; the bundle gives what it is applied to.
             identity = torch.nn.Identity()
             scores = model.predict(
-                [list(sample)], batch_size=1, show_progress_bar=False, activation_fn=identity
+                [list(sample.texts)], batch_size=1, show_progress_bar=False, activation_fn=identity
             )
         return {"logits": np.asarray(scores).reshape(1, -1)}
 
@@ -209,7 +210,7 @@ def _predicting(model: Any, limit: int | None) -> TextReference:
 
 
 def _listed(sample: Sample) -> Any:
-    return sample if isinstance(sample, str) else list(sample)
+    return sample.text if isinstance(sample, Text) else list(sample.texts)
 
 
 def _transformers(folder: Path, task: Task, limit: int | None) -> TextReference:
@@ -238,9 +239,8 @@ def _transformers(folder: Path, task: Task, limit: int | None) -> TextReference:
     length = min(_own_limit(model, tokenizer), limit or _own_limit(model, tokenizer))
 
     def run_one(sample: Sample) -> Outputs:
-        texts = [sample] if isinstance(sample, str) else list(sample)
         with torch.inference_mode():
-            feeds = tokenizer(*texts, truncation=True, max_length=length, return_tensors="pt")
+            feeds = tokenizer(*sample.texts, truncation=True, max_length=length, return_tensors="pt")
             found = model(**feeds)
         return {name: getattr(found, name).numpy() for name in OUTPUTS[task]}
 
@@ -294,9 +294,9 @@ def check_reading(
         for difference in compare(tuple(outputs), expected, got, np.ones_like(feeds["input_ids"])):
             if not difference.relative <= TOLERANCE:
                 raise ModelError(
-                    f"edgeq reads the model otherwise than {found.name}: {difference.output} of {sample!r:.60} is "
-                    f"{difference.got:.6g}, expected {difference.expected:.6g}, a difference of "
-                    f"{difference.relative:.2g} of the output's scale where {TOLERANCE:g} is allowed",
+                    f"edgeq reads the model otherwise than {found.name}: {difference.output} of "
+                    f"{sample.to_json()!r:.60} is {difference.got:.6g}, expected {difference.expected:.6g}, a "
+                    f"difference of {difference.relative:.2g} of the output's scale where {TOLERANCE:g} is allowed",
                     hint="please report this model; it must not be shipped",
                 )
     return ()
@@ -308,15 +308,15 @@ def _probes(facts: ModelFacts, texts: Sequence[str]) -> Iterator[Sample]:
     is_scorer = sentence is not None and sentence.is_scorer and sentence.serves(facts.task)
     paired = facts.task is Task.QUESTION_ANSWERING or is_scorer
     for index, text in enumerate(texts[:4]):
-        yield (text, texts[index + 1]) if paired else text
+        yield TextPair(text, texts[index + 1]) if paired else Text(text)
     if facts.task is Task.SEQUENCE_CLASSIFICATION:
-        yield (texts[4], texts[3])
+        yield TextPair(texts[4], texts[3])
 
 
 def _same_shape(name: str, sample: Sample, spec: TensorSpec, expected: Array, got: Array) -> None:
     if expected.shape != got.shape:
         raise ModelError(
-            f"edgeq reads the model otherwise than {name}: {spec.name} of {sample!r:.60} has shape {list(got.shape)}, "
-            f"expected {list(expected.shape)}",
+            f"edgeq reads the model otherwise than {name}: {spec.name} of {sample.to_json()!r:.60} has shape "
+            f"{list(got.shape)}, expected {list(expected.shape)}",
             hint="please report this model; it must not be shipped",
         )

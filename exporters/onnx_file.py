@@ -48,6 +48,7 @@ from edgeq.exporters.torch_onnx import quiet
 from edgeq.graph.component import CANONICAL_OPSET, text_component
 from edgeq.graph.passes.in_place import in_place
 from edgeq.onnx_references import check_references
+from edgeq.samples import Text
 from edgeq.types import Feeds, Outputs, Role, SourceInfo, Task, TensorSpec
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def load_onnx(path: Path, task: str | None, seq_len: int | None, say: Progress) 
     preprocessor = text_preprocessor(
         prepared.tokenizer, max_length=prepared.length, input_names=[spec.name for spec in inputs]
     )
-    outputs = _measure_outputs(reference(preprocessor(["a", "a b"])), task_of, prepared.picked)
+    outputs = _measure_outputs(reference(preprocessor([Text("a"), Text("a b")])), task_of, prepared.picked)
     _state_shapes(model, outputs)
     canonical = text_component(model, inputs, outputs, prepared.length)
     say("checking the graph against the file")

@@ -14,7 +14,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from edgeq.exporters.architecture import EncoderInputs, TextArchitecture, text_heads
+from edgeq.exporters.encoder_shapes import embedding_tables, encoder_shape, post_norm_layer, post_norm_vectors
 from edgeq.exporters.modules import module, replaced
+from edgeq.families.model_shape import Matrix, ModelShape, SizeConfig, linear, table
 
 if TYPE_CHECKING:
     import torch
@@ -158,6 +160,57 @@ def _relative_embeddings(encoder: Any) -> torch.Tensor | None:
     return relative
 
 
+def _shape(config: SizeConfig) -> ModelShape:
+    """DeBERTa-v2 and v3: attention also by relative position, from one table for all layers."""
+    hidden, inner, layers = (
+        config.size("hidden_size"),
+        config.size("intermediate_size"),
+        config.size("num_hidden_layers"),
+    )
+    width = config.size_or("embedding_size", hidden)
+    types = config.get("type_vocab_size", 0)
+    biased = config.flag("position_biased_input", default=True)
+    matrices = embedding_tables(config, width, positions=biased, types=types)
+    vectors = 2 * width
+    if width != hidden:
+        matrices.append(linear("embeddings.embed_proj", width, hidden))
+    names = tuple(f"attention.self.{part}_proj" for part in ("query", "key", "value"))
+    for index in range(layers):
+        layer = f"encoder.layer.{index}"
+        matrices += post_norm_layer(layer, (*names, "attention.output.dense"), hidden, inner)
+        extra, biases = _position_projections(config, layer, hidden)
+        matrices += extra
+        vectors += biases
+    matrices, more = _relative_table(config, matrices, hidden)
+    kernel = config.get("conv_kernel_size", 0) or 0
+    if kernel:
+        matrices.append(linear("encoder.conv.conv", hidden * kernel, hidden))
+        vectors += 3 * hidden
+    vectors += more + layers * post_norm_vectors(hidden, inner)
+    return encoder_shape(config, matrices, vectors, hidden, inner, layers)
+
+
+def _position_projections(config: SizeConfig, layer: str, hidden: int) -> tuple[list[Matrix], int]:
+    """Own keys and queries for relative positions, where they are not shared with those of tokens."""
+    if not config.flag("relative_attention", default=False) or config.flag("share_att_key", default=False):
+        return [], 0
+    kinds = config.get("pos_att_type") or []
+    kinds = kinds.split("|") if isinstance(kinds, str) else kinds
+    wanted = [name for kind, name in (("c2p", "key"), ("p2c", "query")) if kind in kinds]
+    found = [linear(f"{layer}.attention.self.pos_{name}_proj", hidden, hidden) for name in wanted]
+    return found, hidden * len(found)
+
+
+def _relative_table(config: SizeConfig, matrices: list[Matrix], hidden: int) -> tuple[list[Matrix], int]:
+    if not config.flag("relative_attention", default=False):
+        return matrices, 0
+    longest = config.get("max_relative_positions", -1)
+    buckets = config.get("position_buckets", -1)
+    reach = buckets if buckets > 0 else longest if longest > 0 else config.size("max_position_embeddings")
+    norm = 2 * hidden if "layer_norm" in str(config.get("norm_rel_ebd", "none")) else 0
+    return [*matrices, table("encoder.rel_embeddings", 2 * reach, hidden)], norm
+
+
 ARCHITECTURE = TextArchitecture(
     model_type="deberta-v2",
     heads=text_heads("DebertaV2"),
@@ -165,6 +218,7 @@ ARCHITECTURE = TextArchitecture(
     positions=lambda config: config.max_position_embeddings,
     token_types=lambda config: config.type_vocab_size,
     patch=_patch,
+    shape=_shape,
     config_class="DebertaV2Config",
     # The settings of the v3 checkpoints.
     tiny_config={

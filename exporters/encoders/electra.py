@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgeq.exporters.architecture import TextArchitecture, forward_with_token_types, text_heads
+from edgeq.exporters.encoders import bert
 
 ARCHITECTURE = TextArchitecture(
     model_type="electra",
@@ -10,6 +11,7 @@ ARCHITECTURE = TextArchitecture(
     forward=forward_with_token_types,
     positions=lambda config: config.max_position_embeddings,
     token_types=lambda config: config.type_vocab_size,
+    shape=bert.shape,
     config_class="ElectraConfig",
     tiny_config={
         "vocab_size": 100,

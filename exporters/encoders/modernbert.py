@@ -12,7 +12,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from edgeq.exporters.architecture import EncoderInputs, TextArchitecture, text_heads
+from edgeq.exporters.encoder_shapes import encoder_shape
 from edgeq.exporters.modules import module, replaced
+from edgeq.families.model_shape import ModelShape, SizeConfig, linear, table
 
 if TYPE_CHECKING:
     import torch
@@ -131,12 +133,35 @@ def _patch(model: Any) -> Iterator[None]:
         yield
 
 
+def _shape(config: SizeConfig) -> ModelShape:
+    """ModernBERT: rotary positions, gated feed-forward, a LayerNorm before each part, no biases by default."""
+    hidden, inner, layers = (
+        config.size("hidden_size"),
+        config.size("intermediate_size"),
+        config.size("num_hidden_layers"),
+    )
+    matrices = [table("embeddings.tok_embeddings", config.size("vocab_size"), hidden)]
+    for index in range(layers):
+        layer = f"layers.{index}"
+        matrices += [
+            linear(f"{layer}.attn.Wqkv", hidden, 3 * hidden),
+            linear(f"{layer}.attn.Wo", hidden, hidden),
+        ]
+        matrices += [linear(f"{layer}.mlp.Wi", hidden, 2 * inner), linear(f"{layer}.mlp.Wo", inner, hidden)]
+    # The first layer has no norm before its attention; one more is at each end.
+    norms = (2 * layers + 1) * hidden * (2 if config.flag("norm_bias", default=False) else 1)
+    biases = 4 * hidden if config.flag("attention_bias", default=False) else 0
+    biases += 2 * inner + hidden if config.flag("mlp_bias", default=False) else 0
+    return encoder_shape(config, matrices, norms + layers * biases, hidden, inner, layers)
+
+
 ARCHITECTURE = TextArchitecture(
     model_type="modernbert",
     heads=text_heads("ModernBert"),
     forward=_forward,
     positions=lambda config: config.max_position_embeddings,
     patch=_patch,
+    shape=_shape,
     config_class="ModernBertConfig",
     tiny_config={
         "vocab_size": 100,

@@ -6,7 +6,9 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from edgeq.exporters.architecture import EncoderInputs, TextArchitecture, text_heads
+from edgeq.exporters.encoder_shapes import embedding_tables, encoder_shape, post_norm_layer, post_norm_vectors
 from edgeq.exporters.modules import module, replaced
+from edgeq.families.model_shape import ModelShape, SizeConfig, table
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +55,23 @@ def _buckets(encoder: Any) -> int:
     return default
 
 
+def _shape(config: SizeConfig) -> ModelShape:
+    """MPNet: as BERT, without token types, with biases by relative distance."""
+    hidden, inner, layers = (
+        config.size("hidden_size"),
+        config.size("intermediate_size"),
+        config.size("num_hidden_layers"),
+    )
+    matrices = embedding_tables(config, hidden, positions=True, types=0)
+    names = tuple(f"attention.attn.{part}" for part in "qkvo")
+    for index in range(layers):
+        matrices += post_norm_layer(f"encoder.layer.{index}", names, hidden, inner)
+    buckets = config.size_or("relative_attention_num_buckets", 32)
+    matrices.append(table("encoder.relative_attention_bias", buckets, config.size("num_attention_heads")))
+    vectors = 2 * hidden + layers * post_norm_vectors(hidden, inner)
+    return encoder_shape(config, matrices, vectors, hidden, inner, layers)
+
+
 ARCHITECTURE = TextArchitecture(
     model_type="mpnet",
     heads=text_heads("MPNet"),
@@ -60,6 +79,7 @@ ARCHITECTURE = TextArchitecture(
     positions=_positions,
     first_position=lambda _: PADDING_ID + 1,
     patch=_patch,
+    shape=_shape,
     config_class="MPNetConfig",
     tiny_config={
         "vocab_size": 100,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgeq.exporters.architecture import TextArchitecture, forward_with_token_types, text_heads
+from edgeq.exporters.encoders import bert
 
 ARCHITECTURE = TextArchitecture(
     model_type="roberta",
@@ -11,6 +12,7 @@ ARCHITECTURE = TextArchitecture(
     positions=lambda config: config.max_position_embeddings - config.pad_token_id - 1,
     first_position=lambda config: config.pad_token_id + 1,
     token_types=lambda config: config.type_vocab_size,
+    shape=bert.shape,
     config_class="RobertaConfig",
     tiny_config={
         "vocab_size": 100,

@@ -91,7 +91,7 @@ def export(model: str | None, output: Path) -> Path:
 def read_corpus(path: Path | None) -> list[str]:
     """Lines of a file, blank ones left out."""
     if path is None:
-        return [text for text in load_samples(None, count=BUILT_IN_TEXTS).samples if isinstance(text, str)]
+        return [text for sample in load_samples(None, count=BUILT_IN_TEXTS).samples for text in sample.texts]
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 

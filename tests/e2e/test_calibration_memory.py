@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 from edgeq.quantize.calibrate import batches_of, observe
+from edgeq.samples import Text
 
 count, keep = int(sys.argv[1]), sys.argv[2] == "keep"
 rng = np.random.default_rng(0)
@@ -38,17 +39,17 @@ class Words:
     max_length = 64
 
     def costs(self, samples):
-        return [len(sample.split()) for sample in samples]
+        return [len(sample.text.split()) for sample in samples]
 
     def __call__(self, samples, *, pad_to=None):
-        rows = [[int(word) for word in sample.split()] for sample in samples]
+        rows = [[int(word) for word in sample.text.split()] for sample in samples]
         width = max(map(len, rows))
         ids = np.array([row + [0] * (width - len(row)) for row in rows], np.int64)
         mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows], np.int64)
         return {"input_ids": ids, "attention_mask": mask}
 
 
-samples = [" ".join(map(str, rng.integers(0, 100, rng.integers(20, 41)))) for _ in range(count)]
+samples = [Text(" ".join(map(str, rng.integers(0, 100, rng.integers(20, 41))))) for _ in range(count)]
 batches = batches_of(samples, Words())
 if keep:
     from edgeq.quantize.instrument import run, session_of

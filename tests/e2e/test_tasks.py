@@ -167,7 +167,9 @@ def test_labelled_texts_decide(
     import edgeq
     from edgeq.calibration import load_samples
 
-    texts = [" ".join(str(text).split()) for text in load_samples(None, count=100, seed=9).samples]
+    texts = [
+        " ".join(" ".join(sample.texts).split()) for sample in load_samples(None, count=100, seed=9).samples
+    ]
     scores = [answer["scores"] for answer in edgeq.load(tagger).answer(texts)]
     lines = [
         ",".join(str(index) for index, value in enumerate(row.values()) if value > 0.5) + f"\t{text}"

@@ -26,6 +26,7 @@ LAYERS = (
         "numerics",
         "saturation",
         "metrics",
+        "samples",
         "config",
         "files",
         "zips",

@@ -54,7 +54,7 @@ def build_trained_model(folder: Path, kind: str, steps: int = 300) -> Path:
     from edgeq.calibration import load_samples
     from edgeq.exporters.checkpoint import quiet_transformers
 
-    texts = [str(sample) for sample in load_samples(None, count=400, seed=5).samples]
+    texts = [text for sample in load_samples(None, count=400, seed=5).samples for text in sample.texts]
     folder.mkdir(parents=True, exist_ok=True)
     write_word_tokenizer(folder, texts)
     torch.manual_seed(0)

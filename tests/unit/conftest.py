@@ -24,6 +24,7 @@ from edgeq.bundle.reader import Bundle
 from edgeq.bundle.writer import BundleWriter
 from edgeq.processors.text import TextPreprocessor, TextSettings
 from edgeq.runtime.session import VariantSession
+from edgeq.samples import as_samples
 from edgeq.types import Role, SourceInfo, Task, TensorSpec, Verification
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "dog", "ran", "##s", "a", "b"]
@@ -164,7 +165,7 @@ class Tiny:
         )
 
     def _golden(self, writer: BundleWriter, preprocessor: TextPreprocessor, variants: tuple[Variant, ...]):
-        samples = ("the cat sat", "a dog ran the cats")
+        samples = tuple(as_samples(["the cat sat", "a dog ran the cats"]))
         feeds = preprocessor(samples)
         ids, mask = feeds["input_ids"], feeds["attention_mask"]
         reference = {"sentence_embedding": expected_embedding(ids, mask).astype(np.float32)}

@@ -16,8 +16,6 @@ Feeds: TypeAlias = Mapping[str, Array]
 """Model inputs by name."""
 Outputs: TypeAlias = dict[str, Array]
 """Model outputs by name."""
-Sample: TypeAlias = str | tuple[str, str]
-"""One text, or a pair of texts (question and context, premise and hypothesis)."""
 
 ONNX_RUNTIME = "onnxruntime"
 """The runtime of variants that are ONNX files, as manifests name it."""

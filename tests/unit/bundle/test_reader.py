@@ -15,6 +15,7 @@ from edgeq.bundle.golden import write_npz
 from edgeq.bundle.reader import looks_like_bundle, open_bundle
 from edgeq.errors import GateError, IntegrityError, ModelError, OutputError
 from edgeq.files import sha256_file
+from edgeq.samples import Text
 
 
 def _flip(path: Path, at: int = -1) -> None:
@@ -180,7 +181,7 @@ def test_force_does_not_excuse_a_changed_file(tiny: Any, tmp_path: Path) -> None
 
 def test_golden_cases_have_every_stage(tiny: Any, tiny_bundle: Path) -> None:
     (case,) = open_bundle(tiny_bundle).golden_cases()
-    assert case.samples == ("the cat sat", "a dog ran the cats")
+    assert case.samples == (Text("the cat sat"), Text("a dog ran the cats"))
     words = tiny.words.index
     assert case.token_ids[0] == [words(w) for w in ("[CLS]", "the", "cat", "sat", "[SEP]")]
     assert case.token_ids[1][-3:] == [words(w) for w in ("cat", "##s", "[SEP]")]

@@ -16,6 +16,7 @@ from edgeq.bundle.archive import write_archive
 from edgeq.bundle.reader import open_bundle
 from edgeq.bundle.writer import BundleWriter
 from edgeq.errors import IntegrityError, OutputError
+from edgeq.samples import as_samples
 from edgeq.scratch import host
 
 
@@ -75,7 +76,7 @@ def test_onnxruntime_selects_the_cpu_variant_and_runs_it(tiny: Any, tiny_bundle:
     context = onnxruntime.ModelPackageContext(str(tiny_bundle))
     component = context.select_component("model", onnxruntime.ModelPackageOptions(options))
     assert component.get_selected_variant_name() == "cpu-fp32"
-    feeds = tiny.preprocessor()(["the cat"])
+    feeds = tiny.preprocessor()(as_samples(["the cat"]))
     embedding, _ = component.create_session(options).run(None, feeds)
     expected = tiny.expected_embedding(feeds["input_ids"], feeds["attention_mask"])
     # Four float32 additions of values near 1.

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.plain_samples import plain
 
 from edgeq.calibration import CalibrationData, load_samples, split
 from edgeq.errors import DataError
+from edgeq.samples import Text
 
 
 def npz(tmp_path: Path, **arrays: np.ndarray) -> str:
@@ -72,9 +74,9 @@ def test_tensors_have_no_columns(tmp_path: Path) -> None:
     st.integers(0, 9),
 )
 def test_split_divides_everything(texts: set[str], share: float, seed: int) -> None:
-    data = CalibrationData(tuple(sorted(texts)), "x", "", len(texts))
+    data = CalibrationData(tuple(map(Text, sorted(texts))), "x", "", len(texts))
     kept, held = split(data, share, seed)
-    assert sorted(kept.samples + held.samples) == sorted(texts)
+    assert sorted(plain(kept.samples + held.samples)) == sorted(texts)
     assert min(len(kept), len(held)) >= 1
     assert abs(len(held) - share * len(texts)) <= 1
     assert kept.sha256 != held.sha256
@@ -101,19 +103,19 @@ def test_split_refuses_what_cannot_be_divided() -> None:
         with pytest.raises(ValueError, match="held_out"):
             split(data, share)
     with pytest.raises(DataError, match="cannot be divided"):
-        split(CalibrationData(("one",), "x", "", 1), 0.5)
+        split(CalibrationData((Text("one"),), "x", "", 1), 0.5)
 
 
 def test_the_built_in_set_covers_lengths_and_scripts() -> None:
     data = load_samples(None, count=10_000)
-    words = sorted(len(str(sample).split()) for sample in data.samples)
+    words = sorted(len(text.split()) for text in plain(data.samples))
     assert data.source == "built-in"
     assert any("--calib" in notice for notice in data.notices)
     assert len(data) >= 390
     assert data.duplicates == 0
     assert words[len(words) // 20] <= 2
     assert words[-1] >= 180
-    assert len({char for sample in data.samples for char in str(sample) if ord(char) > 0x2000}) > 50
+    assert len({char for text in plain(data.samples) for char in text if ord(char) > 0x2000}) > 50
 
 
 def test_the_built_in_set_has_no_column() -> None:

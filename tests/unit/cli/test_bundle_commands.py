@@ -18,6 +18,7 @@ from edgeq.bundle.archive import write_archive
 from edgeq.bundle.manifest import PostprocessKind, PostprocessStep
 from edgeq.cli import run_command_line
 from edgeq.files import sha256_file
+from edgeq.samples import as_samples
 
 
 def edgeq(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -40,7 +41,7 @@ def test_run_json_is_one_document(tiny: Any, tiny_bundle: Path) -> None:
     assert result.stderr == ""
     assert document["variant"] == "cpu-fp32"
     assert document["verification"] in ("executed", "executed-other-arch")
-    feeds = tiny.preprocessor()(["the cat", "b"])
+    feeds = tiny.preprocessor()(as_samples(["the cat", "b"]))
     expected = tiny.expected_embedding(feeds["input_ids"], feeds["attention_mask"])
     # float32 outputs printed in full; four additions of values of size 1 to 3.
     np.testing.assert_allclose(document["outputs"]["sentence_embedding"], expected, atol=2e-6)
@@ -48,7 +49,7 @@ def test_run_json_is_one_document(tiny: Any, tiny_bundle: Path) -> None:
 
 
 def test_run_on_tensors_and_on_an_archive(tiny: Any, tiny_bundle: Path, tmp_path: Path) -> None:
-    np.savez(tmp_path / "in.npz", **tiny.preprocessor()(["the cat"]))
+    np.savez(tmp_path / "in.npz", **tiny.preprocessor()(as_samples(["the cat"])))
     by_tensor = _json(edgeq("run", write_archive(tiny_bundle), "--npz", tmp_path / "in.npz", "--json"))
     assert by_tensor == _json(edgeq("run", tiny_bundle, "--text", "the cat", "--json"))
 

@@ -75,4 +75,4 @@ def test_lines_of_run_may_be_long(tmp_path: Path) -> None:
 
     path = tmp_path / "long.txt"
     path.write_text("word " * 300_000 + "\nshort\n")
-    assert [len(sample) for sample in read_samples(path)] == [1_500_000, 5]
+    assert [len(sample.texts[0]) for sample in read_samples(path)] == [1_500_000, 5]

@@ -19,6 +19,7 @@ from edgeq.exporters.sentence import build_sentence_head, read_sentence_model
 from edgeq.exporters.text_encoder import build_text_encoder, input_specs, standard_activations
 from edgeq.exporters.tokenizer import load_tokenizer, text_preprocessor
 from edgeq.graph.component import CANONICAL_OPSET
+from edgeq.samples import as_samples
 from edgeq.types import Role, Task, TensorSpec
 
 EVERY = [(name, task) for name, spec in ARCHITECTURES.items() for task in spec.tasks]
@@ -48,7 +49,7 @@ def _eager(folder, architecture, task):
     sentence = read_sentence_model(folder)
     head = build_sentence_head(sentence.modules, spec.positions(model.config)) if sentence else None
     names = [one.name for one in input_specs(spec.token_types(model.config))]
-    feeds = text_preprocessor(load_tokenizer(folder), max_length=48, input_names=names)(PROBES)
+    feeds = text_preprocessor(load_tokenizer(folder), max_length=48, input_names=names)(as_samples(PROBES))
     with spec.patch(model), standard_activations(model), torch.inference_mode():
         encoder = build_text_encoder(model, spec, task, head)
         got = encoder(**{name: torch.from_numpy(array) for name, array in feeds.items()})
@@ -165,17 +166,17 @@ def test_linear_layers_are_named_by_their_module(encoder):
 
 def test_a_sentence_alone_gives_what_it_gives_in_a_batch(encoder):
     run = run_graph(encoder.canonical)
-    batch = run(encoder.preprocessor(list(PROBES)))["last_hidden_state"]
+    batch = run(encoder.preprocessor(as_samples(list(PROBES))))["last_hidden_state"]
     for row in (0, 3):
-        alone = run(encoder.preprocessor([PROBES[row]]))["last_hidden_state"][0]
+        alone = run(encoder.preprocessor(as_samples([PROBES[row]])))["last_hidden_state"][0]
         # Float32 rounding over another batch layout; a mask that leaks gives differences near 1.
         np.testing.assert_allclose(batch[row, : len(alone)], alone, atol=2e-5)
 
 
 def test_padding_to_any_length_changes_nothing(encoder):
     run = run_graph(encoder.canonical)
-    short = run(encoder.preprocessor(["Two owls."]))["last_hidden_state"]
-    longest = run(encoder.preprocessor(["Two owls."], pad_to=encoder.canonical.max_length))[
+    short = run(encoder.preprocessor(as_samples(["Two owls."])))["last_hidden_state"]
+    longest = run(encoder.preprocessor(as_samples(["Two owls."]), pad_to=encoder.canonical.max_length))[
         "last_hidden_state"
     ]
     np.testing.assert_allclose(longest[:, : short.shape[1]], short, atol=2e-5)

@@ -24,6 +24,7 @@ from edgeq.exporters.original import open_original
 from edgeq.exporters.reference import original
 from edgeq.exporters.text_encoder import input_specs
 from edgeq.exporters.tokenizer import follow_types, load_tokenizer, text_preprocessor
+from edgeq.samples import Text, TextPair, as_samples
 from edgeq.types import Role, Task, TensorSpec
 
 TEXTS = ["the cat went home at noon", "Rain OVER the Sky", "a dog"]
@@ -124,18 +125,21 @@ def test_an_embedder_gives_what_encode_gives(embedder, exported_embedder):
         ({"prompt_name": "query"}, ours.with_role("query")),
     ):
         expected = model.encode(TEXTS, show_progress_bar=False, **names)
-        got = run(preprocessor(TEXTS))["sentence_embedding"]
+        got = run(preprocessor(as_samples(TEXTS)))["sentence_embedding"]
         assert got.shape == expected.shape == (3, 5)
         # Unit vectors, float32 sums of some hundred terms.
         np.testing.assert_allclose(got, expected, atol=2e-5)
     # The negative twins: another role, and no prompt, are other vectors.
-    queries = run(ours(TEXTS))["sentence_embedding"]
+    queries = run(ours(as_samples(TEXTS)))["sentence_embedding"]
     assert (
         np.abs(queries - expected).max()
         < 1e-4
-        < np.abs(queries - run(ours.with_role("document")(TEXTS))["sentence_embedding"]).max()
+        < np.abs(queries - run(ours.with_role("document")(as_samples(TEXTS)))["sentence_embedding"]).max()
     )
-    assert np.abs(queries - run(ours.with_prompts({}, None)(TEXTS))["sentence_embedding"]).max() > 1e-3
+    assert (
+        np.abs(queries - run(ours.with_prompts({}, None)(as_samples(TEXTS)))["sentence_embedding"]).max()
+        > 1e-3
+    )
 
 
 def test_what_is_not_read_is_found_against_the_library(embedder, exported_embedder):
@@ -189,13 +193,13 @@ def test_a_cross_encoder_of_modules_gives_what_predict_gives(tiny_model, tmp_pat
     [spec] = exported.canonical.outputs
     assert (spec.role, spec.shape) == (Role.LOGITS, ("batch", 1)) and exported.source.labels == ()
     expected = library_model("CrossEncoder", folder).predict(PAIRS, activation_fn=torch.nn.Identity())
-    got = run_graph(exported.canonical)(exported.preprocessor(PAIRS))["logits"][:, 0]
+    got = run_graph(exported.canonical)(exported.preprocessor(as_samples(PAIRS)))["logits"][:, 0]
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
     assert np.abs(got - expected[::-1]).max() > 1e-3
     found, _ = open_library(inspect_model(folder))
     assert found is not None
-    assert found.run_one(PAIRS[0])["logits"][0, 0] == pytest.approx(expected[0], rel=1e-4)
-    assert found.run_one("the cat")["logits"].shape == (1, 1)
+    assert found.run_one(TextPair(*PAIRS[0]))["logits"][0, 0] == pytest.approx(expected[0], rel=1e-4)
+    assert found.run_one(Text("the cat"))["logits"].shape == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,7 @@ def test_other_tasks_are_run_by_transformers(tiny_model, task):
     found = open_original(folder, Task(task), 64)
     sample: Any = PAIRS[0] if task == "question-answering" else TEXTS[0]
     preprocessor, reference = read_by_edgeq(folder, Task(task))
-    expected, got = found.run([sample])[0], reference(preprocessor([sample]))
+    expected, got = found.run(as_samples([sample]))[0], reference(preprocessor(as_samples([sample])))
     assert found.is_library and expected.keys() == got.keys()
     for name in got:
         np.testing.assert_allclose(got[name], expected[name], atol=1e-4)
@@ -219,7 +223,7 @@ def test_a_classifier_gives_the_scores_of_its_pipeline(tiny_model):
 
     folder = tiny_model("bert", "sequence-classification")
     found = open_original(folder, Task.SEQUENCE_CLASSIFICATION, 64)
-    scores = softmax(found.run_one(TEXTS[0])["logits"])[0]
+    scores = softmax(found.run_one(Text(TEXTS[0]))["logits"])[0]
     with quiet_transformers():
         [answers] = pipeline("text-classification", model=str(folder), top_k=None, device="cpu")([TEXTS[0]])
     assert sorted(scores.tolist(), reverse=True) == pytest.approx(
@@ -241,11 +245,13 @@ def test_which_text_a_token_is_of(tiny_model, tmp_path, config, types, notices):
     tokenizer_config(folder, **config)
     task = Task.SEQUENCE_CLASSIFICATION
     preprocessor, reference = read_by_edgeq(folder, task)
-    feeds = preprocessor([PAIRS[0]])
+    feeds = preprocessor(as_samples([PAIRS[0]]))
     assert set(feeds["token_type_ids"].ravel().tolist()) == types
     found = open_original(folder, task, 64)
     assert len(found.notices) == notices
-    np.testing.assert_allclose(reference(feeds)["logits"], found.run_one(PAIRS[0])["logits"], atol=1e-4)
+    np.testing.assert_allclose(
+        reference(feeds)["logits"], found.run_one(TextPair(*PAIRS[0]))["logits"], atol=1e-4
+    )
     # The negative twin: the other types are other logits.
     other = feeds | {"token_type_ids": 1 - feeds["token_type_ids"]}
     assert np.abs(reference(other)["logits"] - reference(feeds)["logits"]).max() > 1e-3

@@ -19,6 +19,7 @@ from edgeq.exporters.equivalence import run_graph
 from edgeq.exporters.onnx_opsets import lower_opset, opset_refusal
 from edgeq.exporters.onnx_quantized import quantized_by
 from edgeq.exporters.onnx_signature import plain_name
+from edgeq.samples import as_samples
 from edgeq.types import Task
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
@@ -171,7 +172,7 @@ def test_a_fixed_file_computes_the_same_for_any_batch_and_shorter_texts(bert, pl
     assert exported.canonical.inputs[0].shape == ("batch", "sequence")
     for rows, tokens in ((1, 5), (3, 7), (3, LENGTH)):
         assert error_of(exported, model, rows, tokens) < 1e-5
-    feeds = exported.preprocessor(["a b c", "d", "e f"])
+    feeds = exported.preprocessor(as_samples(["a b c", "d", "e f"]))
     reference, ours = exported.reference(feeds), run_graph(exported.canonical)(feeds)
     mask = feeds["attention_mask"].astype(bool)
     np.testing.assert_allclose(
@@ -264,7 +265,7 @@ def test_half_precision_is_widened(stock, place, bert, keeps_io):
     }
     # Beside torch in float32: what is left is the rounding of the weights to 11 bits.
     assert 1e-6 < error_of(exported, bert[0]) < 1e-2
-    outputs = exported.reference(exported.preprocessor(["a"]))
+    outputs = exported.reference(exported.preprocessor(as_samples(["a"])))
     assert outputs["last_hidden_state"].dtype == np.float32
 
 

@@ -13,6 +13,7 @@ from edgeq.errors import ConfigError, EdgeqError, ExitCode, MissingExtraError, M
 from edgeq.exporters import ARCHITECTURES, check_headers, inspect_model, load_model, sample_model_path
 from edgeq.exporters.causal_lm.pickled import write_as_safetensors
 from edgeq.exporters.checkpoint import key_mapping_of, load_encoder, read_state
+from edgeq.samples import Text
 from edgeq.types import Task
 
 
@@ -212,7 +213,7 @@ def test_a_vocabulary_is_converted(folder):
     from edgeq.exporters.tokenizer import load_tokenizer, text_preprocessor
 
     preprocessor = text_preprocessor(load_tokenizer(folder), max_length=16, input_names=["input_ids"])
-    assert preprocessor.tokens("an owl") == ["[CLS]", "a", "##n", "o", "##w", "##l", "[SEP]"]
+    assert preprocessor.tokens(Text("an owl")) == ["[CLS]", "a", "##n", "o", "##w", "##l", "[SEP]"]
 
 
 def test_no_weights(folder):

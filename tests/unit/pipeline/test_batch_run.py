@@ -20,7 +20,7 @@ def test_texts_that_are_cut_are_counted_and_not_tokenized_whole(
     encode = BoundedTokenizer.encode
 
     def counted(self: Any, samples: Any, **options: Any) -> Any:
-        seen.extend(len(sample) for sample in samples)
+        seen.extend(sum(map(len, texts)) for texts in samples)
         return encode(self, samples, **options)
 
     monkeypatch.setattr(BoundedTokenizer, "encode", counted)

@@ -26,6 +26,7 @@ from edgeq.quantize.layers import find_layers
 from edgeq.quantize.recipes import load_recipe
 from edgeq.quantize.sensitivity import LayerEffect
 from edgeq.quantize.shell import Shell
+from edgeq.samples import Text
 from edgeq.tasks import entry as entry_module
 from edgeq.types import Feeds, Task
 
@@ -134,7 +135,7 @@ def test_held_out_windows_share_no_token_and_are_few(model: ExportedLanguageMode
 
 def test_texts_become_windows_with_an_empty_cache(model: ExportedLanguageModel) -> None:
     windows = Windows(model)
-    feeds = windows.judged(["A text that is long enough to be cut. " * 20])
+    feeds = windows.judged([Text("A text that is long enough to be cut. " * 20)])
     assert len({batch["input_ids"].shape for batch in feeds}) == 1
     assert all(batch["past_key_values.0.key"].shape[2] == 0 for batch in feeds)
     assert Shell(model.canonical.model, find_layers(model.canonical.model), ["logits"]).outputs == ["logits"]
@@ -149,7 +150,7 @@ def test_a_model_is_taken_in_as_its_task_is_run(
     encoder = take_in(str(tiny_model("bert", Task.SENTENCE_EMBEDDING)), Task.SENTENCE_EMBEDDING)
     assert decoder.head.entry.is_autoregressive and not encoder.head.entry.is_autoregressive
     for original in (decoder, encoder):
-        feeds = original.feeder.judged(["The cat sat on the mat.", "A dog ran after it."])
+        feeds = original.feeder.judged([Text("The cat sat on the mat."), Text("A dog ran after it.")])
         found = original.run(feeds[0])
         assert {spec.name for spec in original.head.outputs} <= set(found)
 
@@ -162,7 +163,7 @@ def test_ready_tensors_are_divided_as_the_texts_they_came_from(model: ExportedLa
         "input_ids": np.stack([np.pad(row, (0, width - len(row))) for row in ids]),
         "attention_mask": np.stack([np.arange(width) < len(row) for row in ids]),
     }
-    by_text = divide_language(CalibrationData(tuple(texts), "texts", "", 16), model, 8)
+    by_text = divide_language(CalibrationData(tuple(map(Text, texts)), "texts", "", 16), model, 8)
     found = divide_language(CalibrationData((), "t.npz", "", 16, feeds), model, 8)
     np.testing.assert_array_equal(found.calibration, by_text.calibration)
     for one, other in zip(found.windows, by_text.windows, strict=True):

@@ -10,8 +10,10 @@ import pytest
 
 from edgeq.pipeline.forward.golden_samples import BATCH, MANY, golden_feeds, golden_samples
 from edgeq.processors.text import TextPreprocessor, TextSettings
+from edgeq.samples import Text, TextPair
 
-TEXTS = ("the cat", "a dog ran", "the cats sat", "a cat sat the dog ran", "dog", "the dog ran a cat sat b")
+WORDS = ("the cat", "a dog ran", "the cats sat", "a cat sat the dog ran", "dog", "the dog ran a cat sat b")
+TEXTS = tuple(map(Text, WORDS))
 
 
 def preprocessor(tiny: Any, side: str = "right", inputs: tuple[str, ...] = ()) -> TextPreprocessor:
@@ -63,14 +65,14 @@ def test_the_last_tokens_and_continuations_are_reached(cases: dict[str, Any], ti
 
 
 def test_pairs_stay_pairs(tiny: Any) -> None:
-    pairs = tuple(pairwise(TEXTS))
+    pairs = tuple(TextPair(*pair) for pair in pairwise(WORDS))
     cases = {item.id: item for item in golden_samples(pairs, preprocessor(tiny), (16,))}
-    assert "pair" not in cases and all(isinstance(sample, tuple) for sample in cases["batch"].samples)
-    assert isinstance(cases["cut-16"].samples[0], tuple)
+    assert "pair" not in cases and all(isinstance(sample, TextPair) for sample in cases["batch"].samples)
+    assert isinstance(cases["cut-16"].samples[0], TextPair)
 
 
 def test_one_text_is_enough(tiny: Any) -> None:
-    cases = {item.id: item for item in golden_samples(("the cat",), preprocessor(tiny), (16,))}
+    cases = {item.id: item for item in golden_samples((Text("the cat"),), preprocessor(tiny), (16,))}
     assert {"single-00", "batch", "rare", "cut-16"} == set(cases)
 
 
@@ -80,7 +82,7 @@ def test_the_same_samples_give_the_same_cases(tiny: Any) -> None:
 
 
 def test_many_short_samples_where_there_are_more_than_a_batch(tiny: Any) -> None:
-    texts = tuple(" ".join(["cat"] * (1 + index % 9)) for index in range(80))
+    texts = tuple(Text(" ".join(["cat"] * (1 + index % 9))) for index in range(80))
     cases = {item.id: item for item in golden_samples(texts, preprocessor(tiny), (16,))}
     many, batch = cases["many"].feeds["input_ids"], cases["batch"].feeds["input_ids"]
     assert len(many) == MANY and many.shape[1] < batch.shape[1]

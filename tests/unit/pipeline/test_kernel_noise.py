@@ -30,6 +30,7 @@ from edgeq.pipeline.kernel_noise import (
     noise_gates,
 )
 from edgeq.progress import SilentStage
+from edgeq.samples import as_samples
 from edgeq.targets.target import Twin
 from edgeq.tasks import TASKS, Head, Kind
 from edgeq.types import Feeds, Outputs, Role, TensorSpec
@@ -227,7 +228,7 @@ def test_real_sessions_have_the_twins_that_the_docs_name(exported: Any, tmp_path
     for twin in session.twins(SEEDS):
         kinds.append(twin.kind)
         if twin.kind != "ARM64 kernels":
-            [found] = twin.run([model.preprocessor(["a text"])])
+            [found] = twin.run([model.preprocessor(as_samples(["a text"]))])
             assert found["sentence_embedding"].shape[0] == 1
     assert kinds[:4] == ["thread counts"] * 2 + ["optimization levels"] * 2
     assert kinds[4 : 4 + SEEDS] == ["draws of last bits"] * SEEDS

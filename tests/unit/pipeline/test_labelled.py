@@ -14,8 +14,9 @@ from edgeq.comparison import Run
 from edgeq.errors import DataError, EdgeqError, ModelError, UnsupportedError, UsageError
 from edgeq.pipeline.labelled import Labelled, read_labelled
 from edgeq.pipeline.labelled_result import LabelledResult
+from edgeq.samples import Sample, TextPair
 from edgeq.tasks import Head, head_of
-from edgeq.types import Array, Feeds, Outputs, ProblemType, Role, Sample, SourceInfo, Task, TensorSpec
+from edgeq.types import Array, Feeds, Outputs, ProblemType, Role, SourceInfo, Task, TensorSpec
 
 
 def head(task: Task, output: str, *shape: int, problem: ProblemType | None = None) -> Head:
@@ -34,13 +35,13 @@ class Letters:
     max_length = 64
 
     def __call__(self, samples: Sequence[Sample], *, pad_to: int | None = None) -> dict[str, Array]:
-        rows = [[ord(letter) for letter in str(sample)] for sample in samples]
+        rows = [[ord(letter) for letter in sample.texts[0]] for sample in samples]
         width = max(map(len, rows))
         ids = np.array([row + [0] * (width - len(row)) for row in rows])
         return {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}
 
     def costs(self, samples: Sequence[Sample]) -> list[int]:
-        return [len(str(sample)) for sample in samples]
+        return [len(sample.texts[0]) for sample in samples]
 
 
 def says_yes(feeds: Feeds) -> Outputs:
@@ -176,7 +177,7 @@ def test_micro_f1_of_any_number_of_labels(tmp_path: Path) -> None:
 def test_the_rank_of_one_score(tmp_path: Path) -> None:
     read = read_labelled(write(tmp_path / "l", [f"{i}\tquestion\ttext {i}" for i in range(25)]), SCORE)
     order = read.metric.predict(np.arange(25)[:, None] ** 2)
-    assert read.samples[3] == ("question", "text 3")
+    assert read.samples[3] == TextPair("question", "text 3")
     assert [read.result(sign * order, None, 0).value.value for sign in (1, -1)] == pytest.approx([100, -100])
 
 

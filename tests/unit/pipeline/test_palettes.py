@@ -17,6 +17,7 @@ from edgeq.progress import SilentProgress
 from edgeq.quantize.recipes import Recipe, load_recipe, parse_recipe
 from edgeq.quantize.recipes.schema import LayerSpec
 from edgeq.runtime.adapter import Signature
+from edgeq.samples import Text
 from edgeq.targets import get_target
 from edgeq.targets.target import LoweringInput, LoweringOptions
 from edgeq.types import Precision, Task
@@ -33,7 +34,7 @@ def model(exported: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def data(model: Any) -> Any:
-    words = [f"{first} {second} {third}" for first in "abcd" for second in "efgh" for third in "ijkl"]
+    words = [Text(f"{first} {second} {third}") for first in "abcd" for second in "efgh" for third in "ijkl"]
     samples = CalibrationData(source="words", samples=words, sha256="0" * 64, total=64)
     return divide(samples, model.preprocessor, calibration_samples=40, entry=model.head.entry, max_length=SEQ)
 

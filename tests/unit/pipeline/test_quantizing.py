@@ -14,11 +14,14 @@ from edgeq.pipeline.quantizing import family, quantize_model
 from edgeq.pipeline.weight_jobs import WeightJob, weight_jobs
 from edgeq.pipeline.weight_only import quantize_layer
 from edgeq.progress import SilentProgress
+from edgeq.quantize.formats import Blocks
 from edgeq.quantize.layers import find_layers, layer_weight
+from edgeq.quantize.methods import methods_for
 from edgeq.quantize.plan import QuantizationPlan
 from edgeq.quantize.recipes import LayerSpec, load_recipe, parse_recipe
 from edgeq.quantize.weight_errors import energy_of
 from edgeq.quantize.weight_only import LayerStats
+from edgeq.samples import Text
 from edgeq.targets.cpu import TARGET as CPU
 from edgeq.targets.target import LoweringInput, LoweringOptions
 from edgeq.types import Precision, Task
@@ -36,7 +39,7 @@ class Notices(SilentProgress):
 
 def texts(count=64):
     rng = np.random.default_rng(3)
-    return tuple(" ".join(rng.choice(WORDS, size=rng.integers(2, 8))) + f" {i}" for i in range(count))
+    return tuple(Text(" ".join(rng.choice(WORDS, size=rng.integers(2, 8))) + f" {i}") for i in range(count))
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +281,7 @@ def test_statistics_that_are_not_finite_are_said_or_refused(model, method, bad):
             quantize_layer(job, weight, unusable)
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "scale_search", "hqq", "rtn"])
+@pytest.mark.parametrize("method", methods_for(Blocks))
 def test_constant_activations_quantize_as_well_as_the_weights_allow(model, method):
     """X^T X of rank one: every product but one direction is free, and no method may run away along them."""
     layers = find_layers(model.canonical.model)

@@ -21,6 +21,7 @@ from edgeq.quantize.layers import find_layers
 from edgeq.quantize.recipes import load_recipe
 from edgeq.quantize.recipes.schema import LayerSpec
 from edgeq.quantize.shell import Shell
+from edgeq.samples import Text
 from edgeq.types import Task
 
 OUTPUT = "sentence_embedding"
@@ -34,7 +35,7 @@ def model(exported: Callable[..., Any]) -> Any:
 @pytest.fixture(scope="module")
 def data(model: Any) -> Any:
     rng = np.random.default_rng(0)
-    texts = ["".join(rng.choice(list("abcdefghij "), 30)) for _ in range(300)]
+    texts = [Text("".join(rng.choice(list("abcdefghij "), 30))) for _ in range(300)]
     samples = CalibrationData(source="letters", samples=texts, sha256="0" * 64, total=300)
     return divide(samples, model.preprocessor, calibration_samples=100, entry=model.head.entry, max_length=32)
 

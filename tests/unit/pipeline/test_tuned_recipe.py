@@ -16,6 +16,7 @@ from edgeq.pipeline.tune.recipe import recipe_of
 from edgeq.quantize.recipes import LayerSpec, layer_refs, parse_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.quantize.sites import EmbeddingSite, LinearSite
+from edgeq.samples import Text
 
 NAMES = ("layer.0.query", "layer.0.key", "layer.1.query", "layer.1.key", "table", "types")
 
@@ -53,7 +54,7 @@ def test_every_unit_has_formats_that_fit_it():
 
 
 def data(count):
-    return SimpleNamespace(feeds=None, samples=tuple(f"text {i}" for i in range(count)))
+    return SimpleNamespace(feeds=None, samples=tuple(Text(f"text {i}") for i in range(count)))
 
 
 class Words:
@@ -62,7 +63,7 @@ class Words:
     max_length = 4
 
     def __call__(self, samples, *, pad_to=None):
-        ids = np.array([[int(text.split()[1])] for text in samples])
+        ids = np.array([[int(sample.text.split()[1])] for sample in samples])
         return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
     def costs(self, samples):
@@ -79,7 +80,7 @@ def test_parts_do_not_overlap(count):
         {int(i) for feeds in part for i in feeds["input_ids"].ravel()}
         for part in (found.report, found.decision, found.sets.search)
     ]
-    parts.append({int(text.split()[1]) for text in found.sets.texts})
+    parts.append({int(sample.text.split()[1]) for sample in found.sets.texts})
     assert sum(map(len, parts)) == len(set().union(*parts))
     assert all(len(part) >= 2 for part in parts)
     assert len(parts[3]) <= 400

@@ -23,8 +23,9 @@ from edgeq.pipeline.validation.report import ValidationReport
 from edgeq.pipeline.validation.request import ValidationRequest
 from edgeq.pipeline.validation.run import run_validation
 from edgeq.pipeline.validation.table import JUDGING
+from edgeq.samples import Sample, Text, as_samples
 from edgeq.tasks import Mode
-from edgeq.types import Feeds, Outputs, Sample, Verification
+from edgeq.types import Feeds, Outputs, Verification
 
 Sign: TypeAlias = Callable[..., None]
 
@@ -77,7 +78,7 @@ def test_another_tokenizer_fails_validation(tiny_bundle: Path, sign: Sign) -> No
 
 
 def test_texts_cut_for_a_static_variant_are_cut_again(tiny: Any, tiny_bundle: Path, sign: Sign) -> None:
-    feeds = tiny.preprocessor(6)(["the cat sat", "a dog ran the cats"])
+    feeds = tiny.preprocessor(6)(as_samples(["the cat sat", "a dog ran the cats"]))
     path = tiny_bundle / "golden/case-000.npz"
     change_npz(path, lambda arrays: arrays.update({f"inputs/{name}": feed for name, feed in feeds.items()}))
     sign(tiny_bundle)
@@ -371,7 +372,7 @@ def test_golden_cases_without_an_original_are_refused(tiny_bundle: Path, sign: S
 
 def test_a_golden_prompt_without_ids_is_refused(tiny: Any) -> None:
     with pytest.raises(IntegrityError, match="`prefill-00` holds texts, and no `input_ids`"):
-        replay_prompts(tiny.preprocessor(), [GoldenCase("prefill-00", ("a text",), {}, {})])
+        replay_prompts(tiny.preprocessor(), [GoldenCase("prefill-00", (Text("a text"),), {}, {})])
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04", b"", b"PK\x05\x06" + b"\0" * 17])

@@ -17,6 +17,7 @@ from edgeq.errors import ConfigError, IntegrityError, UsageError
 from edgeq.processors.bounded_tokenizer import BoundedTokenizer
 from edgeq.processors.text import TextPreprocessor, TextSettings
 from edgeq.runtime.runtime import load
+from edgeq.samples import Text, TextPair, as_samples
 
 PROMPTS = {"query": "the ", "document": "a "}
 LONG = "the cat sat the dog ran the cats a dog the cat sat a dog ran"
@@ -25,20 +26,20 @@ LONG = "the cat sat the dog ran the cats a dog the cat sat a dog ran"
 def test_a_prompt_goes_before_a_text_and_before_the_first_of_a_pair(tiny: Any) -> None:
     plain = tiny.preprocessor()
     prompted = plain.with_prompts(PROMPTS, "query")
-    assert prompted.tokens("cat") == plain.tokens("the cat")
-    assert prompted.tokens(("cat", "dog")) == plain.tokens(("the cat", "dog"))
-    assert prompted.costs(["cat"]) == [4]
-    assert prompted.with_role("document").tokens("cat") == plain.tokens("a cat")
-    assert prompted.fit(4).tokens("cat sat") == ["[CLS]", "the", "cat", "[SEP]"]
+    assert prompted.tokens(Text("cat")) == plain.tokens(Text("the cat"))
+    assert prompted.tokens(TextPair("cat", "dog")) == plain.tokens(TextPair("the cat", "dog"))
+    assert prompted.costs([Text("cat")]) == [4]
+    assert prompted.with_role("document").tokens(Text("cat")) == plain.tokens(Text("a cat"))
+    assert prompted.fit(4).tokens(Text("cat sat")) == ["[CLS]", "the", "cat", "[SEP]"]
     # The negative twin.
-    assert plain.tokens("cat") != plain.tokens("the cat")
+    assert plain.tokens(Text("cat")) != plain.tokens(Text("the cat"))
 
 
 def test_roles_that_a_model_has_no_prompt_for(tiny: Any) -> None:
     plain = tiny.preprocessor()
-    assert plain.with_role("query").tokens("cat") == plain.tokens("cat")
+    assert plain.with_role("query").tokens(Text("cat")) == plain.tokens(Text("cat"))
     asymmetric = plain.with_prompts({"query": "the "}, "query")
-    assert asymmetric.with_role("document").tokens("cat") == plain.tokens("cat")
+    assert asymmetric.with_role("document").tokens(Text("cat")) == plain.tokens(Text("cat"))
     with pytest.raises(UsageError, match=r"no prompt `charm`, expected one of query, document"):
         plain.with_role("charm")
     # Under another name the author meant one, and the library takes none.
@@ -48,7 +49,7 @@ def test_roles_that_a_model_has_no_prompt_for(tiny: Any) -> None:
 
 def test_every_role_has_the_same_tokenizers(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = tiny.preprocessor(8).with_prompts(PROMPTS, None)
-    assert not plain.is_longer("cat")
+    assert not plain.is_longer(Text("cat"))
     parsed: list[str] = []
     parse = BoundedTokenizer.__init__
     monkeypatch.setattr(
@@ -56,8 +57,8 @@ def test_every_role_has_the_same_tokenizers(tiny: Any, monkeypatch: pytest.Monke
     )
     for role in (*PROMPTS, "query"):
         prompted = plain.with_role(role)
-        prompted(["cat " * 5000])
-        assert prompted.is_longer("cat " * 5000) and not prompted.is_longer("cat")
+        prompted([Text("cat " * 5000)])
+        assert prompted.is_longer(Text("cat " * 5000)) and not prompted.is_longer(Text("cat"))
     assert len(parsed) == 1, "the one that cuts nothing, for the first long text"
 
 
@@ -80,15 +81,15 @@ def test_limits_in_the_file_are_those_of_the_preprocessor(tiny: Any, tmp_path: P
     texts = [LONG, "cat", ("cat", LONG)]
     other = Tokenizer.from_file(str(tmp_path / "with" / "tokenizer.json"))
     encodings = other.encode_batch(texts)
-    feeds = preprocessor(texts)
+    feeds = preprocessor(as_samples(texts))
     np.testing.assert_array_equal([found.ids for found in encodings], feeds["input_ids"])
     np.testing.assert_array_equal([found.attention_mask for found in encodings], feeds["attention_mask"])
     # The negative twin, and the same preprocessor either way.
     whole = Tokenizer.from_file(str(tmp_path / "without" / "tokenizer.json"))
     assert len(whole.encode(LONG)) > 8
     again = TextPreprocessor.load(tmp_path / "with")
-    np.testing.assert_array_equal(again(texts)["input_ids"], feeds["input_ids"])
-    assert again.costs([LONG])[0] > 8
+    np.testing.assert_array_equal(again(as_samples(texts))["input_ids"], feeds["input_ids"])
+    assert again.costs([Text(LONG)])[0] > 8
 
 
 @pytest.fixture
@@ -138,5 +139,5 @@ def test_another_process_can_be_sent_one(tiny: Any) -> None:
     prompted = plain.with_prompts(PROMPTS, "query")
     for _ in range(2):  # before and after the tokenizer without limits was parsed
         sent = pickle.loads(pickle.dumps(prompted))
-        assert sent.tokens("cat") == prompted.tokens("cat") != plain.tokens("cat")
-        assert sent.costs(["a cat"]) == prompted.costs(["a cat"])
+        assert sent.tokens(Text("cat")) == prompted.tokens(Text("cat")) != plain.tokens(Text("cat"))
+        assert sent.costs([Text("a cat")]) == prompted.costs([Text("a cat")])

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from edgeq.errors import ConfigError, DataError, IntegrityError
 from edgeq.processors.text import TextPreprocessor, TextSettings
+from edgeq.samples import Text, TextPair, as_samples
 
 TEXTS = ("the cat sat", "a dog ran the cats the dog sat a b the the the", "b", "")
 
@@ -78,21 +79,22 @@ def test_inputs_equal_those_of_transformers(
     ours = TextPreprocessor.from_transformers(tokenizer, max_length=max_length, input_names=NAMES)
     ours.save(tmp_path / "saved")
     for preprocessor in (ours, TextPreprocessor.load(tmp_path / "saved")):
-        feeds = preprocessor(samples)
+        feeds = preprocessor(as_samples(samples))
         assert list(feeds) == list(NAMES)
         for name in NAMES:
             np.testing.assert_array_equal(feeds[name], expected[name], err_msg=name)
             assert feeds[name].dtype == np.int64
         whole = _inputs_of_transformers(tokenizer, samples, padding=True)["attention_mask"].sum(axis=1)
-        assert preprocessor.costs(samples) == whole.tolist()
-        assert [preprocessor.is_longer(sample) for sample in samples] == (whole > max_length).tolist()
+        assert preprocessor.costs(as_samples(samples)) == whole.tolist()
+        assert [preprocessor.is_longer(sample) for sample in as_samples(samples)] == (
+            whole > max_length
+        ).tolist()
 
 
 def test_padding_is_on_the_right_even_for_left_padding_tokenizers(tiny: Any) -> None:
     tokenizer = _fast_tokenizer("wordpiece", tiny, padding_side="left")
-    feeds = TextPreprocessor.from_transformers(tokenizer, max_length=16, input_names=NAMES[:2])(
-        ["the cat", "b"]
-    )
+    ours = TextPreprocessor.from_transformers(tokenizer, max_length=16, input_names=NAMES[:2])
+    feeds = ours(as_samples(["the cat", "b"]))
     assert feeds["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     # transformers would not: the check above can fail.
     theirs = _inputs_of_transformers(tokenizer, ["the cat", "b"], padding=True)["attention_mask"]
@@ -104,7 +106,7 @@ def test_a_tokenizer_without_padding_pads_with_its_end_token(tiny: Any) -> None:
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=_bpe(), eos_token="</s>")
     preprocessor = TextPreprocessor.from_transformers(tokenizer, max_length=16, input_names=NAMES[:2])
-    assert preprocessor(["th", "ththth"])["input_ids"][0, -1] == preprocessor.pad_id == 2
+    assert preprocessor(as_samples(["th", "ththth"]))["input_ids"][0, -1] == preprocessor.pad_id == 2
 
 
 def test_state_of_the_last_call_does_not_reach_the_file(tiny: Any) -> None:
@@ -127,7 +129,7 @@ def test_the_sample_model_tokenizes_as_in_transformers() -> None:
     texts = ["Café déjà vu — naïve 東京!", "don't\tstop\n", "x" * 300, "word " * 100, "😀 [SEP] [MASK]", ""]
     for samples in (texts, list(zip(texts, texts[::-1], strict=True))):
         expected = _inputs_of_transformers(tokenizer, samples, truncation=True, max_length=24, padding=True)
-        for name, array in ours(samples).items():
+        for name, array in ours(as_samples(samples)).items():
             np.testing.assert_array_equal(array, expected[name], err_msg=name)
 
 
@@ -137,16 +139,16 @@ def test_feeds_are_rectangles_with_real_tokens_first(texts: list[str], max_lengt
     backend = _unigram()
     preprocessor = TextPreprocessor(backend.to_str(), TextSettings(max_length, "<pad>", 0))
     try:
-        feeds = preprocessor(texts)
+        feeds = preprocessor(as_samples(texts))
     except DataError as error:
         assert any("\ud800" <= letter <= "\udfff" for text in texts for letter in text), error
         return
     ids, mask = feeds["input_ids"], feeds["attention_mask"]
-    lengths = np.minimum(preprocessor.costs(texts), max_length)
+    lengths = np.minimum(preprocessor.costs(as_samples(texts)), max_length)
     assert ids.shape == mask.shape == (len(texts), lengths.max())
     np.testing.assert_array_equal(mask, np.arange(lengths.max()) < lengths[:, None])
     assert (ids[mask == 0] == 0).all()
-    padded = preprocessor(texts, pad_to=25)
+    padded = preprocessor(as_samples(texts), pad_to=25)
     np.testing.assert_array_equal(padded["input_ids"][:, : ids.shape[1]], ids)
     assert padded["input_ids"].shape == (len(texts), 25)
     assert not padded["attention_mask"][:, ids.shape[1] :].any()
@@ -163,9 +165,9 @@ def test_what_cannot_be_tokenized_is_refused(tiny: Any) -> None:
         (["\ud800"], "not valid Unicode"),
     ):
         with pytest.raises(DataError, match=message):
-            preprocessor(samples)
+            preprocessor(as_samples(samples))
     with pytest.raises(DataError, match="has 5 tokens and cannot be padded to 4"):
-        preprocessor(["the cat sat"], pad_to=4)
+        preprocessor(as_samples(["the cat sat"]), pad_to=4)
 
 
 def test_texts_without_any_token_are_refused() -> None:
@@ -173,8 +175,8 @@ def test_texts_without_any_token_are_refused() -> None:
     bare.post_processor = None
     preprocessor = TextPreprocessor(bare.to_str(), TextSettings(8, "<pad>", 0))
     with pytest.raises(DataError, match="empty"):
-        preprocessor([""])
-    assert preprocessor(["", "a"])["attention_mask"][0].sum() == 0
+        preprocessor(as_samples([""]))
+    assert preprocessor(as_samples(["", "a"]))["attention_mask"][0].sum() == 0
 
 
 def test_settings_are_checked(tiny: Any) -> None:
@@ -204,11 +206,11 @@ def test_damaged_folders_are_integrity_errors(tiny: Any, tmp_path: Path) -> None
 
 def test_tokens_and_decoding(tiny: Any) -> None:
     preprocessor = tiny.preprocessor()
-    assert preprocessor.tokens("the cats") == ["[CLS]", "the", "cat", "##s", "[SEP]"]
-    ids = preprocessor(["the dog"])["input_ids"][0]
+    assert preprocessor.tokens(Text("the cats")) == ["[CLS]", "the", "cat", "##s", "[SEP]"]
+    ids = preprocessor(as_samples(["the dog"]))["input_ids"][0]
     assert preprocessor.decode(ids.tolist()) == "the dog"
     assert preprocessor.id_to_token(5) == "cat"
-    assert preprocessor.fit(4)(["the cat sat"])["input_ids"].shape == (1, 4)
+    assert preprocessor.fit(4)(as_samples(["the cat sat"]))["input_ids"].shape == (1, 4)
 
 
 def test_a_tokenizer_that_has_lost_its_unknown_token_is_damaged() -> None:
@@ -217,10 +219,10 @@ def test_a_tokenizer_that_has_lost_its_unknown_token_is_damaged() -> None:
     preprocessor = TextPreprocessor(
         tokenizer.to_str(), TextSettings(8, "[PAD]", 0, ("input_ids", "attention_mask"), "right", {})
     )
-    assert preprocessor(["the the"])["input_ids"].tolist() == [[1, 1]]
+    assert preprocessor(as_samples(["the the"]))["input_ids"].tolist() == [[1, 1]]
     for read in (preprocessor, preprocessor.costs):
         with pytest.raises(IntegrityError, match="cannot read the texts"):
-            read(["the cat"])
+            read(as_samples(["the cat"]))
 
 
 def _long(words: int) -> str:
@@ -239,20 +241,20 @@ def test_no_more_of_a_long_text_is_tokenized_than_can_matter(
     # As if none were trusted to do with a part what they do with the whole.
     with monkeypatch.context() as whole:
         whole.setattr(BoundedTokenizer, "head", lambda _, text, tokens: text)
-        expected = preprocessor([sample])
+        expected = preprocessor(as_samples([sample]))
     seen: list[int] = []
     encode = BoundedTokenizer.encode
 
     def counted(self: Any, samples: Any, **options: Any) -> Any:
-        seen.extend(sum(map(len, [one] if isinstance(one, str) else one)) for one in samples)
+        seen.extend(sum(map(len, texts)) for texts in samples)
         return encode(self, samples, **options)
 
     monkeypatch.setattr(BoundedTokenizer, "encode", counted)
-    found = preprocessor([sample])
+    found = preprocessor(as_samples([sample]))
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
     assert max(seen) < 20_000
-    assert preprocessor.is_longer(sample)
-    assert not preprocessor.is_longer("the cat")
+    assert preprocessor.is_longer(*as_samples([sample]))
+    assert not preprocessor.is_longer(Text("the cat"))
 
 
 @pytest.mark.parametrize(
@@ -269,9 +271,9 @@ def test_a_part_has_the_tokens_of_the_whole(tiny: Any, text: str, monkeypatch: A
     from edgeq.processors.bounded_tokenizer import BoundedTokenizer
 
     preprocessor = tiny.preprocessor()
-    found = preprocessor([text])["input_ids"]
+    found = preprocessor(as_samples([text]))["input_ids"]
     monkeypatch.setattr(BoundedTokenizer, "head", lambda _, text, tokens: text)
-    assert np.array_equal(found, preprocessor([text])["input_ids"])
+    assert np.array_equal(found, preprocessor(as_samples([text]))["input_ids"])
 
 
 def _json_of(**changes: Any) -> str:
@@ -309,7 +311,7 @@ def _split(expression: str) -> dict[str, Any]:
 def test_a_tokenizer_that_takes_time_or_memory_without_end_is_refused(changes: Any, words: str) -> None:
     preprocessor = TextPreprocessor(_json_of(**changes), TextSettings(8, "a", 1))
     with pytest.raises(IntegrityError, match=words):
-        preprocessor(["x" * 2500])
+        preprocessor(as_samples(["x" * 2500]))
 
 
 def test_a_decoder_that_takes_memory_without_end_is_refused() -> None:
@@ -346,3 +348,22 @@ def test_settings_of_other_types_are_said(tiny: Any, tmp_path: Path, document: A
     path.write_text(json.dumps(json.loads(path.read_text()) | document))
     with pytest.raises(IntegrityError, match=words):
         TextPreprocessor.load(tmp_path)
+
+
+class Picture:
+    """A kind of sample that no text processor takes."""
+
+    kind = "an image"
+    texts = ()
+
+
+@pytest.mark.parametrize(("sample", "got"), [(Picture(), "an image"), ("the cat", "str"), (None, "NoneType")])
+def test_samples_of_other_kinds_are_refused(tiny: Any, sample: Any, got: str) -> None:
+    preprocessor = tiny.preprocessor()
+    assert preprocessor.takes == (Text, TextPair)
+    for read in (preprocessor, preprocessor.costs):
+        with pytest.raises(
+            DataError, match=f"sample 1 must be a text or a pair of texts, got {got}$"
+        ) as caught:
+            read([Text("the cat"), sample])
+        assert "edgeq.samples.as_samples" in str(caught.value.hint)

@@ -18,7 +18,8 @@ from edgeq.quantize.calibrate import batches_of, observe
 from edgeq.quantize.coverage import coverage
 from edgeq.quantize.observers.layout import Layout
 from edgeq.quantize.statistics import Statistics
-from edgeq.types import Array, Feeds, Sample
+from edgeq.samples import Sample, Text, as_samples
+from edgeq.types import Array, Feeds
 
 HIDDEN = 8
 VOCABULARY = 50
@@ -61,7 +62,8 @@ class Words:
 
     def __call__(self, samples: Sequence[Sample], *, pad_to: int | None = None) -> dict[str, Array]:
         rows = [
-            [len(word) % VOCABULARY for word in str(sample).split()][: self.max_length] for sample in samples
+            [len(word) % VOCABULARY for word in sample.texts[0].split()][: self.max_length]
+            for sample in samples
         ]
         width = pad_to or max(map(len, rows))
         ids = np.zeros((len(rows), width), np.int64)
@@ -72,19 +74,22 @@ class Words:
         return {"input_ids": ids, "attention_mask": mask}
 
     def costs(self, samples: Sequence[Sample]) -> list[int]:
-        return [len(str(sample).split()) for sample in samples]
+        return [len(sample.texts[0].split()) for sample in samples]
 
 
-def texts(count: int = 60) -> list[str]:
+def texts(count: int = 60) -> list[Text]:
     rng = np.random.default_rng(5)
     return [
-        " ".join("x" * rng.integers(1, VOCABULARY) for _ in range(rng.integers(1, 16))) for _ in range(count)
+        Text(" ".join("x" * rng.integers(1, VOCABULARY) for _ in range(rng.integers(1, 16))))
+        for _ in range(count)
     ]
 
 
-def hidden_of(samples: Sequence[str]) -> Array:
+def hidden_of(samples: Sequence[Text]) -> Array:
     """The MatMul's output of all real tokens, `[tokens, hidden]`."""
-    ids = np.concatenate([[len(word) for word in sample.split()][: Words.max_length] for sample in samples])
+    ids = np.concatenate(
+        [[len(word) for word in sample.text.split()][: Words.max_length] for sample in samples]
+    )
     return TABLE[ids] @ WEIGHT
 
 
@@ -204,8 +209,8 @@ def test_four_axes_need_a_layout() -> None:
 def test_a_value_that_is_not_finite_names_tensor_and_sample(tensor: str) -> None:
     table = TABLE.copy()
     table[40] = np.inf
-    samples = [*texts(5), "x " * 11 + "y" * 40]
-    samples = [sample for sample in samples[:-1] if "x" * 40 not in sample.split()] + samples[-1:]
+    samples = [*texts(5), Text("x " * 11 + "y" * 40)]
+    samples = [sample for sample in samples[:-1] if "x" * 40 not in sample.text.split()] + samples[-1:]
     with pytest.raises(DataError, match=rf"`{tensor}` is NaN or infinite for sample \d+ \('x x x"):
         observe(tiny_model(table), [tensor], batches_of(samples, Words(), 4))
 
@@ -279,12 +284,13 @@ def test_batches_hold_similar_lengths_within_the_token_limit() -> None:
 
 
 def test_a_sample_above_the_limit_gets_its_own_batch() -> None:
-    assert [count for _, count in batches_of(["a b c d", "e f g h"], Words(), max_tokens=3)] == [1, 1]
+    long = as_samples(["a b c d", "e f g h"])
+    assert [count for _, count in batches_of(long, Words(), max_tokens=3)] == [1, 1]
 
 
 def test_samples_are_found_by_their_position() -> None:
-    batches = batches_of(["one two three", "one", "one two"], Words())
-    assert [batches.sample(index) for index in range(3)] == ["one", "one two", "one two three"]
+    batches = batches_of(as_samples(["one two three", "one", "one two"]), Words())
+    assert [batches.sample(index) for index in range(3)] == as_samples(["one", "one two", "one two three"])
 
 
 def test_feed_batches_cut_arrays() -> None:
@@ -331,7 +337,7 @@ def test_merged_runs_equal_one_run() -> None:
 
 
 def test_coverage_reports_lengths_truncation_and_clipping() -> None:
-    samples = ["a"] * 10 + ["a b c"] * 9 + ["a " * 20]
+    samples = as_samples(["a"] * 10 + ["a b c"] * 9 + ["a " * 20])
     seen = observe(tiny_model(), ["hidden"], batches_of(samples, Words()))
     full = (seen["hidden"].min, seen["hidden"].max)
     report = coverage(samples, Words(), seen, {"hidden": full})
@@ -344,9 +350,9 @@ def test_coverage_reports_lengths_truncation_and_clipping() -> None:
 
 
 def test_coverage_without_ranges_has_no_clipping() -> None:
-    report = coverage(["a"], Words())
+    report = coverage([Text("a")], Words())
     assert report.clipping == {}
     with pytest.raises(ValueError, match="at least one sample"):
         coverage([], Words())
     with pytest.raises(ValueError, match="statistics"):
-        coverage(["a"], Words(), None, {"hidden": (0.0, 1.0)})
+        coverage([Text("a")], Words(), None, {"hidden": (0.0, 1.0)})

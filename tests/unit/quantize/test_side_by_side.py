@@ -17,9 +17,10 @@ from edgeq.quantize.instrument import run, session_of
 from edgeq.quantize.layers import find_layers
 from edgeq.quantize.observers.layout import mask_of
 from edgeq.quantize.side_by_side import SideBySide
+from edgeq.samples import as_samples
 from edgeq.types import Task
 
-TEXTS = ["a b c", "d e", "f g h i j", "k"]
+TEXTS = as_samples(["a b c", "d e", "f g h i j", "k"])
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from edgeq.bundle.language_golden import GreedyAnswer, GreedyGolden
 from edgeq.bundle.manifest import Manifest, PostprocessKind, PostprocessStep
 from edgeq.report.examples import Recorded, examples_section
 from edgeq.report.html import report
+from edgeq.samples import as_samples
 from edgeq.types import Task
 
 WORDS = ["[CLS]", "Anna", "saw", "Paris", "[MASK]", "cat", "dog"]
@@ -29,7 +30,7 @@ def case(texts, outputs: dict[str, np.ndarray], ids=None, name: str = "batch", p
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     named = {key: {"logits": np.array(value, np.float32)} for key, value in outputs.items()}
     reference = named.pop("reference")
-    return GoldenCase(name, tuple(texts), feeds, reference, named, positions)
+    return GoldenCase(name, tuple(as_samples(texts)), feeds, reference, named, positions)
 
 
 def shown(manifest: Manifest, task: Task, kinds, cases, labels=()) -> str:
@@ -137,7 +138,7 @@ def test_closest_texts(manifest: Manifest) -> None:
     feeds = {"input_ids": np.zeros((3, 1), np.int64)}
     found = GoldenCase(
         "many",
-        ("one", "two", "three"),
+        tuple(as_samples(["one", "two", "three"])),
         feeds,
         {"sentence_embedding": vectors},
         {"cpu-int8": {"sentence_embedding": turned}},

@@ -19,6 +19,7 @@ from edgeq.report.html import report
 from edgeq.report.markup import page as page_of
 from edgeq.report.measured import EncoderTime, encoder_times, with_times
 from edgeq.report.style import CSS
+from edgeq.samples import as_samples
 from edgeq.types import Task, Verification
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
@@ -71,7 +72,7 @@ def full_page(manifest: Manifest, plan, trials, coverage) -> str:
     logits = rng.normal(size=(3, 3)).astype(np.float32)
     ids = np.ones((3, 4), np.int64)
     golden = GoldenCase(
-        "batch", TEXTS, {"input_ids": ids, "attention_mask": ids}, {"logits": logits},
+        "batch", tuple(as_samples(TEXTS)), {"input_ids": ids, "attention_mask": ids}, {"logits": logits},
         {variant.id: {"logits": logits + 0.01} for variant in manifest.variants},
     )  # fmt: skip
     linear = replace(

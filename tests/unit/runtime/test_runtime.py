@@ -12,6 +12,7 @@ from edgeq.bundle.manifest import PostprocessKind, PostprocessStep, ProcessorInf
 from edgeq.errors import DataError, GateError, IntegrityError, ModelError, UnsupportedError, UsageError
 from edgeq.runtime.executors import NativeExecutor
 from edgeq.runtime.runtime import load
+from edgeq.samples import as_samples
 from edgeq.types import Role, Task, Verification
 
 TEXTS = ["the cat sat", "b", "a dog ran the cats the dog sat a b the the the the the the the"]
@@ -20,7 +21,7 @@ ATOL = 4e-6
 
 
 def _expected(tiny: Any, texts: list[str], max_length: int = 16) -> np.ndarray:
-    feeds = tiny.preprocessor(max_length)(texts)
+    feeds = tiny.preprocessor(max_length)(as_samples(texts))
     return tiny.expected_embedding(feeds["input_ids"], feeds["attention_mask"])
 
 
@@ -31,7 +32,7 @@ def test_the_first_variant_runs_on_texts_and_feeds(tiny: Any, tiny_bundle: Path)
         assert [spec.name for spec in runtime.inputs] == ["input_ids", "attention_mask"]
         assert runtime.outputs[0].role is Role.SENTENCE_EMBEDDING
         by_text = runtime.run(text=TEXTS)
-        by_feeds = runtime.run(feeds=tiny.preprocessor()(TEXTS))
+        by_feeds = runtime.run(feeds=tiny.preprocessor()(as_samples(TEXTS)))
         np.testing.assert_allclose(by_text["sentence_embedding"], _expected(tiny, TEXTS), atol=ATOL)
         for name, array in by_feeds.items():
             np.testing.assert_array_equal(by_text[name], array)
@@ -179,7 +180,7 @@ def test_a_bundle_without_a_tokenizer_takes_feeds_alone(tiny: Any, tmp_path: Pat
     with load(tmp_path / "bundle") as runtime:
         with pytest.raises(DataError, match="no tokenizer"):
             runtime.run(text=["a"])
-        assert runtime.run(feeds=tiny.preprocessor()(["a"]))["sentence_embedding"].shape == (1, 4)
+        assert runtime.run(feeds=tiny.preprocessor()(as_samples(["a"])))["sentence_embedding"].shape == (1, 4)
 
 
 def test_running_a_bundle_needs_the_light_installation_alone(tiny_bundle: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from edgeq.errors import DataError, ModelError
 from edgeq.runtime.session import Signature, VariantSession
+from edgeq.samples import as_samples
 from edgeq.types import Role, TensorSpec
 
 # The graph averages at most 8 float32 values of size 1 to 3: a handful of roundings of 2**-24 each.
@@ -34,7 +35,7 @@ def _static(tiny: Any, tmp_path: Path) -> VariantSession:
 def test_any_batch_and_length_whatever_the_graph_declares(
     tiny: Any, session: VariantSession, samples: list[str]
 ) -> None:
-    feeds = tiny.preprocessor()(samples)
+    feeds = tiny.preprocessor()(as_samples(samples))
     ids, mask = feeds["input_ids"], feeds["attention_mask"]
     outputs = session.run(feeds)
     np.testing.assert_allclose(outputs["sentence_embedding"], tiny.expected_embedding(ids, mask), atol=ATOL)
@@ -44,7 +45,7 @@ def test_any_batch_and_length_whatever_the_graph_declares(
 
 
 def test_the_comparison_can_fail(tiny: Any, session: VariantSession) -> None:
-    feeds = tiny.preprocessor()(["the cat sat"])
+    feeds = tiny.preprocessor()(as_samples(["the cat sat"]))
     wrong = {**feeds, "input_ids": feeds["input_ids"][:, ::-1] * 0 + 4}
     difference = session.run(wrong)["sentence_embedding"] - session.run(feeds)["sentence_embedding"]
     assert np.abs(difference).max() > 100 * ATOL
@@ -73,7 +74,7 @@ def test_static_length_is_known_and_too_long_is_refused(tiny: Any, tmp_path: Pat
 
 
 def test_feeds_are_checked(tiny: Any, session: VariantSession) -> None:
-    good = tiny.preprocessor()(["the cat"])
+    good = tiny.preprocessor()(as_samples(["the cat"]))
     ids, mask = good["input_ids"], good["attention_mask"]
     for feeds, message in (
         ({"input_ids": ids}, "missing inputs attention_mask; got input_ids"),

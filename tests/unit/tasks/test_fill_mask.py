@@ -5,11 +5,12 @@ from __future__ import annotations
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from edgeq.processors.text import TextPreprocessor, TextSettings
+from edgeq.samples import as_samples
 from edgeq.tasks import TASKS, Kind
 from edgeq.tasks.fill_mask import masked
 
 WORDS = ("[PAD]", "[UNK]", "[MASK]", "the", "cat", "sat")
-TEXTS = ("the cat sat", "the cat sat", "the cat sat", "", "a [MASK] sat", ("the", "cat"))
+TEXTS = tuple(as_samples(["the cat sat", "the cat sat", "the cat sat", "", "a [MASK] sat", ("the", "cat")]))
 
 
 def preprocessor(*, added: bool = True, special: bool = True) -> TextPreprocessor:
@@ -23,7 +24,7 @@ def preprocessor(*, added: bool = True, special: bool = True) -> TextPreprocesso
 
 def test_another_word_of_each_text_is_masked() -> None:
     found = masked(TEXTS, preprocessor())
-    assert found == ("[MASK] cat sat", "the [MASK] sat", "the cat [MASK]", *TEXTS[3:])
+    assert found == (*as_samples(["[MASK] cat sat", "the [MASK] sat", "the cat [MASK]"]), *TEXTS[3:])
     assert TASKS[Kind.FILL_MASK].arrange(TEXTS, preprocessor()) == found
     assert (preprocessor()(list(found[:3]))["input_ids"] == 2).sum(axis=1).tolist() == [1, 1, 1]
 

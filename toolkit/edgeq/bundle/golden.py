@@ -18,8 +18,9 @@ import numpy as np
 
 from edgeq.bundle.manifest import Gate, GoldenEntry
 from edgeq.files import atomic_write_text, contained_path, reproducible_zip_info
+from edgeq.samples import Sample
 from edgeq.text_inputs import ATTENTION_MASK, INPUT_IDS
-from edgeq.types import Array, Feeds, Outputs, Sample, TensorSpec
+from edgeq.types import Array, Feeds, Outputs, TensorSpec
 
 GOLDEN_FOLDER = "golden"
 GOLDEN_INDEX = "golden/golden.json"
@@ -32,7 +33,7 @@ class GoldenCase:
 
     Attributes:
         id: also the name of its `.npz`.
-        samples: texts or pairs of texts; empty when the model does not take text.
+        samples: what the feeds are made of; empty where they are ready tensors.
         feeds: canonical inputs, `[batch, sequence]` int64 for text.
         reference: outputs of the original model.
         outputs: outputs of each variant that takes these inputs, by variant id.
@@ -130,7 +131,7 @@ def _describe(case: GoldenCase) -> dict[str, Any]:
     return {
         "id": case.id,
         "file": f"{case.id}.npz",
-        "samples": [sample if isinstance(sample, str) else list(sample) for sample in case.samples],
+        "samples": [sample.to_json() for sample in case.samples],
         "token_ids": case.token_ids,
         "inputs": sorted(case.feeds),
         "outputs": sorted(case.reference),

@@ -15,14 +15,15 @@ from edgeq.bundle.golden_checks import check_case
 from edgeq.bundle.manifest import GoldenEntry
 from edgeq.errors import IntegrityError
 from edgeq.files import contained_path
-from edgeq.types import Array, Outputs, Sample
+from edgeq.samples import KINDS, Sample, as_sample, kinds_in_words
+from edgeq.types import Array, Outputs
 
 MAX_INDEX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class IndexedCase:
-    """What the index says of a case: its id, and its samples, each a text or a pair of texts."""
+    """What the index says of a case: its id, and its samples as JSON has them."""
 
     id: str
     samples: tuple[Any, ...]
@@ -62,12 +63,12 @@ def _read_samples(path: Path) -> dict[str, tuple[Sample, ...]]:
 
 
 def _sample(case_id: str, item: Any) -> Sample:
-    match item:
-        case str():
-            return item
-        case [str() as first, str() as second]:
-            return (first, second)
-    raise ValueError(f"a sample of the case `{case_id}` is {item!r:.60}, expected a text or a pair of texts")
+    sample = as_sample(item)
+    if sample is None:
+        raise ValueError(
+            f"a sample of the case `{case_id}` is {item!r:.60}, expected {kinds_in_words(KINDS)}"
+        )
+    return sample
 
 
 def _case(case_id: str, samples: tuple[Sample, ...], path: Path) -> GoldenCase:

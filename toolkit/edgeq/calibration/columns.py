@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from edgeq.errors import DataError
-from edgeq.types import Sample
+from edgeq.samples import Sample, Text, TextPair
 
 HEAD_ROWS = 100
 CUSTOMARY = ("text", "sentence", "content", "document", "query", "question", "review", "body", "prompt")
@@ -81,9 +81,9 @@ def samples_of(table: Table, selection: Selection) -> Iterator[Sample | None]:
         texts = [_text(table, where, name, row.get(name), selection) for name in selection.columns]
         if selection.paired:
             first, second = texts
-            yield (first, second) if first and second else None
+            yield TextPair(first, second) if first and second else None
         else:
-            yield from (text or None for text in texts)
+            yield from (Text(text) if text else None for text in texts)
 
 
 def _text(table: Table, where: str, name: str, value: object, selection: Selection) -> str:

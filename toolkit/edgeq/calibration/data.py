@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgeq.calibration.sampling import encoded, rank
+from edgeq.calibration.sampling import rank
 from edgeq.errors import DataError
-from edgeq.types import Feeds, Sample
+from edgeq.samples import Sample
+from edgeq.types import Feeds
 
 MIN_SAMPLES = 8
 """Fewer say nothing about the range of activations, and leave nothing to hold out."""
@@ -95,7 +96,7 @@ def feeds_contents(feeds: Feeds) -> list[bytes]:
 
 
 def _contents(data: CalibrationData) -> list[bytes]:
-    return [encoded(sample) for sample in data.samples] if data.feeds is None else feeds_contents(data.feeds)
+    return [sample.content() for sample in data.samples] if data.feeds is None else feeds_contents(data.feeds)
 
 
 def _take(data: CalibrationData, indices: Sequence[int]) -> CalibrationData:

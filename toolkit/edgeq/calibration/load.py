@@ -13,10 +13,10 @@ from edgeq.calibration.columns import Table, samples_of, select
 from edgeq.calibration.data import FEW_SAMPLES, MIN_SAMPLES, CalibrationData, digest_of
 from edgeq.calibration.hub import PREFIX, hub_table
 from edgeq.calibration.lines import read_texts
-from edgeq.calibration.sampling import Draw, encoded
+from edgeq.calibration.sampling import Draw
 from edgeq.calibration.tensors import load_feeds
 from edgeq.errors import DataError
-from edgeq.types import Sample
+from edgeq.samples import Sample, Text
 
 BUILT_IN = "built-in"
 """Name of the set that is used when the user gives none."""
@@ -91,7 +91,7 @@ class _Reading:
         return CalibrationData(
             samples=samples,
             source=source,
-            sha256=digest_of([encoded(sample) for sample in samples]),
+            sha256=digest_of([sample.content() for sample in samples]),
             total=self.draw.total,
             duplicates=self.draw.duplicates,
             blank=self.blank,
@@ -105,7 +105,7 @@ def _load(spec: str | None, column: str | None, count: int, seed: int) -> Calibr
     if spec is None:
         if column is not None:
             raise DataError(f"the built-in set has no column `{column}`", hint="give a file with --calib")
-        reading.take(iter(_built_in()))
+        reading.take(map(Text, _built_in()))
         reading.notices.append(
             "calibrating with the built-in texts; your own, given with --calib, fit better"
         )
@@ -148,7 +148,7 @@ def _take_file(path: Path, reading: _Reading) -> None:
             f"`{path}` has no columns, so no column `{reading.column}`", hint="leave --calib-column out"
         )
     else:
-        reading.take(text or None for _, text in read_texts(path))
+        reading.take(Text(text) if text else None for _, text in read_texts(path))
 
 
 def _take_folder(folder: Path, reading: _Reading) -> None:

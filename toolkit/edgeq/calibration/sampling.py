@@ -10,17 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import json
 
-from edgeq.types import Sample
+from edgeq.samples import Sample
 
 _TRACKED = 200_000
 """Distinct samples whose ranks are remembered to count duplicates; some 20 MB."""
-
-
-def encoded(sample: Sample) -> bytes:
-    """A sample as bytes; different samples differ."""
-    return json.dumps(sample, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def rank(content: bytes, seed: int | str) -> int:
@@ -49,7 +43,7 @@ class Draw:
     def add(self, sample: Sample) -> None:
         """Consider one sample."""
         self.total += 1
-        own = rank(encoded(sample), self.seed)
+        own = rank(sample.content(), self.seed)
         if own in self._ranks or own in self._tracked:
             self.duplicates += 1
             return

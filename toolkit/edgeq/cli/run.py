@@ -12,11 +12,13 @@ from edgeq.cli.generate import GenerateOptions, generate
 from edgeq.cli.output import Out
 from edgeq.cli.streams import read_stdin
 from edgeq.errors import DataError, UsageError
+from edgeq.samples import as_samples
 
 if TYPE_CHECKING:
     from edgeq.runtime.executors import Executor
     from edgeq.runtime.runtime import Runtime
-    from edgeq.types import Array, Feeds, Outputs, Sample, Verification
+    from edgeq.samples import Sample
+    from edgeq.types import Array, Feeds, Outputs, Verification
 
 _SHOWN_VALUES = 6
 _SHOWN_CHARACTERS = 48
@@ -153,7 +155,8 @@ def run(
     if unsaid is not None:
         out.notice(unsaid)
     out.result(_document(runtime, level, outputs, answers))
-    _show(out, runtime, samples or [f"input {row}" for row in range(_rows(outputs))], outputs, answers)
+    titles = [_shorten(sample) for sample in samples] or [f"input {row}" for row in range(_rows(outputs))]
+    _show(out, runtime, titles, outputs, answers)
 
 
 def _run_batch(out: Out, runtime: Runtime, texts: Path, output: Path, role: str | None) -> None:
@@ -213,7 +216,7 @@ def _samples(texts: list[str], pairs: list[str], npz: Path | None) -> list[Sampl
         )
     if pairs and len(pairs) != len(texts):
         raise UsageError(f"got {len(texts)} --text and {len(pairs)} --pair; expected one pair for each text")
-    return list(zip(texts, pairs, strict=True)) if pairs else list(texts)
+    return as_samples(zip(texts, pairs, strict=True) if pairs else texts)
 
 
 def _read_npz(path: Path) -> Feeds:
@@ -262,59 +265,57 @@ def _rows(outputs: Outputs) -> int:
 
 
 def _show(
-    out: Out, runtime: Runtime, samples: Sequence[Sample], outputs: Outputs, answers: list[dict[str, Any]]
+    out: Out, runtime: Runtime, titles: Sequence[str], outputs: Outputs, answers: list[dict[str, Any]]
 ) -> None:
     from edgeq.types import Role
 
     if answers:
-        for sample, answer in zip(samples, answers, strict=True):
-            _show_answer(out, sample, answer)
+        for title, answer in zip(titles, answers, strict=True):
+            _show_answer(out, title, answer)
         return
     for spec in runtime.outputs:
         if spec.role is Role.SENTENCE_EMBEDDING:
-            _show_embeddings(out, samples, outputs[spec.name])
+            _show_embeddings(out, titles, outputs[spec.name])
         else:
             _show_tensor(out, spec.name, outputs[spec.name])
 
 
-def _show_answer(out: Out, sample: Sample, answer: dict[str, Any]) -> None:
+def _show_answer(out: Out, title: str, answer: dict[str, Any]) -> None:
     scores = answer.get("scores")
     if scores:
         ranked = sorted(scores.items(), key=lambda item: -item[1])
-        out.table(
-            _shorten(sample), ["label", "probability"], [[name, f"{value:.4f}"] for name, value in ranked]
-        )
+        out.table(title, ["label", "probability"], [[name, f"{value:.4f}"] for name, value in ranked])
     elif "label" in answer:
-        out.table(_shorten(sample), ["label"], [[answer["label"]]])
+        out.table(title, ["label"], [[answer["label"]]])
     if "values" in answer:
         rows = [[name, f"{value:.4f}"] for name, value in answer["values"].items()]
-        out.table(_shorten(sample), ["value", "score"], rows)
+        out.table(title, ["value", "score"], rows)
     elif "score" in answer and "answer" not in answer:
-        out.table(_shorten(sample), ["score"], [[f"{answer['score']:.4f}"]])
+        out.table(title, ["score"], [[f"{answer['score']:.4f}"]])
     if "tokens" in answer:
         rows = [[item["token"], item["label"]] for item in answer["tokens"]]
-        out.table(_shorten(sample), ["token", "label"], rows)
+        out.table(title, ["token", "label"], rows)
     if "answer" in answer:
         row = [answer["answer"], f"{answer['start']}-{answer['end']}", f"{answer['score']:.4f}"]
-        out.table(_shorten(sample), ["answer", "tokens", "score"], [row])
+        out.table(title, ["answer", "tokens", "score"], [row])
     for mask in answer.get("masks", []):
         rows = [[item["token"], f"{item['score']:.4f}"] for item in mask]
-        out.table(_shorten(sample), ["word", "probability"], rows)
+        out.table(title, ["word", "probability"], rows)
 
 
-def _show_embeddings(out: Out, samples: Sequence[Sample], embeddings: Array) -> None:
+def _show_embeddings(out: Out, titles: Sequence[str], embeddings: Array) -> None:
     import numpy as np
 
     norms = np.linalg.norm(embeddings.astype(np.float64), axis=-1)
     rows = [
-        [str(index + 1), _shorten(sample), _values(row), f"{norm:.4f}"]
-        for index, (sample, row, norm) in enumerate(zip(samples, embeddings, norms, strict=True))
+        [str(index + 1), title, _values(row), f"{norm:.4f}"]
+        for index, (title, row, norm) in enumerate(zip(titles, embeddings, norms, strict=True))
     ]
-    title = f"Sentence embeddings, {embeddings.shape[-1]} values each"
-    out.table(title, ["#", "text", "values", "norm"], rows)
-    if len(samples) > 1:
+    heading = f"Sentence embeddings, {embeddings.shape[-1]} values each"
+    out.table(heading, ["#", "text", "values", "norm"], rows)
+    if len(titles) > 1:
         out.table(
-            "Cosine similarity", ["#", *(str(i + 1) for i in range(len(samples)))], list(_cosines(embeddings))
+            "Cosine similarity", ["#", *(str(i + 1) for i in range(len(titles)))], list(_cosines(embeddings))
         )
 
 
@@ -342,6 +343,5 @@ def _values(row: Array) -> str:
 
 
 def _shorten(sample: Sample) -> str:
-    text = sample if isinstance(sample, str) else " | ".join(sample)
-    text = " ".join(text.split())
+    text = " ".join(" | ".join(sample.texts).split())
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."

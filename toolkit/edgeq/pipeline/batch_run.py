@@ -19,8 +19,9 @@ from edgeq.calibration.lines import read_lines
 from edgeq.errors import DataError, OutputError, UsageError
 from edgeq.files import check_output_file
 from edgeq.progress import Progress, SilentProgress
+from edgeq.samples import Sample, Text, TextPair
 from edgeq.tasks.tokens import Tokens
-from edgeq.types import Outputs, Role, Sample
+from edgeq.types import Outputs, Role
 
 if TYPE_CHECKING:
     from edgeq.runtime.runtime import Runtime
@@ -126,16 +127,16 @@ def read_samples(source: Path) -> Iterator[Sample]:
 
 def _sample(line: str, *, is_json: bool) -> Sample:
     if not is_json:
-        return line
+        return Text(line)
     item = json.loads(line)
     if isinstance(item, str):
-        return item
+        return Text(item)
     if isinstance(item, dict) and isinstance(item.get("text"), str):
         pair = item.get("pair")
         if pair is None:
-            return str(item["text"])
+            return Text(item["text"])
         if isinstance(pair, str):
-            return (item["text"], pair)
+            return TextPair(item["text"], pair)
     raise ValueError(f'{line[:60]!r} is not a JSON string, {{"text": ...}} or {{"text": ..., "pair": ...}}')
 
 
@@ -228,10 +229,9 @@ class _LineWriter:
     def add(self, outputs: Outputs, rows: Sequence[Row]) -> None:
         """Write a batch."""
         for index, row in enumerate(rows):
-            sample = row.sample
-            text = {"text": sample} if isinstance(sample, str) else {"text": sample[0], "pair": sample[1]}
+            texts = dict(zip(("text", "pair"), row.sample.texts, strict=False))
             found = row.answer or self._values(outputs, index, row)
-            document = finite({**text, **found})
+            document = finite({**texts, **found})
             self._stream.write(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
 
     def _values(self, outputs: Outputs, index: int, row: Row) -> dict[str, Any]:

@@ -14,15 +14,15 @@ from edgeq.pipeline.forward.data import EVALUATION_BATCH
 from edgeq.pipeline.labelled_result import LabelledResult
 from edgeq.quantize.batches import batches_of
 from edgeq.quantize.bootstrap import Estimate, bootstrap
+from edgeq.samples import Sample
 from edgeq.tasks.labelled import Question, ignore
-from edgeq.types import Array, Feeds, Outputs, Sample
+from edgeq.types import Array, Feeds, Outputs
 
 if TYPE_CHECKING:
     from edgeq.processors.processor import Processor
     from edgeq.tasks import Head
     from edgeq.tasks.entry import TaskEntry
     from edgeq.tasks.labelled import LabelledMetric, Notify
-
 
 Runs: TypeAlias = Callable[[Iterable[Feeds]], Iterable[Outputs]]
 """Runs batches and gives their outputs in order."""
@@ -45,7 +45,7 @@ class Labelled:
     gold: Array
 
     def predictions(
-        self, runs: Runs, preprocessor: Processor[Sample], advance: Callable[[int], None] = lambda _: None
+        self, runs: Runs, preprocessor: Processor, advance: Callable[[int], None] = lambda _: None
     ) -> Array:
         """What a model answers, one prediction per gold value.
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.recipes import Recipe
     from edgeq.quantize.sensitivity import LayerEffect
+    from edgeq.samples import Sample
     from edgeq.targets.target import Target
-    from edgeq.types import Sample
 
 
 class Maker(Protocol):

@@ -18,8 +18,9 @@ from edgeq.pipeline.generation.data import (
     window_batches,
 )
 from edgeq.quantize.batches import Batches, FeedBatches, batches_of
+from edgeq.samples import Sample
 from edgeq.tasks import Head, Mode, mode_of
-from edgeq.types import Feeds, Sample, Task
+from edgeq.types import Feeds, Task
 
 if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData

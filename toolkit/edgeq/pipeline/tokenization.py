@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
     from edgeq.processors.prompts import PromptTokenizer
     from edgeq.processors.text import TextPreprocessor
-    from edgeq.types import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +56,7 @@ def _is_same_prompt(tokenizer: PromptTokenizer, case: GoldenCase) -> bool:
     recorded = Tokens.of_case(case).ids
     if recorded is None:
         raise IntegrityError(f"the golden case `{case.id}` holds texts, and no `input_ids` of them")
-    return bool([tokenizer.encode(_joined(sample)) for sample in case.samples] == recorded.tolist())
-
-
-def _joined(sample: Sample) -> str:
-    return sample if isinstance(sample, str) else " ".join(sample)
+    return bool([tokenizer.encode(" ".join(sample.texts)) for sample in case.samples] == recorded.tolist())
 
 
 def _is_same(preprocessor: TextPreprocessor, case: GoldenCase) -> bool:

@@ -17,7 +17,6 @@ from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeq.errors import DataError, IntegrityError
-from edgeq.types import Sample
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -75,8 +74,14 @@ class BoundedTokenizer:
         splits = any(map(_splits, _steps(self.raw.pre_tokenizer))) and not _has_spaces(self.raw)
         self._is_local = splits and all(map(_is_local, steps))
 
-    def encode(self, samples: Sequence[Sample], *, add_special_tokens: bool = True) -> list[Encoding]:
-        """Texts or pairs of texts.
+    def encode(
+        self, samples: Sequence[tuple[str, ...]], *, add_special_tokens: bool = True
+    ) -> list[Encoding]:
+        """Token ids and what comes with them.
+
+        Args:
+            samples: one text or two each.
+            add_special_tokens: those of the tokenizer's template.
 
         Raises:
             IntegrityError: the tokenizer fails on them, or takes far longer than tokenizers do.
@@ -84,9 +89,10 @@ class BoundedTokenizer:
         """
         characters = sum(map(_characters, samples))
         self._check_growth(max(map(_characters, samples), default=0), self._growth)
+        inputs = [texts if len(texts) == 2 else texts[0] for texts in samples]
         return self._run(
             characters,
-            lambda: list(self.raw.encode_batch(list(samples), add_special_tokens=add_special_tokens)),
+            lambda: list(self.raw.encode_batch(inputs, add_special_tokens=add_special_tokens)),
         )
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -110,7 +116,7 @@ class BoundedTokenizer:
         size = max(tokens, 64) * SEGMENT_CHARACTERS
         while self._is_local and size < len(text) // 2:
             end = _last_word_end(text, size)
-            if end and len(self.encode([text[:end]], add_special_tokens=False)[0]) >= tokens:
+            if end and len(self.encode([(text[:end],)], add_special_tokens=False)[0]) >= tokens:
                 return text[:end]
             size *= 4
         return text
@@ -127,8 +133,8 @@ class BoundedTokenizer:
             )
 
 
-def _characters(sample: Sample) -> int:
-    return len(sample) if isinstance(sample, str) else sum(map(len, sample))
+def _characters(texts: tuple[str, ...]) -> int:
+    return sum(map(len, texts))
 
 
 def _last_word_end(text: str, size: int) -> int:

@@ -35,7 +35,7 @@ class PromptTokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(f"the text is not valid Unicode: {error}", hint="give it as UTF-8") from error
-        return list(self._bounded.encode([text], add_special_tokens=add_special_tokens)[0].ids)
+        return list(self._bounded.encode([(text,)], add_special_tokens=add_special_tokens)[0].ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""

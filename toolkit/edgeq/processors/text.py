@@ -17,9 +17,11 @@ from edgeq.bundle.manifest import PreprocessKind, PreprocessStep
 from edgeq.errors import ConfigError, DataError, IntegrityError, UsageError
 from edgeq.files import atomic_write_text
 from edgeq.processors.bounded_tokenizer import SEGMENT_CHARACTERS, BoundedTokenizer
+from edgeq.processors.processor import require_kinds
 from edgeq.processors.text_padding import TEXT_PADDING
+from edgeq.samples import Sample, Text, TextPair
 from edgeq.text_inputs import ATTENTION_MASK, INPUT_IDS, KNOWN_INPUTS, TOKEN_TYPE_IDS
-from edgeq.types import Array, Sample
+from edgeq.types import Array
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -183,6 +185,11 @@ class TextPreprocessor:
         return 1 + max(self._truncating.raw.get_vocab().values(), default=-1)
 
     @property
+    def takes(self) -> tuple[type[Sample], ...]:
+        """Texts, and pairs of them."""
+        return (Text, TextPair)
+
+    @property
     def input_names(self) -> tuple[str, ...]:
         """The inputs that calling this gives."""
         return self.settings.input_names
@@ -239,10 +246,10 @@ class TextPreprocessor:
         """Feeds for a batch: `[batch, sequence]` int64, right-padded to the longest sample or to `pad_to`.
 
         Raises:
-            DataError: no samples, a sample that is not text, only empty samples, or one longer than `pad_to`.
+            DataError: no samples, a sample of another kind, only empty samples, or one longer than `pad_to`.
             IntegrityError: the tokenizer fails on them, as one that lacks its token for unknown words does.
         """
-        encodings = self._truncating.encode([self._head(sample) for sample in self._checked(samples)])
+        encodings = self._truncating.encode([self._head(texts) for texts in self._checked(samples)])
         longest = max(len(encoding) for encoding in encodings)
         if longest == 0:
             raise DataError("the texts are empty: the tokenizer gives no tokens for them")
@@ -274,22 +281,24 @@ class TextPreprocessor:
         """The tokens of one sample after truncation, as the vocabulary spells them."""
         return list(self._truncating.encode(self._checked([sample]))[0].tokens)
 
-    def _checked(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Samples as they are tokenized: with the prompt before each."""
+    def _checked(self, samples: Sequence[Sample]) -> list[tuple[str, ...]]:
+        """Texts of each sample as they are tokenized: with the prompt before the first, which is the one that asks."""
         default = self.settings.default_prompt
         prompt = self.settings.prompts[default] if default else ""
-        return [_prompted(sample, prompt) for sample in _all_checked(samples)]
+        if not samples:
+            raise DataError("there are no samples to tokenize")
+        require_kinds(samples, self.takes)
+        for index, sample in enumerate(samples):
+            _require_unicode(index, sample)
+        return [(prompt + first, *rest) for first, *rest in (sample.texts for sample in samples)]
 
-    def _head(self, sample: Sample) -> Sample:
+    def _head(self, texts: tuple[str, ...]) -> tuple[str, ...]:
         """What of a sample can matter, where its end is what is cut off: the first `max_length` tokens of each text."""
         limit = self.max_length + 1
-        texts = (sample,) if isinstance(sample, str) else sample
         if self.settings.truncation_side != "right" or max(map(len, texts)) <= limit * SEGMENT_CHARACTERS:
-            return sample
+            return texts
         whole = self._untruncated()
-        if isinstance(sample, str):
-            return whole.head(sample, limit)
-        return whole.head(sample[0], limit), whole.head(sample[1], limit)
+        return tuple(whole.head(text, limit) for text in texts)
 
     def _pad(self, encodings: Sequence[Encoding], length: int) -> dict[str, Array]:
         shape = (len(encodings), length)
@@ -361,27 +370,9 @@ def _with_limits(tokenizer_json: str, settings: TextSettings) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _all_checked(samples: Sequence[Sample]) -> list[Sample]:
-    if isinstance(samples, str):
-        raise DataError(f"samples must be a list of texts, got one text: {samples[:40]!r}")
-    checked = [_checked(index, sample) for index, sample in enumerate(samples)]
-    if not checked:
-        raise DataError("there are no samples to tokenize")
-    return checked
-
-
-def _prompted(sample: Sample, prompt: str) -> Sample:
-    """Of a pair, the first text is the one that is asked for."""
-    return prompt + sample if isinstance(sample, str) else (prompt + sample[0], sample[1])
-
-
-def _checked(index: int, sample: Any) -> Sample:
-    texts = list(sample) if isinstance(sample, tuple | list) and len(sample) == 2 else [sample]
-    for text in texts:
-        if not isinstance(text, str):
-            raise DataError(f"sample {index} must be a text or a pair of texts, got {sample!r:.80}")
+def _require_unicode(index: int, sample: Sample) -> None:
+    for text in sample.texts:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(f"sample {index} is not valid Unicode text: {error}") from error
-    return (texts[0], texts[1]) if len(texts) == 2 else texts[0]

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 
 from edgeq.processors.processor import Processor
-from edgeq.types import Feeds, Sample
+from edgeq.samples import Sample
+from edgeq.types import Feeds
 
 MAX_TOKENS = 512
 """Padded tokens of one batch: more gains a CPU nothing, and a batch is held with all its observed tensors."""
@@ -18,7 +19,7 @@ class Batches:
     Iterates lazily, as often as wanted.
 
     Args:
-        samples: texts or pairs.
+        samples: of kinds that the preprocessor takes.
         preprocessor: turns them into feeds.
         batch_size: most samples in one batch.
         max_tokens: most padded tokens in one batch (a single longer sample still makes one).
@@ -27,7 +28,7 @@ class Batches:
     def __init__(
         self,
         samples: Sequence[Sample],
-        preprocessor: Processor[Sample],
+        preprocessor: Processor,
         batch_size: int = 32,
         *,
         max_tokens: int = MAX_TOKENS,
@@ -90,7 +91,7 @@ class FeedBatches:
 
 def batches_of(
     samples: Sequence[Sample],
-    preprocessor: Processor[Sample],
+    preprocessor: Processor,
     batch_size: int = 32,
     *,
     max_tokens: int = MAX_TOKENS,

@@ -253,7 +253,7 @@ def _namer(batches: object, done: int) -> Callable[[int], str]:
         number = f"sample {done + index + 1}"
         if not isinstance(batches, Batches):
             return number
-        text = str(batches.sample(done + index))
+        text = str(batches.sample(done + index).to_json())
         return f"{number} ({text[:60]!r}{'...' if len(text) > 60 else ''})"
 
     return name

@@ -10,7 +10,7 @@ import numpy as np
 from edgeq.processors.processor import Processor
 from edgeq.quantize.observers.ranges import clipped_share
 from edgeq.quantize.statistics import Statistics
-from edgeq.types import Sample
+from edgeq.samples import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Coverage:
 
 def coverage(
     samples: Sequence[Sample],
-    preprocessor: Processor[Sample],
+    preprocessor: Processor,
     statistics: Statistics | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Coverage:

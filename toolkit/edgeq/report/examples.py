@@ -15,8 +15,9 @@ from edgeq.bundle.manifest import PostprocessKind
 from edgeq.metrics import cosines
 from edgeq.report.markup import Html, Section, el, join, table
 from edgeq.runtime.postprocess import Context, answers
+from edgeq.samples import Sample
 from edgeq.tasks import head_in
-from edgeq.types import Array, Feeds, Outputs, Sample
+from edgeq.types import Array, Feeds, Outputs
 
 if TYPE_CHECKING:
     from edgeq.bundle.golden import GoldenCase
@@ -119,7 +120,7 @@ def _count(found: Sequence[_Answered], changed: Sequence[_Answered]) -> str:
 
 
 def _quoted(sample: Sample) -> Html:
-    return el("div", *(el("div", _short(text)) for text in _texts(sample)))
+    return el("div", *(el("div", _short(text)) for text in sample.texts))
 
 
 def _short(text: str, limit: int = SHOWN_TEXT) -> str:
@@ -247,7 +248,7 @@ def _neighbours(manifest: Manifest, cases: Sequence[GoldenCase]) -> Section | No
     contenders = {ORIGINAL: case.reference, **case.outputs}
     matrices = {name: _similarities(outputs[output]) for name, outputs in contenders.items()}
     nearest = {name: matrix.argmax(axis=1) for name, matrix in matrices.items()}
-    texts = [_short(" / ".join(_texts(sample)), 90) for sample in case.samples]
+    texts = [_short(" / ".join(sample.texts), 90) for sample in case.samples]
     same = np.logical_and.reduce([found == nearest[ORIGINAL] for found in nearest.values()])
     rows = [
         [texts[row], *(_near(texts, matrices[name], row, int(nearest[name][row])) for name in contenders)]
@@ -272,10 +273,6 @@ def _telling(matrix: Array, same: Array) -> list[int]:
             seen.add(pair)
             shown.append(row)
     return shown[:SHOWN]
-
-
-def _texts(sample: Sample) -> tuple[str, ...]:
-    return (sample,) if isinstance(sample, str) else sample
 
 
 def _similarities(vectors: Array) -> Array:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from edgeq.runtime.generation.answer import Generation
     from edgeq.runtime.generation.sampling import Sampling
     from edgeq.runtime.postprocess import Answer
-    from edgeq.types import Feeds, FloatArray, Outputs, Sample, TensorSpec
+    from edgeq.samples import SampleLike
+    from edgeq.types import Feeds, FloatArray, Outputs, TensorSpec
 
 
 class LoadedModel:
@@ -68,7 +69,7 @@ class LoadedModel:
         """Declared outputs of the loaded variant."""
         return self.variant.outputs
 
-    def prepare(self, text: Sequence[Sample], *, role: str | None = None) -> Feeds:
+    def prepare(self, text: Sequence[SampleLike], *, role: str | None = None) -> Feeds:
         """Canonical feeds of some texts, `[batch, sequence]` int64.
 
         Raises:
@@ -76,7 +77,7 @@ class LoadedModel:
         """
         raise takes_a_prompt(self.manifest)
 
-    def run(self, text: Sequence[Sample] | None = None, *, feeds: Feeds | None = None) -> Outputs:
+    def run(self, text: Sequence[SampleLike] | None = None, *, feeds: Feeds | None = None) -> Outputs:
         """All outputs by name, of texts or of the inputs themselves.
 
         Raises:
@@ -84,7 +85,7 @@ class LoadedModel:
         """
         raise takes_a_prompt(self.manifest)
 
-    def answer(self, text: Sequence[Sample]) -> list[Answer]:
+    def answer(self, text: Sequence[SampleLike]) -> list[Answer]:
         """One answer per text.
 
         Raises:
@@ -92,7 +93,9 @@ class LoadedModel:
         """
         raise takes_a_prompt(self.manifest)
 
-    def encode(self, texts: Sequence[str], batch_size: int = 32, *, role: str | None = None) -> FloatArray:
+    def encode(
+        self, texts: Sequence[SampleLike], batch_size: int = 32, *, role: str | None = None
+    ) -> FloatArray:
         """Sentence embeddings `[n, hidden]`.
 
         Raises:

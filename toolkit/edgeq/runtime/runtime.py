@@ -17,7 +17,8 @@ from edgeq.runtime.executors import Executor, NativeExecutor, architecture_of, l
 from edgeq.runtime.model import LoadedModel, opened, refuse_language_model
 from edgeq.runtime.postprocess import Answer, Context, answers
 from edgeq.runtime.session import VariantSession, execute_through
-from edgeq.types import ONNX_RUNTIME, Feeds, FloatArray, Outputs, Role, Sample, Verification
+from edgeq.samples import SampleLike, as_samples
+from edgeq.types import ONNX_RUNTIME, Feeds, FloatArray, Outputs, Role, Verification
 
 
 class OtherSession(Protocol):
@@ -120,7 +121,7 @@ class Runtime(LoadedModel):
         """What is put before texts, by role; empty where the model wants nothing before them."""
         return {} if self.preprocessor is None else self.preprocessor.settings.prompts
 
-    def prepare(self, text: Sequence[Sample], *, role: str | None = None) -> Feeds:
+    def prepare(self, text: Sequence[SampleLike], *, role: str | None = None) -> Feeds:
         """Canonical feeds of some texts, `[batch, sequence]` int64, truncated to what the variant takes.
 
         Args:
@@ -137,9 +138,9 @@ class Runtime(LoadedModel):
                 "the bundle has no tokenizer; pass tensors: feeds=, or --npz", hint="edgeq inspect"
             )
         preprocessor = self.preprocessor if role is None else self.preprocessor.with_role(role)
-        return preprocessor([text] if isinstance(text, str) else text)
+        return preprocessor(as_samples([text] if isinstance(text, str) else text))
 
-    def run(self, text: Sequence[Sample] | None = None, *, feeds: Feeds | None = None) -> Outputs:
+    def run(self, text: Sequence[SampleLike] | None = None, *, feeds: Feeds | None = None) -> Outputs:
         """All outputs by name, `[batch, ...]`.
 
         Args:
@@ -173,7 +174,7 @@ class Runtime(LoadedModel):
         [outputs] = execute_through(executor, path, self.variant, [feeds], pad_id=self._pad_id, level=level)
         return outputs
 
-    def answer(self, text: Sequence[Sample]) -> list[Answer]:
+    def answer(self, text: Sequence[SampleLike]) -> list[Answer]:
         """One answer per text by the bundle's postprocessing steps: labels, scores, spans, words at the mask.
 
         Empty dictionaries for a bundle without such steps (embeddings).
@@ -186,7 +187,9 @@ class Runtime(LoadedModel):
         context = Context(feeds, self.manifest.source.labels, self.preprocessor)
         return answers(self.manifest.postprocess, outputs, context)
 
-    def encode(self, texts: Sequence[str], batch_size: int = 32, *, role: str | None = None) -> FloatArray:
+    def encode(
+        self, texts: Sequence[SampleLike], batch_size: int = 32, *, role: str | None = None
+    ) -> FloatArray:
         """Sentence embeddings `[n, hidden]`, in the order of the texts.
 
         Texts of similar length share a batch, so little is computed on padding.
@@ -202,11 +205,13 @@ class Runtime(LoadedModel):
             UsageError: the model has no prompt of this name.
         """
         name = self._embedding_output()
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        if isinstance(texts, str) or not batches:
+        if isinstance(texts, str) or len(texts) == 0:
             raise DataError("encode takes a list with at least one text")
-        prepared = (self.prepare([texts[index] for index in batch], role=role) for batch in batches)
+        samples = as_samples(texts)
+        lengths = [sum(map(len, sample.texts)) for sample in samples]
+        order = sorted(range(len(samples)), key=lengths.__getitem__)
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        prepared = (self.prepare([samples[index] for index in batch], role=role) for batch in batches)
         rows = [self.run(feeds=feeds)[name] for feeds in prepared]
         embeddings = np.concatenate(rows).astype(np.float32, copy=False)
         return embeddings[np.argsort(order)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeq.metrics import VECTOR_METRICS, cosines
+from edgeq.samples import Text
 from edgeq.tasks.comparison import Rows
 from edgeq.tasks.entry import Floor, Kind, TaskEntry
 from edgeq.tasks.labelled import LabelledMetric, Notify, Samples, rank_points, read_pairs
@@ -27,7 +28,7 @@ def _read(path: Path, _labels: Sequence[str], _width: int, notify: Notify) -> Sa
     """All first texts, then all second ones."""
     pairs = read_pairs(path, notify)
     texts = [first for first, _ in pairs.pairs] + [second for _, second in pairs.pairs]
-    return tuple(texts), np.asarray(pairs.scores)
+    return tuple(map(Text, texts)), np.asarray(pairs.scores)
 
 
 def _similarities(rows: Array) -> Array:

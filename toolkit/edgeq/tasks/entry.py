@@ -9,9 +9,10 @@ from typing import Protocol, TypeAlias
 
 from edgeq.bundle.manifest import PostprocessStep
 from edgeq.metrics import LOWER_IS_BETTER, OutputComparison, has_choices
+from edgeq.samples import Sample
 from edgeq.tasks.compared import TaskComparison
 from edgeq.tasks.labelled import LabelledMetric
-from edgeq.types import Array, Outputs, Precision, Role, Sample, TensorSpec
+from edgeq.types import Array, Outputs, Precision, Role, TensorSpec
 
 
 class Kind(StrEnum):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeq.bundle.manifest import PostprocessKind
+from edgeq.samples import Sample, Text
 from edgeq.tasks.comparison import AtMasks
 from edgeq.tasks.distributions import DISTRIBUTION_FLOORS, DISTRIBUTION_METRICS
 from edgeq.tasks.entry import Kind, TaskEntry, Vocabulary
 from edgeq.tasks.measures import Distributions
 from edgeq.tasks.steps import steps
-from edgeq.types import Sample
 
 
 def masked(samples: Sequence[Sample], vocabulary: Vocabulary) -> tuple[Sample, ...]:
@@ -19,17 +19,17 @@ def masked(samples: Sequence[Sample], vocabulary: Vocabulary) -> tuple[Sample, .
     if "mask_token" not in ids:
         return tuple(samples)
     token = vocabulary.id_to_token(ids["mask_token"])
-    if token not in vocabulary.tokens(token):
+    if token not in vocabulary.tokens(Text(token)):
         return tuple(samples)
     return tuple(_with_mask(sample, token, index) for index, sample in enumerate(samples))
 
 
 def _with_mask(sample: Sample, token: str, index: int) -> Sample:
     """Another word from text to text, so that masks stand everywhere."""
-    if not isinstance(sample, str) or token in sample or not (words := sample.split()):
+    if not isinstance(sample, Text) or token in sample.text or not (words := sample.text.split()):
         return sample
     place = index % len(words)
-    return " ".join([*words[:place], token, *words[place + 1 :]])
+    return Text(" ".join([*words[:place], token, *words[place + 1 :]]))
 
 
 FILL_MASK = TaskEntry(

@@ -13,7 +13,8 @@ import numpy as np
 from edgeq.calibration.lines import read_lines
 from edgeq.errors import DataError
 from edgeq.metrics import spearman
-from edgeq.types import Array, Sample
+from edgeq.samples import Sample, Text, TextPair
+from edgeq.types import Array
 
 MIN_LABELLED = 20
 
@@ -129,7 +130,7 @@ def read_samples(
         if value is None or not 1 <= len(texts) <= 2:
             shown = "\t".join([first, *texts])[:60]
             raise DataError(f"line {number} of `{path}` is {shown!r}; expected {form}, by tabs", hint=hint)
-        samples.append(texts[0] if len(texts) == 1 else (texts[0], texts[1]))
+        samples.append(Text(*texts) if len(texts) == 1 else TextPair(*texts))
         gold.append(value)
     if len(samples) < MIN_LABELLED:
         raise DataError(f"`{path}` has {len(samples)} labelled texts; at least {MIN_LABELLED} are needed")

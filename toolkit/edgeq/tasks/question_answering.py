@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeq.bundle.manifest import PostprocessKind
+from edgeq.samples import Sample, Text, TextPair
 from edgeq.tasks.comparison import AnswerSpans
 from edgeq.tasks.distributions import DISTRIBUTION_FLOORS, DISTRIBUTION_METRICS
 from edgeq.tasks.entry import Kind, TaskEntry, Vocabulary
 from edgeq.tasks.measures import Distributions
 from edgeq.tasks.steps import steps
-from edgeq.types import Role, Sample
+from edgeq.types import Role
 
 
 def pairs_of(samples: Sequence[Sample], _vocabulary: Vocabulary) -> tuple[Sample, ...]:
     """Pairs as they are; single texts each with the next one, shorter one first."""
-    if any(not isinstance(sample, str) for sample in samples):
-        return tuple(samples)
-    return paired(samples)
+    texts = [sample.text for sample in samples if isinstance(sample, Text)]
+    return tuple(samples) if len(texts) < len(samples) else paired(texts)
 
 
-def paired(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+def paired(texts: Sequence[str]) -> tuple[Sample, ...]:
     """Each text with the next one, shorter one first."""
-    texts = [str(sample) for sample in samples]
-    shifted = texts[1:] + texts[:1]
+    shifted = [*texts[1:], *texts[:1]]
     pairs = (sorted(pair, key=len) for pair in zip(texts, shifted, strict=True))
-    return tuple((question, context) for question, context in pairs)
+    return tuple(TextPair(question, context) for question, context in pairs)
 
 
 QUESTION_ANSWERING = TaskEntry(

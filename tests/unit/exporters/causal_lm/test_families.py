@@ -65,7 +65,7 @@ def test_structure(decoder, family):
     inputs = [value.name for value in exported.canonical.model.graph.inputs]
     assert inputs[:3] == ["input_ids", "attention_mask", "past_key_values.0.key"]
     assert [spec.name for spec in exported.canonical.inputs] == inputs
-    assert bool(exported.genai_config) == (family != "gpt2")
+    assert bool(exported.genai_config) == (FAMILIES[family].genai_type is not None)
 
 
 @pytest.mark.parametrize("family", BUILT + TRACED)

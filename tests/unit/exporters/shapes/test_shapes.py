@@ -10,7 +10,8 @@ import torch
 import transformers
 
 from edgeq.errors import ModelError
-from edgeq.exporters.shapes import ENCODERS, model_shape, read_shape
+from edgeq.exporters import ARCHITECTURES
+from edgeq.exporters.shapes import model_shape, read_shape
 from edgeq.families import SHAPES
 from edgeq.quantize.recipes import layer_refs
 
@@ -115,7 +116,9 @@ def sizes_from(shape):
     ("model_type", "prefix", "values"), CASES, ids=lambda v: v if isinstance(v, str) else ""
 )
 def test_parameters_are_those_of_the_model(model_type, prefix, values):
-    model, config = build(model_type, prefix, values, "Model" if model_type in ENCODERS else "ForCausalLM")
+    model, config = build(
+        model_type, prefix, values, "Model" if model_type in ARCHITECTURES else "ForCausalLM"
+    )
     assert sizes_from(model_shape(config, "m")) == sizes_of(model)
 
 
@@ -144,14 +147,14 @@ def test_heads_are_within_one_percent_of_a_small_model(case, head):
 
 
 def test_every_architecture_is_tested():
-    assert {case[0] for case in CASES} == {*ENCODERS, *SHAPES}
+    assert {case[0] for case in CASES} == {*ARCHITECTURES, *SHAPES}
 
 
 @pytest.mark.parametrize(
     ("model_type", "prefix", "values"), CASES, ids=lambda v: v if isinstance(v, str) else ""
 )
 def test_every_matrix_has_a_role(model_type, prefix, values):
-    _, config = build(model_type, prefix, values, "Model" if model_type in ENCODERS else "ForCausalLM")
+    _, config = build(model_type, prefix, values, "Model" if model_type in ARCHITECTURES else "ForCausalLM")
     shape = model_shape(config, "m")
     refs = layer_refs(shape.matrices, shape.tied)
     odd = {ref.name for ref in refs if ref.role == "other"}

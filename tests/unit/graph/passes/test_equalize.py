@@ -17,6 +17,7 @@ from edgeq.graph.passes.sequence import edited
 from edgeq.quantize.equalize import equalize_groups, group_sites
 from edgeq.quantize.sites import find_sites, weight_of
 from edgeq.runtime.session import VariantSession
+from edgeq.samples import as_samples
 
 # Two float32 roundings per scaled tensor through a two-layer model of unit-scale activations.
 FLOAT_NOISE = 2e-4
@@ -25,7 +26,7 @@ FLOAT_NOISE = 2e-4
 def run(model: ir.Model, exported: Any, folder: Path) -> np.ndarray:
     path = folder / "model.onnx"
     ir.save(model, path)
-    feeds = exported.preprocessor(["a short text", "another one, a little longer"])
+    feeds = exported.preprocessor(as_samples(["a short text", "another one, a little longer"]))
     return next(iter(VariantSession(path, exported.canonical).run(feeds).values()))
 
 

@@ -14,6 +14,7 @@ from edgeq.errors import UnsupportedError
 from edgeq.graph.passes.fp16_storage import store_fp16
 from edgeq.graph.passes.sequence import edited
 from edgeq.runtime.session import VariantSession
+from edgeq.samples import as_samples
 
 
 def test_weights_are_rounded_to_float16_and_nothing_else(
@@ -37,7 +38,7 @@ def test_weights_are_rounded_to_float16_and_nothing_else(
     for name, graph in (("stored", stored), ("rounded", rounded)):
         ir.save(graph, tmp_path / f"{name}.onnx")
         session = VariantSession(tmp_path / f"{name}.onnx", model.canonical)
-        outputs.append(next(iter(session.run(model.preprocessor(["some text"])).values())))
+        outputs.append(next(iter(session.run(model.preprocessor(as_samples(["some text"]))).values())))
     assert np.allclose(outputs[0], outputs[1], rtol=0, atol=1e-5 * np.abs(outputs[1]).max())
     assert (tmp_path / "stored.onnx").stat().st_size < 0.75 * (tmp_path / "rounded.onnx").stat().st_size
 

@@ -15,6 +15,7 @@ from edgeq.graph.passes.sequence import edited
 from edgeq.graph.passes.static_qdq import LinearQDQ, quantize_linears
 from edgeq.quantize.sites import find_sites
 from edgeq.runtime.session import VariantSession
+from edgeq.samples import as_samples
 
 
 def outputs(model: ir.Model, canonical: Any, feeds: Any, folder: Path) -> np.ndarray:
@@ -48,7 +49,7 @@ def test_a_float_graph_gets_it_in_front_of_its_products(float_model: Any) -> Non
 @pytest.mark.parametrize("form", ["float", "int8"])
 def test_it_moves_outputs_a_little(form: str, float_model: Any, tmp_path: Path) -> None:
     graph = float_model.canonical.model if form == "float" else quantized(float_model)
-    feeds = float_model.preprocessor(["some text", "another, longer text about nothing"])
+    feeds = float_model.preprocessor(as_samples(["some text", "another, longer text about nothing"]))
     plain, one, again, other = (
         outputs(model, float_model.canonical, feeds, tmp_path)
         for model in (graph, *(edited(graph, add_rounding_noise(seed)) for seed in (1, 1, 2)))

@@ -14,6 +14,7 @@ from edgeq.errors import ConfigError
 from edgeq.graph.passes.sequence import edited
 from edgeq.graph.passes.static_shapes import fix_dimensions
 from edgeq.runtime.session import VariantSession
+from edgeq.samples import as_samples
 
 
 @pytest.mark.parametrize("architecture", ["bert", "deberta-v2", "modernbert"])
@@ -26,7 +27,7 @@ def test_no_shape_arithmetic_is_left_and_values_agree(
     assert all(isinstance(dim, int) for node in fixed.graph for value in node.outputs for dim in value.shape)
     ir.save(fixed, tmp_path / "fixed.onnx")
     ir.save(model.canonical.model, tmp_path / "free.onnx")
-    feeds = model.preprocessor(["a text"], pad_to=16)
+    feeds = model.preprocessor(as_samples(["a text"]), pad_to=16)
     for name, free in VariantSession(tmp_path / "free.onnx", model.canonical).run(feeds).items():
         found = VariantSession(tmp_path / "fixed.onnx", model.canonical).run(feeds)[name]
         assert np.abs(found - free).max() <= 1e-5 * np.abs(free).max()  # the same float32 operators, folded

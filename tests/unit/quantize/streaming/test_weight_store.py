@@ -10,6 +10,7 @@ from edgeq.graph.block_weight import BlockWeight
 from edgeq.pipeline.weight_jobs import WeightJob
 from edgeq.pipeline.weight_only import quantize_by_rows, quantize_layer
 from edgeq.quantize.formats import Blocks
+from edgeq.quantize.methods import METHODS
 from edgeq.quantize.recipes import LayerSpec
 from edgeq.quantize.sites import EmbeddingSite, LinearSite
 from edgeq.quantize.streaming.row_quantizer import measured_rows
@@ -104,7 +105,7 @@ def test_the_file_goes_with_the_last_code():
     assert not path.exists() and not path.parent.exists()
 
 
-@pytest.mark.parametrize("method", ["rtn", "scale_search", "hqq"])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.by_rows])
 @pytest.mark.parametrize("site", [LINEAR, TABLE], ids=["linear", "table"])
 @pytest.mark.parametrize("stats", [None, STATS], ids=["no statistics", "statistics"])
 def test_by_rows_as_in_memory(tmp_path, method, site, stats):

@@ -14,6 +14,7 @@ from edgeq.errors import UnsupportedError
 from edgeq.graph.edit import Editor
 from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.session import Signature, VariantSession
+from edgeq.samples import as_samples
 from edgeq.targets.android.nnapi import lower_for_nnapi, write_nnapi_variant
 from edgeq.targets.android.target import TARGET
 from edgeq.targets.target import LoweringInput, LoweringOptions, VariantSpec
@@ -54,7 +55,7 @@ def test_float_lowering_is_one_partition_with_the_same_outputs(
     session = VariantSession(
         lowered.model, Signature(lowered.inputs, lowered.outputs), pad_id=model.preprocessor.pad_id
     )
-    feeds = model.preprocessor(["a text of some length", "short"])
+    feeds = model.preprocessor(as_samples(["a text of some length", "short"]))
     expected, found = model.reference(feeds), session.run(feeds)
     mask = feeds["attention_mask"].astype(bool)
     for spec in model.canonical.outputs:
@@ -91,7 +92,7 @@ def test_padding_does_not_change_the_result(exported: Callable[..., Any], tmp_pa
         path = tmp_path / f"{length}.onnx"
         lowered = write_nnapi_variant(nnapi("fp32"), source, LoweringOptions(length), path)
         session = VariantSession(lowered.model, Signature(lowered.inputs, lowered.outputs))
-        results.append(session.run(model.preprocessor(["one text"]))["sentence_embedding"])
+        results.append(session.run(model.preprocessor(as_samples(["one text"])))["sentence_embedding"])
     # exp(-10000) is zero in float32: padding weighs exactly nothing, what is left is summation order.
     assert np.abs(results[0] - results[1]).max() <= 1e-5
 

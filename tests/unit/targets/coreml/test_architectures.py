@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgeq.exporters import ARCHITECTURES
+from edgeq.samples import as_samples
 
 TEXTS = "hello world, this is a test"
 LENGTH = 24
@@ -15,7 +16,7 @@ LENGTH = 24
 
 def compare(export: Any, interpreter: Any) -> float:
     """Smallest cosine over outputs, at real tokens."""
-    feeds = export.preprocessor([TEXTS[:20]], pad_to=LENGTH)
+    feeds = export.preprocessor(as_samples([TEXTS[:20]]), pad_to=LENGTH)
     real = feeds["attention_mask"][0].astype(bool)
     assert not real.all()
     expected, found = export.reference(feeds), interpreter.run(feeds)

@@ -16,6 +16,7 @@ from edgeq.errors import DataError, UnsupportedError
 from edgeq.exporters.equivalence import run_graph
 from edgeq.quantize.recipes import load_recipe
 from edgeq.runtime.adapter import Signature
+from edgeq.samples import as_samples
 from edgeq.targets import get_target
 from edgeq.targets.coreml.session import UNIT_ROUNDOFF, rounded_values
 from edgeq.targets.target import Lowered, LoweringInput, LoweringOptions, Session
@@ -30,7 +31,10 @@ def lowered(
 ) -> Lowered:
     (spec,) = TARGET.variants(load_recipe(precision))
     given = LoweringInput(
-        model.canonical, precision=Precision(precision), calibration=[model.preprocessor(TEXTS)], **source
+        model.canonical,
+        precision=Precision(precision),
+        calibration=[model.preprocessor(as_samples(TEXTS))],
+        **source,
     )
     return TARGET.lower(spec, given, LoweringOptions(max(lengths), lengths), folder)
 
@@ -67,7 +71,7 @@ def test_a_package_computes_what_the_graph_does(exported: Any, tmp_path: Path) -
     assert {(spec.dtype, spec.shape) for spec in found.inputs} == {("int32", (1, 32))}
     session = opened(found)
     assert (session.static_length, session.verification) == (32, Verification.SIMULATED)
-    feeds = model.preprocessor(TEXTS)
+    feeds = model.preprocessor(as_samples(TEXTS))
     got, expected = session.run(feeds), run_graph(model.canonical)(feeds)
     error = np.linalg.norm(got["sentence_embedding"] - expected["sentence_embedding"], axis=1)
     # Embeddings have norm 1; the noise is what the parity gate allows.
@@ -122,7 +126,7 @@ def test_what_float16_would_overflow_stays_float32(exported: Any, tmp_path: Path
     assert found.notes == () and set(found.details) == set(
         found.remarks
     )  # for the report, not for the terminal
-    feeds = model.preprocessor(TEXTS)
+    feeds = model.preprocessor(as_samples(TEXTS))
     got, expected = opened(found).run(feeds), run_graph(grown)(feeds)
     np.testing.assert_allclose(got["sentence_embedding"], expected["sentence_embedding"], atol=2e-2)
 

@@ -16,8 +16,6 @@ from edgeq.exporters.causal_lm import open_original
 from edgeq.exporters.causal_lm.original import OriginalLanguageModel
 from edgeq.targets.target import CheckpointInput
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt2")
-
 
 @dataclass(frozen=True)
 class Opened:

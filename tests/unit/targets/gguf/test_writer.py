@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgeq.errors import DataError, ModelError, UnsupportedError
+from edgeq.families import FAMILIES
 from edgeq.families.rope import rope_factors
 from edgeq.quantize.weight_only import LayerStats
 from edgeq.targets.gguf.target import TARGET
@@ -19,7 +20,6 @@ from edgeq.targets.target import VariantSpec
 
 gguf = pytest.importorskip("gguf")
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt2")
 Open = Callable[..., Any]
 
 

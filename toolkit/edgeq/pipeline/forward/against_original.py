@@ -20,8 +20,9 @@ from edgeq.pipeline.validation.request import LIVE_SAMPLES
 from edgeq.progress import Progress
 from edgeq.quantize.batches import batches_of
 from edgeq.runtime.runtime import load_preprocessor
+from edgeq.samples import Sample
 from edgeq.tasks.tokens import Tokens
-from edgeq.types import Array, Feeds, Outputs, Sample, TensorSpec
+from edgeq.types import Array, Feeds, Outputs, TensorSpec
 
 if TYPE_CHECKING:
     from edgeq.bundle.reader import Bundle
@@ -78,33 +79,33 @@ class Live:
         return Compared(comparison.metrics(), self.source)
 
     def _expected(
-        self, specs: Sequence[TensorSpec], texts: Sequence[Sample], feeds: Feeds, found: Outputs
+        self, specs: Sequence[TensorSpec], samples: Sequence[Sample], feeds: Feeds, found: Outputs
     ) -> Outputs:
         """The original's outputs of a batch, in the shapes of the bundle's; nothing where there is padding."""
-        rows = self.original.run(texts)
+        rows = self.original.run(samples)
         mask = Tokens.of_feeds(feeds).mask
         assert mask is not None, "a tokenizer's feeds have a mask"
         used = mask.sum(axis=1)
         expected = {}
         for spec in specs:
             whole = np.zeros(found[spec.name].shape, np.float32)
-            for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
+            for index, (sample, row) in enumerate(zip(samples, rows, strict=True)):
                 # Per token, the bundle's row has padding behind the text's own tokens.
                 place = (
                     whole[index, : used[index]]
                     if len(spec.shape) > 1 and spec.shape[1] == SEQUENCE
                     else whole[index]
                 )
-                self._require_shape(spec, text, row[spec.name][0], place)
+                self._require_shape(spec, sample, row[spec.name][0], place)
                 place[...] = row[spec.name][0]
             expected[spec.name] = whole
         return expected
 
-    def _require_shape(self, spec: TensorSpec, text: Sample, theirs: Array, ours: Array) -> None:
+    def _require_shape(self, spec: TensorSpec, sample: Sample, theirs: Array, ours: Array) -> None:
         if theirs.shape != ours.shape:
             raise ModelError(
-                f"`{self.model}` returns `{spec.name}` of shape {list(theirs.shape)} for {text!r:.40}, the bundle "
-                f"{list(ours.shape)}: it is not the model the bundle was made from, or it reads texts otherwise",
+                f"`{self.model}` returns `{spec.name}` of shape {list(theirs.shape)} for {sample.to_json()!r:.40}, the "
+                f"bundle {list(ours.shape)}: it is not the model the bundle was made from, or it reads texts otherwise",
                 hint="edgeq inspect BUNDLE names the source",
             )
 

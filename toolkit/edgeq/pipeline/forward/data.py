@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from edgeq.calibration import BUILT_IN, load_samples
 from edgeq.pipeline.forward.golden_samples import GoldenSample, golden_feeds, golden_samples
 from edgeq.pipeline.ready_feeds import ready_feeds, require_names
 from edgeq.quantize.batches import Batches, FeedBatches, batches_of
+from edgeq.samples import Sample, Text
 from edgeq.tasks.question_answering import paired
-from edgeq.types import Array, Feeds, Sample
+from edgeq.types import Array, Feeds
 
 if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 SEARCH_SAMPLES = 64
 HELD_OUT_SAMPLES = 128
 EVALUATION_BATCH = 16
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +97,19 @@ def _general(source: str, samples: Sequence[Sample], judge: TextPreprocessor) ->
     """Batches of built-in texts in the form of the user's; none where those are the user's."""
     if source == BUILT_IN:
         return ()
-    texts = load_samples(None, count=SEARCH_SAMPLES).samples
-    are_pairs = not all(isinstance(sample, str) for sample in samples)
-    return tuple(
-        feeds for feeds, _ in batches_of(paired(texts) if are_pairs else texts, judge, EVALUATION_BATCH)
-    )
+    general = load_samples(None, count=SEARCH_SAMPLES).samples
+    if not all(isinstance(sample, Text) for sample in samples):
+        general = paired([text for sample in general for text in sample.texts])
+    return tuple(feeds for feeds, _ in batches_of(general, judge, EVALUATION_BATCH))
 
 
 def _parts(
-    samples: tuple[Sample, ...], calibration_samples: int
-) -> tuple[tuple[Sample, ...], tuple[Sample, ...], tuple[Sample, ...]]:
+    samples: Sequence[Item], calibration_samples: int
+) -> tuple[tuple[Item, ...], tuple[Item, ...], tuple[Item, ...]]:
     """Held-out first, so that it stays the same when more samples calibrate; a quarter is always spared."""
     held_out, search, rest = part_sizes(len(samples), calibration_samples)
     start = held_out + search
-    return samples[:held_out], samples[held_out:start], samples[start : start + rest]
+    return tuple(samples[:held_out]), tuple(samples[held_out:start]), tuple(samples[start : start + rest])
 
 
 def part_sizes(count: int, calibration_samples: int) -> tuple[int, int, int]:
@@ -123,10 +125,8 @@ def _divide_feeds(
 ) -> DataSets:
     require_names(feeds, preprocessor.input_names)
     whole = ready_feeds(feeds, max_length, preprocessor.vocabulary_size)
-    indices = tuple(str(index) for index in range(len(next(iter(whole.values())))))
-    held_out, search, rest = (
-        _rows(whole, [int(str(index)) for index in part]) for part in _parts(indices, calibration_samples)
-    )
+    indices = range(_length(whole))
+    held_out, search, rest = (_rows(whole, list(part)) for part in _parts(indices, calibration_samples))
     return DataSets(
         calibration=FeedBatches(rest),
         calibration_samples=_length(rest),

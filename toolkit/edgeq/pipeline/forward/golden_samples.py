@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeq.quantize.batches import FeedBatches
-from edgeq.types import Feeds, Sample
+from edgeq.samples import Sample, Text, TextPair
+from edgeq.types import Feeds
 
 if TYPE_CHECKING:
     from edgeq.processors.text import TextPreprocessor
@@ -34,7 +35,7 @@ class GoldenSample:
 
     Attributes:
         id: also the name of its file.
-        samples: texts or pairs; empty for ready tensors.
+        samples: what the feeds are made of; empty for ready tensors.
         feeds: canonical inputs.
     """
 
@@ -101,22 +102,21 @@ def _spread(ordered: Sequence[Sample], count: int) -> list[Sample]:
 
 def _pair(ordered: Sequence[Sample]) -> Sample | None:
     """Two texts of middle length as one sample; None where samples are pairs already."""
-    texts = [sample for sample in ordered if isinstance(sample, str)]
+    texts = [sample.text for sample in ordered if isinstance(sample, Text)]
     middle = len(texts) // 2
-    return (texts[middle], texts[middle - 1]) if len(texts) > 1 else None
+    return TextPair(texts[middle], texts[middle - 1]) if len(texts) > 1 else None
 
 
 def _longer_than(limit: int, ordered: Sequence[Sample], preprocessor: TextPreprocessor) -> Sample:
     """One sample that must be cut to `limit` tokens, of different texts, so that every position has another token."""
-    is_pair = not isinstance(ordered[-1], str)
-    texts = [sample if isinstance(sample, str) else sample[1] for sample in reversed(ordered)]
+    texts = [sample.texts[-1] for sample in reversed(ordered)]
     joined = ""
-    while preprocessor.costs([joined])[0] <= limit:
+    while preprocessor.costs([Text(joined)])[0] <= limit:
         before = joined
         joined = " ".join([joined, *texts]).strip()
         if joined == before:  # only empty texts
             joined = "text " * limit
-    return (ordered[0][0], joined) if is_pair else joined
+    return TextPair(ordered[0].texts[0], joined) if isinstance(ordered[-1], TextPair) else Text(joined)
 
 
 def _rare_texts(preprocessor: TextPreprocessor) -> tuple[Sample, ...]:
@@ -130,7 +130,7 @@ def _rare_texts(preprocessor: TextPreprocessor) -> tuple[Sample, ...]:
         for start in range(0, size, step)
         for word in _reached(range(start, min(start + step, size)), 1, special, preprocessor)
     ]
-    return tuple(" ".join(words) for words in (last, spread) if words)
+    return tuple(Text(" ".join(words)) for words in (last, spread) if words)
 
 
 def _reached(ids: Iterable[int], count: int, special: set[int], preprocessor: TextPreprocessor) -> list[str]:
@@ -149,7 +149,7 @@ def _word_of(token_id: int, preprocessor: TextPreprocessor) -> str | None:
     """A word that holds a token: itself, or behind a letter where it only continues words."""
     token = preprocessor.id_to_token(token_id)
     return next(
-        (form for form in _forms(token_id, preprocessor) if token in preprocessor.tokens(form)),
+        (form for form in _forms(token_id, preprocessor) if token in preprocessor.tokens(Text(form))),
         None,
     )
 

@@ -14,8 +14,9 @@ from edgeq.pipeline.ready_feeds import ready_rows
 from edgeq.processors.prompts import PromptTokenizer
 from edgeq.quantize.batches import FeedBatches
 from edgeq.runtime.perplexity import Window, sliding_windows
+from edgeq.samples import Sample, Text
 from edgeq.text_inputs import ATTENTION_MASK, INPUT_IDS
-from edgeq.types import Array, Feeds, Sample
+from edgeq.types import Array, Feeds
 
 if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData
@@ -104,7 +105,7 @@ def divide_language(
     search = measured_feeds([window.ids for window in judged[::2]], settings.cache)
     calibration = window_feeds(windows, settings.cache)
     return LanguageData(
-        sets=DataSets(calibration, len(rest.ids), search, (), (), rest.texts),
+        sets=DataSets(calibration, len(rest.ids), search, (), (), tuple(map(Text, rest.texts))),
         calibration=windows,
         texts=len(rest.ids),
         windows=judged,
@@ -226,4 +227,4 @@ def token_ids(tokenizer: PromptTokenizer, texts: Sequence[str], rows: int) -> li
 
 def texts_of(samples: Sequence[Sample]) -> list[str]:
     """Pairs joined to one text."""
-    return [" ".join(sample) if isinstance(sample, tuple) else sample for sample in samples]
+    return [" ".join(sample.texts) for sample in samples]

@@ -20,6 +20,7 @@ from edgeq.runtime.generation.footprint import measure_generation_bytes
 from edgeq.runtime.generation.session import DecoderSession
 from edgeq.runtime.perplexity import Window, compare_scored, scored_logits
 from edgeq.runtime.timing import Timing, interleave
+from edgeq.samples import Sample, Text
 from edgeq.text_inputs import ATTENTION_MASK, INPUT_IDS
 from edgeq.types import Array, FloatArray
 
@@ -163,16 +164,16 @@ def language_golden(
 
 def golden_prompts(
     data: LanguageData, limit: int, vocabulary: int
-) -> list[tuple[tuple[int, ...], tuple[str, ...]]]:
-    """Token ids and their text: the longest whole texts within the limit, else starts of texts, without a text.
+) -> list[tuple[tuple[int, ...], tuple[Sample, ...]]]:
+    """Token ids and their sample: the longest whole texts within the limit, else starts of texts, without a text.
 
     Behind them tokens from all over the vocabulary to the very last: texts reach few rows of the tables.
     """
     pairs = sorted(
         zip(data.prompts, data.prompt_texts, strict=True), key=lambda item: (-len(item[0]), item[1])
     )
-    whole = [(ids, (text,) if text else ()) for ids, text in pairs if 2 <= len(ids) <= limit]
-    cut: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
+    whole = [(ids, (Text(text),) if text else ()) for ids, text in pairs if 2 <= len(ids) <= limit]
+    cut: list[tuple[tuple[int, ...], tuple[Sample, ...]]] = [
         (ids[:limit], ()) for ids, _ in pairs if len(ids) > limit
     ]
     size = 2 * np.dtype(np.float32).itemsize * vocabulary * limit  # the original's and the variant's

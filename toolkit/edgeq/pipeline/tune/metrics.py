@@ -20,6 +20,7 @@ from edgeq.quantize.cache import feeds_digest
 from edgeq.quantize.segmented.values import ValueStore
 from edgeq.quantize.sensitivity import EXPECTED_BYTES
 from edgeq.runtime.perplexity import negative_log_likelihood
+from edgeq.samples import Text
 from edgeq.tasks.labelled import LabelledPairs, Notify, ignore, read_pairs
 from edgeq.tasks.tokens import Tokens
 from edgeq.text_inputs import INPUT_IDS
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from edgeq.pipeline.originals import Original
     from edgeq.processors.processor import Processor
     from edgeq.tasks import Head
-    from edgeq.types import Sample
 
 
 class Judge(Protocol):
@@ -152,12 +152,12 @@ class SpearmanJudge:
     """
 
     def __init__(
-        self, canonical: Component, preprocessor: Processor[Sample], reference: Run, pairs: LabelledPairs
+        self, canonical: Component, preprocessor: Processor, reference: Run, pairs: LabelledPairs
     ) -> None:
         self.output = embedding_output(canonical)
         self.gold = np.asarray(pairs.scores)
         texts = list(dict.fromkeys(text for pair in pairs.pairs for text in pair))
-        self.batches = Batches(texts, preprocessor)
+        self.batches = Batches([Text(text) for text in texts], preprocessor)
         places = {texts[index]: place for place, index in enumerate(self.batches.order)}
         self.left = np.array([places[a] for a, _ in pairs.pairs])
         self.right = np.array([places[b] for _, b in pairs.pairs])

@@ -1,38 +1,27 @@
 """Sizes of models from their configs alone: parameters by module path, and what activations depend on.
 
-`model_shape(config, model)` covers more architectures than there are exporters for: advice comes before work.
-Adding an encoder is a function in `encoders.py` and a line below; decoders are those of `edgeq.families`.
+Each family says its own, an encoder as a decoder. `SHAPES` has more decoders than there are exporters for: advice comes
+before work.
 
-The tables stay, though a model on torch's meta device would say the same: `edgeq advise` takes 1.3 s with them, and
+The functions stay, though a model on torch's meta device would say the same: `edgeq advise` takes 1.3 s with them, and
 importing torch and transformers and building the modules alone 5.2 s (2 cores, Qwen3 4B and BERT base).
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ModelError
+from edgeq.exporters.encoder_shapes import with_head
+from edgeq.exporters.encoders import ARCHITECTURES
 from edgeq.exporters.facts import read_config
 from edgeq.exporters.sentence import read_sentence_model
-from edgeq.exporters.shapes import encoders
 from edgeq.exporters.source import fetch, is_gguf_file, is_onnx_file, local_folder
 from edgeq.families import SHAPES
 from edgeq.families.model_shape import ModelShape, SizeConfig
-
-ENCODERS: dict[str, Callable[[SizeConfig], ModelShape]] = {
-    "albert": encoders.albert,
-    "bert": encoders.bert,
-    "deberta-v2": encoders.deberta_v2,
-    "distilbert": encoders.distilbert,
-    "electra": encoders.bert,
-    "modernbert": encoders.modernbert,
-    "mpnet": encoders.mpnet,
-    "roberta": encoders.bert,
-    "xlm-roberta": encoders.bert,
-}
 
 
 def read_shape(model: str, revision: str | None = None) -> tuple[ModelShape, Path]:
@@ -81,11 +70,11 @@ def model_shape(values: Mapping[str, Any], model: str) -> ModelShape:
         values = {**values["text_config"], "model_type": "gemma3_text"}
     architecture = str(values.get("model_type"))
     config = SizeConfig(values, model)
-    if architecture in ENCODERS:
-        return encoders.with_head(ENCODERS[architecture](config), config)
+    if architecture in ARCHITECTURES:
+        return with_head(ARCHITECTURES[architecture].shape(config), config)
     if architecture in SHAPES:
         return SHAPES[architecture](config)
-    known = sorted([*ENCODERS, *SHAPES])
+    known = sorted([*ARCHITECTURES, *SHAPES])
     close = difflib.get_close_matches(architecture, known, n=1)
     raise ModelError(
         f"no sizes are known for architecture `{architecture}`, expected one of {', '.join(known)}",
