@@ -160,7 +160,7 @@ class Bench:
         started = time.process_time()
         exported = load_language_model(model)
         feeds = window_feeds(self.calibration, exported.settings.cache)
-        data = DataSets(feeds, len(self.calibration), (), (), (), ())
+        data = DataSets(feeds, len(self.calibration), (), (), (), (), padding=None)
         done = quantize_model(exported.canonical, data, load_recipe(name), SilentProgress())
         seconds = time.process_time() - started
         layers = find_layers(exported.canonical.model)

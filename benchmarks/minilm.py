@@ -31,7 +31,7 @@ from edgeq.comparison import batch_invariance
 from edgeq.metrics import cosines, spearman
 from edgeq.onnx_runtime import kernels_saturate, ordered_level
 from edgeq.processors.text import TextPreprocessor
-from edgeq.processors.text_padding import full_batch
+from edgeq.processors.text_padding import TEXT_PADDING, full_batch
 from edgeq.quantize.batches import batches_of
 from edgeq.runtime.adapter import HasSignature, Signature
 from edgeq.runtime.host import cpu_name
@@ -227,7 +227,7 @@ def fidelity(
                     "cosine_p01": float(np.percentile(similarity, 1)),
                     "cosine_min": float(similarity.min()),
                     "exact": share,
-                    "alone_equals_batch": batch_invariance(session.run, probe, OUTPUT),
+                    "alone_equals_batch": batch_invariance(session.run, probe, OUTPUT, TEXT_PADDING),
                 }
             )
     return rows

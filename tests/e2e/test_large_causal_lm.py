@@ -193,7 +193,7 @@ exported = load_language_model(folder / "model")
 before = peak()
 held = [value.const_value.numpy() for value in exported.canonical.model.graph.initializers.values()] if hold else []
 recipe = load_recipe(str(folder / "rtn4.yaml"))
-quantized = quantize_model(exported.canonical, DataSets((), 0, (), (), (), ()), recipe, SilentProgress())
+quantized = quantize_model(exported.canonical, DataSets((), 0, (), (), (), (), padding=None), recipe, SilentProgress())
 source = LoweringInput(exported.canonical, quantized.plan, quantized.graph, quantized.weights, quantized.precision)
 save_onnx(lower_for_cpu(source), folder / "written" / "model.onnx")
 print(json.dumps({"growth": peak() - before, "file": (folder / "written" / "model.onnx.data").stat().st_size / 1e6}))

@@ -12,7 +12,6 @@ from edgeq.bundle.manifest import Gate
 from edgeq.errors import UsageError
 from edgeq.graph.component import Padding
 from edgeq.metrics import KNOWN_METRICS, LOWER_IS_BETTER, SHARES, cosines
-from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.tasks import Head, TaskEntry
 from edgeq.tasks.compared import TaskComparison
 from edgeq.tasks.tokens import Tokens
@@ -51,7 +50,7 @@ def compare_outputs(
     return comparisons
 
 
-def batch_invariance(run: Run, batch: Feeds, output: str, padding: Padding = TEXT_PADDING) -> float:
+def batch_invariance(run: Run, batch: Feeds, output: str, padding: Padding) -> float:
     """Lowest cosine between a sample's output in a padded batch and the same sample alone, unpadded.
 
     Args:
@@ -140,7 +139,11 @@ def gates_for(
         requests: from `--gate`, checked by `check_gate_metrics`; empty means the default floors.
         samples: held-out samples they were measured on.
         entry: of the model's kind.
+
+    Raises:
+        UsageError: a request is for what nothing was measured of.
     """
+    check_gate_metrics(requests, sorted({metric for found in metrics.values() for metric in found}))
     floors = list(requests) or default_floors(entry, precision)
     source = "--gate" if requests else f"{DEFAULT} for {precision}"
     gates = [

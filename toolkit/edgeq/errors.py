@@ -2,13 +2,13 @@
 
 EdgeqError                  1   anything a user can act on
 ├── ModelError              1   the model cannot be read, is not supported, or does not match its original
-│   └── PassError           1   a pass over its graph failed
 ├── DataError               1   calibration or evaluation data cannot be used
 ├── ConfigError             1   a recipe, a config file or a combination of options is wrong
 ├── UnsupportedError        1   an operator, precision or platform that a target does not offer
 ├── MissingExtraError       1   an optional dependency is not installed
 ├── OutputError             1   the output cannot be written (exists, not writable, disk full)
 ├── UsageError              2   the command line itself is wrong
+├── PassError              70   a pass over a graph failed in a way that nobody foresaw
 ├── GateError               3   the bundle's quality is below its gate
 └── IntegrityError          4   hashes, missing or unlisted files, path escapes, a newer major format
 """
@@ -49,8 +49,10 @@ class ModelError(EdgeqError):
     """The model cannot be read, is not supported, or its export does not match the original."""
 
 
-class PassError(ModelError):
-    """A pass over the graph failed; the message names it and those before it."""
+class PassError(EdgeqError):
+    """A pass over a graph failed in a way that nobody foresaw; the message names it and those before it."""
+
+    exit_code = ExitCode.INTERNAL
 
 
 class DataError(EdgeqError):

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.quantize.layers import find_layers, layer_weight
 from edgeq.quantize.observers.tensor import tensor_statistics
 from edgeq.quantize.plan import LinearDecision
@@ -105,7 +106,7 @@ def test_a_bias_shift_is_added(shell, feeds):
 
 
 def test_the_layer_with_the_larger_error_is_ranked_first(shell, feeds):
-    prober = Prober(shell, EMBEDDER, [feeds])
+    prober = Prober(shell, EMBEDDER, [feeds], padding=TEXT_PADDING)
     model = graph()
     layers = find_layers(model)
     weights = {site.name: layer_weight(model, site) for site in layers.sites.linears}
@@ -122,7 +123,7 @@ def test_the_layer_with_the_larger_error_is_ranked_first(shell, feeds):
 
 
 def test_effects_survive_json(shell, feeds):
-    effect = Prober(shell, EMBEDDER, [feeds]).effect(
+    effect = Prober(shell, EMBEDDER, [feeds], padding=TEXT_PADDING).effect(
         Candidate("first", "int4", W1 * 0.9), LayerCauses(20.0, 3.0)
     )
     assert LayerEffect.from_json(json.loads(json.dumps(effect.to_json()))) == effect
@@ -144,7 +145,7 @@ def test_numbers_that_are_read_one_by_one_are_not_judged_by_a_softmax(kind, shel
     """Moved all alike, every label and score is wrong, and a softmax over them is as it was."""
     effects = {}
     for name in (kind, Kind.SINGLE_LABEL):
-        prober = Prober(shell, head(name, 8), [feeds])
+        prober = Prober(shell, head(name, 8), [feeds], padding=TEXT_PADDING)
         prober.expected = [{"y": outputs["y"] + 2} for outputs in prober.expected]
         effects[name] = prober.effect(Candidate("first", "int4", W1), LayerCauses(20.0, 3.0))
     assert effects[Kind.SINGLE_LABEL].loss < 1e-6 and effects[Kind.SINGLE_LABEL].loss_name == "KL divergence"

@@ -64,7 +64,7 @@ def test_each_border_holds_what_the_whole_graph_computes(model: Any, layers: Any
     rng = np.random.default_rng(0)
     replaced: dict[str, np.ndarray] = {}
     names = list(dict.fromkeys(layers.initializers.values()))
-    with SideBySide(graph, names, batches(model), ram_bytes=ram_bytes) as runs:
+    with SideBySide(graph, names, batches(model), ram_bytes=ram_bytes, padding=TEXT_PADDING) as runs:
         order = {node.name: index for index, node in enumerate(graph.graph)}
         for site in sorted(layers.sites.linears, key=lambda site: order[site.name]):
             if "pooler" in site.name:
@@ -86,7 +86,9 @@ def test_files_are_gone_afterwards(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     site = layers.sites.linears[0]
-    with SideBySide(model.canonical.model, [site.weight], batches(model), ram_bytes=0) as runs:
+    with SideBySide(
+        model.canonical.model, [site.weight], batches(model), ram_bytes=0, padding=TEXT_PADDING
+    ) as runs:
         runs.advance(site.name)
         values = [value for batch in runs._original for value in batch.values()]
         assert runs._original.spilled_bytes == sum(value.nbytes for value in values) > 0
@@ -95,7 +97,7 @@ def test_files_are_gone_afterwards(
 
 def test_it_only_goes_forward(model: Any, layers: Any) -> None:
     first, last = layers.sites.linears[0], layers.sites.linears[-1]
-    with SideBySide(model.canonical.model, [first.weight], batches(model)) as runs:
+    with SideBySide(model.canonical.model, [first.weight], batches(model), padding=TEXT_PADDING) as runs:
         runs.advance(last.name)
         with pytest.raises(ModelError, match="lies before"):
             runs.advance(first.name)
@@ -104,7 +106,7 @@ def test_it_only_goes_forward(model: Any, layers: Any) -> None:
 def test_a_replacement_has_the_shape_of_what_it_replaces(model: Any, layers: Any) -> None:
     site = layers.sites.linears[0]
     with (
-        SideBySide(model.canonical.model, [site.weight], batches(model)) as runs,
+        SideBySide(model.canonical.model, [site.weight], batches(model), padding=TEXT_PADDING) as runs,
         pytest.raises(ModelError, match="replacement"),
     ):
         runs.replace(site.weight, np.zeros((3, 3), np.float32))

@@ -106,7 +106,8 @@ def observe_inputs(
     if is_too_large(graph):
         return observe_in_turn(graph, wanted, grams, data)
     cache = CalibrationCache(notify=progress.notice)
-    return calibrate(graph, tuple(dict.fromkeys(wanted)), data.calibration, cache=cache, gram=grams)
+    tensors = tuple(dict.fromkeys(wanted))
+    return calibrate(graph, tensors, data.calibration, cache=cache, gram=grams, padding=data.padding)
 
 
 def stats_of(job: WeightJob, statistics: Statistics | None) -> LayerStats | None:

@@ -92,7 +92,13 @@ class _Observer:
             done = samples
 
         return calibrate(
-            model, tensors, self.data.calibration, cache=self.cache, gram=gram, on_progress=advance
+            model,
+            tensors,
+            self.data.calibration,
+            cache=self.cache,
+            gram=gram,
+            on_progress=advance,
+            padding=self.data.padding,
         )
 
     def on_trial(self, trial: Trial) -> None:

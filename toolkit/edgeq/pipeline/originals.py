@@ -17,6 +17,7 @@ from edgeq.pipeline.generation.data import (
     texts_of,
     window_batches,
 )
+from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.quantize.batches import Batches, FeedBatches, batches_of
 from edgeq.samples import Sample
 from edgeq.tasks import Head, Mode, mode_of
@@ -26,13 +27,17 @@ if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData
     from edgeq.exporters.causal_lm import ExportedLanguageModel
     from edgeq.exporters.exported_model import Exported
-    from edgeq.graph.component import Component
+    from edgeq.graph.component import Component, Padding
     from edgeq.processors.text import TextPreprocessor
     from edgeq.tasks import TaskEntry
 
 
 class Feeder(Protocol):
     """Makes feeds of samples, as one mode of running a model wants them."""
+
+    @property
+    def padding(self) -> Padding | None:
+        """Says which positions of the feeds are real."""
 
     def divide(self, data: CalibrationData, calibration_samples: int) -> DataSets:
         """The parts that an export has."""
@@ -116,6 +121,11 @@ class Texts:
     entry: TaskEntry
     max_length: int
 
+    @property
+    def padding(self) -> Padding | None:
+        """The mask of the shorter texts of a batch."""
+        return self.preprocessor.padding
+
     def divide(self, data: CalibrationData, calibration_samples: int) -> DataSets:
         """Held-out, search, calibration and golden parts."""
         return divide(
@@ -141,6 +151,11 @@ class Windows:
     """Texts joined and cut into windows of tokens, each with an empty cache."""
 
     exported: ExportedLanguageModel
+
+    @property
+    def padding(self) -> Padding:
+        """Windows are full, and have the mask of a text all the same."""
+        return TEXT_PADDING
 
     def divide(self, data: CalibrationData, calibration_samples: int) -> DataSets:
         """Calibration windows, and held-out ones to measure layers on."""

@@ -83,7 +83,8 @@ def sensitivity(
         return cached
     causes = _Causes(graph, layers, names, data, progress)
     with progress.stage("layer by layer", len(names)) as stage:
-        prober = Prober(Shell(graph, layers, [spec.name for spec in head.outputs]), head, data.search)
+        shell = Shell(graph, layers, [spec.name for spec in head.outputs])
+        prober = Prober(shell, head, data.search, padding=data.padding)
         candidates = candidates_of(graph, layers, plan, weights)
         effects = measure(prober, candidates, causes.of, stage.advance)
     try:
@@ -175,7 +176,7 @@ class _Causes:
         inputs = tuple(dict.fromkeys(site.input for site in sites if isinstance(site, LinearSite)))
         cache = CalibrationCache(notify=progress.notice)
         self._seen: Mapping[str, Any] = (
-            calibrate(graph, inputs, data.calibration, cache=cache) if inputs else {}
+            calibrate(graph, inputs, data.calibration, cache=cache, padding=data.padding) if inputs else {}
         )
 
     def of(self, candidate: Candidate) -> LayerCauses:

@@ -79,7 +79,9 @@ def quantize_in_turn(
     if not jobs:
         return
     sites = {job.initializer: job.site for job in every}
-    with SideBySide(graph, sites, data.calibration, ram_bytes=_ram_bytes(graph)) as runs:
+    with SideBySide(
+        graph, sites, data.calibration, ram_bytes=_ram_bytes(graph), padding=data.padding
+    ) as runs:
         for layer in done:
             _replace(runs, sites[layer.decision.initializer], layer)
         for group in _groups(graph, jobs):
@@ -103,7 +105,7 @@ def observe_in_turn(
         data: its calibration part is run once.
     """
     wanted, found = dict.fromkeys(tensors), dict[str, TensorStatistics]()
-    with SideBySide(graph, (), data.calibration, ram_bytes=_ram_bytes(graph)) as runs:
+    with SideBySide(graph, (), data.calibration, ram_bytes=_ram_bytes(graph), padding=data.padding) as runs:
         for node in graph.graph:
             for name in [value.name for value in node.inputs if value is not None and value.name in wanted]:
                 if name in found:

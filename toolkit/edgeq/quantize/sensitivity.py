@@ -11,7 +11,6 @@ import numpy as np
 
 from edgeq.graph.component import Padding
 from edgeq.metrics import EXACT_DB, sqnr_db
-from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.quantize.observers.ranges import clipped_share
 from edgeq.quantize.plan import LinearDecision
 from edgeq.quantize.shell import Shell
@@ -133,7 +132,7 @@ class Prober:
         head: Head,
         batches: Sequence[Feeds],
         *,
-        padding: Padding | None = TEXT_PADDING,
+        padding: Padding | None,
     ) -> None:
         from edgeq.quantize.segmented.values import ValueStore
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from edgeq.errors import ModelError
 from edgeq.graph.component import Padding
-from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.quantize.observers.layout import Mask, layout_for, mask_of, rows_of
 from edgeq.quantize.segmented.values import ValueStore
 from edgeq.quantize.segmented.walk import SEGMENT_BYTES, Walk
@@ -50,7 +49,7 @@ class SideBySide:
         ram_bytes: int = RAM_BYTES,
         segment_bytes: int = SEGMENT_BYTES,
         threads: int | None = None,
-        padding: Padding | None = TEXT_PADDING,
+        padding: Padding | None,
     ) -> None:
         self._shapes = {name: _shape(model, name) for name in weights}
         self._walk = Walk(model, replaceable=self._shapes, segment_bytes=segment_bytes, threads=threads)

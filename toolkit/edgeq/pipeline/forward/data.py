@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from edgeq.calibration import BUILT_IN, load_samples
@@ -16,6 +16,7 @@ from edgeq.types import Array, Feeds
 
 if TYPE_CHECKING:
     from edgeq.calibration import CalibrationData
+    from edgeq.graph.component import Padding
     from edgeq.processors.text import TextPreprocessor
     from edgeq.tasks import TaskEntry
 
@@ -39,6 +40,7 @@ class DataSets:
         texts: the calibration texts, for the coverage report; empty for ready tensors.
         general: texts of other kinds than the user's, on which static int8 is judged as well while it chooses between
             settings: what fits one kind of text best loses on others. Empty where the user's are the built-in ones.
+        padding: says which positions of the feeds are real; None where none are filled up.
     """
 
     calibration: Batches | FeedBatches
@@ -48,6 +50,7 @@ class DataSets:
     golden: tuple[GoldenSample, ...]
     texts: tuple[Sample, ...] = ()
     general: tuple[Feeds, ...] = ()
+    padding: Padding | None = field(kw_only=True)
 
     @property
     def held_out_samples(self) -> int:
@@ -90,6 +93,7 @@ def divide(
         golden=golden_samples(held_out, preprocessor, (judge.max_length, preprocessor.max_length)),
         texts=rest,
         general=_general(data.source, samples, judge),
+        padding=preprocessor.padding,
     )
 
 
@@ -133,6 +137,7 @@ def _divide_feeds(
         search=tuple(feeds for feeds, _ in FeedBatches(search, EVALUATION_BATCH)),
         held_out=tuple(feeds for feeds, _ in FeedBatches(held_out, EVALUATION_BATCH)),
         golden=golden_feeds(held_out),
+        padding=preprocessor.padding,
     )
 
 

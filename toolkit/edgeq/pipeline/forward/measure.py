@@ -156,10 +156,11 @@ def _invariance(head: Head, session: Session, data: DataSets) -> float | None:
         ),
         None,
     )
-    if output is None or not head.entry.has_cosine or session.static_length is not None:
+    free = head.entry.has_cosine and session.static_length is None
+    if output is None or data.padding is None or not free:
         return None
     batch = {name: array[:INVARIANCE_SAMPLES] for name, array in data.held_out[-1].items()}
-    return batch_invariance(session.run, batch, output.name)
+    return batch_invariance(session.run, batch, output.name, data.padding)
 
 
 def golden_cases(

@@ -12,6 +12,7 @@ from edgeq.errors import DataError
 from edgeq.pipeline.forward.data import DataSets
 from edgeq.pipeline.ready_feeds import ready_rows
 from edgeq.processors.prompts import PromptTokenizer
+from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.quantize.batches import FeedBatches
 from edgeq.runtime.perplexity import Window, sliding_windows
 from edgeq.samples import Sample, Text
@@ -105,7 +106,9 @@ def divide_language(
     search = measured_feeds([window.ids for window in judged[::2]], settings.cache)
     calibration = window_feeds(windows, settings.cache)
     return LanguageData(
-        sets=DataSets(calibration, len(rest.ids), search, (), (), tuple(map(Text, rest.texts))),
+        sets=DataSets(
+            calibration, len(rest.ids), search, (), (), tuple(map(Text, rest.texts)), padding=TEXT_PADDING
+        ),
         calibration=windows,
         texts=len(rest.ids),
         windows=judged,

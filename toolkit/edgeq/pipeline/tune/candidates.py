@@ -175,7 +175,7 @@ class CandidateStore:
     def _loss(self, unit: UnitWeight, name: str, spec: LayerSpec) -> float:
         if self._prober is None:
             shell = Shell(self.canonical.model, self.layers, [spec.name for spec in self.head.outputs])
-            self._prober = Prober(shell, self.head, self.data.search)
+            self._prober = Prober(shell, self.head, self.data.search, padding=self.data.padding)
         return self._prober.loss([Candidate(unit.name, name, self._rounded(unit, spec))])
 
     def _rounded(self, unit: UnitWeight, spec: LayerSpec) -> FloatArray:
@@ -199,6 +199,11 @@ class CandidateStore:
             inputs = tuple(dict.fromkeys(name for unit in self.units.values() for name in unit.inputs))
             cache = CalibrationCache(notify=self.progress.notice)
             self._statistics = calibrate(
-                self.canonical.model, inputs, self.data.calibration, cache=cache, gram=True
+                self.canonical.model,
+                inputs,
+                self.data.calibration,
+                cache=cache,
+                gram=True,
+                padding=self.data.padding,
             )
         return self._statistics

@@ -61,6 +61,7 @@ def divide_texts(data: CalibrationData, feeder: Feeder, calibration_samples: int
         held_out=(),
         golden=(),
         texts=rest,
+        padding=feeder.padding,
     )
     return TuneData(sets, feeder.judged(parts[1]), feeder.judged(parts[0]))
 

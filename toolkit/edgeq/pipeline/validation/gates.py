@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeq.bundle.manifest import Gate
-from edgeq.comparison import DEFAULT, ONNX_DIFFERENCE, GateRequest, judge
+from edgeq.comparison import DEFAULT, ONNX_DIFFERENCE, GateRequest, check_gate_metrics, judge
 from edgeq.errors import IntegrityError
 from edgeq.metrics import KNOWN_METRICS, TAIL_METRICS
 from edgeq.pipeline.drift import Drift, not_finite, worst
@@ -133,6 +133,8 @@ def _quality_gates(
 
 
 def _requested(evidence: Evidence, requests: Sequence[GateRequest]) -> list[Gate]:
+    measured = sorted({metric for metrics in evidence.metrics.values() for metric in metrics})
+    check_gate_metrics(requests, measured)
     return [
         judge(Gate(evidence.variant.id, output, item.metric, item.op, item.threshold, "--gate"), metrics)
         for output, metrics in evidence.metrics.items()
