@@ -25,7 +25,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeq.files.tempfile.mkdtemp", refuse)
     for name in (
         "bench.run.run_bench",
-        "tune.run_tune",
+        "tune.run.run_tune",
         "validation.run.run_validation",
         "explain.run_explain",
     ):

@@ -100,7 +100,9 @@ class ExportOptions:
         default=False,
         metadata=flag("Quantize a checkpoint again that is quantized already (GGUF, GPTQ, AWQ).", reads=bool),
     )
-    seed: int | None = field(default=None, metadata=flag("Seed of every random choice (0).", reads=int))
+    seed: int | None = field(
+        default=None, metadata=flag("Seed of every random choice (0).", reads=int, least=0)
+    )
 
 
 def export_options(given: Mapping[str, Any]) -> ExportOptions:

@@ -72,12 +72,13 @@ def spec_for(spec: LayerSpec, site: LinearSite | EmbeddingSite) -> LayerSpec:
     AWQ scales a layer's input, and so cannot serve a table that is also looked up.
     """
     method = METHODS[spec.method]
-    if isinstance(site, LinearSite) or method.needs is not Needs.GRAM:
+    table_method = spec.storage.table_method
+    if isinstance(site, LinearSite) or method.needs is not Needs.GRAM or not table_method:
         return spec
     is_head = isinstance(spec.storage, Blocks) and bool(inputs_of(site))
     if is_head and not method.scales_inputs:
         return spec
-    return replace(spec, method=spec.storage.table_method)
+    return replace(spec, method=table_method)
 
 
 def _merged(first: WeightJob, second: WeightJob) -> WeightJob:
