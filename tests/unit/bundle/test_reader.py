@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from edgeq.bundle.archive import write_archive
-from edgeq.bundle.golden import write_npz
+from edgeq.bundle.golden import GoldenCase, write_golden, write_npz
+from edgeq.bundle.read_golden import read_golden
 from edgeq.bundle.reader import looks_like_bundle, open_bundle
 from edgeq.errors import GateError, IntegrityError, ModelError, OutputError
 from edgeq.files import sha256_file
-from edgeq.samples import Text
+from edgeq.samples import Text, TextPair
 
 
 def _flip(path: Path, at: int = -1) -> None:
@@ -195,6 +196,19 @@ def test_golden_cases_have_every_stage(tiny: Any, tiny_bundle: Path) -> None:
             outputs["sentence_embedding"], case.reference["sentence_embedding"], atol=2e-6
         )
     assert np.abs(case.reference["sentence_embedding"]).max() > 0.1
+
+
+def test_golden_samples_are_texts_and_lists_of_two_in_json(tmp_path: Path) -> None:
+    samples = (Text("ü"), TextPair("a", "b"))
+    rows = np.zeros((2, 1), np.float32)
+    case = GoldenCase("case", samples, {"x": rows}, {"y": rows}, {"v": {"y": rows}})
+    entries = write_golden(tmp_path, [case], {"case": ()})
+    written = (tmp_path / "golden" / "golden.json").read_text(encoding="utf-8")
+    assert json.loads(written)["cases"][0]["samples"] == ["ü", ["a", "b"]]
+    assert read_golden(tmp_path, entries)[0].samples == samples
+    (tmp_path / "golden" / "golden.json").write_text(written.replace('"ü"', '["ü"]'), encoding="utf-8")
+    with pytest.raises(IntegrityError, match=r"`case` is \['ü'\], expected a text or a pair of texts"):
+        read_golden(tmp_path, entries)
 
 
 def test_golden_npz_round_trip_keeps_types_and_shapes(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from edgeq.bundle.manifest import PostprocessKind, PostprocessStep, ProcessorInf
 from edgeq.errors import DataError, GateError, IntegrityError, ModelError, UnsupportedError, UsageError
 from edgeq.runtime.executors import NativeExecutor
 from edgeq.runtime.runtime import load
-from edgeq.samples import as_samples
+from edgeq.samples import Text, as_samples
 from edgeq.types import Role, Task, Verification
 
 TEXTS = ["the cat sat", "b", "a dog ran the cats the dog sat a b the the the the the the the"]
@@ -54,6 +54,24 @@ def test_encode_keeps_the_order(tiny: Any, tiny_bundle: Path, batch_size: int) -
     assert embeddings.dtype == np.float32
     np.testing.assert_allclose(embeddings, _expected(tiny, TEXTS), atol=ATOL)
     assert np.abs(embeddings[0] - embeddings[2]).max() > 100 * ATOL
+
+
+def test_plain_values_and_samples_are_the_same_to_every_verb(tiny_bundle: Path) -> None:
+    plain = ["the cat sat", "a dog"]
+    with load(tiny_bundle) as runtime:
+        np.testing.assert_array_equal(runtime.encode(plain), runtime.encode(as_samples(plain)))
+        for texts in (plain, [("the cat", "a dog")]):
+            found = runtime.run(text=texts)
+            for name, array in runtime.run(text=as_samples(texts)).items():
+                np.testing.assert_array_equal(array, found[name])
+        np.testing.assert_array_equal(
+            runtime.prepare("a dog")["input_ids"], runtime.prepare([Text("a dog")])["input_ids"]
+        )
+        for bad in ([3], [("a", "b", "c")], [["a"]]):
+            with pytest.raises(DataError, match="sample 0 must be a text or a pair of texts"):
+                runtime.run(text=bad)  # type: ignore[arg-type]
+            with pytest.raises(DataError, match="sample 0 must be"):
+                runtime.encode(bad)  # type: ignore[arg-type]
 
 
 def test_the_bundle_reproduces_its_golden_outputs(tiny_bundle: Path) -> None:
