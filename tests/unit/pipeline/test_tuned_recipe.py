@@ -13,6 +13,7 @@ from edgeq.pipeline.tune.candidates import FORMATS, UnitWeight, format_of
 from edgeq.pipeline.tune.data import divide_pairs, divide_texts
 from edgeq.pipeline.tune.metrics import LabelledPairs
 from edgeq.pipeline.tune.recipe import recipe_of
+from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.quantize.recipes import LayerSpec, layer_refs, parse_recipe
 from edgeq.quantize.recipes.schema import ExportOptions
 from edgeq.quantize.sites import EmbeddingSite, LinearSite
@@ -61,6 +62,7 @@ class Words:
     """A preprocessor whose ids are the texts' numbers."""
 
     max_length = 4
+    padding = TEXT_PADDING
 
     def __call__(self, samples, *, pad_to=None):
         ids = np.array([[int(sample.text.split()[1])] for sample in samples])
