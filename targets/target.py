@@ -325,6 +325,11 @@ class CheckpointTarget(Target, Protocol):
             ModelError: the file is damaged, or of another model.
         """
 
+    def formats(
+        self, model: Path, config: Mapping[str, Any], parameters: Mapping[str, tuple[int, ...]]
+    ) -> Mapping[str, str]:
+        """The type of each parameter that a written file stores as codes; arguments and errors as `read_back`."""
+
     def rounding(
         self, model: Path, config: Mapping[str, Any], parameters: Mapping[str, tuple[int, ...]]
     ) -> Mapping[str, Callable[[FloatArray], FloatArray]]:

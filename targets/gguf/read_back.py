@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeq.errors import ModelError
 from edgeq.families.rope import FACTORS
+from edgeq.quantize.ggml import BLOCK_TYPES
 from edgeq.targets.gguf.tensors import PlannedTensor, architecture_of
 from edgeq.types import FloatArray
 
@@ -40,6 +41,12 @@ class StoredParameters(Mapping[str, FloatArray]):
             raise ModelError(
                 f"`{path}` has {len(self._tensors)} tensors, expected {len(planned)} of this model"
             )
+
+    @property
+    def formats(self) -> dict[str, str]:
+        """Type of each parameter that is stored as codes."""
+        types = {name: self._tensors[plan.name].tensor_type.name for name, plan in self._planned.items()}
+        return {name: kind for name, kind in types.items() if kind in BLOCK_TYPES}
 
     def __getitem__(self, parameter: str) -> FloatArray:
         """Values in the parameter's own order."""

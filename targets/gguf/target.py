@@ -103,6 +103,12 @@ class GgufTarget:
         """The parameters that a file stands for."""
         return StoredParameters(model, config, plan_tensors(parameters, config, "f32"))
 
+    def formats(
+        self, model: Path, config: Mapping[str, Any], parameters: Mapping[str, tuple[int, ...]]
+    ) -> Mapping[str, str]:
+        """Ggml's types of the parameters that are blocks of codes."""
+        return StoredParameters(model, config, plan_tensors(parameters, config, "f32")).formats
+
     def is_calibrated(self, spec: VariantSpec) -> bool:
         """Whether weights become codes."""
         return _kind(spec).is_quantized

@@ -244,10 +244,6 @@ def test_what_is_not_offered_is_refused_by_name(model, tmp_path, capsys):
         capsys, "export", model, "--precision", "int4", "--gate", "cosine_mean>=2", "--output", tmp_path / "c"
     )
     assert code == 2 and "out of range" in err
-    code, _, err = run(
-        capsys, "export", model, "--target", "gguf", "--sensitivity", "--output", tmp_path / "d"
-    )
-    assert code == 2 and "--sensitivity runs an ONNX graph layer by layer, and gguf has none" in err
     for extra, message in ((("--seq-len", "64,128"), "--seq-len has 2 lengths, expected one"),):
         arguments = ("export", model, "--precision", "int4", *extra, "--output", tmp_path / "d")
         code, _, err = run(capsys, *arguments)

@@ -55,6 +55,18 @@ def bundle(model: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -
     return output
 
 
+def test_each_tensor_is_measured_alone(model: Path, texts: Path, tmp_path: Path, capsys: Any) -> None:
+    command = ("export", model, "--target", "gguf", "--precision", "q5_0", "--calib", texts, "--sensitivity")
+    output = tmp_path / "bundle"
+    assert edgeq(*command, "--gate", "kl_mean<=1", "--output", output, "--quiet") == 0
+    capsys.readouterr()
+    assert edgeq("explain", output, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    kinds = [tensor.tensor_type.name for tensor in gguf.GGUFReader(file_of(output)).tensors]
+    quantized = [kind for kind in kinds if kind not in ("F32", "F16")]
+    assert len(found["layers"]) == len(quantized) and all(layer["kl"] > 0 for layer in found["layers"])
+
+
 def manifest_of(bundle: Path) -> Any:
     return json.loads((bundle / "edgeq.json").read_text())
 

@@ -50,7 +50,7 @@ def explain(
     """Show the layers of a bundle that lose most when only they are quantized, and why.
 
     Losses are measured with --against, or were by `export --sensitivity`; without either, what the plan says is shown.
-    Core ML bundles are measured by the export alone. GGUF files have no plan of layers.
+    Core ML bundles and GGUF files are measured by the export alone: edgeq export --sensitivity.
     """
     from edgeq.pipeline.explain import ExplainRequest, run_explain
 

@@ -86,10 +86,10 @@ def run_explain(request: ExplainRequest, progress: Progress | None = None) -> Ex
     """
     progress = progress or SilentProgress()
     with open_bundle(request.bundle, force=request.force) as bundle:
-        plan = _plan(bundle)
         variant = bundle.variants[0].id
         if request.against is None and (bundle.folder / FILE_NAME).is_file():
             return Explanation(variant, _recorded(bundle), "measured at export")
+        plan = _plan(bundle)
         if request.against is None:
             command = f"edgeq explain {shlex.quote(str(request.bundle))} --against MODEL"
             return Explanation(
@@ -124,7 +124,7 @@ def _plan(bundle: Bundle) -> QuantizationPlan:
         raise UnsupportedError(
             f"the files of target `{bundle.manifest.target}` are made of the checkpoint by a type that has a fixed "
             "format for each layer: there is no plan to explain",
-            hint="edgeq export --target cpu --sensitivity measures the layers of the same model",
+            hint="export it with --sensitivity, which measures each tensor alone",
         )
     if found is None and _lacks_plan(bundle):
         raise UnsupportedError(

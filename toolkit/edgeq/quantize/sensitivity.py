@@ -161,19 +161,32 @@ class Prober:
 
     def effect(self, candidate: Candidate, causes: LayerCauses) -> LayerEffect:
         """The effect of one layer."""
-        found = self.compare([candidate])
-        divergences = [metrics["kl_mean"] for metrics in found if "kl_mean" in metrics]
-        return LayerEffect(
-            candidate.name,
-            candidate.format,
-            loss_of(found, self.head),
-            _mean(found, "cosine_mean"),
-            _mean(found, "relative_error_mean"),
-            _mean(found, "sqnr_db"),
-            float(np.mean(divergences)) if divergences else None,
-            causes,
-            explain(causes),
-        )
+        return effect_of(candidate, self.compare([candidate]), self.head, causes)
+
+
+def effect_of(
+    candidate: Candidate, found: Sequence[Mapping[str, float]], head: Head, causes: LayerCauses
+) -> LayerEffect:
+    """The effect of one layer.
+
+    Args:
+        candidate: the layer.
+        found: metrics per output with it alone quantized.
+        head: how the outputs are read.
+        causes: of the layer.
+    """
+    divergences = [metrics["kl_mean"] for metrics in found if "kl_mean" in metrics]
+    return LayerEffect(
+        candidate.name,
+        candidate.format,
+        loss_of(found, head),
+        _mean(found, "cosine_mean"),
+        _mean(found, "relative_error_mean"),
+        _mean(found, "sqnr_db"),
+        float(np.mean(divergences)) if divergences else None,
+        causes,
+        explain(causes),
+    )
 
 
 def loss_of(metrics: Sequence[Mapping[str, float]], head: Head) -> float:

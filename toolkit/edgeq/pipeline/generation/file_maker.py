@@ -16,6 +16,7 @@ from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm import open_original
 from edgeq.pipeline.generation.data import LanguageData, divide_language
 from edgeq.pipeline.generation.file_runs import Run, runs_of
+from edgeq.pipeline.generation.file_sensitivity import file_sensitivity
 from edgeq.pipeline.generation.golden import Answering, greedy_golden
 from edgeq.pipeline.generation.measure import GOLDEN_TOKENS, golden_prompts
 from edgeq.pipeline.generation.noise import LLAMA_CPP, own_error_bounds
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from edgeq.pipeline.plan import ExportPlan, TargetResult
     from edgeq.progress import Progress
     from edgeq.quantize.recipes import Recipe
+    from edgeq.quantize.sensitivity import LayerEffect
     from edgeq.quantize.weight_only import LayerStats
+    from edgeq.tasks import Head
 
 
 def open_checkpoint(plan: ExportPlan, progress: Progress) -> FileMaker:
@@ -74,14 +77,15 @@ class FileMaker:
         (spec,) = self.plan.variants[target]
         taker = cast("CheckpointTarget", get_target(target))
         lowered = self._lower(taker, spec, writer)
+        head = head_of(self.original.source, lowered.outputs)
         runs = runs_of(taker, spec, lowered.model, self.original)
         measured = tuple(self._measure(taker, run, lowered.model) for run in runs)
         golden = self._golden(spec.id, runs[0])
         bounds = own_error_bounds(spec.id, golden, LLAMA_CPP)
+        effects = self._effects(taker, lowered.model, head) if self.plan.request.sensitivity else ()
         self._write_settings(taker, writer)
         greedy = self._answers(spec.id, runs[0], bounds.largest)
         source, preprocessor = self.original.source, self.original.preprocessor
-        head = head_of(source, lowered.outputs)
         asked = self.plan.request.gates, len(self.data.windows), head.entry
         requirements = {"context_length": self.original.settings.context_length}
         return BundleParts(
@@ -98,7 +102,7 @@ class FileMaker:
             recipe=self._recipe(taker, spec),
             fp32_bytes=4 * source.parameters,
             inputs=(INPUT_IDS,),
-            quantizing=self._quantizing(taker, spec),
+            quantizing=self._quantizing(taker, spec, effects),
             language=record_answers(writer, preprocessor, lowered.model, greedy, self.progress),
         )
 
@@ -156,7 +160,12 @@ class FileMaker:
         options = ExportOptions(request.seq_len, request.calib_samples, request.seed)
         return replace(target.recipe_of(spec), export=options)
 
-    def _quantizing(self, target: CheckpointTarget, spec: VariantSpec) -> Quantizing | None:
+    def _effects(self, target: CheckpointTarget, model: Path, head: Head) -> list[LayerEffect]:
+        return file_sensitivity(target, model, self.original, head, self.data.sets.search, self.progress)
+
+    def _quantizing(
+        self, target: CheckpointTarget, spec: VariantSpec, effects: Sequence[LayerEffect]
+    ) -> Quantizing | None:
         if not target.is_calibrated(spec):
             return None
         texts = self.data.sets.texts
@@ -164,6 +173,7 @@ class FileMaker:
             spec.precision,
             calibration=calibration_of(self.plan, self.data.texts),
             coverage=coverage(texts, self.original.preprocessor) if texts else None,
+            effects=effects,
         )
 
     def _answers(self, variant: str, run: Run, noise: float) -> GreedyGolden:

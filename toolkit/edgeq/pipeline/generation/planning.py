@@ -50,7 +50,7 @@ def plan_language_model(
     """
     recipe = request.recipe
     graphs = {name: target for name, target in targets.items() if target.made_from == "graph"}
-    _check_options(request, graphs)
+    _check_options(request)
     for target in targets.values():
         check_file_type(target, recipe)
     lowered = language_recipe(recipe, progress) if graphs else recipe
@@ -61,12 +61,7 @@ def plan_language_model(
     return lowered, {name: found[name] for name in targets}
 
 
-def _check_options(request: ExportRequest, graphs: Mapping[str, Target]) -> None:
-    if request.sensitivity and not graphs:
-        raise UsageError(
-            f"--sensitivity runs an ONNX graph layer by layer, and {', '.join(request.target)} has none",
-            hint="leave it out, or --target cpu or android",
-        )
+def _check_options(request: ExportRequest) -> None:
     if len(request.seq_lens) > 1:
         raise UsageError(
             f"--seq-len has {len(request.seq_lens)} lengths, expected one: the context of a language model",
