@@ -355,6 +355,7 @@ class Kinds:
         from edgeq.bundle.language_golden import read_language_golden
         from edgeq.processors.text import TextPreprocessor
         from edgeq.runtime.generation.settings import CacheShape, GenerationSettings
+        from edgeq.samples import as_samples
 
         golden = load_module(TESTS / "unit/bundle/test_language_golden.py").GOLDEN
         golden.save(self.folder)
@@ -375,12 +376,13 @@ class Kinds:
                     path = self._write("generation.json", changed_json(generator, generation))
                     return lambda: GenerationSettings.load(path)
             self._write("preprocess.json", changed_json(generator, preprocess))
-            return lambda: TextPreprocessor.load(self.work)(["the cat sat"])
+            return lambda: TextPreprocessor.load(self.work)(as_samples(["the cat sat"]))
 
         return make
 
     def _tokenizers(self) -> Callable[[random.Random], Callable[[], object]]:
         from edgeq.processors.text import TextPreprocessor
+        from edgeq.samples import as_samples
 
         good = json.loads(self.tiny.wordpiece_json())
         self._write("preprocess.json", (self.bundle / "tokenizer/preprocess.json").read_bytes())
@@ -399,7 +401,7 @@ class Kinds:
 
             def run() -> None:
                 loaded = TextPreprocessor.load(self.work)
-                feeds = loaded(texts)
+                feeds = loaded(as_samples(texts))
                 loaded.decode(feeds["input_ids"][0].tolist())
 
             return run
