@@ -11,7 +11,7 @@ from edgeq.families.rope import check_rope
 from edgeq.graph.component import BATCH, SEQUENCE
 from edgeq.quantize import formats
 from edgeq.quantize.recipes import BUILT_IN, load_recipe
-from edgeq.quantize.recipes.schema import ExportOptions, StaticOptions, file_type_recipe
+from edgeq.quantize.recipes.schema import RecipeExport, StaticOptions, file_type_recipe
 from edgeq.runtime.generation.footprint import measure_gguf_bytes
 from edgeq.runtime.generation.llama_cpp import is_installed
 from edgeq.targets.gguf.activations import roundings
@@ -150,7 +150,7 @@ def file_type_of(recipe: Recipe) -> str | None:
         return recipe.name if recipe.name in FILE_TYPES else None
     if recipe.name not in BUILT_IN:
         return None
-    plain = replace(recipe, export=ExportOptions(), static_int8=StaticOptions())
+    plain = replace(recipe, export=RecipeExport(), static_int8=StaticOptions())
     return RECIPES.get(recipe.name) if plain == load_recipe(recipe.name) else None
 
 

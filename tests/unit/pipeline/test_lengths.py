@@ -12,7 +12,7 @@ from edgeq.errors import ConfigError, UsageError
 from edgeq.pipeline import options
 from edgeq.pipeline.request import request_from
 from edgeq.quantize.recipes import load_recipe, parse_recipe
-from edgeq.quantize.recipes.schema import ExportOptions
+from edgeq.quantize.recipes.schema import RecipeExport
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_what_is_no_length_is_refused(given: Any) -> None:
 
 
 def test_a_bundles_recipe_repeats_them(tmp_path: Path) -> None:
-    recipe = replace(load_recipe("fp16"), export=ExportOptions((32, 128), None, 0, 18))
+    recipe = replace(load_recipe("fp16"), export=RecipeExport((32, 128), None, 0, 18))
     assert parse_recipe(recipe.to_yaml()) == recipe
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.to_yaml())

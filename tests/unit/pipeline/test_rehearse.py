@@ -41,4 +41,4 @@ def test_counts_of_texts_for_a_language_model(calib_samples: int, monkeypatch: p
         settings=SimpleNamespace(context_length=64, vocabulary=256, cache=None),
     )
     found = divide_language(made.data, model, calib_samples)
-    assert sample_counts(made) == (len(found.prompts), found.texts)
+    assert sample_counts(made) == (len(found.prompts), found.sets.calibration_samples)

@@ -15,7 +15,7 @@ from edgeq.pipeline.tune.metrics import LabelledPairs
 from edgeq.pipeline.tune.recipe import recipe_of
 from edgeq.processors.text_padding import TEXT_PADDING
 from edgeq.quantize.recipes import LayerSpec, layer_refs, parse_recipe
-from edgeq.quantize.recipes.schema import ExportOptions
+from edgeq.quantize.recipes.schema import RecipeExport
 from edgeq.quantize.sites import EmbeddingSite, LinearSite
 from edgeq.samples import Text
 
@@ -25,7 +25,7 @@ NAMES = ("layer.0.query", "layer.0.key", "layer.1.query", "layer.1.key", "table"
 def test_the_recipe_resolves_to_the_choice():
     int4, int8 = LayerSpec("weight-only", 4, 32, True, "gptq"), LayerSpec("weight-only", 8, 128, True, "rtn")
     specs = dict(zip(NAMES, (int4, int8, int4, LayerSpec("fp16"), int4), strict=False))
-    recipe = recipe_of(specs, ["types"], "found", ExportOptions(None, 40, 3))
+    recipe = recipe_of(specs, ["types"], "found", RecipeExport(None, 40, 3))
     assert recipe.default == int4
     found = parse_recipe(recipe.to_yaml()).resolve(layer_refs([(name, (64, 64)) for name in NAMES]))
     assert {name: found[name] for name in ("layer.0.query", "layer.0.key", "table")} == {

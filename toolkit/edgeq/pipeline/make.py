@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from edgeq.bundle.manifest import Calibration
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from edgeq.bundle.writer import BundleWriter
     from edgeq.calibration import CalibrationData
     from edgeq.exporters.exported_model import ModelFacts
+    from edgeq.pipeline.forward.data import DataSets
     from edgeq.pipeline.plan import ExportPlan, TargetResult
     from edgeq.pipeline.quantizing import Quantized
     from edgeq.pipeline.request import ExportRequest
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from edgeq.quantize.coverage import Coverage
     from edgeq.quantize.recipes import Recipe
     from edgeq.quantize.sensitivity import LayerEffect
-    from edgeq.samples import Sample
     from edgeq.targets.target import Target
 
 
@@ -97,8 +98,8 @@ def say_notes(spec: VariantSpec, lowered: Lowered, progress: Progress) -> None:
 def quantizing_of(
     plan: ExportPlan,
     quantized: Quantized,
-    samples: int,
-    coverage: Coverage | None,
+    data: DataSets,
+    preprocessor: TextPreprocessor,
     effects: Sequence[LayerEffect] = (),
 ) -> Quantizing | None:
     """What a bundle says of how a graph was quantized; None for floating point.
@@ -106,15 +107,22 @@ def quantizing_of(
     Args:
         plan: of the export.
         quantized: the graph.
-        samples: that calibrated.
-        coverage: of them.
+        data: its calibration part.
+        preprocessor: of the model.
         effects: of each layer, where they were measured.
     """
     if quantized.plan is None:
         return None
-    calibration = calibration_of(plan, samples) if quantized.is_calibrated else None
+    name, trials = plan.request.recipe.name, quantized.trials
+    if not quantized.is_calibrated:
+        return Quantizing(name, quantized.plan, trials=trials, effects=effects)
     return Quantizing(
-        plan.request.recipe.name, quantized.plan, calibration, quantized.trials, coverage, effects
+        name,
+        quantized.plan,
+        calibration_of(plan, data.calibration_samples),
+        trials,
+        coverage_of(data, preprocessor, quantized.clipping),
+        effects,
     )
 
 
@@ -124,9 +132,15 @@ def calibration_of(plan: ExportPlan, samples: int) -> Calibration:
 
 
 def coverage_of(
-    quantized: Quantized, texts: Sequence[Sample], preprocessor: TextPreprocessor
+    data: DataSets, preprocessor: TextPreprocessor, clipping: Mapping[str, float] = MappingProxyType({})
 ) -> Coverage | None:
-    """Of the texts that calibrated; None for floating point and for ready tensors."""
-    if not quantized.is_calibrated or not texts:
+    """Of the texts that calibrated; None for ready tensors.
+
+    Args:
+        data: its calibration part.
+        preprocessor: of the model.
+        clipping: share of values outside the chosen range, by tensor, where ranges were chosen.
+    """
+    if not data.texts:
         return None
-    return replace(coverage(texts, preprocessor), clipping=quantized.clipping)
+    return replace(coverage(data.texts, preprocessor), clipping=clipping)

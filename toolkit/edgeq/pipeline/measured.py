@@ -31,7 +31,7 @@ class Measured:
         relative_errors: mean over rows of the distance to the original, by output.
         cosines: to the original, of every held-out row, by output.
         environment: what ran it, where that is not ONNX Runtime on this machine.
-        parity: difference to the ONNX variant of the same plan, by output; empty without one.
+        differences: to the ONNX variant of the same plan, by output; empty without one.
     """
 
     fidelity: Mapping[str, Mapping[str, float]]
@@ -42,7 +42,7 @@ class Measured:
     relative_errors: Mapping[str, float] = field(default_factory=dict)
     cosines: Mapping[str, Sequence[float]] = field(default_factory=dict)
     environment: str | None = None
-    parity: Mapping[str, OnnxDifference] = field(default_factory=dict)
+    differences: Mapping[str, OnnxDifference] = field(default_factory=dict)
 
 
 def describe_environment(environment: Mapping[str, str]) -> str:
@@ -53,31 +53,26 @@ def describe_environment(environment: Mapping[str, str]) -> str:
     return ", ".join([" ".join(program), *provider, *named.values()])
 
 
-def metrics_of(measured: Mapping[str, Measured], environment: str) -> list[Metric]:
-    """Measured values as manifest entries, in a fixed order."""
-    found = []
-    for variant, values in measured.items():
-        where = values.environment or environment
-        for output, metrics in values.fidelity.items():
-            samples = int(metrics["n"])
-            found += [
-                Metric(variant, name, value, samples, where, values.verification, output)
-                for name, value in metrics.items()
-                if name != "n"
-            ]
-        found += [
-            Metric(variant, ONNX_DIFFERENCE, item.value, item.rows, where, values.verification, output)
-            for output, item in values.parity.items()
-        ]
-        if values.batch_invariance is not None:
-            found.append(
-                Metric(
-                    variant,
-                    "batch_invariance_min",
-                    values.batch_invariance,
-                    INVARIANCE_SAMPLES,
-                    where,
-                    values.verification,
-                )
-            )
+def metrics_of(variant: str, values: Measured, environment: str) -> list[Metric]:
+    """What was measured of a variant as manifest entries, in a fixed order.
+
+    Args:
+        variant: its id.
+        values: measured.
+        environment: where, if `values` does not say.
+    """
+    where = values.environment or environment
+    found = [
+        Metric(variant, name, value, int(metrics["n"]), where, values.verification, output)
+        for output, metrics in values.fidelity.items()
+        for name, value in metrics.items()
+        if name != "n"
+    ]
+    found += [
+        Metric(variant, ONNX_DIFFERENCE, item.value, item.rows, where, values.verification, output)
+        for output, item in values.differences.items()
+    ]
+    if values.batch_invariance is not None:
+        name, samples = "batch_invariance_min", INVARIANCE_SAMPLES
+        found.append(Metric(variant, name, values.batch_invariance, samples, where, values.verification))
     return found

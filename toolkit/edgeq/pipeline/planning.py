@@ -43,6 +43,7 @@ def plan_export(request: ExportRequest, progress: Progress | None = None) -> Exp
         str(request.model), task=request.task, revision=request.revision
     ).require_supported()
     require_modules(GRAPHS)
+    # Only now: it needs what was required, and refusals before must not.
     from edgeq.pipeline.ways import way_of
 
     recipe = stored_recipe(

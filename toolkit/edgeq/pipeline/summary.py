@@ -106,10 +106,10 @@ def _memory(values: Measured) -> str:
 
 def _parity_row(found: list[Measured]) -> list[tuple[str, ...]]:
     """The difference to the ONNX variant of the same plan, and what rounding explains."""
-    if not any(values.parity for values in found):
+    if not any(values.differences for values in found):
         return []
     cells = (
-        ", ".join(f"{item.value:.2g} (at most {item.bound:.2g})" for item in values.parity.values())
+        ", ".join(f"{item.value:.2g} (at most {item.bound:.2g})" for item in values.differences.values())
         for values in found
     )
     return [("from the same plan in ONNX", *(cell or "-" for cell in cells))]
@@ -250,7 +250,7 @@ def _variant_json(variant: Variant, values: Measured, result: TargetResult) -> d
         "batch_invariance_min": values.batch_invariance,
         "relative_error_to_onnx": {
             output: {"value": item.value, "bound": item.bound, "derived_from": item.derived_from}
-            for output, item in values.parity.items()
+            for output, item in values.differences.items()
         },
         "latency_ms": None
         if values.timing is None

@@ -149,7 +149,7 @@ def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
         _write_json(writer, "plan.json", how.plan.to_json())
     if how is not None and how.effects:
         _write_json(writer, FILE_NAME, to_document(how.effects))
-    gates = (*parts.gates, *parts.bounds.gates)
+    gates, here = (*parts.gates, *parts.bounds.gates), environment()
     manifest = Manifest(
         name=parts.name,
         target=parts.target,
@@ -168,7 +168,7 @@ def write_bundle(writer: BundleWriter, parts: BundleParts) -> Bundle:
             metric
             for made in parts.variants
             for one in made.measured
-            for metric in metrics_of({made.spec.id: one}, environment())
+            for metric in metrics_of(made.spec.id, one, here)
         ),
     )
     write_model_card(writer.folder, manifest)

@@ -18,12 +18,12 @@ from edgeq.pipeline.forward.measure import golden_cases, measure_variants, open_
 from edgeq.pipeline.forward.onnx_variant import CalibrationFeeds, find_onnx_variant, onnx_first
 from edgeq.pipeline.forward.rehearse import refuse_partitions
 from edgeq.pipeline.kernel_noise import measure_noise
-from edgeq.pipeline.make import Way, coverage_of, lower_variants, quantizing_of
+from edgeq.pipeline.make import Way, lower_variants, quantizing_of
 from edgeq.pipeline.plan import model_name
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.pipeline.sensitivity import sensitivity_of
 from edgeq.pipeline.write import BundleParts, MadeVariant
-from edgeq.quantize.recipes.schema import ExportOptions
+from edgeq.quantize.recipes.schema import RecipeExport
 from edgeq.targets import get_target
 from edgeq.targets.target import Lowered, LoweringInput, LoweringOptions, Session, VariantSpec, check_graph
 
@@ -175,7 +175,7 @@ class ForwardMaker:
             for name, values in measured.items()
             for gate in (
                 *gates_for(name, self.quantized.precision, values.fidelity, *asked),
-                *difference_gates(name, values.parity),
+                *difference_gates(name, values.differences),
             )
         ]
 
@@ -189,8 +189,6 @@ class ForwardMaker:
         fp32_bytes: int,
     ) -> BundleParts:
         preprocessor = self.exported.preprocessor
-        coverage = coverage_of(self.quantized, self.data.texts, preprocessor)
-        samples = self.data.calibration_samples
         return BundleParts(
             name=model_name(self.plan.request),
             target=target,
@@ -205,7 +203,7 @@ class ForwardMaker:
             recipe=self._recipe(),
             fp32_bytes=fp32_bytes,
             inputs=preprocessor.input_names,
-            quantizing=quantizing_of(self.plan, self.quantized, samples, coverage, self.effects),
+            quantizing=quantizing_of(self.plan, self.quantized, self.data, preprocessor, self.effects),
         )
 
     def _recipe(self) -> Recipe:
@@ -213,5 +211,5 @@ class ForwardMaker:
         request, options = self.plan.request, self.options
         samples = request.calib_samples if self.quantized.is_calibrated else None
         lengths = options.seq_len if len(options.lengths) == 1 else options.lengths
-        export = ExportOptions(lengths, samples, request.seed, options.ios)
+        export = RecipeExport(lengths, samples, request.seed, options.ios)
         return replace(self.quantized.recipe, export=export)

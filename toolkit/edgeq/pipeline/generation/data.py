@@ -45,7 +45,6 @@ class LanguageData:
         sets: calibration feeds as `quantize_model` reads them; its search part, on which nothing is chosen and layers
             are measured one by one, are held-out windows.
         calibration: the same tokens, `[windows, tokens]`.
-        texts: how many texts (or rows of ready tensors) calibrate.
         windows: held-out tokens that judge.
         prompts: starts of held-out texts, as token ids.
         prompt_texts: the same, as texts; empty ones for ready tensors.
@@ -53,7 +52,6 @@ class LanguageData:
 
     sets: DataSets
     calibration: Array
-    texts: int
     windows: tuple[Window, ...]
     prompts: tuple[tuple[int, ...], ...]
     prompt_texts: tuple[str, ...]
@@ -110,7 +108,6 @@ def divide_language(
             calibration, len(rest.ids), search, (), (), tuple(map(Text, rest.texts)), padding=TEXT_PADDING
         ),
         calibration=windows,
-        texts=len(rest.ids),
         windows=judged,
         prompts=tuple(tuple(int(token) for token in ids) for ids in held_out.ids),
         prompt_texts=held_out.texts or ("",) * len(held_out.ids),

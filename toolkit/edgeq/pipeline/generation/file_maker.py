@@ -21,12 +21,11 @@ from edgeq.pipeline.generation.golden import Answering, greedy_golden
 from edgeq.pipeline.generation.measure import GOLDEN_TOKENS, golden_prompts
 from edgeq.pipeline.generation.noise import LLAMA_CPP, own_error_bounds
 from edgeq.pipeline.generation.record import record_answers
-from edgeq.pipeline.make import calibration_of, say_notes
+from edgeq.pipeline.make import calibration_of, coverage_of, say_notes
 from edgeq.pipeline.measured import Measured, describe_environment
 from edgeq.pipeline.plan import model_name
 from edgeq.pipeline.write import BundleParts, MadeVariant, Quantizing
-from edgeq.quantize.coverage import coverage
-from edgeq.quantize.recipes.schema import ExportOptions
+from edgeq.quantize.recipes.schema import RecipeExport
 from edgeq.runtime.perplexity import compare_on
 from edgeq.targets import get_target
 from edgeq.targets.kernels import HELD_BYTES
@@ -157,7 +156,7 @@ class FileMaker:
 
     def _recipe(self, target: CheckpointTarget, spec: VariantSpec) -> Recipe:
         request = self.plan.request
-        options = ExportOptions(request.seq_len, request.calib_samples, request.seed)
+        options = RecipeExport(request.seq_len, request.calib_samples, request.seed)
         return replace(target.recipe_of(spec), export=options)
 
     def _effects(self, target: CheckpointTarget, model: Path, head: Head) -> list[LayerEffect]:
@@ -168,11 +167,10 @@ class FileMaker:
     ) -> Quantizing | None:
         if not target.is_calibrated(spec):
             return None
-        texts = self.data.sets.texts
         return Quantizing(
             spec.precision,
-            calibration=calibration_of(self.plan, self.data.texts),
-            coverage=coverage(texts, self.original.preprocessor) if texts else None,
+            calibration=calibration_of(self.plan, self.data.sets.calibration_samples),
+            coverage=coverage_of(self.data.sets, self.original.preprocessor),
             effects=effects,
         )
 

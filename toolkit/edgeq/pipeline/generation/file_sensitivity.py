@@ -66,11 +66,13 @@ def file_sensitivity(
     effects = []
     with progress.stage("tensor by tensor", len(formats)) as stage:
         for name, kind in formats.items():
-            found = _compare(original, {name: values[name]}, head, ids, expected)
-            candidate = Candidate(_layer(original, name), kind.lower(), values[name].T)
+            value = values[name]
+            found = _compare(original, {name: value}, head, ids, expected)
+            candidate = Candidate(_layer(original, name), kind.lower(), value.T)
             causes = causes_of(_whole(original, name).T, candidate)
             effects.append(effect_of(candidate, found, head, causes))
             stage.advance()
+    expected.close()
     return rank(effects)
 
 

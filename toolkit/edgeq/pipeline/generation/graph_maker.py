@@ -18,13 +18,13 @@ from edgeq.pipeline.generation.data import LanguageData, divide_language
 from edgeq.pipeline.generation.measure import graph_answers, language_golden, measure_language
 from edgeq.pipeline.generation.noise import decoder_bounds
 from edgeq.pipeline.generation.record import record_answers
-from edgeq.pipeline.make import coverage_of, lower_variants, quantizing_of
+from edgeq.pipeline.make import lower_variants, quantizing_of
 from edgeq.pipeline.plan import model_name
 from edgeq.pipeline.quantizing import quantize_model
 from edgeq.pipeline.sensitivity import sensitivity_of
 from edgeq.pipeline.write import BundleParts, MadeVariant, min_ram_mb
 from edgeq.quantize.layers import find_layers
-from edgeq.quantize.recipes.schema import ExportOptions
+from edgeq.quantize.recipes.schema import RecipeExport
 from edgeq.runtime.executors import CAN_SATURATE
 from edgeq.runtime.generation.footprint import PROBE_ANSWER, PROBE_PROMPT
 from edgeq.runtime.generation.session import DecoderSession
@@ -105,7 +105,6 @@ class GraphMaker:
         made = MadeVariant(
             spec, lowered, (measured,), self._requirements(measured), self._streaming_notes(measured)
         )
-        coverage = coverage_of(self.quantized, self.data.sets.texts, preprocessor)
         asked = self.plan.request.gates, len(self.data.windows), self.exported.head.entry
         return BundleParts(
             name=model_name(self.plan.request),
@@ -122,7 +121,7 @@ class GraphMaker:
             fp32_bytes=fp32_bytes,
             tokenizer=f"model/{spec.id}",
             inputs=preprocessor.input_names,
-            quantizing=quantizing_of(self.plan, self.quantized, self.data.texts, coverage, self.effects),
+            quantizing=quantizing_of(self.plan, self.quantized, self.data.sets, preprocessor, self.effects),
             language=record_answers(writer, preprocessor, lowered.model, greedy, self.progress),
         )
 
@@ -162,7 +161,7 @@ class GraphMaker:
         """What `edgeq export --recipe recipe.yaml` needs to do the same again."""
         request = self.plan.request
         samples = request.calib_samples if self.quantized.is_calibrated else None
-        return replace(self.quantized.recipe, export=ExportOptions(request.seq_len, samples, request.seed))
+        return replace(self.quantized.recipe, export=RecipeExport(request.seq_len, samples, request.seed))
 
     def _requirements(self, measured: Measured) -> dict[str, int | str]:
         settings = self.exported.settings

@@ -8,13 +8,13 @@ from dataclasses import asdict
 
 from edgeq.quantize.formats import Blocks, Float32
 from edgeq.quantize.recipes import LayerSpec, Recipe
-from edgeq.quantize.recipes.schema import ExportOptions, Match, Rule
+from edgeq.quantize.recipes.schema import Match, RecipeExport, Rule
 
 TUNED = "tuned"
 
 
 def recipe_of(
-    specs: Mapping[str, LayerSpec], others: Sequence[str], summary: str, export: ExportOptions
+    specs: Mapping[str, LayerSpec], others: Sequence[str], summary: str, export: RecipeExport
 ) -> Recipe:
     """A recipe that resolves to these specs.
 

@@ -24,7 +24,7 @@ from edgeq.progress import Progress, SilentProgress
 from edgeq.quantize.bootstrap import rows_needed
 from edgeq.quantize.formats import Float32
 from edgeq.quantize.recipes import LayerSpec, Recipe, load_recipe
-from edgeq.quantize.recipes.schema import ExportOptions
+from edgeq.quantize.recipes.schema import RecipeExport
 from edgeq.quantize.search import Point, Unit, best_within, demotions, first_accepted, front
 from edgeq.runtime.session import Signature, VariantSession
 from edgeq.scratch import scratch_folder
@@ -283,7 +283,7 @@ class _Tuner:
 
     def _recipe(self, specs: Mapping[str, LayerSpec], summary: str) -> Recipe:
         others = [ref.name for ref in self.store.layers.refs if ref.name not in specs]
-        options = ExportOptions(None, self.data.sets.calibration_samples, self.request.seed)
+        options = RecipeExport(None, self.data.sets.calibration_samples, self.request.seed)
         return recipe_of(specs, others, summary, options)
 
     def _losses(self, point: Point) -> dict[str, float]:

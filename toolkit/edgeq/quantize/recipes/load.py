@@ -16,10 +16,10 @@ from edgeq.quantize.methods import METHODS
 from edgeq.quantize.recipes.layers import SELECTORS, is_selector
 from edgeq.quantize.recipes.roles import KNOWN_ROLES
 from edgeq.quantize.recipes.schema import (
-    ExportOptions,
     LayerSpec,
     Match,
     Recipe,
+    RecipeExport,
     Rule,
     StaticOptions,
 )
@@ -136,14 +136,14 @@ def parse_recipe(text: str, *, source: str = "recipe") -> Recipe:
     )
 
 
-def _export_options(document: Any, where: str) -> ExportOptions:
-    values = _values(document, ExportOptions, where)
+def _export_options(document: Any, where: str) -> RecipeExport:
+    values = _values(document, RecipeExport, where)
     lengths = values.get("seq_len")
     if isinstance(lengths, list):
         if not lengths or not all(type(item) is int for item in lengths):
             raise ConfigError(f"`seq_len` in {where} is {lengths!r}; expected a number or a list of numbers")
         values["seq_len"] = tuple(lengths)
-    return ExportOptions(**values)
+    return RecipeExport(**values)
 
 
 def _rule(document: Any, where: str) -> Rule:

@@ -178,7 +178,7 @@ class StaticOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportOptions:
+class RecipeExport:
     """Options of the export a recipe was written by, so that running it repeats that export; None leaves them open.
 
     Attributes:
@@ -214,7 +214,7 @@ class Recipe:
     rules: tuple[Rule, ...] = ()
     gguf: str = ""
     static_int8: StaticOptions = StaticOptions()
-    export: ExportOptions = ExportOptions()
+    export: RecipeExport = RecipeExport()
 
     def possible_specs(self) -> tuple[LayerSpec, ...]:
         """What layers can become, known without a model: the default, and the default changed by each rule."""
@@ -247,7 +247,7 @@ class Recipe:
         document["rules"] = [_rule_document(rule) for rule in self.rules]
         if isinstance(self.default.storage, StaticInt8) or self.static_int8 != StaticOptions():
             document["static_int8"] = asdict(self.static_int8)
-        if self.export != ExportOptions():
+        if self.export != RecipeExport():
             document["export"] = asdict(self.export)
         return yaml.safe_dump(
             document, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
