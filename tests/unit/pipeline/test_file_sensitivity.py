@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeq.errors import UnsupportedError
 from edgeq.exporters.causal_lm import open_original
-from edgeq.pipeline.generation.file_sensitivity import file_sensitivity
+from edgeq.pipeline.generation import file_sensitivity as file_sensitivity_module
+from edgeq.pipeline.generation.file_sensitivity import BYTES_PER_VALUE, file_sensitivity, require_room
 from edgeq.progress import SilentProgress
 from edgeq.tasks import Head
 from edgeq.tasks.next_token import NEXT_TOKEN
@@ -67,6 +69,15 @@ def test_the_divergence_is_that_of_the_whole_model(original: Any) -> None:
     )
     p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
     assert effect.kl == pytest.approx(float((p * np.log(p / q)).sum(-1).mean()), rel=1e-4)
+
+
+def test_a_tensor_that_does_not_fit_is_refused(original: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = max(tensor.size for tensor in original.tensors.values())
+    monkeypatch.setattr(file_sensitivity_module, "free_memory", lambda: BYTES_PER_VALUE * largest)
+    require_room(original)
+    monkeypatch.setattr(file_sensitivity_module, "free_memory", lambda: BYTES_PER_VALUE * largest - 1)
+    with pytest.raises(UnsupportedError, match="GB are free"):
+        require_room(original)
 
 
 def test_a_file_of_floats_has_nothing_to_measure(original: Any) -> None:

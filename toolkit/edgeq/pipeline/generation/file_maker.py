@@ -16,7 +16,7 @@ from edgeq.errors import ModelError
 from edgeq.exporters.causal_lm import open_original
 from edgeq.pipeline.generation.data import LanguageData, divide_language
 from edgeq.pipeline.generation.file_runs import Run, runs_of
-from edgeq.pipeline.generation.file_sensitivity import file_sensitivity
+from edgeq.pipeline.generation.file_sensitivity import file_sensitivity, require_room
 from edgeq.pipeline.generation.golden import Answering, greedy_golden
 from edgeq.pipeline.generation.measure import GOLDEN_TOKENS, golden_prompts
 from edgeq.pipeline.generation.noise import LLAMA_CPP, own_error_bounds
@@ -55,6 +55,8 @@ def open_checkpoint(plan: ExportPlan, progress: Progress) -> FileMaker:
     with progress.stage("loading the model") as stage:
         original = open_original(str(request.model), revision=request.revision, context=request.seq_len)
         stage.note = f"{original.source.architecture}, {original.source.parameters / 1e6:.1f} M parameters"
+    if request.sensitivity:
+        require_room(original)
     plan.say_new(original.notices, progress)
     data = divide_language(plan.data, original, request.calib_samples)
     return FileMaker(plan, original, data, progress)

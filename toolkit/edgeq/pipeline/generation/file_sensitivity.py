@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeq.errors import UnsupportedError
+from edgeq.memory import free_memory
 from edgeq.quantize.segmented.values import ValueStore
 from edgeq.quantize.sensitivity import (
     EXPECTED_BYTES,
@@ -25,6 +27,26 @@ if TYPE_CHECKING:
     from edgeq.progress import Progress
     from edgeq.targets.target import CheckpointTarget
     from edgeq.tasks import Head
+
+
+BYTES_PER_VALUE = 32
+"""Of the tensor that is measured: its two forms in float32, and three times in float64 while they are compared."""
+
+
+def require_room(original: OriginalLanguageModel) -> None:
+    """Refuse a model whose largest tensor cannot be measured in the memory that is free, before anything is written.
+
+    Raises:
+        UnsupportedError: it cannot.
+    """
+    largest = max(tensor.size for tensor in original.tensors.values())
+    needed, free = BYTES_PER_VALUE * largest, free_memory()
+    if free is not None and needed > free:
+        raise UnsupportedError(
+            f"--sensitivity holds one tensor at a time, and the largest of this model takes {needed / 1e9:.1f} GB; "
+            f"{free / 1e9:.1f} GB are free",
+            hint="leave --sensitivity out",
+        )
 
 
 def file_sensitivity(
